@@ -1,0 +1,33 @@
+"""The errors this package raises for input it cannot work with.
+
+Each message is one sentence: what was wrong, the value, what to do. The command line prints that sentence alone and
+exits with the error's `exit_code`; programs catch `HvaeCodecError`.
+"""
+
+
+class HvaeCodecError(Exception):
+    """Base of all errors that a user, not this package, can mend."""
+
+    exit_code = 1
+
+
+class UsageError(HvaeCodecError):
+    """An argument that can never be right: a keep fraction of 0, an unknown preset, a misspelt key."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration that names an unknown key, has a value of the wrong type, or describes no model."""
+
+
+class DataError(HvaeCodecError):
+    """Images that cannot be read, or that are not what the model was made for."""
+
+
+class ModelError(HvaeCodecError):
+    """A run or checkpoint that is missing, damaged or of another model."""
+
+
+class StoreError(HvaeCodecError):
+    """A latent store that is missing, unfinished, damaged or of another format or model."""
