@@ -1,0 +1,1 @@
+"""The hierarchical VAE: Gaussian and output distributions, both paths, checkpoints."""

@@ -1,0 +1,89 @@
+"""What both paths are built from: convolution, residual cell, pool, unpool (figures 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import ModelConfig
+
+
+def conv(inputs: int, outputs: int, kernel: int = 1, *, weight_scale: float = 1.0) -> nn.Conv2d:
+    """Convolution that keeps H × W, with Xavier-uniform weights times `weight_scale` and zero biases."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    init_xavier(layer, weight_scale)
+    return layer
+
+
+def init_xavier(layer: nn.Conv2d, weight_scale: float = 1.0) -> None:
+    """Set Xavier-uniform weights times `weight_scale` and zero biases."""
+    nn.init.xavier_uniform_(layer.weight)
+    with torch.no_grad():
+        layer.weight.mul_(weight_scale)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class Cell(nn.Module):
+    """Bottleneck cell: SiLU before each convolution, [B, inputs, H, W] -> [B, outputs, H, W].
+
+    inputs -> middle, `middle_layers` times middle -> middle (k × k), middle -> outputs. `residual` adds the input.
+    The first convolution keeps the framework's initialisation, as the published models do.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        inputs: int,
+        middle: int,
+        outputs: int,
+        kernel: int,
+        *,
+        residual: bool,
+        last_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        ends = 1 if config.pointwise_ends else kernel
+        first = nn.Conv2d(inputs, middle, ends, padding=ends // 2)
+        middles = [conv(middle, middle, kernel) for _ in range(config.middle_layers)]
+        self.convs = nn.ModuleList([first, *middles, conv(middle, outputs, ends, weight_scale=last_scale)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the convolutions, and add the input where the cell is residual."""
+        y = x
+        for layer in self.convs:
+            y = layer(F.silu(y))
+        return x + y if self.residual else y
+
+
+class Pool(nn.Module):
+    """Strided convolution without overlap, then LeakyReLU: [B, inputs, H, W] -> [B, outputs, H/s, W/s]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, stride, stride=stride)
+        init_xavier(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduce height and width by the stride."""
+        return F.leaky_relu(self.conv(x), 0.1)
+
+
+class Unpool(nn.Module):
+    """1 × 1 convolution, LeakyReLU, nearest upsampling, learned bias: [B, inputs, H, W] -> [B, outputs, sH, sW].
+
+    The bias has one number per channel and position and ties a trained model to one image size.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, resolution: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = conv(inputs, outputs)
+        self.bias = nn.Parameter(torch.zeros(1, outputs, resolution, resolution))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge height and width by the stride."""
+        x = F.leaky_relu(self.conv(x), 0.1)
+        return F.interpolate(x, scale_factor=float(self.stride), mode="nearest") + self.bias

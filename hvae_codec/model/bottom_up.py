@@ -1,0 +1,63 @@
+"""The bottom-up path: an image to the skip activations that the posteriors read."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from ..config import ModelConfig, StageConfig
+from .blocks import Cell, Pool, conv
+
+
+class BottomUpBlock(nn.Module):
+    """Residual cells; a linked block also projects a skip, and pools where it is the last of its stage."""
+
+    def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
+        super().__init__()
+        scale = 1.0 / math.sqrt(len(config.groups)) if config.stable_init else 1.0
+        width, middle = stage.width, int(stage.width * stage.bottleneck)
+        self.cells = nn.Sequential(
+            *(
+                Cell(config, width, middle, width, stage.kernel, residual=True, last_scale=scale)
+                for _ in range(config.cells_per_block)
+            )
+        )
+        self.skip = conv(width, width) if linked else None
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The activations for the next block, and the skip (taken before the pool)."""
+        x = self.cells(x)
+        skip = self.skip(x) if self.skip is not None else None
+        return (self.pool(x) if self.pool is not None else x), skip
+
+
+class BottomUp(nn.Module):
+    """All bottom-up blocks, from the highest resolution to the lowest."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
+        self.blocks = nn.ModuleList()
+        for stage, below in zip(config.stages, [*config.stages[1:], None], strict=True):
+            self.blocks.extend(_stage_blocks(config, stage, below))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Skip activations [B, width, H, W] of the linked blocks for input [B, C, H, W], in this path's order."""
+        x = self.input_conv(x)
+        skips = []
+        for block in self.blocks:
+            x, skip = block(x)
+            if skip is not None:
+                skips.append(skip)
+        return skips
+
+
+def _stage_blocks(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> list[BottomUpBlock]:
+    pool = None
+    if below is not None and below.resolution < stage.resolution:
+        pool = Pool(stage.width, below.width, stage.resolution // below.resolution)
+    extra = [BottomUpBlock(config, stage, linked=False, pool=None) for _ in range(stage.extra_bottom_up)]
+    linked = [BottomUpBlock(config, stage, linked=True, pool=None) for _ in range(stage.linked_blocks - 1)]
+    return [*extra, *linked, BottomUpBlock(config, stage, linked=True, pool=pool)]

@@ -1,0 +1,134 @@
+"""Runs on disk: a folder with `config.json` and `model.safetensors`, the weights that people use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import Config, ModelConfig, config_to_dict, load_config
+from ..errors import ModelError
+from .hvae import HVAE
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+LATEST = "latest"
+
+
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a kill at any moment, finds the old or the new content whole."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_config(run: Path, config: Config) -> None:
+    """Write the resolved configuration into the folder `run`, which is created where it is missing."""
+    run.mkdir(parents=True, exist_ok=True)
+    replace_atomically(run / CONFIG_FILE, json.dumps(config_to_dict(config), indent=2).encode() + b"\n")
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; `ModelError` where the file is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"there are no weights at {path}; the run was not finished or is not a run") from None
+    except SafetensorError as error:
+        raise ModelError(f"cannot read the weights {path}: {error}; copy or train the run again") from None
+
+
+def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path) -> None:
+    """Load `weights` into `model`; `ModelError` names a tensor that is missing, unknown or of another shape."""
+    own = model.state_dict()
+    for name in own.keys() | weights.keys():
+        if name not in weights:
+            raise ModelError(f"{source} lacks the tensor {name}; its configuration and weights do not belong together")
+        if name not in own:
+            raise ModelError(f"{source} has a tensor {name} that its configuration has no place for")
+        if own[name].shape != weights[name].shape:
+            shapes = f"{list(weights[name].shape)}, its configuration says {list(own[name].shape)}"
+            raise ModelError(f"{source}: the tensor {name} is {shapes}")
+    model.load_state_dict(weights)
+
+
+def find_run(run: Path | str) -> Path:
+    """The folder of a run, with `runs/latest` followed to what it points to; `ModelError` where there is none."""
+    path = Path(run)
+    if not path.exists():
+        advice = "train one first (hvae-codec train DATA) or give --model" if path.name == LATEST else "check the path"
+        raise ModelError(f"there is no run at {path}; {advice}")
+    if path.is_file() and path.name == LATEST:
+        path = path.parent / path.read_text(encoding="utf-8").strip()
+    elif path.is_symlink():
+        path = path.parent / os.readlink(path)
+    if not (path / CONFIG_FILE).is_file():
+        raise ModelError(f"{path} is not a run: it holds no {CONFIG_FILE}")
+    return path
+
+
+def point_latest(run: Path) -> None:
+    """Make `latest` beside `run` point to it: a symbolic link, or a file with its name where links are refused."""
+    latest = run.parent / LATEST
+    partial = run.parent / f"{LATEST}.partial"
+    partial.unlink(missing_ok=True)
+    try:
+        partial.symlink_to(run.name, target_is_directory=True)
+    except OSError:
+        partial.write_text(run.name, encoding="utf-8")
+    os.replace(partial, latest)
+
+
+def load_run_config(run: Path | str) -> Config:
+    """The configuration of a run."""
+    return load_config(find_run(run) / CONFIG_FILE)
+
+
+def load_model(run: Path | str = "runs/latest", device: str | torch.device = "cpu") -> HVAE:
+    """The model of a run in evaluation state, weights on `device`.
+
+    Raises `ModelError` where the run is missing or damaged, `ConfigError` where its configuration is.
+    """
+    folder = find_run(run)
+    model = HVAE(load_run_config(folder).model)
+    fill_model(model, load_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    model.run = folder
+    model.requires_grad_(False)
+    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
+    """Write a run that `load_model` reads: configuration and weights."""
+    save_config(run, config)
+    save_weights(run / WEIGHTS_FILE, weights)
+
+
+def model_hash(model: HVAE) -> str:
+    """SHA-256 (hex) of the configuration and of every weight: equal exactly where two models compute the same."""
+    digest = hashlib.sha256(_canonical(model.config).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(config: ModelConfig) -> str:
+    return json.dumps(config_to_dict(Config(config))["model"], sort_keys=True)

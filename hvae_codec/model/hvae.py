@@ -1,0 +1,156 @@
+"""The whole model: both paths, rate and distortion per image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..errors import DataError
+from .bottom_up import BottomUp
+from .likelihood import make_likelihood
+from .top_down import LatentGroup, TopDown
+
+Noise = Callable[[LatentGroup], Tensor]
+"""Standard normal numbers for a group, [B, variates, H, W]."""
+
+
+class Elbo(NamedTuple):
+    """Per image, [B], in bits/dim (nats / (ln 2 · C · H · W of the image))."""
+
+    rate: Tensor
+    distortion: Tensor
+
+    @property
+    def nelbo(self) -> Tensor:
+        """Negative evidence lower bound: rate + distortion."""
+        return self.rate + self.distortion
+
+
+class Terms(NamedTuple):
+    """The loss's terms per image, in nats."""
+
+    nll: Tensor
+    """[B]: negative log-likelihood."""
+    kl: Tensor
+    """[groups, B]: KL of each latent group."""
+
+
+def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
+    """Fresh noise for each group, from `generator` (on the model's device) or the default one."""
+
+    def draw(group: LatentGroup) -> Tensor:
+        mean = group.prior.mean
+        return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+
+    return draw
+
+
+@dataclass
+class SampledPosterior:
+    """Chooses z from the posterior, collapsed to the prior where pruned; remembers each group's KL.
+
+    A pruned dimension's posterior *is* the prior: its z is a prior sample and its KL is exactly 0, so the bound stays
+    a bound.
+    """
+
+    noise: Noise
+    mask: Sequence[Tensor] | None = None
+    """Per group, True = keep, broadcast against [B, variates, H, W]; None keeps all."""
+
+    def __post_init__(self) -> None:
+        self.kl: list[Tensor] = []
+        """[B] nats of each group seen so far."""
+
+    def __call__(self, group: LatentGroup) -> Tensor:
+        keep = None if self.mask is None else self.mask[group.index]
+        if keep is not None and not keep.any():
+            self.kl.append(group.prior.mean.new_zeros(group.prior.mean.shape[0]))
+            return group.prior.sample(self.noise(group))
+        posterior = group.posterior() if keep is None else group.posterior().where(keep, group.prior)
+        self.kl.append(posterior.kl(group.prior).flatten(1).sum(dim=1))
+        return posterior.sample(self.noise(group))
+
+
+def posterior_mean(group: LatentGroup) -> Tensor:
+    """Chooses the posterior's mean: the deterministic reconstruction."""
+    return group.posterior().mean
+
+
+def prior_sample(noise: Noise, temperature: float = 1.0) -> Callable[[LatentGroup], Tensor]:
+    """Chooses a prior sample at `temperature`; 0 is the prior's mean."""
+    return lambda group: group.prior.sample(noise(group), temperature)
+
+
+class HVAE(nn.Module):
+    """Efficient-VDVAE (arXiv 2203.13751): images uint8 [B, C, H, W] in, latent groups and likelihood out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.run: Path | None = None
+        """The run it was loaded from."""
+        self.likelihood = make_likelihood(config)
+        self.bottom_up = BottomUp(config)
+        self.top_down = TopDown(config, self.likelihood.out_channels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.top_down.start.device
+
+    @property
+    def nats_per_bit_dim(self) -> float:
+        """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
+        return math.log(2.0) * self.config.image_dims
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
+
+        Raises `DataError` where the images are not what the model was made for.
+        """
+        self._check(images)
+        return self.bottom_up(self.likelihood.to_input(images.to(self.device)))
+
+    def _check(self, images: Tensor) -> None:
+        size = self.config.image_size
+        expected = (self.config.channels, size, size)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise DataError(f"images are {images.dtype} {list(images.shape)}; give uint8 [batch, channels, height, width]")
+        if tuple(images.shape[1:]) != expected:
+            raise DataError(f"images are {list(images.shape[1:])}; this model takes {list(expected)}")
+
+    def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
+        """Terms of the loss along one posterior sample, with gradients."""
+        choose = SampledPosterior(noise, mask)
+        output = self.top_down(self.activations(images), choose, len(images))
+        return Terms(self.likelihood.nll(output, images.to(self.device)), torch.stack(choose.kl))
+
+    @torch.no_grad()
+    def elbo(
+        self, images: Tensor, *, mask: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
+    ) -> Elbo:
+        """Rate, distortion and their sum for uint8 `images` [B, C, H, W]: [B] each, bits/dim, one posterior sample.
+
+        `mask` (per group, True = keep) collapses pruned posteriors to the prior. Raises `DataError` on other images.
+        """
+        terms = self.forward(images, gaussian_noise(generator), mask)
+        return Elbo(terms.kl.sum(dim=0) / self.nats_per_bit_dim, terms.nll / self.nats_per_bit_dim)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Expected images at the posterior's mean, uint8 [B, C, H, W]."""
+        output = self.top_down(self.activations(images), posterior_mean, len(images))
+        return self.likelihood.to_pixels(self.likelihood.mean(output))
+
+    @torch.no_grad()
+    def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W]."""
+        output = self.top_down(None, prior_sample(gaussian_noise(generator), temperature), count)
+        return self.likelihood.to_pixels(self.likelihood.mean(output))

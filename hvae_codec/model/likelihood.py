@@ -1,0 +1,207 @@
+"""Output distributions p(x | z): scaling of images, negative log-likelihood, mean and sampling.
+
+Both classes have no parameters; they read the network's output, [B, out_channels, H, W].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import ModelConfig
+from .gaussian import LARGEST_STD, SMALLEST_STD, std_from_raw
+
+
+class MixtureParameters(NamedTuple):
+    """A logistic mixture per pixel, read off the network's output."""
+
+    logits: Tensor
+    """[B, M, H, W], unnormalised log weights."""
+    means: Tensor
+    """[B, C, M, H, W], before earlier colours shift them."""
+    stds: Tensor
+    """[B, C, M, H, W], logistic scales."""
+    coefficients: Tensor
+    """[B, C(C-1)/2, M, H, W] in (-1, 1): colour c's on colour j < c, ordered (1, 0), (2, 0), (2, 1), (3, 0), ..."""
+
+
+class LogisticMixture:
+    """Discretised mixture of logistics; colours depend on earlier colours (PixelCNN++; paper section 6).
+
+    The network's channels are M mixture logits, then rows of M: for each colour its means, its raw scales and the
+    coefficients k = c, c + C, c + 2C, ... of the C(C-1)/2 (one a colour at C = 3, as published).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        colours = config.channels
+        self.pairs = [(c, j) for c in range(colours) for j in range(c)]
+        rows = [
+            row
+            for c in range(colours)
+            for row in [("mean", c), ("scale", c), *(("coefficient", k) for k in range(c, len(self.pairs), colours))]
+        ]
+        self._mean_rows = [rows.index(("mean", c)) for c in range(colours)]
+        self._scale_rows = [rows.index(("scale", c)) for c in range(colours)]
+        self._coefficient_rows = [rows.index(("coefficient", k)) for k in range(len(self.pairs))]
+        self.out_channels = config.mixtures * (1 + len(rows))
+        level = 2.0 ** (8 - config.bits)
+        self.spacing = level / 127.5
+        self.highest = (256.0 - level - 127.5) / 127.5
+        published = config.bins == "published"
+        self.half_bin = 1.0 / (2.0**config.bits - 1.0) if published else self.spacing / 2
+        self._log_mass = self._published_log_mass if published else self._exact_log_mass
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to float32 in [-1, 1], low bits cut off: (pixel - 127.5) / 127.5."""
+        cut = 8 - self.config.bits
+        images = (images >> cut) << cut if cut else images
+        return (images.float() - 127.5) / 127.5
+
+    def parameters(self, output: Tensor) -> MixtureParameters:
+        """Split the network's output [B, out_channels, H, W], computed in float32."""
+        m = self.config.mixtures
+        batch, _, height, width = output.shape
+        logits = output[:, :m].float()
+        rows = output[:, m:].float().reshape(batch, -1, m, height, width)
+        stds = std_from_raw(self._floored(rows[:, self._scale_rows]), self.config.output_scale, self.config.output_beta)
+        if self.config.output_scale == "std":
+            floor = torch.tensor(self.config.min_output_logscale).exp().item()
+            stds = stds.clamp(max(floor, SMALLEST_STD), LARGEST_STD)
+        return MixtureParameters(logits, rows[:, self._mean_rows], stds, rows[:, self._coefficient_rows].tanh())
+
+    def _floored(self, raw: Tensor) -> Tensor:
+        # The floor bounds the raw value of base logstd, and the scale itself of base std.
+        return raw.clamp(min=self.config.min_output_logscale) if self.config.output_scale == "logstd" else raw
+
+    def nll(self, output: Tensor, images: Tensor) -> Tensor:
+        """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
+        p = self.parameters(output)
+        x = self.to_input(images)
+        means = self._shifted_means(p, x)
+        log_mass = self._log_mass(x.unsqueeze(2), means, p.stds).sum(dim=1)
+        log_prob = torch.logsumexp(log_mass + p.logits.log_softmax(dim=1), dim=1)
+        return -log_prob.flatten(1).sum(dim=1)
+
+    def _shifted_means(self, p: MixtureParameters, x: Tensor) -> Tensor:
+        """Means [B, C, M, H, W] given the earlier true colours of `x` [B, C, H, W]."""
+        shifts: list[Tensor | None] = [None] * self.config.channels
+        for k, (c, j) in enumerate(self.pairs):
+            term = p.coefficients[:, k] * x[:, j : j + 1]
+            shifts[c] = term if shifts[c] is None else shifts[c] + term
+        columns = [p.means[:, c] if s is None else p.means[:, c] + s for c, s in enumerate(shifts)]
+        return torch.stack(columns, dim=1)
+
+    def _edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where `x` is the lowest level (pixel 0) and the highest (pixel 256 - 2^(8 - bits))."""
+        return x < -1.0 + self.spacing / 2, x > self.highest - self.spacing / 2
+
+    def _exact_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+        """log of the logistic's mass in the bin around `x`; bins tile the line, so masses sum to 1.
+
+        With a, b the bin's upper and lower edge in units of the scale, sigmoid(a) - sigmoid(b) =
+        sigmoid(a) sigmoid(-b) (1 - exp(b - a)): every factor has a stable logarithm, however small the mass.
+        """
+        centre, half = (x - means) / stds, self.half_bin / stds
+        lowest, highest = self._edges(x)
+        upper_edge = -F.softplus(-(centre + half)).masked_fill(highest, 0.0)
+        lower_edge = -F.softplus(centre - half).masked_fill(lowest, 0.0)
+        width = torch.log(-torch.expm1(-2.0 * half)).masked_fill(lowest | highest, 0.0)
+        return upper_edge + lower_edge + width
+
+    def _published_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+        """The published models' bins: 1/(2^bits - 1) to each side, density times width below a mass of 1e-5."""
+        centre, half = (x - means) / stds, self.half_bin / stds
+        lowest, highest = self._edges(x)
+        mass = torch.sigmoid(centre + half) - torch.sigmoid(centre - half)
+        density = centre - stds.log() - 2.0 * F.softplus(centre)
+        density = density + torch.tensor(2.0 * self.half_bin).log()
+        inner = torch.where(mass > 1e-5, mass.clamp(min=1e-10).log(), density)
+        inner = torch.where(highest, -F.softplus(centre - half), inner)
+        return torch.where(lowest, -F.softplus(-(centre + half)), inner)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Expected image in [-1, 1], [B, C, H, W]: earlier colours feed later ones by their own expectation."""
+        p = self.parameters(output)
+        columns: list[Tensor] = []
+        for c in range(self.config.channels):
+            column = p.means[:, c]
+            for k, (to, j) in enumerate(self.pairs):
+                if to == c:
+                    column = column + p.coefficients[:, k] * columns[j]
+            columns.append(column.clamp(-1.0, 1.0))
+        weights = p.logits.softmax(dim=1).unsqueeze(1)
+        return (torch.stack(columns, dim=1) * weights).sum(dim=2)
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """An image in [-1, 1] drawn from the mixture: a component by Gumbel-max, then colour by colour."""
+        p = self.parameters(output)
+        gumbel = -torch.log(-torch.log(_uniform(p.logits, generator)))
+        chosen = (p.logits / temperature + gumbel).argmax(dim=1, keepdim=True)
+        index = chosen.unsqueeze(1)
+        means = p.means.take_along_dim(index, dim=2).squeeze(2)
+        stds = p.stds.take_along_dim(index, dim=2).squeeze(2)
+        coefficients = p.coefficients.take_along_dim(index, dim=2).squeeze(2)
+        u = _uniform(means, generator)
+        noise = temperature * stds * (torch.log(u) - torch.log1p(-u))
+        x = torch.empty_like(means)
+        for c in range(self.config.channels):
+            shift = sum(coefficients[:, k] * x[:, j] for k, (to, j) in enumerate(self.pairs) if to == c)
+            x[:, c] = (means[:, c] + shift + noise[:, c]).clamp(-1.0, 1.0)
+        return x
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """[-1, 1] to uint8 [0, 255], rounded."""
+        return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [1e-5, 1 - 1e-5], so that neither logarithm is infinite."""
+    u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return u.clamp(1e-5, 1.0 - 1e-5)
+
+
+class Bernoulli:
+    """Independent pixels of binarised images; the network sees them padded with zeros, the loss does not."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.out_channels = config.channels
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to {0, 1} (1 from 128 on), padded by `config.padding` zeros on each side."""
+        return F.pad((images >= 128).float(), (self.config.padding,) * 4)
+
+    def _central(self, output: Tensor) -> Tensor:
+        p = self.config.padding
+        return output[:, :, p:-p, p:-p].float()
+
+    def nll(self, output: Tensor, images: Tensor) -> Tensor:
+        """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
+        target = (images >= 128).float()
+        loss = F.binary_cross_entropy_with_logits(self._central(output), target, reduction="none")
+        return loss.flatten(1).sum(dim=1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Probability of a 1 per pixel, [B, C, H, W] in [0, 1]."""
+        return self._central(output).sigmoid()
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """A binary image, [B, C, H, W] in {0, 1}."""
+        p = (self._central(output) / temperature).sigmoid()
+        return (torch.rand(p.shape, generator=generator, device=p.device) < p).float()
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """[0, 1] to uint8 [0, 255], rounded."""
+        return (x * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+Likelihood = LogisticMixture | Bernoulli
+
+
+def make_likelihood(config: ModelConfig) -> Likelihood:
+    """The output distribution that `config.output` names."""
+    return Bernoulli(config) if config.output == "bernoulli" else LogisticMixture(config)

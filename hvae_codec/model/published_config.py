@@ -1,0 +1,280 @@
+"""Reading the published models' `.cfg` files: INI whose values are literals and simple expressions, never `eval`."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import operator
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig, nearest
+from ..errors import ConfigError
+
+_LONGEST_LIST = 10_000
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+_KNOWN_KEYS: dict[str, str] = {
+    "run": "name seed num_gpus num_cpus max_allowed_checkpoints num_nodes world_size rank",
+    "data": "dataset_source train_data_path val_data_path synthesis_data_path target_res channels num_bits "
+    "random_horizontal_flip",
+    "model": "stable_init initialize_prior_weights_as_zero use_1x1_conv distribution_base output_distribution_base "
+    "gradient_smoothing_beta output_gradient_smoothing_beta input_conv_filters input_kernel_size up_strides "
+    "up_n_blocks_per_res up_n_blocks up_n_layers up_filters up_mid_filters_ratio up_kernel_size up_skip_filters "
+    "use_residual_distribution down_strides down_n_blocks_per_res down_n_blocks down_n_layers down_filters "
+    "down_mid_filters_ratio down_kernel_size down_latent_variates output_kernel_size num_output_mixtures",
+    "loss": "min_mol_logscale variation_schedule vae_beta_anneal_start vae_beta_anneal_steps vae_beta_min "
+    "vae_beta_activation_steps vae_beta_growth_rate use_gamma_schedule gamma_max_steps scaled_gamma "
+    "use_weight_decay l2_weight",
+    "metrics": "latent_active_threshold",
+    "optimizer": "type learning_rate_scheme learning_rate warmup_steps decay_steps decay_start min_learning_rate "
+    "decay_rate beta1 beta2 epsilon clip_gradient_norm gradient_clip_norm_value gradient_skip "
+    "gradient_skip_threshold",
+    "init": "batch_size",
+    "train": "total_train_steps batch_size ema_decay resume_from_ema logging_interval_in_steps "
+    "checkpoint_and_eval_interval_in_steps",
+    "val": "n_samples_for_validation batch_size",
+    "synthesis": "synthesis_mode load_ema_weights variate_masks_quantile save_target_in_reconstruction "
+    "mask_reconstruction div_stats_subset_ratio n_generation_batches temperature_settings output_temperature "
+    "batch_size",
+}
+
+
+def evaluate(text: str) -> Any:
+    """The value of a literal, of arithmetic on literals and lists, or of a bare word (a string).
+
+    >>> evaluate("[16] * 2 + [24]"), evaluate("1e-3"), evaluate("symmetric")
+    ([16, 16, 24], 0.001, 'symmetric')
+
+    Raises `ConfigError` on anything else: names in expressions, calls, attributes, subscripts.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError):
+        raise ConfigError(f"{text!r} is not a literal or arithmetic on literals and lists") from None
+    if isinstance(tree, ast.Name):
+        return tree.id
+    try:
+        return _evaluate_node(tree)
+    except (TypeError, ZeroDivisionError, OverflowError, RecursionError):
+        raise ConfigError(f"{text!r} is not arithmetic that has a value") from None
+
+
+def _evaluate_node(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool | None):
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_evaluate_node(item) for item in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _evaluate_node(node.operand)
+        return -value if isinstance(node.op, ast.USub) else +value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _apply(type(node.op), _evaluate_node(node.left), _evaluate_node(node.right))
+    raise ConfigError(f"{ast.unparse(node)!r} is not a literal or arithmetic on literals and lists")
+
+
+def _apply(kind: type[ast.operator], left: Any, right: Any) -> Any:
+    for sequence, times in ((left, right), (right, left)):
+        if kind is ast.Mult and isinstance(sequence, list | str) and isinstance(times, int):
+            # A short text must not be able to fill the memory.
+            if len(sequence) * times > _LONGEST_LIST:
+                raise ConfigError(f"a list of {len(sequence) * times} entries is longer than {_LONGEST_LIST}")
+    return _OPERATORS[kind](left, right)
+
+
+def read_published_config(path: Path) -> Config:
+    """The configuration in a published `.cfg` file, as this project's stages.
+
+    Raises `ConfigError` on a missing file, an unknown section or key, an expression that is not arithmetic on
+    literals, and on a design that no list of stages describes.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
+    try:
+        sections = {name: _read_section(name, parser[name]) for name in parser.sections()}
+        return _to_config(sections)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise ConfigError(f"{path}: the key {error.args[0]} is missing") from None
+
+
+def _read_section(name: str, section: Mapping[str, str]) -> dict[str, Any]:
+    if name not in _KNOWN_KEYS:
+        raise ConfigError(f"unknown section [{name}]{nearest(name, list(_KNOWN_KEYS))}")
+    known = _KNOWN_KEYS[name].split()
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"unknown key {key} in [{name}]{nearest(key, known)}")
+    values = {}
+    for key, text in section.items():
+        try:
+            values[key] = evaluate(text)
+        except ConfigError as error:
+            raise ConfigError(f"[{name}] {key}: {error}") from None
+    return values
+
+
+def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
+    return Config(
+        model=_model(cfg["data"], cfg["model"], cfg["loss"]),
+        optimizer=_optimizer(cfg["optimizer"]),
+        loss=_loss(cfg["loss"]),
+        train=TrainConfig(
+            steps=int(cfg["train"]["total_train_steps"]),
+            batch_size=int(cfg["train"]["batch_size"]),
+            ema_decay=float(cfg["train"]["ema_decay"]),
+            horizontal_flip=bool(cfg["data"]["random_horizontal_flip"]),
+        ),
+    )
+
+
+def _model(data: dict[str, Any], model: dict[str, Any], loss: dict[str, Any]) -> ModelConfig:
+    binarised = data["dataset_source"] == "binarized_mnist"
+    return ModelConfig(
+        resolution=int(data["target_res"]),
+        channels=int(data["channels"]),
+        bits=int(data["num_bits"]),
+        stages=_stages(int(data["target_res"]), model),
+        output="bernoulli" if binarised else "logistic_mixture",
+        mixtures=int(model["num_output_mixtures"]),
+        bins="published",
+        output_scale=model["output_distribution_base"],
+        output_beta=float(model["output_gradient_smoothing_beta"]),
+        min_output_logscale=float(loss["min_mol_logscale"]),
+        posterior_scale=model["distribution_base"],
+        posterior_beta=float(model["gradient_smoothing_beta"]),
+        residual_distribution=bool(model["use_residual_distribution"]),
+        input_kernel=_one(model["input_kernel_size"], "input_kernel_size"),
+        output_kernel=_one(model["output_kernel_size"], "output_kernel_size"),
+        cells_per_block=_one([*model["up_n_blocks"], *model["down_n_blocks"]], "up_n_blocks and down_n_blocks"),
+        middle_layers=_one([*model["up_n_layers"], *model["down_n_layers"]], "up_n_layers and down_n_layers"),
+        pointwise_ends=bool(model["use_1x1_conv"]),
+        stable_init=bool(model["stable_init"]),
+        zero_prior_weights=bool(model["initialize_prior_weights_as_zero"]),
+    )
+
+
+def _one(values: int | list[int], name: str) -> int:
+    """The single value that a list repeats."""
+    distinct = set(values) if isinstance(values, list) else {values}
+    if len(distinct) != 1:
+        raise ConfigError(f"{name} must all be equal, and hold {sorted(distinct)}; other designs cannot be imported")
+    return int(distinct.pop())
+
+
+def _stages(resolution: int, model: dict[str, Any]) -> tuple[StageConfig, ...]:
+    """Group the per-block lists, given in execution order, into stages."""
+    blocks = _linked_blocks(resolution, model)
+    up_extra = model["up_n_blocks_per_res"]
+    down_extra = model["down_n_blocks_per_res"][::-1]
+    stages: list[dict[str, Any]] = []
+    for block, before, after in zip(blocks, up_extra, down_extra, strict=True):
+        stage = stages[-1] if stages else None
+        same = stage is not None and block.items() <= stage.items()
+        if stage is None or not same or before or (after and stage["extra_top_down"]):
+            stage = {**block, "linked_blocks": 0, "extra_bottom_up": before, "extra_top_down": 0, "position": 0}
+            stages.append(stage)
+        if after:
+            stage.update(extra_top_down=after, position=stage["linked_blocks"])
+        stage["linked_blocks"] += 1
+    return tuple(_stage(stage) for stage in stages)
+
+
+def _stage(stage: dict[str, Any]) -> StageConfig:
+    """`position` counts linked blocks from the bottom-up side; the field counts them from the top-down side."""
+    position = stage.pop("position")
+    after = stage["linked_blocks"] - 1 - position if stage["extra_top_down"] else 0
+    return StageConfig(**stage, extra_top_down_after=after)
+
+
+def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Resolution, width, kernel, bottleneck and variates of each linked block, in bottom-up order."""
+    count = len(model["up_strides"])
+    for key in _KNOWN_KEYS["model"].split():
+        if isinstance(model[key], list) and key.startswith(("up_", "down_")) and len(model[key]) != count:
+            raise ConfigError(f"[model] {key} has {len(model[key])} entries, up_strides {count}; they must be equal")
+    if model["up_strides"] != [*model["down_strides"][1:], model["down_strides"][0]][::-1][1:] + [1]:
+        raise ConfigError("[model] up_strides and down_strides do not mirror each other; this cannot be imported")
+    widths = [model["input_conv_filters"], *model["up_filters"]]
+    blocks = []
+    for i, stride in enumerate(model["up_strides"]):
+        down = count - 1 - i
+        _mirrored(model, i, down, widths[i])
+        blocks.append(
+            {
+                "resolution": resolution,
+                "width": int(widths[i]),
+                "kernel": int(model["up_kernel_size"][i]),
+                "bottleneck": float(model["up_mid_filters_ratio"][i]),
+                "variates": int(model["down_latent_variates"][down]),
+            }
+        )
+        if resolution % stride:
+            raise ConfigError(f"[model] up_strides: {stride} does not divide the resolution {resolution}")
+        resolution //= stride
+    return blocks
+
+
+def _mirrored(model: dict[str, Any], up: int, down: int, width: int) -> None:
+    pairs = {
+        "down_filters": (width, model["down_filters"][down]),
+        "up_skip_filters": (width, model["up_skip_filters"][up]),
+        "down_kernel_size": (model["up_kernel_size"][up], model["down_kernel_size"][down]),
+        "down_mid_filters_ratio": (model["up_mid_filters_ratio"][up], model["down_mid_filters_ratio"][down]),
+    }
+    for key, (expected, found) in pairs.items():
+        if expected != found:
+            raise ConfigError(
+                f"[model] {key}: linked block {up} of the bottom-up path has {expected}, this {found}; "
+                "both paths must agree in a stage"
+            )
+
+
+def _loss(loss: dict[str, Any]) -> LossConfig:
+    schedule = str(loss["variation_schedule"]).lower()
+    if schedule not in ("linear", "logistic", "none"):
+        raise ConfigError(f"[loss] variation_schedule is {schedule!r}; known: Linear, Logistic, None")
+    return LossConfig(
+        kl_schedule="constant" if schedule == "none" else schedule,  # type: ignore[arg-type]
+        anneal_start=int(loss["vae_beta_anneal_start"]),
+        anneal_steps=int(loss["vae_beta_anneal_steps"]),
+        beta_min=float(loss["vae_beta_min"]),
+        activation_step=int(loss["vae_beta_activation_steps"]),
+        growth_rate=float(loss["vae_beta_growth_rate"]),
+        balance_groups=bool(loss["use_gamma_schedule"]),
+        balance_steps=int(loss["gamma_max_steps"]),
+        balance_by_size=bool(loss["scaled_gamma"]),
+    )
+
+
+def _optimizer(optimizer: dict[str, Any]) -> OptimizerConfig:
+    name, schedule = str(optimizer["type"]).lower(), optimizer["learning_rate_scheme"]
+    if name not in ("adamax", "adam") or schedule not in ("cosine", "constant"):
+        raise ConfigError(f"[optimizer] {name} with {schedule!r} rate; known: Adamax, Adam; cosine, constant")
+    return OptimizerConfig(
+        name=name,  # type: ignore[arg-type]
+        learning_rate=float(optimizer["learning_rate"]),
+        schedule=schedule,
+        warmup_steps=float(optimizer["warmup_steps"]),
+        decay_start=int(optimizer["decay_start"]),
+        decay_steps=int(optimizer["decay_steps"]),
+        min_learning_rate=float(optimizer["min_learning_rate"]),
+        beta1=float(optimizer["beta1"]),
+        beta2=float(optimizer["beta2"]),
+        epsilon=float(optimizer["epsilon"]),
+        skip_threshold=float(optimizer["gradient_skip_threshold"]) if optimizer["gradient_skip"] else None,
+        clip_norm=float(optimizer["gradient_clip_norm_value"]) if optimizer["clip_gradient_norm"] else None,
+    )

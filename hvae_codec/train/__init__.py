@@ -1,0 +1,1 @@
+"""Training: the loop, its schedules, its optimiser and its resumable state."""
