@@ -112,7 +112,7 @@ def load_model(run: Path | str = "runs/latest", device: str | torch.device = "cp
     fill_model(model, load_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     model.run = folder
     model.requires_grad_(False)
-    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:

@@ -45,11 +45,14 @@ class Terms(NamedTuple):
 def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
     """Fresh noise for each group, from `generator` (on the model's device) or the default one."""
 
-    def draw(group: LatentGroup) -> Tensor:
-        mean = group.prior.mean
-        return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return lambda group: normal_like(group.prior.mean, generator)
 
-    return draw
+
+def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, [B, variates, H, W]; which ones does not depend on the memory format of `z`."""
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    # Arithmetic on tensors of different memory formats is several times slower.
+    return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
 
 
 @dataclass
@@ -69,6 +72,7 @@ class SampledPosterior:
         """[B] nats of each group seen so far."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
+        """z of `group`, [B, variates, H, W]."""
         keep = None if self.mask is None else self.mask[group.index]
         if keep is not None and not keep.any():
             self.kl.append(group.prior.mean.new_zeros(group.prior.mean.shape[0]))
@@ -122,7 +126,8 @@ class HVAE(nn.Module):
         size = self.config.image_size
         expected = (self.config.channels, size, size)
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise DataError(f"images are {images.dtype} {list(images.shape)}; give uint8 [batch, channels, height, width]")
+            shape = list(images.shape)
+            raise DataError(f"images are {images.dtype} {shape}; give uint8 [batch, channels, height, width]")
         if tuple(images.shape[1:]) != expected:
             raise DataError(f"images are {list(images.shape[1:])}; this model takes {list(expected)}")
 

@@ -44,9 +44,9 @@ class LogisticMixture:
             for c in range(colours)
             for row in [("mean", c), ("scale", c), *(("coefficient", k) for k in range(c, len(self.pairs), colours))]
         ]
-        self._mean_rows = [rows.index(("mean", c)) for c in range(colours)]
-        self._scale_rows = [rows.index(("scale", c)) for c in range(colours)]
-        self._coefficient_rows = [rows.index(("coefficient", k)) for k in range(len(self.pairs))]
+        self._mean_rows = _as_slice([rows.index(("mean", c)) for c in range(colours)])
+        self._scale_rows = _as_slice([rows.index(("scale", c)) for c in range(colours)])
+        self._coefficient_rows = _as_slice([rows.index(("coefficient", k)) for k in range(len(self.pairs))])
         self.out_channels = config.mixtures * (1 + len(rows))
         level = 2.0 ** (8 - config.bits)
         self.spacing = level / 127.5
@@ -65,8 +65,10 @@ class LogisticMixture:
         """Split the network's output [B, out_channels, H, W], computed in float32."""
         m = self.config.mixtures
         batch, _, height, width = output.shape
-        logits = output[:, :m].float()
-        rows = output[:, m:].float().reshape(batch, -1, m, height, width)
+        # Slices of a channels-last tensor are slow to work on.
+        output = output.float().contiguous()
+        logits = output[:, :m]
+        rows = output[:, m:].reshape(batch, -1, m, height, width)
         stds = std_from_raw(self._floored(rows[:, self._scale_rows]), self.config.output_scale, self.config.output_beta)
         if self.config.output_scale == "std":
             floor = torch.tensor(self.config.min_output_logscale).exp().item()
@@ -88,11 +90,9 @@ class LogisticMixture:
 
     def _shifted_means(self, p: MixtureParameters, x: Tensor) -> Tensor:
         """Means [B, C, M, H, W] given the earlier true colours of `x` [B, C, H, W]."""
-        shifts: list[Tensor | None] = [None] * self.config.channels
+        columns = list(p.means.unbind(dim=1))
         for k, (c, j) in enumerate(self.pairs):
-            term = p.coefficients[:, k] * x[:, j : j + 1]
-            shifts[c] = term if shifts[c] is None else shifts[c] + term
-        columns = [p.means[:, c] if s is None else p.means[:, c] + s for c, s in enumerate(shifts)]
+            columns[c] = columns[c] + p.coefficients[:, k] * x[:, j : j + 1]
         return torch.stack(columns, dim=1)
 
     def _edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +156,14 @@ class LogisticMixture:
     def to_pixels(self, x: Tensor) -> Tensor:
         """[-1, 1] to uint8 [0, 255], rounded."""
         return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _as_slice(rows: list[int]) -> slice | list[int]:
+    """Equally spaced rows as a slice, whose gradient is a view; others as they are."""
+    step = rows[1] - rows[0] if len(rows) > 1 else 1
+    if rows and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
+        return slice(rows[0], rows[-1] + 1, step)
+    return rows
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:

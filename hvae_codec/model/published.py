@@ -42,7 +42,7 @@ def _read_state(path: Path, key: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ModelError(f"there is no checkpoint {path}") from None
     except pickle.UnpicklingError:
-        raise ModelError(f"{path} holds more than tensors and plain data; refused, since loading it could run code") from None
+        raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from None
     state = checkpoint.get(key) if isinstance(checkpoint, dict) else None

@@ -83,10 +83,10 @@ def _evaluate_node(node: ast.expr) -> Any:
 
 def _apply(kind: type[ast.operator], left: Any, right: Any) -> Any:
     for sequence, times in ((left, right), (right, left)):
-        if kind is ast.Mult and isinstance(sequence, list | str) and isinstance(times, int):
-            # A short text must not be able to fill the memory.
-            if len(sequence) * times > _LONGEST_LIST:
-                raise ConfigError(f"a list of {len(sequence) * times} entries is longer than {_LONGEST_LIST}")
+        repeats = kind is ast.Mult and isinstance(sequence, list | str) and isinstance(times, int)
+        # A short text must not be able to fill the memory.
+        if repeats and len(sequence) * times > _LONGEST_LIST:
+            raise ConfigError(f"a list of {len(sequence) * times} entries is longer than {_LONGEST_LIST}")
     return _OPERATORS[kind](left, right)
 
 
@@ -206,8 +206,8 @@ def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any
     for key in _KNOWN_KEYS["model"].split():
         if isinstance(model[key], list) and key.startswith(("up_", "down_")) and len(model[key]) != count:
             raise ConfigError(f"[model] {key} has {len(model[key])} entries, up_strides {count}; they must be equal")
-    if model["up_strides"] != [*model["down_strides"][1:], model["down_strides"][0]][::-1][1:] + [1]:
-        raise ConfigError("[model] up_strides and down_strides do not mirror each other; this cannot be imported")
+    if model["up_strides"] != model["down_strides"][::-1] or model["up_strides"][-1] != 1:
+        raise ConfigError("[model] up_strides must be down_strides reversed and end in 1; others cannot be imported")
     widths = [model["input_conv_filters"], *model["up_filters"]]
     blocks = []
     for i, stride in enumerate(model["up_strides"]):

@@ -39,15 +39,15 @@ Choose = Callable[[LatentGroup], Tensor]
 class TopDownBlock(nn.Module):
     """One latent group: unpool, prior, posterior, the state's update by z, residual cells."""
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, *, skip: int, unpool: Unpool | None) -> None:
+    def __init__(self, config: ModelConfig, stage: StageConfig, *, unpool: Unpool | None) -> None:
         super().__init__()
         self.config = config
-        self.skip = skip
         scale = 1.0 / math.sqrt(len(config.groups))
         width, both = stage.width, 2 * stage.width
         middle = int(width * stage.bottleneck)
         self.unpool = unpool
-        self.prior_cell = Cell(config, width, middle, both, stage.kernel, residual=False)
+        prior_scale = 0.0 if config.zero_prior_weights else 1.0
+        self.prior_cell = Cell(config, width, middle, both, stage.kernel, residual=False, last_scale=prior_scale)
         self.prior_conv = conv(width, 2 * stage.variates)
         posterior_middle = int(both * stage.bottleneck / 2)
         self.posterior_cell = Cell(config, both, posterior_middle, width, stage.kernel, residual=False)
@@ -61,8 +61,6 @@ class TopDownBlock(nn.Module):
                 for _ in range(config.cells_per_block)
             )
         )
-        if config.zero_prior_weights:
-            nn.init.zeros_(self.prior_cell.convs[-1].weight)
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """The state [B, width, H, W] after this group's z."""
@@ -84,7 +82,10 @@ class TopDownBlock(nn.Module):
         return q
 
     def _gaussian(self, parameters: Tensor) -> DiagonalGaussian:
-        mean, raw = parameters.float().chunk(2, dim=1)
+        # Halves of a channels-last tensor are strided; copies of them are several times faster to work on.
+        last = torch.channels_last if parameters.is_contiguous(memory_format=torch.channels_last) else None
+        halves = parameters.float().chunk(2, dim=1)
+        mean, raw = (half.contiguous(memory_format=last or torch.contiguous_format) for half in halves)
         return DiagonalGaussian(mean, std_from_raw(raw, self.config.posterior_scale, self.config.posterior_beta))
 
 
@@ -97,7 +98,9 @@ class TopDown(nn.Module):
         bound = math.sqrt(3.0 / (lowest.width * lowest.resolution**2))
         start = torch.empty(1, lowest.width, lowest.resolution, lowest.resolution).uniform_(-bound, bound)
         self.start = nn.Parameter(start)
-        self.blocks = nn.ModuleList(_blocks(config))
+        blocks = list(_blocks(config))
+        self.blocks = nn.ModuleList(block for _, block in blocks)
+        self.skips = [skip for skip, _ in blocks]
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
     def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
@@ -105,37 +108,34 @@ class TopDown(nn.Module):
 
         `activations` are the bottom-up path's skips, in its order; None where no posterior will be asked for.
         """
-        state = self.start.expand(batch, -1, -1, -1)
-        for state in self.states(activations, choose, state):
-            pass
+        state = self.run_groups(activations, choose, batch, len(self.blocks))
         return self.output_conv(state)
 
-    def run_groups(self, activations: Sequence[Tensor], choose: Choose, batch: int, groups: int) -> None:
-        """Run the first `groups` latent groups only: all that an encoder needs after the last kept one."""
+    def run_groups(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int, groups: int) -> Tensor:
+        """The loop: the state after the first `groups` latent groups.
+
+        An encoder needs no group after the last one that it keeps something of.
+        """
         state = self.start.expand(batch, -1, -1, -1)
-        states = self.states(activations, choose, state)
-        for _ in range(groups):
-            next(states)
-
-    def states(self, activations: Sequence[Tensor] | None, choose: Choose, state: Tensor) -> Iterator[Tensor]:
-        """The loop itself: the state after each latent group, computed as the caller asks for it."""
-        for index, block in enumerate(self.blocks):
-            skip = None if activations is None else activations[block.skip]
-            state = block(state, skip, index, choose)
-            yield state
+        for index, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
+            if index == groups:
+                break
+            state = block(state, None if activations is None else activations[skip], index, choose)
+        return state
 
 
-def _blocks(config: ModelConfig) -> Iterator[TopDownBlock]:
+def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
+    """Each latent group's skip (its number in bottom-up order) and block, in top-down order."""
     skip = sum(stage.linked_blocks for stage in config.stages)
     below: StageConfig | None = None
     for stage in reversed(config.stages):
         for linked in range(stage.linked_blocks):
             skip -= 1
             unpool = _unpool(stage, below) if linked == 0 else None
-            yield TopDownBlock(config, stage, skip=skip, unpool=unpool)
+            yield skip, TopDownBlock(config, stage, unpool=unpool)
             extra = stage.extra_top_down if linked == stage.extra_top_down_after else 0
             for _ in range(extra):
-                yield TopDownBlock(config, stage, skip=skip, unpool=None)
+                yield skip, TopDownBlock(config, stage, unpool=None)
         below = stage
 
 

@@ -1,0 +1,86 @@
+"""hvae-codec: image data sets to small latent data sets with a hierarchical VAE.
+
+    model = load_model("runs/latest")
+    stats = kl_stats(model, images)
+    encode(model, images, "out.zarr", mask=LatentMask.from_keep(stats, 0.03))
+    open_store("out.zarr").decode([17, 42])
+
+Names are imported when they are first used, so that reading a store needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import Config, ModelConfig, StageConfig, load_config
+    from .encode.latents import make_codec
+    from .encode.pipeline import encode
+    from .encode.store import Store, open_store
+    from .errors import HvaeCodecError
+    from .images import ImageSource, open_images
+    from .model.checkpoint import load_model
+    from .model.hvae import HVAE, Elbo
+    from .presets import load_preset, preset_names
+    from .prune.kl_stats import KLStats, kl_stats
+    from .prune.mask import LatentMask
+    from .prune.sweep import sweep
+
+_HOMES = {
+    "Config": "config",
+    "ModelConfig": "config",
+    "StageConfig": "config",
+    "load_config": "config",
+    "make_codec": "encode.latents",
+    "Store": "encode.store",
+    "open_store": "encode.store",
+    "HvaeCodecError": "errors",
+    "ImageSource": "images",
+    "open_images": "images",
+    "load_model": "model.checkpoint",
+    "HVAE": "model.hvae",
+    "Elbo": "model.hvae",
+    "load_preset": "presets",
+    "preset_names": "presets",
+    "KLStats": "prune.kl_stats",
+    "kl_stats": "prune.kl_stats",
+    "LatentMask": "prune.mask",
+    "sweep": "prune.sweep",
+}
+
+__all__ = [
+    "HVAE",
+    "Config",
+    "Elbo",
+    "HvaeCodecError",
+    "ImageSource",
+    "KLStats",
+    "LatentMask",
+    "ModelConfig",
+    "StageConfig",
+    "Store",
+    "encode",
+    "kl_stats",
+    "load_config",
+    "load_model",
+    "load_preset",
+    "make_codec",
+    "open_images",
+    "open_store",
+    "preset_names",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "encode":
+        # The function shares its name with the package, which is callable.
+        return importlib.import_module(f"{__name__}.encode")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,166 @@
+"""Codecs: latents z to the numbers in a store, and back.
+
+A codec rounds; it does not compress (the store does that). Both directions are here, and they work unchanged on numpy
+arrays and on torch tensors, with bit-identical results: encoder and decoder may each use either.
+
+    z ── encode(z, step) ──> stored numbers ── decode(stored, step) ──> z', and encode(z', step) gives the same numbers
+
+`int` divides by a step, one a channel, and rounds; `float16` and `float32` keep z as it is and have steps of 1.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import numpy as np
+
+from ..errors import UsageError
+
+Array = TypeVar("Array")  # a numpy array or a torch tensor, of any shape
+
+# 128 below int16's limits: the store keeps codes shifted by 128, and -32768 marks numbers that were never written.
+MAX_CODE = 32639
+# Steps outside this range come from collapsed or exploded posteriors; within it, float32 keeps every code exactly.
+MIN_STEP, MAX_STEP = 1e-6, 1e6
+
+
+class Codec(Protocol):
+    """How latents become stored numbers; its `to_dict` goes into the store and `codec_from_dict` restores it."""
+
+    @property
+    def name(self) -> str:
+        """`int`, `float16` or `float32`."""
+
+    @property
+    def dtype(self) -> str:
+        """Numpy name of the stored numbers' type."""
+
+    @property
+    def fill_value(self) -> float | int:
+        """Never a stored number: what unwritten images read as. NaN also encodes to it."""
+
+    def steps(self, posterior_std: np.ndarray) -> np.ndarray:
+        """Steps, float32 [channels], for the channels' average posterior std [channels]."""
+
+    def encode(self, z: Array, step: Any) -> Array:
+        """Stored numbers for float32 z; `step` broadcasts against z."""
+
+    def decode(self, stored: Array, step: Any) -> Array:
+        """Float32 z for stored numbers; the inverse of `encode` up to rounding."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data for `codec_from_dict`."""
+
+
+@dataclass(frozen=True)
+class IntCodec:
+    """Integer codes: z divided by the step and rounded half to even, saturating at ±32639.
+
+    Inside that range |z - decode(encode(z))| is at most half a step, up to float32 rounding.
+    """
+
+    step: float = 1.0
+    """Step in units of the channel's average posterior std."""
+
+    name: ClassVar[str] = "int"
+    dtype: ClassVar[str] = "int16"
+    fill_value: ClassVar[int] = -32768
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.step) and self.step > 0):
+            raise UsageError(f"the quantiser step is {self.step}; it must be a number above 0, such as 1.0")
+
+    def steps(self, posterior_std: np.ndarray) -> np.ndarray:
+        """Float32 [channels]: std × step, within 1e-6 and 1e6; `UsageError` where a std is not a number."""
+        std = np.asarray(posterior_std, dtype=np.float64)
+        if not (np.isfinite(std).all() and (std >= 0).all()):
+            raise UsageError("a posterior std is negative or not finite; the model is damaged or diverged in training")
+        return np.clip(std * self.step, MIN_STEP, MAX_STEP).astype(np.float32)
+
+    def encode(self, z: Array, step: Any) -> Array:
+        """Codes, int16; NaN becomes the fill value, which no store accepts."""
+        quotient = cast(Any, z) / step
+        codes = quotient.round().clip(-MAX_CODE, MAX_CODE)
+        return cast(Array, _convert(_replace_nan(codes, self.fill_value), self.dtype))
+
+    def decode(self, stored: Array, step: Any) -> Array:
+        """Float32 code × step."""
+        return cast(Array, _convert(stored, "float32") * step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data for `codec_from_dict`."""
+        return {"name": self.name, "step": self.step}
+
+
+@dataclass(frozen=True)
+class FloatCodec:
+    """Floats as they are, rounded to `dtype` and saturating at its largest finite number (65504 for float16)."""
+
+    dtype: str
+    """`float16` or `float32`."""
+
+    fill_value: ClassVar[float] = math.nan
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "float32"):
+            raise UsageError(f"a float codec's dtype is {self.dtype!r}; it must be float16 or float32")
+
+    @property
+    def name(self) -> str:
+        """The dtype."""
+        return self.dtype
+
+    def steps(self, posterior_std: np.ndarray) -> np.ndarray:
+        """Ones, float32 [channels]."""
+        return np.ones(np.shape(posterior_std), dtype=np.float32)
+
+    def encode(self, z: Array, step: Any) -> Array:
+        """Floats of `dtype`; the step is not used."""
+        limit = float(np.finfo(self.dtype).max)
+        return cast(Array, _convert(cast(Any, z).clip(-limit, limit), self.dtype))
+
+    def decode(self, stored: Array, step: Any) -> Array:
+        """Float32; the step is not used."""
+        return cast(Array, _convert(stored, "float32"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data for `codec_from_dict`."""
+        return {"name": self.name}
+
+
+def make_codec(name: str, step: float = 1.0) -> Codec:
+    """The codec `int`, `float16` or `float32`; `step` counts for `int` only. `UsageError` on other names and steps.
+
+    >>> make_codec("int", step=2.0)
+    IntCodec(step=2.0)
+    """
+    if name == "int":
+        return IntCodec(step)
+    if name in ("float16", "float32"):
+        return FloatCodec(name)
+    raise UsageError(f"there is no latent codec {name!r}; choose int, float16 or float32")
+
+
+def codec_from_dict(data: Mapping[str, Any]) -> Codec:
+    """The inverse of `Codec.to_dict`; `UsageError` where `data` describes no codec of this version."""
+    try:
+        return make_codec(data["name"], float(data.get("step", 1.0)))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError(f"{data!r} describes no latent codec; it needs a name: int, float16 or float32") from None
+
+
+def _convert(array: Any, dtype: str) -> Any:
+    if isinstance(array, np.ndarray | np.generic):
+        return array.astype(dtype)
+    # A tensor exists, so torch is loaded; importing it here would slow down all who only read a store.
+    return array.to(getattr(sys.modules["torch"], dtype))
+
+
+def _replace_nan(array: Any, value: float) -> Any:
+    if isinstance(array, np.ndarray | np.generic):
+        return np.nan_to_num(array, nan=value)
+    return array.nan_to_num(nan=value)

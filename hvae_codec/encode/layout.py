@@ -1,0 +1,254 @@
+"""What stands in a store's zarr group: its specification, its arrays and their codecs. docs/format.md says it in full.
+
+A row group is `shard` images, exactly one shard in each latent array, and is written whole by one writer:
+
+    images        0 ... 255 | 256 ... 511 | 512 ...
+    z1            shard 0   | shard 1     | shard 2      [image, channel, y, x]
+    z16           shard 0   | shard 1     | shard 2
+    committed     digest 0  | digest 1    | digest 2     0 = not written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+
+from ..errors import StoreError
+from .latents import MAX_CODE, Codec
+
+FORMAT_VERSION = 1
+ATTRIBUTE = "hvae_codec"
+# Codes of -128 to 127 shifted by 128 have a high byte of 0: byte shuffling then leaves all but nothing of it. Two's
+# complement as it is costs a sign bit more in every code: 13 to 20% of the store (docs/format.md).
+CODE_SHIFT = 128
+# Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)
+NO_TEXT = "\uffff"
+# Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written.
+WRITE_ALL: Any = {"write_empty_chunks": True}
+
+Channels = Mapping[int, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Everything about a store that is fixed before its first image is encoded."""
+
+    names: Sequence[str]
+    """One per image, in the order of the store."""
+    labels: Sequence[str]
+    """One per image; empty strings where there are none."""
+    channels: Channels
+    """Latent resolution to the (group, variate) of each stored channel, groups in top-down order."""
+    steps: Mapping[int, np.ndarray]
+    """Latent resolution to quantiser steps, float32 [channels]."""
+    codec: Codec
+    """How z became the stored numbers."""
+    model: dict[str, Any]
+    """`hash`, `config` and `run` of the model; opaque but for `hash`."""
+    mask: dict[str, Any]
+    """What the pruning kept; opaque."""
+    image: dict[str, int]
+    """`size` in pixels, `channels`, `bits`."""
+    source: dict[str, Any]
+    """`fingerprint` of the images, their `bytes` and `path`."""
+    shard: int = 256
+    """Images in a row group."""
+    chunk_bytes: int = 65536
+    """Uncompressed size that a chunk, the smallest readable unit, does not exceed where it holds two images or more."""
+
+    def __post_init__(self) -> None:
+        check_spec(self)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Latent resolutions that have stored channels, ascending."""
+        return tuple(sorted(resolution for resolution, channels in self.channels.items() if channels))
+
+
+def check_spec(spec: StoreSpec) -> None:
+    """Raise `StoreError` where `spec` describes no store."""
+    if not spec.names:
+        raise StoreError("there are no images to store; give at least one")
+    if len(spec.labels) != len(spec.names):
+        raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label an image")
+    for text in (*spec.names, *spec.labels):
+        if not text.isascii() and text != text.encode(errors="replace").decode():
+            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
+    if not spec.resolutions:
+        raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
+    if spec.shard < 1 or spec.chunk_bytes < 1:
+        raise StoreError(f"shard is {spec.shard} and chunk_bytes {spec.chunk_bytes}; both must be at least 1")
+    _check_steps(spec)
+
+
+def _check_steps(spec: StoreSpec) -> None:
+    for resolution in spec.resolutions:
+        steps = np.asarray(spec.steps.get(resolution, ()))
+        if steps.shape != (len(spec.channels[resolution]),):
+            raise StoreError(
+                f"steps at resolution {resolution} have shape {steps.shape}; "
+                f"they must be one a channel, {len(spec.channels[resolution])}"
+            )
+        if not (np.isfinite(steps).all() and (steps > 0).all()):
+            raise StoreError(f"a step at resolution {resolution} is not a finite number above 0; check the codec")
+        if np.dtype(spec.codec.dtype).kind == "f" and (steps != 1).any():
+            raise StoreError(f"the steps of {spec.codec.name} latents must be 1; take them from the codec")
+
+
+def spec_fingerprint(spec: StoreSpec) -> str:
+    """SHA-256 of all that decides a store's arrays: equal for two encodes that may continue each other."""
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "names": list(spec.names),
+        "labels": list(spec.labels),
+        "channels": _channels_json(spec),
+        "steps": {str(r): np.asarray(spec.steps[r], "<f4").tobytes().hex() for r in spec.resolutions},
+        "codec": spec.codec.to_dict(),
+        "model": spec.model.get("hash"),
+        "mask": spec.mask,
+        "image": spec.image,
+        "source": spec.source.get("fingerprint"),
+        "shard": spec.shard,
+        "chunk_bytes": spec.chunk_bytes,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def store_attributes(spec: StoreSpec) -> dict[str, Any]:
+    """The group's `hvae_codec` attribute. No dates: a store's bytes depend on its contents alone."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "package_version": _package_version(),
+        "fingerprint": spec_fingerprint(spec),
+        "shard": spec.shard,
+        "codec": spec.codec.to_dict(),
+        "channels": _channels_json(spec),
+        "image": spec.image,
+        "model": spec.model,
+        "mask": spec.mask,
+        "source": spec.source,
+    }
+
+
+def _channels_json(spec: StoreSpec) -> dict[str, list[list[int]]]:
+    return {str(r): [[int(g), int(v)] for g, v in spec.channels[r]] for r in spec.resolutions}
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("hvae-codec")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
+    """Create all arrays of a store, latents and markers empty, and write names, labels and steps."""
+    for resolution in spec.resolutions:
+        _create_latents(group, spec, resolution)
+        write_table(group, f"step{resolution}", np.asarray(spec.steps[resolution], np.float32), f"c{resolution}")
+    write_table(group, "name", np.array(spec.names, dtype=np.dtypes.StringDType()), "image")
+    write_table(group, "label", np.array(spec.labels, dtype=np.dtypes.StringDType()), "image")
+    row_groups = -(-len(spec.names) // spec.shard)
+    group.create_array(
+        "committed",
+        shape=(row_groups,),
+        chunks=(1,),
+        dtype="uint32",
+        fill_value=0,
+        compressors=[Crc32cCodec()],
+        dimension_names=("row_group",),
+    )
+
+
+def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None:
+    item = (len(spec.channels[resolution]), resolution, resolution)
+    bytes_a_number = np.dtype(spec.codec.dtype).itemsize
+    chunk = chunk_length(spec.shard, spec.chunk_bytes, int(np.prod(item)) * bytes_a_number)
+    array = group.create_array(
+        f"z{resolution}",
+        shape=(len(spec.names), *item),
+        shards=(spec.shard, *item),
+        chunks=(chunk, *item),
+        dtype=spec.codec.dtype,
+        fill_value=spec.codec.fill_value,
+        filters=[TransposeCodec(order=(1, 0, 2, 3))],
+        compressors=[_compressor(bytes_a_number, chunk * resolution**2 * bytes_a_number), Crc32cCodec()],
+        dimension_names=("image", f"c{resolution}", f"y{resolution}", f"x{resolution}"),
+        config=WRITE_ALL,
+    )
+    if np.issubdtype(array.dtype, np.integer):
+        array.update_attributes({"add_offset": -CODE_SHIFT})
+
+
+def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
+    """Images in a chunk: the largest divisor of `shard` whose images take at most `chunk_bytes`; at least 1.
+
+    >>> [chunk_length(256, 65536, image_bytes) for image_bytes in (10, 256, 1536, 10**6)]
+    [256, 256, 32, 1]
+    """
+    return next(n for n in range(shard, 0, -1) if shard % n == 0 and (n == 1 or n * image_bytes <= chunk_bytes))
+
+
+def _compressor(bytes_a_number: int, channel_bytes: int) -> BloscCodec:
+    # A block a channel lets each channel, having its own spread, have its own code table; below 4 KiB tables cost more.
+    blocksize = channel_bytes if channel_bytes >= 4096 else 0
+    return BloscCodec(cname="zstd", clevel=7, shuffle="shuffle", typesize=bytes_a_number, blocksize=blocksize)
+
+
+def write_table(group: zarr.Group, name: str, values: np.ndarray, dimension: str) -> None:
+    """Write a whole one-dimensional array, in place of an earlier one of that name."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(min(len(values), 65536),),
+        dtype="str" if values.dtype.kind == "T" else values.dtype,
+        fill_value=np.nan if values.dtype.kind == "f" else NO_TEXT,
+        compressors=[ZstdCodec(level=9), Crc32cCodec()],
+        dimension_names=(dimension,),
+        overwrite=True,
+        config=WRITE_ALL,
+    )
+    array[:] = values
+
+
+# --- numbers in the arrays -------------------------------------------------------------------------------------------
+
+
+def pack(stored: np.ndarray) -> np.ndarray:
+    """Numbers as they stand in the array: integer codes are shifted by 128, floats stay."""
+    return stored + np.int16(CODE_SHIFT) if stored.dtype.kind == "i" else stored
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """The inverse of `pack`."""
+    return packed - np.int16(CODE_SHIFT) if packed.dtype.kind == "i" else packed
+
+
+def unstorable(stored: np.ndarray) -> np.ndarray:
+    """Whether each image, of [image, channel, y, x], holds a number no latent can have: NaN, infinity, a fill value."""
+    wrong = np.abs(stored.astype(np.int32)) > MAX_CODE if stored.dtype.kind == "i" else ~np.isfinite(stored)
+    return np.asarray(wrong.any(axis=(1, 2, 3)))
+
+
+def row_group_digest(packed: Sequence[np.ndarray]) -> int:
+    """CRC-32 over the little-endian bytes of a row group's arrays, by ascending resolution; never 0.
+
+    >>> row_group_digest([np.zeros((1, 1, 1, 1), "int16")])
+    1104745215
+    """
+    digest = 0
+    for array in packed:
+        digest = zlib.crc32(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data, digest)
+    return digest or 1

@@ -1,0 +1,275 @@
+"""Reading a store: open, validate, and give stored numbers, latents or decoded images.
+
+    out.zarr ── open_store ──> Store ── latents(i) ──> {"z1": float32 [channels, y, x], "z16": ...}
+                                     └─ decode(indices) ──> uint8 [n, C, H, W]
+
+Nothing here needs torch but `Store.decode`. Damage is an error, never a wrong number: chunks have checksums, and
+numbers that were never written are told by their fill value.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import zarr
+
+from ..errors import HvaeCodecError, StoreError, UsageError
+from .latents import Codec, codec_from_dict
+from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unpack, unstorable
+from .writer import StoreWriter, partial_path
+
+if TYPE_CHECKING:
+    from ..model.hvae import HVAE
+
+__all__ = ["FORMAT_VERSION", "Store", "StoreSpec", "StoreWriter", "open_store"]
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a finished store for reading.
+
+    Raises `StoreError` where there is none, where it is unfinished, damaged, of a newer format, or of somebody else.
+    """
+    path = Path(path)
+    group = _open_group(path)
+    metadata = group.attrs.get(ATTRIBUTE)
+    if not isinstance(metadata, Mapping):
+        raise StoreError(f"{path} is a zarr group but no latent store of this package; give the folder encode wrote")
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreError(f"{path} has format version {version}, this package reads {FORMAT_VERSION}; update hvae-codec")
+    try:
+        return _read_metadata(path, group, metadata)
+    except HvaeCodecError as error:
+        raise StoreError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A finished store, open for reading."""
+
+    path: Path
+    """Its folder."""
+    metadata: Mapping[str, Any]
+    """The group's `hvae_codec` attribute."""
+    codec: Codec
+    """How z became the stored numbers."""
+    channels: Mapping[int, tuple[tuple[int, int], ...]]
+    """Latent resolution to the (group, variate) of each stored channel; resolutions ascend."""
+    steps: Mapping[int, np.ndarray]
+    """Latent resolution to quantiser steps, float32 [channels]."""
+    group: zarr.Group
+    """The zarr group."""
+
+    def __len__(self) -> int:
+        return int(self._array(f"z{self.resolutions[0]}").shape[0])
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Latent resolutions that have stored channels, ascending."""
+        return tuple(self.channels)
+
+    @property
+    def format_version(self) -> int:
+        """Version of the store's format."""
+        return int(self.metadata["format_version"])
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the model that encoded the images."""
+        return str(self.metadata["model"]["hash"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration, plain data."""
+        return dict(self.metadata["model"]["config"])
+
+    @property
+    def mask(self) -> dict[str, Any]:
+        """What the pruning kept, plain data."""
+        return dict(self.metadata["mask"])
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(self.metadata["image"]["size"])
+
+    @property
+    def image_dims(self) -> int:
+        """Colour values of an image, C × H × W: what bits/dim is divided by."""
+        return int(self.metadata["image"]["channels"]) * self.image_size**2
+
+    @property
+    def kept_dims(self) -> int:
+        """Latent dimensions stored of each image."""
+        return sum(len(channels) * resolution**2 for resolution, channels in self.channels.items())
+
+    @property
+    def images_per_row_group(self) -> int:
+        """Images in each row group but the last."""
+        return int(self.metadata["shard"])
+
+    @property
+    def row_groups(self) -> int:
+        """Row groups of the store."""
+        return -(-len(self) // self.images_per_row_group)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """One per image; read on first use."""
+        return [str(name) for name in self.per_image("name")]
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """One per image; read on first use."""
+        return [str(label) for label in self.per_image("label")]
+
+    def per_image(self, name: str) -> np.ndarray:
+        """A per-image array such as `rate`, float32 [images]; `StoreError` where it is not in the store or damaged."""
+        values = self._read(name, slice(None))
+        missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT
+        if missing.any():
+            raise StoreError(f"{self.path}: array {name} lacks image {int(missing.argmax())}; {_REMEDY}")
+        return values
+
+    def stored(self, index: int | slice) -> dict[int, np.ndarray]:
+        """Stored numbers by resolution: [images, channels, y, x] for a slice, [channels, y, x] for one image.
+
+        Raises `UsageError` where there is no such image, `StoreError` where the store is damaged.
+        """
+        rows = self._rows(index)
+        numbers = {resolution: self._read_latents(resolution, rows) for resolution in self.resolutions}
+        return numbers if isinstance(index, slice) else {r: array[0] for r, array in numbers.items()}
+
+    def latents(self, index: int | slice) -> dict[str, np.ndarray]:
+        """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
+        return {
+            f"z{resolution}": self.codec.decode(numbers, self.steps[resolution][:, None, None])
+            for resolution, numbers in self.stored(index).items()
+        }
+
+    def decode(self, indices: Sequence[int], model: HVAE | None = None) -> np.ndarray:
+        """Images, uint8 [n, C, H, W], decoded by `model` or the one the store names."""
+        from .coder import decode_rows
+
+        return cast(np.ndarray, decode_rows(self, indices, model))
+
+    def check(self, row_group: int) -> None:
+        """Raise `StoreError` where a row group's latents are not the ones that were committed."""
+        first = row_group * self.images_per_row_group
+        rows = range(first, min(first + self.images_per_row_group, len(self)))
+        packed = [self._read_packed(resolution, rows) for resolution in self.resolutions]
+        if row_group_digest(packed) != int(self._read("committed", row_group)):
+            raise StoreError(f"{self.path}: the latents of {_images(rows)} are not what encode wrote; {_REMEDY}")
+
+    def nbytes_on_disk(self) -> int:
+        """Bytes of all files of the store."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def bits_per_dim(self) -> float:
+        """Bits on disk per colour value of the images, metadata and names included."""
+        return 8 * self.nbytes_on_disk() / (len(self) * self.image_dims)
+
+    def _rows(self, index: int | slice) -> range:
+        if isinstance(index, slice):
+            return range(len(self))[index]
+        try:
+            first = range(len(self))[operator.index(index)]
+        except IndexError:
+            raise UsageError(f"there is no image {index}; {self.path} has {len(self)}, counted from 0") from None
+        return range(first, first + 1)
+
+    def _read_latents(self, resolution: int, rows: range) -> np.ndarray:
+        packed = self._read_packed(resolution, range(min(rows), max(rows) + 1) if rows else range(0))
+        # A slice with a stride is cut from the whole: indexing a sharded array with lists takes far more memory.
+        return unpack(packed) if rows.step == 1 else unpack(packed)[np.array(rows, dtype=int) - min(rows, default=0)]
+
+    def _read_packed(self, resolution: int, rows: range) -> np.ndarray:
+        packed = self._read(f"z{resolution}", slice(rows.start, rows.stop))
+        if unstorable(unpack(packed)).any() or (packed == self.codec.fill_value).any():
+            raise StoreError(f"{self.path}: array z{resolution} lacks latents of {_images(rows)}; {_REMEDY}")
+        return packed
+
+    def _read(self, name: str, selection: Any) -> np.ndarray:
+        array = self._array(name)
+        try:
+            return np.asarray(array[selection])
+        # A flipped byte can surface at any layer: checksum, shard index, decompressor, text.
+        except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, MemoryError) as error:
+            raise StoreError(
+                f"{self.path}: array {name} is damaged at {_where(selection)} ({error}); {_REMEDY}"
+            ) from error
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, zarr.Array]:
+        return {}
+
+    def _array(self, name: str) -> zarr.Array:
+        if name not in self._arrays:
+            self._arrays[name] = _open_array(self.path, self.group, name)
+        return self._arrays[name]
+
+
+_REMEDY = "restore the store from a copy or encode the images again"
+
+
+def _images(rows: range) -> str:
+    return f"image {rows.start}" if len(rows) == 1 else f"images {rows.start} to {rows.stop - 1}"
+
+
+def _where(selection: Any) -> str:
+    if not isinstance(selection, slice):
+        return f"{selection}"
+    return "its entries" if selection.start is None else _images(range(selection.start, selection.stop))
+
+
+def _open_group(path: Path) -> zarr.Group:
+    if not path.exists():
+        if partial_path(path).exists():
+            raise StoreError(f"{path} is unfinished; run the same encode command again to finish it")
+        raise StoreError(f"there is no store {path}; check the path or run encode first")
+    if path.name.endswith(".partial"):
+        raise StoreError(f"{path} is an unfinished store; run the same encode command again to finish it")
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path} is no zarr store (it has no zarr.json); give the folder that encode wrote")
+    try:
+        return zarr.open_group(path, mode="r", zarr_format=3)
+    except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
+        raise StoreError(f"{path} is no readable zarr group ({error}); give the folder that encode wrote") from None
+
+
+def _open_array(path: Path, group: zarr.Group, name: str) -> zarr.Array:
+    try:
+        array = group[name]
+    except KeyError:
+        raise StoreError(f"{path} has no array {name}; {_REMEDY}") from None
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path}: the metadata of array {name} are damaged ({error}); {_REMEDY}") from None
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{path}: {name} is a group, not an array; {_REMEDY}")
+    return array
+
+
+def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Store:
+    channels = {int(r): tuple((g, v) for g, v in pairs) for r, pairs in metadata["channels"].items()}
+    channels = dict(sorted(channels.items()))
+    store = Store(path, metadata, codec_from_dict(metadata["codec"]), channels, {}, group)
+    steps = {}
+    for resolution, pairs in channels.items():
+        shape = (len(store), len(pairs), resolution, resolution)
+        array = store._array(f"z{resolution}")
+        if array.shape != shape or array.dtype != store.codec.dtype:
+            raise StoreError(f"array z{resolution} is {array.dtype} {array.shape}, not {store.codec.dtype} {shape}")
+        steps[resolution] = store._read(f"step{resolution}", slice(None))
+        if not np.isfinite(steps[resolution]).all():
+            raise StoreError(f"array step{resolution} is empty; {_REMEDY}")
+    for name in ("name", "label", "committed"):
+        store._array(name)
+    return Store(path, metadata, store.codec, channels, steps, group)

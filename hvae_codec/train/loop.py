@@ -1,0 +1,200 @@
+"""The training loop: steps, validation, metrics, checkpoints; a killed run goes on where its last state stands."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..config import Config
+from ..errors import ModelError
+from ..images import ImageSource
+from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_run_config, point_latest, save_config, save_weights
+from ..model.hvae import HVAE, Elbo, gaussian_noise
+from .batches import BatchStream
+from .interrupt import Interruptible
+from .state import TrainState, load_state, save_state
+from .update import StepMetrics, make_ema, make_optimizer, update
+
+METRICS_FILE = "metrics.csv"
+VALIDATION_FILE = "validation.csv"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run may be told besides its configuration."""
+
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
+    save_every: int = 500
+    """Steps between states."""
+    log_every: int = 20
+    """Steps between rows of metrics.csv."""
+    validation_images: int = 800
+    """Held-out images in the validation at each state, at most."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: Path
+    step: int
+    skipped: int
+    validation: Elbo
+    """Means over the held-out images, bits/dim, with the averaged weights."""
+    seconds: float
+
+
+OnStep = Callable[[StepMetrics], None]
+
+
+def start_run(run: Path, config: Config, *, resume: bool) -> Config:
+    """Create the folder of a run, or check the one to go on with; returns the configuration to train.
+
+    A resumed run keeps its own configuration except for its length. Raises `ModelError` where `run` exists and is not
+    to be resumed, or is to be and does not exist.
+    """
+    exists = (run / CONFIG_FILE).is_file()
+    if resume and not exists:
+        raise ModelError(f"there is no run at {run} to resume; leave out --resume to start it")
+    if not resume and run.exists() and any(run.iterdir()):
+        raise ModelError(f"{run} exists; pass --resume to go on with it, or give another --out")
+    if resume:
+        saved = load_run_config(run)
+        config = dataclasses.replace(saved, train=dataclasses.replace(saved.train, steps=config.train.steps))
+    save_config(run, config)
+    point_latest(run)
+    return config
+
+
+def train(
+    run: Path,
+    config: Config,
+    training: ImageSource,
+    validation: ImageSource,
+    options: TrainOptions | None = None,
+    on_step: OnStep | None = None,
+) -> TrainResult:
+    """Train `config` on `training`, in the folder `run` that `start_run` made, from its newest state if it has one.
+
+    `on_step` is called after every step. An interrupt (Ctrl-C) leaves the state of the last whole step behind. The
+    weights for use, `model.safetensors`, are the exponential moving average.
+    """
+    options = options or TrainOptions()
+    started = time.monotonic()
+    state = _start_state(run, config, options)
+    batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=config.train.horizontal_flip)
+    try:
+        with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:
+            while state.step < config.train.steps:
+                metrics = _step(state, config, batches)
+                log.add(metrics, state.skipped)
+                if on_step is not None:
+                    on_step(metrics)
+                if interrupt.requested:
+                    save_state(run, state)
+                    raise KeyboardInterrupt
+                if state.step % options.save_every == 0 and state.step < config.train.steps:
+                    _save(run, config, state, validation, options)
+    finally:
+        batches.close()
+    elbo = _save(run, config, state, validation, options)
+    return TrainResult(run, state.step, state.skipped, elbo, time.monotonic() - started)
+
+
+def _start_state(run: Path, config: Config, options: TrainOptions) -> TrainState:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = HVAE(config.model)
+    model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainState(model, make_ema(model), make_optimizer(model, config.optimizer), seed=options.seed)
+    load_state(run, state)
+    return state
+
+
+def _step(state: TrainState, config: Config, batches: BatchStream) -> StepMetrics:
+    """One step; its noise depends on seed and step alone."""
+    step = state.step + 1
+    generator = torch.Generator(state.model.device).manual_seed(_mix(state.seed, step))
+    images = batches.batch(step).to(state.model.device)
+    noise = gaussian_noise(generator)
+    metrics = update(state.model, state.ema, state.optimizer, config, images, noise, step)
+    state.step = step
+    state.skipped += metrics.skipped
+    return metrics
+
+
+def _mix(seed: int, step: int) -> int:
+    """A seed for every (seed, step), distinct for steps below 2^40."""
+    return (seed << 40) + step
+
+
+def _save(run: Path, config: Config, state: TrainState, validation: ImageSource, options: TrainOptions) -> Elbo:
+    """Write state and averaged weights; returns and logs their validation."""
+    save_state(run, state)
+    save_weights(run / WEIGHTS_FILE, state.ema)
+    model = HVAE(config.model)
+    model.load_state_dict(state.ema)
+    model = model.to(options.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    elbo = validate(model, validation, config.train.batch_size, options)
+    with open(run / VALIDATION_FILE, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(["step", "nelbo", "rate", "distortion", "images"])
+        values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
+        writer.writerow([state.step, *values, min(len(validation), options.validation_images)])
+    return elbo
+
+
+def validate(model: HVAE, source: ImageSource, batch_size: int, options: TrainOptions) -> Elbo:
+    """Mean rate and distortion (bits/dim) of `model` over the first held-out images, always with the same noise."""
+    generator = torch.Generator(model.device).manual_seed(options.seed)
+    stop = min(len(source), options.validation_images)
+    parts = [
+        model.elbo(torch.from_numpy(batch), generator=generator) for batch in source.batches(batch_size, stop=stop)
+    ]
+    return Elbo(torch.cat([p.rate for p in parts]).mean(), torch.cat([p.distortion for p in parts]).mean())
+
+
+class _MetricsLog:
+    """metrics.csv: a row every few steps; rows after the resumed step are dropped first."""
+
+    COLUMNS = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "skipped", "seconds")
+
+    def __init__(self, path: Path, every: int, step: int) -> None:
+        rows = _rows_until(path, step)
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(self.COLUMNS)
+        self._writer.writerows(rows)
+        self._every = every
+        self._started = time.monotonic()
+
+    def __enter__(self) -> _MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, m: StepMetrics, skipped: int) -> None:
+        if m.step % self._every:
+            return
+        numbers = (m.nelbo, m.rate, m.distortion, m.loss, m.grad_norm, m.learning_rate)
+        seconds = f"{time.monotonic() - self._started:.1f}"
+        self._writer.writerow([m.step, *(f"{number:.6g}" for number in numbers), skipped, seconds])
+        self._file.flush()
+
+
+def _rows_until(path: Path, step: int) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]

@@ -1,0 +1,28 @@
+"""The training loss: distortion plus the weighted, at first balanced, KL (paper appendix A)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import LossConfig, ModelConfig
+from ..model.hvae import Terms
+from .schedules import kl_weight
+
+
+def training_loss(terms: Terms, model: ModelConfig, loss: LossConfig, step: int) -> Tensor:
+    """Scalar loss in nats/dim: mean distortion + beta(step) · sum of the groups' mean KL, each times its alpha."""
+    distortion = terms.nll.mean() / model.image_dims
+    kl = terms.kl.mean(dim=1) / model.image_dims
+    if loss.balance_groups and step <= loss.balance_steps:
+        kl = kl * balance(kl, model, loss)
+    return distortion + kl_weight(loss, step) * kl.sum()
+
+
+def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
+    """alpha_i = n a_i / sum(a), [groups], without gradient; a_i is the group's KL, or its KL per latent dimension."""
+    share = kl.detach()
+    if loss.balance_by_size:
+        share = share / torch.tensor([float(group.dims) for group in model.groups], device=kl.device)
+    # All groups may have collapsed; equal zeros then weigh nothing, rather than 0 / 0.
+    return len(share) * share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
