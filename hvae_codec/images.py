@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import DataError, UsageError
-from .image_arrays import is_array, open_array
+from .image_arrays import ArrayReader, is_array, open_array
 from .pixels import EXTENSIONS, BrokenImageError, fit, read_image_file
 
 Split = Literal["train", "val", "all"]
@@ -179,7 +179,7 @@ def as_source(images: ImageSource | ArrayLike) -> ImageSource:
     """
     if isinstance(images, ImageSource):
         return images
-    array = np.asarray(images)
+    array = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[2] != array.shape[3]:
         raise DataError(f"the images are {array.dtype} {list(array.shape)}; give uint8 [N, C, H, W] with H = W")
     names = tuple(f"{i:08d}" for i in range(len(array)))

@@ -189,17 +189,20 @@ def _load_photograph(source: str) -> NDArray[np.uint8]:
 # --- where the patches are -------------------------------------------------------------------------------------------
 
 
-def choose_patches(
-    photographs: Mapping[str, NDArray[np.uint8]], split: Split, size: int, seed: int = 0
-) -> list[Patch]:
+def choose_patches(photographs: Mapping[str, NDArray[np.uint8]], split: Split, size: int, seed: int = 0) -> list[Patch]:
     """The patches of one split, photograph by photograph ([H, W, 3] each), from a grid thinned to `PATCHES`."""
     grids = [
-        (name, number, box)
+        (name, box)
         for name, photograph in photographs.items()
-        for number, box in enumerate(choose_boxes(photograph.shape[0], photograph.shape[1], split, size))
+        for box in choose_boxes(photograph.shape[0], photograph.shape[1], split, size)
     ]
     phase = np.random.default_rng(seed).random()
-    return [Patch(split, *place) for place in thin(grids, PATCHES[split], phase)]
+    taken = dict.fromkeys(photographs, 0)
+    patches = []
+    for name, box in thin(grids, PATCHES[split], phase):
+        patches.append(Patch(split, name, taken[name], box))
+        taken[name] += 1
+    return patches
 
 
 def choose_boxes(height: int, width: int, split: Split, size: int) -> list[Box]:

@@ -181,7 +181,9 @@ def _check_shape(model: HVAE, mask: LatentMask) -> None:
         raise UsageError("the mask was made for another model; make one from this model's KL statistics")
 
 
-def decode_rows(store: Store, indices: Sequence[int], model: HVAE | None = None, batch_size: int = 64) -> NDArray[np.uint8]:
+def decode_rows(
+    store: Store, indices: Sequence[int], model: HVAE | None = None, batch_size: int = 64
+) -> NDArray[np.uint8]:
     """Images of `store` at `indices`, in that order, uint8 [n, C, H, W].
 
     Without `model`, the run that the store names is loaded. Raises `ModelError` where there is none, `StoreError`
@@ -192,5 +194,6 @@ def decode_rows(store: Store, indices: Sequence[int], model: HVAE | None = None,
         coder.decode_pixels(store.gather(indices[first : first + batch_size])).cpu().numpy()
         for first in range(0, len(indices), batch_size)
     ]
-    size, channels = store.image["size"], store.image["channels"]
-    return np.concatenate(batches) if batches else np.empty((0, channels, size, size), np.uint8)
+    config = coder.model.config
+    nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
+    return np.concatenate([nothing, *batches])

@@ -22,8 +22,8 @@ from ..errors import UsageError
 
 Array = TypeVar("Array")  # a numpy array or a torch tensor, of any shape
 
-# 128 below int16's limits: the store keeps codes shifted by 128, and -32768 marks numbers that were never written.
-MAX_CODE = 32639
+# -32768 marks numbers that were never written.
+MAX_CODE = 32767
 # Steps outside this range come from collapsed or exploded posteriors; within it, float32 keeps every code exactly.
 MIN_STEP, MAX_STEP = 1e-6, 1e6
 
@@ -58,7 +58,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class IntCodec:
-    """Integer codes: z divided by the step and rounded half to even, saturating at ±32639.
+    """Integer codes: z divided by the step and rounded half to even, saturating at ±32767.
 
     Inside that range |z - decode(encode(z))| is at most half a step, up to float32 rounding.
     """

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
@@ -27,13 +28,14 @@ from .latents import MAX_CODE, Codec
 
 FORMAT_VERSION = 1
 ATTRIBUTE = "hvae_codec"
-# Codes of -128 to 127 shifted by 128 have a high byte of 0: byte shuffling then leaves all but nothing of it. Two's
-# complement as it is costs a sign bit more in every code: 13 to 20% of the store (docs/format.md).
-CODE_SHIFT = 128
 # Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)
 NO_TEXT = "\uffff"
 # Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written.
 WRITE_ALL: Any = {"write_empty_chunks": True}
+
+# Uncompressed size of a chunk, where it holds two images or more: a random image reads in milliseconds.
+CHUNK_BYTES = 65536
+CHECKSUM_BYTES = 4
 
 Channels = Mapping[int, tuple[tuple[int, int], ...]]
 
@@ -62,7 +64,7 @@ class StoreSpec:
     """`fingerprint` of the images, their `bytes` and `path`."""
     shard: int = 256
     """Images in a row group."""
-    chunk_bytes: int = 65536
+    chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that a chunk, the smallest readable unit, does not exceed where it holds two images or more."""
 
     def __post_init__(self) -> None:
@@ -176,7 +178,7 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
     item = (len(spec.channels[resolution]), resolution, resolution)
     bytes_a_number = np.dtype(spec.codec.dtype).itemsize
     chunk = chunk_length(spec.shard, spec.chunk_bytes, int(np.prod(item)) * bytes_a_number)
-    array = group.create_array(
+    group.create_array(
         f"z{resolution}",
         shape=(len(spec.names), *item),
         shards=(spec.shard, *item),
@@ -188,8 +190,6 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
         dimension_names=("image", f"c{resolution}", f"y{resolution}", f"x{resolution}"),
         config=WRITE_ALL,
     )
-    if np.issubdtype(array.dtype, np.integer):
-        array.update_attributes({"add_offset": -CODE_SHIFT})
 
 
 def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
@@ -199,6 +199,13 @@ def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
     [256, 256, 32, 1]
     """
     return next(n for n in range(shard, 0, -1) if shard % n == 0 and (n == 1 or n * image_bytes <= chunk_bytes))
+
+
+def compressed_bytes(chunk: np.ndarray) -> int:
+    """Bytes of one latent chunk [images, channel, y, x] in a store, without its entry in the shard's index."""
+    compressor = _compressor(chunk.itemsize, len(chunk) * chunk[0, 0].nbytes)
+    blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, numcodecs.Blosc.SHUFFLE, compressor.blocksize)
+    return len(blosc.encode(np.ascontiguousarray(chunk.swapaxes(0, 1)))) + CHECKSUM_BYTES
 
 
 def _compressor(bytes_a_number: int, channel_bytes: int) -> BloscCodec:
@@ -226,29 +233,19 @@ def write_table(group: zarr.Group, name: str, values: np.ndarray, dimension: str
 # --- numbers in the arrays -------------------------------------------------------------------------------------------
 
 
-def pack(stored: np.ndarray) -> np.ndarray:
-    """Numbers as they stand in the array: integer codes are shifted by 128, floats stay."""
-    return stored + np.int16(CODE_SHIFT) if stored.dtype.kind == "i" else stored
-
-
-def unpack(packed: np.ndarray) -> np.ndarray:
-    """The inverse of `pack`."""
-    return packed - np.int16(CODE_SHIFT) if packed.dtype.kind == "i" else packed
-
-
 def unstorable(stored: np.ndarray) -> np.ndarray:
     """Whether each image, of [image, channel, y, x], holds a number no latent can have: NaN, infinity, a fill value."""
     wrong = np.abs(stored.astype(np.int32)) > MAX_CODE if stored.dtype.kind == "i" else ~np.isfinite(stored)
     return np.asarray(wrong.any(axis=(1, 2, 3)))
 
 
-def row_group_digest(packed: Sequence[np.ndarray]) -> int:
+def row_group_digest(stored: Sequence[np.ndarray]) -> int:
     """CRC-32 over the little-endian bytes of a row group's arrays, by ascending resolution; never 0.
 
     >>> row_group_digest([np.zeros((1, 1, 1, 1), "int16")])
     1104745215
     """
     digest = 0
-    for array in packed:
+    for array in stored:
         digest = zlib.crc32(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data, digest)
     return digest or 1

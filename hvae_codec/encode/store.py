@@ -10,8 +10,9 @@ numbers that were never written are told by their fill value.
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ import zarr
 
 from ..errors import HvaeCodecError, StoreError, UsageError
 from .latents import Codec, codec_from_dict
-from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unpack, unstorable
+from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unstorable
 from .writer import StoreWriter, partial_path
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ class Store:
         return str(self.metadata["model"]["hash"])
 
     @property
+    def run(self) -> str:
+        """The run whose model encoded the images, as it was given; what `decode` loads."""
+        return str(self.metadata["model"].get("run") or "runs/latest")
+
+    @property
     def config(self) -> dict[str, Any]:
         """The model's configuration, plain data."""
         return dict(self.metadata["model"]["config"])
@@ -148,6 +154,11 @@ class Store:
         numbers = {resolution: self._read_latents(resolution, rows) for resolution in self.resolutions}
         return numbers if isinstance(index, slice) else {r: array[0] for r, array in numbers.items()}
 
+    def gather(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), channels, y, x]."""
+        runs = [self.stored(slice(first, last + 1)) for first, last in _runs([self._rows(i)[0] for i in indices])]
+        return {resolution: np.concatenate([run[resolution] for run in runs]) for resolution in self.resolutions}
+
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
         return {
@@ -165,8 +176,8 @@ class Store:
         """Raise `StoreError` where a row group's latents are not the ones that were committed."""
         first = row_group * self.images_per_row_group
         rows = range(first, min(first + self.images_per_row_group, len(self)))
-        packed = [self._read_packed(resolution, rows) for resolution in self.resolutions]
-        if row_group_digest(packed) != int(self._read("committed", row_group)):
+        stored = [self._read_checked(resolution, rows) for resolution in self.resolutions]
+        if row_group_digest(stored) != int(self._read("committed", row_group)):
             raise StoreError(f"{self.path}: the latents of {_images(rows)} are not what encode wrote; {_REMEDY}")
 
     def nbytes_on_disk(self) -> int:
@@ -187,15 +198,15 @@ class Store:
         return range(first, first + 1)
 
     def _read_latents(self, resolution: int, rows: range) -> np.ndarray:
-        packed = self._read_packed(resolution, range(min(rows), max(rows) + 1) if rows else range(0))
+        stored = self._read_checked(resolution, range(min(rows), max(rows) + 1) if rows else range(0))
         # A slice with a stride is cut from the whole: indexing a sharded array with lists takes far more memory.
-        return unpack(packed) if rows.step == 1 else unpack(packed)[np.array(rows, dtype=int) - min(rows, default=0)]
+        return stored if rows.step == 1 else stored[np.array(rows, dtype=int) - min(rows, default=0)]
 
-    def _read_packed(self, resolution: int, rows: range) -> np.ndarray:
-        packed = self._read(f"z{resolution}", slice(rows.start, rows.stop))
-        if unstorable(unpack(packed)).any() or (packed == self.codec.fill_value).any():
+    def _read_checked(self, resolution: int, rows: range) -> np.ndarray:
+        stored = self._read(f"z{resolution}", slice(rows.start, rows.stop))
+        if unstorable(stored).any():
             raise StoreError(f"{self.path}: array z{resolution} lacks latents of {_images(rows)}; {_REMEDY}")
-        return packed
+        return stored
 
     def _read(self, name: str, selection: Any) -> np.ndarray:
         array = self._array(name)
@@ -218,6 +229,17 @@ class Store:
 
 
 _REMEDY = "restore the store from a copy or encode the images again"
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each stretch of consecutive indices: one read each.
+
+    >>> list(_runs([4, 5, 6, 2, 9, 10]))
+    [(4, 6), (2, 2), (9, 10)]
+    """
+    starts = [k for k, i in enumerate(indices) if k == 0 or i != indices[k - 1] + 1]
+    for start, end in itertools.pairwise([*starts, len(indices)]):
+        yield indices[start], indices[end - 1]
 
 
 def _images(rows: range) -> str:

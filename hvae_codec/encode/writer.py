@@ -25,7 +25,6 @@ from .layout import (
     WRITE_ALL,
     StoreSpec,
     create_arrays,
-    pack,
     row_group_digest,
     spec_fingerprint,
     store_attributes,
@@ -106,11 +105,10 @@ class StoreWriter:
         """
         rows = self.rows(row_group)
         self._check(rows, stored)
-        packed = {resolution: pack(stored[resolution]) for resolution in self.spec.resolutions}
-        for resolution, numbers in packed.items():
-            _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = numbers
+        for resolution in self.spec.resolutions:
+            _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
             _sync_branch(self.partial / f"z{resolution}", f"c/{row_group}/0/0/0")
-        digest = row_group_digest(list(packed.values()))
+        digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
         _open_array(self.partial, "committed")[row_group] = np.uint32(digest)
         _sync_branch(self.partial / "committed", f"c/{row_group}")
 

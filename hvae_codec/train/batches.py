@@ -27,26 +27,27 @@ class BatchStream:
         pixels = len(source) * source.channels * source.size**2
         self._cache = source.read(range(len(source))) if pixels <= CACHE_BYTES else None
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._ahead: tuple[int, Future[NDArray[np.uint8]]] | None = None
 
     def batch(self, step: int) -> Tensor:
         """uint8 [batch_size, C, H, W] of `step` (from 1); the next step's batch is read meanwhile."""
         ahead = self._ahead
         images = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
         self._ahead = (step + 1, self._pool.submit(self._read, step + 1))
-        return images
+        return torch.from_numpy(images)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, step: int) -> Tensor:
+    def _read(self, step: int) -> NDArray[np.uint8]:
+        # NumPy only: torch in a second thread starts a second team of OpenMP threads, which then fight for the cores.
         indices = self.indices(step)
-        images = torch.from_numpy(self.source.read(indices) if self._cache is None else self._cache[indices])
-        if not self.horizontal_flip:
-            return images
-        flips = torch.from_numpy(np.random.default_rng((self.seed, 1, step)).random(len(images)) < 0.5)
-        return torch.where(flips[:, None, None, None], images.flip(-1), images)
+        images = self.source.read(indices) if self._cache is None else self._cache[indices]
+        if self.horizontal_flip:
+            flips = np.random.default_rng((self.seed, 1, step)).random(len(images)) < 0.5
+            images[flips] = images[flips, :, :, ::-1]
+        return images
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Positions in the source of the images of `step`: the stream of epochs, cut into batches."""

@@ -10,7 +10,8 @@ from types import FrameType
 class Interruptible:
     """While active, the first interrupt is remembered, and only the second raises `KeyboardInterrupt`.
 
-    Work between two looks at `requested` is never torn. Signals reach the main thread alone; elsewhere this does nothing.
+    Work between two looks at `requested` is never torn. Signals reach the main thread alone; elsewhere
+    this does nothing.
     """
 
     def __init__(self) -> None:

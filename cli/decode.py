@@ -1,0 +1,79 @@
+"""`hvae-codec decode`."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hvae_codec.errors import UsageError
+
+from .display import console, stages
+from .options import BatchSize, Device, DeviceOption, torch_device
+
+
+class FormatName(StrEnum):
+    """How decoded images are written."""
+
+    png = "png"
+    npy = "npy"
+
+
+def command(
+    store: Annotated[Path, typer.Argument(help="Store that encode wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
+    images: Annotated[str, typer.Option("--images", help="Which images: all, 7, 0:100 or 0:1000:10.")] = "all",
+    file_format: Annotated[
+        FormatName, typer.Option("--format", help="png restores names and class folders; npy is one array.")
+    ] = FormatName.png,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    batch_size: BatchSize = 64,
+) -> None:
+    """Decode the images of a store, under their own names."""
+    from hvae_codec.encode.folder import decode_to_folder
+    from hvae_codec.encode.store import open_store
+    from hvae_codec.model.checkpoint import load_model
+
+    opened = open_store(store)
+    wanted = parse_range(images, len(opened))
+    hvae = load_model(model or opened.run, torch_device(device))
+    with stages() as stage:
+        count = decode_to_folder(
+            opened,
+            hvae,
+            out,
+            images=wanted,
+            file_format=file_format.value,
+            batch_size=batch_size,
+            progress=stage("Decoding"),
+        )
+    console().print(f"{out}: {count:,} decoded images")
+
+
+def parse_range(text: str, count: int) -> range:
+    """Image numbers from `all`, `7`, `0:100` or `0:1000:10`, as Python slices have them.
+
+    >>> parse_range("0:100:10", 50)
+    range(0, 50, 10)
+
+    Raises `UsageError` where `text` is none of these or names no image.
+    """
+    if not re.fullmatch(r"all|-?\d+|-?\d*:-?\d*(:\d*)?", text):
+        raise UsageError(f"--images is {text!r}; give all, a number, or a range such as 0:100")
+    parts = [int(part) if part else None for part in text.replace("all", ":").split(":")]
+    everything = range(count)
+    chosen = everything[slice(*parts)] if len(parts) > 1 else _single(everything, parts[0] or 0)
+    if not chosen:
+        raise UsageError(f"--images {text} names no image; the store has {count}, numbered from 0")
+    return chosen
+
+
+def _single(everything: range, number: int) -> range:
+    index = number + len(everything) if number < 0 else number
+    return everything[index : index + 1] if index >= 0 else range(0)

@@ -1,0 +1,69 @@
+"""What commands show: messages, tables, progress bars with rate and remaining time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from hvae_codec.images import ImageSource
+
+Stage = Callable[[str], Callable[[int, int], None]]
+
+
+def console() -> Console:
+    """Where results go: standard output; where that is no terminal, wide enough that tables are not cut."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=140)
+
+
+class RateColumn(ProgressColumn):
+    """Items a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate, once there is one."""
+        return Text("" if task.speed is None else f"{task.speed:,.1f} {self.unit}/s", style="cyan")
+
+
+def progress_bar(unit: str = "images") -> Progress:
+    """A bar on standard error with count, rate and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def stages(unit: str = "images") -> Iterator[Stage]:
+    """Progress of work that has several pieces: a bar for each, made when the piece is announced."""
+    with progress_bar(unit) as bar:
+
+        def announce(name: str) -> Callable[[int, int], None]:
+            task = bar.add_task(name, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield announce
+
+
+def report_source(source: ImageSource) -> None:
+    """Say, on standard error, what was done to the images that were read."""
+    notes = {
+        "of another size were cropped to a square and resized": source.resized,
+        "lost their alpha channel": source.alpha_dropped,
+        "could not be decoded and were left out": len(source.skipped),
+    }
+    for note, count in notes.items():
+        if count:
+            total = len(source) + len(source.skipped)
+            Console(stderr=True, highlight=False).print(f"{count:,} of {total:,} images {note}")

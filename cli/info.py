@@ -1,0 +1,27 @@
+"""`hvae-codec info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .display import console
+from .options import AsJson
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="A store or a run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a store or a run holds, and what it costs and saves."""
+    from hvae_codec.report.about import describe, render
+
+    facts = describe(path)
+    if as_json:
+        print(json.dumps(facts.data, indent=2))
+        return
+    for table in render(facts):
+        console().print(table)

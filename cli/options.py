@@ -1,0 +1,57 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hvae_codec.errors import UsageError
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class CodecName(StrEnum):
+    """How latents are stored."""
+
+    int = "int"
+    float16 = "float16"
+    float32 = "float32"
+
+
+Data = Annotated[
+    Path, typer.Argument(help="Folder of images (train/ and val/ below it are used as such), .npy, .npz or zarr array.")
+]
+Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images through the model at once.")]
+Codec = Annotated[
+    CodecName, typer.Option("--codec", help="int stores codes of a quantiser, float16 and float32 the latents.")
+]
+Step = Annotated[float, typer.Option("--step", help="Quantiser step of --codec int, in average posterior stds.")]
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out image files that cannot be decoded, and count them.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+LATEST_RUN = Path("runs/latest")
+
+
+def torch_device(device: Device) -> str:
+    """`cpu` or `cuda`; raises `UsageError` where a GPU is asked for and there is none."""
+    import torch
+
+    if device == Device.cuda and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; give --device cpu, or install a CUDA build of torch")
+    if device == Device.auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.value

@@ -1,0 +1,131 @@
+"""A store decoded into a folder: image files under their own names and class folders, or one array."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import DataError, StoreError
+from ..model.hvae import HVAE
+from .coder import LatentCoder
+from .store import Store
+
+Format = Literal["png", "npy"]
+
+
+def decode_to_folder(
+    store: Store,
+    model: HVAE,
+    folder: Path,
+    *,
+    images: range | None = None,
+    file_format: Format = "png",
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Decode the images of `store` (all, or those numbered `images`) into `folder`; returns how many.
+
+    `png` restores names and class folders, with the ending .png; `npy` writes `images.npy`, uint8 [N, H, W, C], and
+    `names.csv`. The folder appears when it is whole. Raises `DataError` where it exists and is not empty, or where
+    PNG cannot hold the model's channels; `StoreError` where the store is of another model, damaged, or names a file
+    outside the folder.
+    """
+    images = images if images is not None else range(len(store))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; give another folder")
+    batches = _decoded(store, model, images, batch_size)
+    partial = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        write = _write_pngs if file_format == "png" else _write_array
+        done = 0
+        for done in write(store, images, batches, partial):
+            if progress is not None:
+                progress(done, len(images))
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return done
+
+
+def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Decoded batches, uint8 [B, H, W, C]."""
+    coder = LatentCoder.of_store(store, model)
+    for first in range(0, len(images), batch_size):
+        pixels = coder.decode_pixels(store.gather(images[first : first + batch_size]))
+        yield np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
+    targets = [folder / name for name in png_names([store.names[i] for i in images])]
+    done = 0
+    for batch in batches:
+        for pixels, target in zip(batch, targets[done:], strict=False):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _image(pixels).save(target)
+        done += len(batch)
+        yield done
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    channels = pixels.shape[-1]
+    if channels not in (1, 3):
+        raise DataError(f"PNG files hold 1 or 3 channels, these images have {channels}; decode with --format npy")
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def _write_array(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
+    channels, size = store.metadata["image"]["channels"], store.image_size
+    shape = (len(images), size, size, channels)
+    array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    done = 0
+    for batch in batches:
+        array[done : done + len(batch)] = batch
+        done += len(batch)
+        yield done
+    array.flush()
+    with open(folder / "names.csv", "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "label"])
+        rows.writerows((store.names[i], store.labels[i]) for i in images)
+
+
+def png_names(names: Sequence[str]) -> list[PurePosixPath]:
+    """Names with the ending .png; where two would be equal, it is added to the old ending instead.
+
+    >>> [str(p) for p in png_names(["cats/1.jpg", "cats/2.jpg", "cats/2.png"])]
+    ['cats/1.png', 'cats/2.jpg.png', 'cats/2.png']
+
+    Raises `StoreError` where a name leads out of the folder, or two names stay equal.
+    """
+    paths = [_inside(name) for name in names]
+    uses = collections.Counter(_stem(path) for path in paths)
+    targets = [_png(path, alone=uses[_stem(path)] == 1) for path in paths]
+    twice = [str(target) for target, count in collections.Counter(targets).items() if count > 1]
+    if twice:
+        raise StoreError(f"two images would be written to {twice[0]}; decode with --format npy")
+    return targets
+
+
+def _png(path: PurePosixPath, *, alone: bool) -> PurePosixPath:
+    return _stem(path) if alone or path.suffix == ".png" else path.with_name(path.name + ".png")
+
+
+def _stem(path: PurePosixPath) -> PurePosixPath:
+    return path.with_suffix(".png")
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or not path.name or ".." in path.parts or ":" in name or "\0" in name:
+        raise StoreError(f"the store names an image {name!r}, which leads out of the folder; decode with --format npy")
+    return path

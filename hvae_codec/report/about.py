@@ -1,0 +1,90 @@
+"""What info says of a store or a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.table import Table
+
+from ..config import Config, config_to_dict
+from ..encode.store import Store, open_store
+from ..errors import DataError
+from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load_run_config
+from ..model.hvae import HVAE
+from .analysis import FOLDER
+from .encoded import store_sizes, store_table
+from .tables import cutoff_table, load_table, pairs_table
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one store or run: plain data for scripts, and what its tables are made from."""
+
+    path: Path
+    data: dict[str, Any]
+    pairs: dict[str, str]
+    store: Store | None = None
+    cutoffs: tuple[pd.DataFrame, dict[str, Any]] | None = field(default=None)
+
+
+def describe(path: Path) -> Facts:
+    """Facts about the store or run at `path`; raises `DataError` where it is neither."""
+    if path.name == LATEST or (path / CONFIG_FILE).is_file():
+        return _run_facts(find_run(path))
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
+    return _store_facts(open_store(path))
+
+
+def count_parameters(config: Config) -> int:
+    """Parameters of the model that `config` describes; none is allocated."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in HVAE(config.model).parameters())
+
+
+def _run_facts(run: Path) -> Facts:
+    config = load_run_config(run)
+    model = config.model
+    trained = (run / WEIGHTS_FILE).exists()
+    pairs = {
+        "images": f"{model.channels} × {model.image_size} × {model.image_size}, {model.bits} bits, {model.output}",
+        "parameters": f"{count_parameters(config):,}",
+        "latent groups": f"{len(model.groups)}",
+        "latent dimensions": f"{model.latent_dims:,}",
+        "weights": "there" if trained else "not yet: training has not reached its first state",
+    }
+    cutoffs = load_table(run / FOLDER)
+    data = {"kind": "run", "path": str(run), "trained": trained, "parameters": count_parameters(config)}
+    data |= {"latent_dims": model.latent_dims, "groups": len(model.groups), "config": config_to_dict(config)}
+    data["cutoffs"] = None if cutoffs is None else cutoffs[0].to_dict(orient="records")
+    return Facts(run, data, pairs, cutoffs=cutoffs)
+
+
+def _store_facts(store: Store) -> Facts:
+    labels = sorted(set(store.labels) - {""})
+    arrays = ", ".join(f"z{r} {[len(store.channels[r]), r, r]}" for r in store.resolutions)
+    pairs = {
+        "images": f"{len(store):,}, in {len(labels)} classes" if labels else f"{len(store):,}",
+        "arrays": f"{arrays}, {store.codec.dtype}",
+        "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
+        "model": f"{store.model_hash[:12]} ({store.run})",
+        "format version": str(store.format_version),
+    }
+    data = {"kind": "store", "path": str(store.path), "images": len(store), "kept_dims": store.kept_dims}
+    data |= {"labels": labels, "codec": store.codec.to_dict(), "model_hash": store.model_hash, "run": store.run}
+    data |= {"format_version": store.format_version, "bits_per_dim": store.bits_per_dim(), "bytes": store_sizes(store)}
+    return Facts(store.path, data, pairs, store=store)
+
+
+def render(facts: Facts) -> list[Table]:
+    """The tables for the terminal."""
+    tables = [pairs_table(str(facts.path), facts.pairs)]
+    if facts.store is not None:
+        tables.append(store_table(facts.store))
+    if facts.cutoffs is not None:
+        tables.append(cutoff_table(*facts.cutoffs))
+    return tables

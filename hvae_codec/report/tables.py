@@ -1,0 +1,86 @@
+"""Tables for the terminal, and the same figures as CSV and JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from ..model.checkpoint import replace_atomically
+
+TABLE_NAME = "cutoffs"
+
+
+def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write `cutoffs.csv`, and `cutoffs.json` with `about` beside the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
+    rows = json.loads(table.to_json(orient="records", double_precision=12))
+    document = {"about": dict(about), "cutoffs": rows}
+    replace_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+
+
+def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """The cutoff table that `save_table` wrote and what it says about itself; None where there is none."""
+    path = folder / f"{TABLE_NAME}.json"
+    if not path.exists():
+        return None
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return pd.DataFrame(document["cutoffs"]), document["about"]
+
+
+def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
+    """The cutoff table (paper, table 5) for the terminal."""
+    title = f"{about['images']:,} held-out images, variates ranked on {about['ranking_images']:,}"
+    rich = Table(title=title, caption="NELBO = reconstruction + KL; ± is the standard error of a paired difference")
+    for heading in ("keep", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
+        rich.add_column(heading, justify="right")
+    for heading in ("SSIM", "bytes\nan image", "stored\nbits/dim"):
+        rich.add_column(heading, justify="right")
+    if "nelbo_nats" in table:
+        rich.add_column("NELBO\nnats", justify="right")
+    for row in table.to_dict(orient="records"):
+        rich.add_row(*_cutoff_cells({str(key): value for key, value in row.items()}))
+    return rich
+
+
+def _cutoff_cells(row: Mapping[str, Any]) -> Iterable[str]:
+    yield f"{100 * row['keep']:g}%"
+    yield f"{row['kept_dims']:,}"
+    for key in ("nelbo", "reconstruction", "kl"):
+        yield f"{row[key]:.3f}"
+    error = row["nelbo_change_se"]
+    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.4f} ± {error:.4f}"
+    yield f"{row['psnr']:.2f}"
+    yield f"{row['ssim']:.3f}"
+    yield f"{row['bytes']:,.0f}"
+    yield f"{row['bits_per_dim']:.3f}"
+    if "nelbo_nats" in row:
+        yield f"{row['nelbo_nats']:.2f}"
+
+
+def pairs_table(title: str, pairs: Mapping[str, str]) -> Table:
+    """Names with their values."""
+    rich = Table(title=title, show_header=False, title_justify="left")
+    rich.add_column(style="bold")
+    rich.add_column()
+    for name, value in pairs.items():
+        rich.add_row(name, value)
+    return rich
+
+
+def size_table(title: str, sizes: Mapping[str, float], images: int, image_dims: int) -> Table:
+    """Bytes of the same images in several forms, and how many times larger each is than the last one."""
+    rich = Table(title=title, title_justify="left")
+    rich.add_column("")
+    for heading in ("bytes", "bytes an image", "bits/dim", "times the store"):
+        rich.add_column(heading, justify="right")
+    last = list(sizes.values())[-1]
+    for name, size in sizes.items():
+        cells = (f"{size:,.0f}", f"{size / images:,.1f}", f"{8 * size / images / image_dims:.3f}", f"{size / last:.1f}")
+        rich.add_row(name, *cells)
+    return rich

@@ -1,0 +1,99 @@
+"""What several tests share: photograph patches, a tiny model that was trained for a moment, its run on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from hypothesis import settings
+from numpy.typing import NDArray
+
+from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
+from hvae_codec.model.checkpoint import load_model, save_model
+from hvae_codec.model.hvae import HVAE, gaussian_noise
+from hvae_codec.train.update import make_ema, make_optimizer, update
+
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("tests")
+
+Patches = NDArray[np.uint8]
+
+
+def cut(count: int, size: int = 16, channels: int = 3) -> Patches:
+    """`count` different patches of two photographs, uint8 [count, channels, size, size]; a fourth channel is grey."""
+    photographs = [skimage.data.astronaut(), skimage.data.coffee()]
+    patches = []
+    for i in range(count):
+        pixels = photographs[i % 2]
+        top, left = 37 * i % (pixels.shape[0] - size), 101 * i % (pixels.shape[1] - size)
+        patches.append(pixels[top : top + size, left : left + size].transpose(2, 0, 1))
+    colour = np.stack(patches)
+    grey = colour.mean(axis=1, keepdims=True).astype(np.uint8)
+    return np.ascontiguousarray(np.concatenate([grey] if channels == 1 else [colour, grey], axis=1)[:, :channels])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cut_patches() -> Callable[..., Patches]:
+    """`cut(count, size=16, channels=3)`: patches of other counts, sizes and channels than `photo_patches`."""
+    return cut
+
+
+@pytest.fixture(scope="session")
+def photo_patches() -> Patches:
+    """24 patches of photographs, uint8 [24, 3, 16, 16]: what `tiny_model` takes."""
+    return cut(24)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """A configuration whose model (16 × 16 colour images, 4 latent groups, 3 resolutions) takes milliseconds."""
+    stages = (
+        StageConfig(16, width=8, variates=3, bottleneck=0.5),
+        StageConfig(8, width=8, variates=4, bottleneck=0.5, linked_blocks=1, extra_top_down=1),
+        StageConfig(2, width=12, variates=5, bottleneck=0.5, extra_bottom_up=1),
+    )
+    return Config(
+        ModelConfig(16, stages, mixtures=2, middle_layers=1),
+        OptimizerConfig(learning_rate=5e-3, warmup_steps=5.0, decay_start=100, decay_steps=100),
+        LossConfig(anneal_start=1, anneal_steps=20, balance_steps=10),
+        TrainConfig(steps=8, batch_size=8, ema_decay=0.8),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Config, photo_patches: Patches, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run: `tiny_config` trained for 40 steps, averaged weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = HVAE(tiny_config.model)
+    optimizer, ema = make_optimizer(model, tiny_config.optimizer), make_ema(model)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 41):
+        images = torch.from_numpy(photo_patches[np.arange(8 * step, 8 * step + 8) % len(photo_patches)])
+        update(model, ema, optimizer, tiny_config, images, gaussian_noise(generator), step)
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    save_model(run, tiny_config, ema)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> HVAE:
+    """The model of `tiny_run`, as `load_model` gives it; tests must not change it."""
+    return load_model(tiny_run)
