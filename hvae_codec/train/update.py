@@ -36,9 +36,10 @@ class StepMetrics:
 
 def make_optimizer(model: HVAE, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser that `config` names, over all parameters of `model`."""
-    rule = torch.optim.Adamax if config.name == "adamax" else torch.optim.Adam
-    betas = (config.beta1, config.beta2)
-    return rule(model.parameters(), lr=config.learning_rate, betas=betas, eps=config.epsilon, foreach=True)
+    betas, parameters = (config.beta1, config.beta2), model.parameters()
+    if config.name == "adam":
+        return torch.optim.Adam(parameters, config.learning_rate, betas, config.epsilon, fused=True)
+    return torch.optim.Adamax(parameters, config.learning_rate, betas, config.epsilon, foreach=True)
 
 
 def make_ema(model: HVAE) -> dict[str, Tensor]:
