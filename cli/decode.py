@@ -64,7 +64,7 @@ def parse_range(text: str, count: int) -> range:
 
     Raises `UsageError` where `text` is none of these or names no image.
     """
-    if not re.fullmatch(r"all|-?\d+|-?\d*:-?\d*(:\d*)?", text):
+    if not re.fullmatch(r"all|-?\d+|-?\d*:-?\d*(:([1-9]\d*)?)?", text):
         raise UsageError(f"--images is {text!r}; give all, a number, or a range such as 0:100")
     parts = [int(part) if part else None for part in text.replace("all", ":").split(":")]
     everything = range(count)

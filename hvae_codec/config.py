@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -168,6 +169,10 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Global gradient norm that larger gradients are scaled down to; none: no clipping."""
 
+    def __post_init__(self) -> None:
+        _check_section("optimizer", self, above_zero=("learning_rate", "epsilon", "skip_threshold", "clip_norm"))
+        _check_section("optimizer", self, shares=("beta1", "beta2"))
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -192,6 +197,9 @@ class LossConfig:
     balance_by_size: bool = True
     """Whether a group's weight is its KL per latent dimension, not its whole KL."""
 
+    def __post_init__(self) -> None:
+        _check_section("loss", self, shares=("beta_min",))
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -206,6 +214,9 @@ class TrainConfig:
     horizontal_flip: bool = True
     """Whether images are mirrored at random."""
 
+    def __post_init__(self) -> None:
+        _check_section("train", self, above_zero=("steps", "batch_size"), shares=("ema_decay",))
+
 
 @dataclass(frozen=True)
 class Config:
@@ -219,6 +230,7 @@ class Config:
 
 def check_model(model: ModelConfig) -> None:
     """Raise `ConfigError` where the stages and sizes of `model` describe no network."""
+    _check_section("model", model, above_zero=("output_beta", "posterior_beta"))
     _require(1 <= model.bits <= 8, f"model.bits is {model.bits}; it must be 1 to 8")
     _require(len(model.stages) > 0, "the model has no stages; give at least one [[stages]] line")
     positive = ("resolution", "channels", "mixtures", "input_kernel", "output_kernel", "cells_per_block")
@@ -227,6 +239,8 @@ def check_model(model: ModelConfig) -> None:
     _require(model.middle_layers >= 0, f"model.middle_layers is {model.middle_layers}; it must be at least 0")
     for name in ("input_kernel", "output_kernel"):
         _require(getattr(model, name) % 2 == 1, f"model.{name} is {getattr(model, name)}; it must be odd")
+    smallest = 2 * model.padding + 1
+    _require(model.resolution >= smallest, f"model.resolution is {model.resolution}; it must be at least {smallest}")
     first = model.stages[0].resolution
     _require(first == model.resolution, f"the first stage's resolution is {first}, the model's {model.resolution}")
     for stage in model.stages:
@@ -235,12 +249,27 @@ def check_model(model: ModelConfig) -> None:
         _check_neighbours(above, below)
 
 
+def _check_section(section: str, config: object, above_zero: Sequence[str] = (), shares: Sequence[str] = ()) -> None:
+    """Check one of the dataclasses above: finite numbers, known words, and what the named fields allow."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if typing.get_origin(hint) is Literal:
+            words = typing.get_args(hint)
+            _require(value in words, f"{section}.{name} is {value!r}; it must be one of {', '.join(words)}")
+        elif isinstance(value, float):
+            _require(math.isfinite(value), f"{section}.{name} is {value}; it must be a finite number")
+        if isinstance(value, int | float):
+            _require(name not in above_zero or value > 0, f"{section}.{name} is {value}; it must be above 0")
+            _require(name not in shares or 0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
+
+
 def _check_stage(stage: StageConfig) -> None:
     where = f"stage at resolution {stage.resolution}"
     for name in ("resolution", "width", "variates", "kernel", "linked_blocks"):
         _require(getattr(stage, name) >= 1, f"{where}: {name} is {getattr(stage, name)}; it must be at least 1")
     _require(stage.kernel % 2 == 1, f"{where}: kernel is {stage.kernel}; it must be odd")
-    _require(int(stage.width * stage.bottleneck) >= 1, f"{where}: bottleneck {stage.bottleneck} leaves no channel")
+    mid = stage.width * stage.bottleneck
+    _require(math.isfinite(mid) and mid >= 1, f"{where}: bottleneck {stage.bottleneck} leaves no channel")
     for name in ("extra_bottom_up", "extra_top_down", "extra_top_down_after"):
         _require(getattr(stage, name) >= 0, f"{where}: {name} is {getattr(stage, name)}; it must be at least 0")
     after = stage.extra_top_down_after
@@ -275,15 +304,14 @@ def config_from_dict(data: Mapping[str, Any]) -> Config:
 
     Raises `ConfigError` on an unknown key (naming the nearest one), a missing key or a value of the wrong type.
     """
-    data = dict(data)
+    data = dict(_table(data, ""))
     if "stages" in data:
-        data["model"] = {**data.get("model", {}), "stages": data.pop("stages")}
+        data["model"] = {**_table(data.get("model", {}), "model"), "stages": data.pop("stages")}
     return _build(Config, data, "")
 
 
 def _build(cls: type[T], data: object, where: str) -> T:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {data!r}; it must be a table of keys")
+    data = _table(data, where.rstrip("."))
     hints = typing.get_type_hints(cls)
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in data:
@@ -294,6 +322,12 @@ def _build(cls: type[T], data: object, where: str) -> T:
         if required and f.name not in data:
             raise ConfigError(f"{where}{f.name} is missing; give it a value")
     return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in data.items()})
+
+
+def _table(data: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or 'the configuration'} is {data!r}; it must be a table of keys")
+    return data
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -388,6 +422,7 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
             raise ConfigError(f"--set {setting!r} is not of the form section.key=value, such as train.batch_size=32")
         for table in _tables_of(data, section, config):
             table[name] = _parse_value(text.strip())
+        config_from_dict(data)  # each must fit, or the next one has no place to go
     return config_from_dict(data)
 
 

@@ -247,7 +247,7 @@ def test_group_shapes_are_what_the_configuration_says():
 
 
 def test_residual_posterior_is_relative_to_the_prior(cut_patches):
-    """With equal weights the residual posterior's mean is the plain one's plus the prior's, its std times the prior's."""
+    """With equal weights, its mean is the plain posterior's plus the prior's, its std the product of both."""
     batch = torch.from_numpy(cut_patches(2))
     for base in ("std", "logstd"):
         plain_config = dataclasses.replace(design("plain"), posterior_scale=base)

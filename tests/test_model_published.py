@@ -392,7 +392,10 @@ H = "top_down.trainable_h"
     ("change", "message"),
     [
         (lambda state: state.pop(H), f"lacks the tensor {H}"),
-        (lambda state: state.update(extra=torch.zeros(1)), "has a tensor extra that its configuration has no place for"),
+        (
+            lambda state: state.update(extra=torch.zeros(1)),
+            "has a tensor extra that its configuration has no place for",
+        ),
         (lambda state: state.update({H: torch.zeros(1, 24, 2, 2)}), "the tensor top_down.start is [1, 24, 2, 2]"),
         (lambda state: state.update({H: 3}), H),
         (lambda state: state.update({3: torch.zeros(1)}), "3"),

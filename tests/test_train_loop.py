@@ -179,7 +179,7 @@ def test_only_damaged_states_are_an_error(tiny_config, sources, tmp_path: Path):
         run_whole(run, tiny_config, sources, on_step=StopAt(7))
     for path in (run / "state").glob("*.safetensors"):
         damage_state(path, "cut")
-    with pytest.raises(ModelError, match="no training state in .* can be read"):
+    with pytest.raises(ModelError, match=r"no training state in .* can be read"):
         resume(run, tiny_config, sources)
 
 
@@ -236,7 +236,9 @@ def test_the_average_is_of_the_weights_after_each_update(tiny_config, sources, t
     state = load_weights(tmp_path / "run" / "state" / "step-000000001.safetensors")
     expected = 0.75 * start + 0.25 * state["weights.top_down.start"]
     torch.testing.assert_close(state["ema.top_down.start"], expected.detach())
-    assert torch.equal(load_weights(tmp_path / "run" / "model.safetensors")["top_down.start"], state["ema.top_down.start"])
+    assert torch.equal(
+        load_weights(tmp_path / "run" / "model.safetensors")["top_down.start"], state["ema.top_down.start"]
+    )
 
 
 def test_clipping_scales_gradients_down_but_not_the_norm_that_is_told(tiny_config, sources, tmp_path: Path):
@@ -265,7 +267,7 @@ def test_a_run_is_not_overwritten(tiny_config, tmp_path: Path):
 
 
 def test_only_a_run_can_be_resumed(tiny_config, tmp_path: Path):
-    with pytest.raises(ModelError, match="there is no run at .* to resume; leave out --resume"):
+    with pytest.raises(ModelError, match=r"there is no run at .* to resume; leave out --resume"):
         start_run(tmp_path / "run", tiny_config, resume=True)
     assert not (tmp_path / "run").exists()
 

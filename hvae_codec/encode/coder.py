@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError
 from ..model.checkpoint import load_model, model_hash
 from ..model.hvae import HVAE
 from ..model.top_down import LatentGroup
@@ -54,7 +54,7 @@ class LatentCoder:
 
     def __init__(self, model: HVAE, mask: LatentMask, codec: Codec, steps: Mapping[int, NDArray[np.float32]]) -> None:
         """`steps`: latent resolution to quantiser steps, [channels]; see `quantiser_steps`."""
-        _check_shape(model, mask)
+        mask.check_fits(model)
         self.model = model
         self.mask = mask
         self.codec = codec
@@ -172,13 +172,6 @@ def _group_channels(
         tensor = torch.from_numpy(np.ascontiguousarray(step)).to(device)[:, None, None]
         places.append(GroupChannels(torch.from_numpy(variates).to(device), resolution, first, tensor))
     return places
-
-
-def _check_shape(model: HVAE, mask: LatentMask) -> None:
-    shape = [(len(keep), resolution) for keep, resolution in zip(mask.keep, mask.resolutions, strict=True)]
-    groups = [(group.variates, group.resolution) for group in model.config.groups]
-    if shape != groups or (mask.model_hash and mask.model_hash != model_hash(model)):
-        raise UsageError("the mask was made for another model; make one from this model's KL statistics")
 
 
 def decode_rows(

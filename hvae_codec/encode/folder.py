@@ -7,7 +7,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 import numpy as np
@@ -85,14 +85,15 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def _write_array(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
     channels, size = store.metadata["image"]["channels"], store.image_size
-    shape = (len(images), size, size, channels)
-    array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, channels)}
     done = 0
-    for batch in batches:
-        array[done : done + len(batch)] = batch
-        done += len(batch)
-        yield done
-    array.flush()
+    # Not a memory map: on a full disk, writing to one kills the process without a word.
+    with open(folder / "images.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(batch.data)
+            done += len(batch)
+            yield done
     with open(folder / "names.csv", "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["name", "label"])
@@ -126,6 +127,8 @@ def _stem(path: PurePosixPath) -> PurePosixPath:
 
 def _inside(name: str) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or not path.name or ".." in path.parts or ":" in name or "\0" in name:
+    # A drive, or on Windows any colon, leads elsewhere there; here, "12:30.png" is a name like others.
+    elsewhere = PureWindowsPath(name).anchor or (os.name == "nt" and ":" in name)
+    if elsewhere or not path.name or ".." in path.parts or "\0" in name:
         raise StoreError(f"the store names an image {name!r}, which leads out of the folder; decode with --format npy")
     return path

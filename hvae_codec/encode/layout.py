@@ -21,7 +21,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from ..errors import StoreError
 from .latents import MAX_CODE, Codec
@@ -34,7 +34,7 @@ NO_TEXT = "\uffff"
 WRITE_ALL: Any = {"write_empty_chunks": True}
 
 # Uncompressed size of a chunk, where it holds two images or more: a random image reads in milliseconds.
-CHUNK_BYTES = 65536
+CHUNK_BYTES = 131072
 CHECKSUM_BYTES = 4
 
 Channels = Mapping[int, tuple[tuple[int, int], ...]]
@@ -176,8 +176,8 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
 
 def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None:
     item = (len(spec.channels[resolution]), resolution, resolution)
-    bytes_a_number = np.dtype(spec.codec.dtype).itemsize
-    chunk = chunk_length(spec.shard, spec.chunk_bytes, int(np.prod(item)) * bytes_a_number)
+    image_bytes = int(np.prod(item)) * np.dtype(spec.codec.dtype).itemsize
+    chunk = chunk_length(spec.shard, spec.chunk_bytes, image_bytes)
     group.create_array(
         f"z{resolution}",
         shape=(len(spec.names), *item),
@@ -186,7 +186,7 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
         dtype=spec.codec.dtype,
         fill_value=spec.codec.fill_value,
         filters=[TransposeCodec(order=(1, 0, 2, 3))],
-        compressors=[_compressor(bytes_a_number, chunk * resolution**2 * bytes_a_number), Crc32cCodec()],
+        compressors=[_compressor(spec.codec.dtype), Crc32cCodec()],
         dimension_names=("image", f"c{resolution}", f"y{resolution}", f"x{resolution}"),
         config=WRITE_ALL,
     )
@@ -203,15 +203,16 @@ def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
 
 def compressed_bytes(chunk: np.ndarray) -> int:
     """Bytes of one latent chunk [images, channel, y, x] in a store, without its entry in the shard's index."""
-    compressor = _compressor(chunk.itemsize, len(chunk) * chunk[0, 0].nbytes)
-    blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, numcodecs.Blosc.SHUFFLE, compressor.blocksize)
+    compressor = _compressor(chunk.dtype.name)
+    shuffles = {BloscShuffle.shuffle: numcodecs.Blosc.SHUFFLE, BloscShuffle.bitshuffle: numcodecs.Blosc.BITSHUFFLE}
+    blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, shuffles[compressor.shuffle])
     return len(blosc.encode(np.ascontiguousarray(chunk.swapaxes(0, 1)))) + CHECKSUM_BYTES
 
 
-def _compressor(bytes_a_number: int, channel_bytes: int) -> BloscCodec:
-    # A block a channel lets each channel, having its own spread, have its own code table; below 4 KiB tables cost more.
-    blocksize = channel_bytes if channel_bytes >= 4096 else 0
-    return BloscCodec(cname="zstd", clevel=7, shuffle="shuffle", typesize=bytes_a_number, blocksize=blocksize)
+def _compressor(dtype: str) -> BloscCodec:
+    # The high bits of a small code all equal its sign: bit shuffling turns them into copies of one plane.
+    shuffle = BloscShuffle.bitshuffle if np.issubdtype(dtype, np.integer) else BloscShuffle.shuffle
+    return BloscCodec(cname="zstd", clevel=7, shuffle=shuffle, typesize=np.dtype(dtype).itemsize)
 
 
 def write_table(group: zarr.Group, name: str, values: np.ndarray, dimension: str) -> None:

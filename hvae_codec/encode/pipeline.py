@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import Config, config_to_dict
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -54,7 +54,7 @@ def encode(
     1,024 of the images. The store is built as `path` + `.partial` and renamed when it is whole. `progress` is called
     with the images done, those of an earlier, interrupted call included, and the images in all.
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` where `path` exists, `UsageError`
-    where the mask is another model's.
+    where the mask or the statistics are another model's.
     """
     options = options or EncodeOptions()
     codec = codec or IntCodec()
@@ -62,6 +62,8 @@ def encode(
     if not len(source):
         raise DataError("there are no images to encode; give at least one")
     stats = stats or kl_stats(model, calibration_images(source), batch_size=options.batch_size)
+    if stats.model_hash != model_hash(model):
+        raise UsageError("the KL statistics were measured with another model; measure them with this one")
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
     writer = StoreWriter.create_or_resume(path, store_spec(coder, source), options.overwrite)
     pending = writer.pending()

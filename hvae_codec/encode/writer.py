@@ -51,8 +51,8 @@ class StoreWriter:
         """A writer for a new store at `path`, going on with what an earlier, killed encode of `spec` has written.
 
         With `overwrite`, a store at `path` stays readable until the new one is published. Raises `StoreError` where
-        `path` exists (or, with `overwrite`, is no store of this package), or where an unfinished store there belongs
-        to another encode.
+        `path` exists (or, with `overwrite`, is no store of this package), or where an unfinished store there holds
+        row groups of another encode.
         """
         writer = cls(Path(path), spec, overwrite)
         _check_target(writer.path, overwrite)
@@ -60,7 +60,7 @@ class StoreWriter:
         if found == spec_fingerprint(spec):
             _sweep(writer)
             return writer
-        if found is not None and not overwrite:
+        if found is not None and not overwrite and any(writer.partial.glob("committed/c/*")):
             raise StoreError(
                 f"{writer.partial} is an unfinished store of other images, another model or other settings; "
                 "remove it or pass --overwrite"

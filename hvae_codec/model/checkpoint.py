@@ -24,11 +24,14 @@ LATEST = "latest"
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a kill at any moment, finds the old or the new content whole."""
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_config(run: Path, config: Config) -> None:
@@ -38,12 +41,17 @@ def save_config(run: Path, config: Config) -> None:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically."""
+    """Write named tensors as safetensors, atomically; `ModelError` where they cannot be written."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except SafetensorError as error:  # a full disk is no OSError here
+        raise ModelError(f"cannot write {path} ({error}); make room on the disk and try again") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -116,9 +124,10 @@ def load_model(run: Path | str = "runs/latest", device: str | torch.device = "cp
 
 
 def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
-    """Write a run that `load_model` reads: configuration and weights."""
-    save_config(run, config)
+    """Write a run that `load_model` reads: weights, then the configuration, without which a folder is no run."""
+    run.mkdir(parents=True, exist_ok=True)
     save_weights(run / WEIGHTS_FILE, weights)
+    save_config(run, config)
 
 
 def model_hash(model: HVAE) -> str:

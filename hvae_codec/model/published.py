@@ -43,12 +43,21 @@ def _read_state(path: Path, key: str) -> dict[str, Tensor]:
         raise ModelError(f"there is no checkpoint {path}") from None
     except pickle.UnpicklingError:
         raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot read the checkpoint {path}: {reason}") from None
     state = checkpoint.get(key) if isinstance(checkpoint, dict) else None
     if not isinstance(state, Mapping):
         raise ModelError(f"{path} has no {key}; it is not a published checkpoint")
+    for name, tensor in state.items():
+        if not _is_weight(name, tensor):
+            raise ModelError(f"{path}: {name} in {key} is not a dense tensor of real numbers")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _is_weight(name: object, tensor: object) -> bool:
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
+    return dense and isinstance(name, str)
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:

@@ -22,29 +22,53 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
 }
 
-_KNOWN_KEYS: dict[str, str] = {
-    "run": "name seed num_gpus num_cpus max_allowed_checkpoints num_nodes world_size rank",
-    "data": "dataset_source train_data_path val_data_path synthesis_data_path target_res channels num_bits "
-    "random_horizontal_flip",
-    "model": "stable_init initialize_prior_weights_as_zero use_1x1_conv distribution_base output_distribution_base "
-    "gradient_smoothing_beta output_gradient_smoothing_beta input_conv_filters input_kernel_size up_strides "
-    "up_n_blocks_per_res up_n_blocks up_n_layers up_filters up_mid_filters_ratio up_kernel_size up_skip_filters "
-    "use_residual_distribution down_strides down_n_blocks_per_res down_n_blocks down_n_layers down_filters "
-    "down_mid_filters_ratio down_kernel_size down_latent_variates output_kernel_size num_output_mixtures",
-    "loss": "min_mol_logscale variation_schedule vae_beta_anneal_start vae_beta_anneal_steps vae_beta_min "
-    "vae_beta_activation_steps vae_beta_growth_rate use_gamma_schedule gamma_max_steps scaled_gamma "
-    "use_weight_decay l2_weight",
-    "metrics": "latent_active_threshold",
-    "optimizer": "type learning_rate_scheme learning_rate warmup_steps decay_steps decay_start min_learning_rate "
-    "decay_rate beta1 beta2 epsilon clip_gradient_norm gradient_clip_norm_value gradient_skip "
-    "gradient_skip_threshold",
-    "init": "batch_size",
-    "train": "total_train_steps batch_size ema_decay resume_from_ema logging_interval_in_steps "
-    "checkpoint_and_eval_interval_in_steps",
-    "val": "n_samples_for_validation batch_size",
-    "synthesis": "synthesis_mode load_ema_weights variate_masks_quantile save_target_in_reconstruction "
-    "mask_reconstruction div_stats_subset_ratio n_generation_batches temperature_settings output_temperature "
-    "batch_size",
+# Section -> kind of value -> keys. `any` values are not used here.
+_SCHEMA: dict[str, dict[str, str]] = {
+    "run": {"any": "name seed num_gpus num_cpus max_allowed_checkpoints num_nodes world_size rank"},
+    "data": {
+        "word": "dataset_source",
+        "whole": "target_res channels num_bits",
+        "flag": "random_horizontal_flip",
+        "any": "train_data_path val_data_path synthesis_data_path",
+    },
+    "model": {
+        "flag": "stable_init initialize_prior_weights_as_zero use_1x1_conv use_residual_distribution",
+        "word": "distribution_base output_distribution_base",
+        "number": "gradient_smoothing_beta output_gradient_smoothing_beta",
+        "whole": "input_conv_filters num_output_mixtures",
+        "wholes": "input_kernel_size output_kernel_size up_strides up_n_blocks_per_res up_n_blocks up_n_layers "
+        "up_filters up_kernel_size up_skip_filters down_strides down_n_blocks_per_res down_n_blocks down_n_layers "
+        "down_filters down_kernel_size down_latent_variates",
+        "numbers": "up_mid_filters_ratio down_mid_filters_ratio",
+    },
+    "loss": {
+        "number": "min_mol_logscale vae_beta_min vae_beta_growth_rate",
+        "word": "variation_schedule",
+        "whole": "vae_beta_anneal_start vae_beta_anneal_steps vae_beta_activation_steps gamma_max_steps",
+        "flag": "use_gamma_schedule scaled_gamma",
+        "any": "use_weight_decay l2_weight",
+    },
+    "metrics": {"any": "latent_active_threshold"},
+    "optimizer": {
+        "word": "type learning_rate_scheme",
+        "number": "learning_rate warmup_steps min_learning_rate beta1 beta2 epsilon gradient_clip_norm_value "
+        "gradient_skip_threshold",
+        "whole": "decay_steps decay_start",
+        "flag": "clip_gradient_norm gradient_skip",
+        "any": "decay_rate",
+    },
+    "init": {"any": "batch_size"},
+    "train": {
+        "whole": "total_train_steps batch_size",
+        "number": "ema_decay",
+        "any": "resume_from_ema logging_interval_in_steps checkpoint_and_eval_interval_in_steps",
+    },
+    "val": {"any": "n_samples_for_validation batch_size"},
+    "synthesis": {
+        "any": "synthesis_mode load_ema_weights variate_masks_quantile save_target_in_reconstruction "
+        "mask_reconstruction div_stats_subset_ratio n_generation_batches temperature_settings output_temperature "
+        "batch_size"
+    },
 }
 
 
@@ -58,7 +82,7 @@ def evaluate(text: str) -> Any:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(f"{text!r} is not a literal or arithmetic on literals and lists") from None
     if isinstance(tree, ast.Name):
         return tree.id
@@ -112,19 +136,33 @@ def read_published_config(path: Path) -> Config:
 
 
 def _read_section(name: str, section: Mapping[str, str]) -> dict[str, Any]:
-    if name not in _KNOWN_KEYS:
-        raise ConfigError(f"unknown section [{name}]{nearest(name, list(_KNOWN_KEYS))}")
-    known = _KNOWN_KEYS[name].split()
-    for key in section:
-        if key not in known:
-            raise ConfigError(f"unknown key {key} in [{name}]{nearest(key, known)}")
+    if name not in _SCHEMA:
+        raise ConfigError(f"unknown section [{name}]{nearest(name, list(_SCHEMA))}")
+    kinds = {key: kind for kind, keys in _SCHEMA[name].items() for key in keys.split()}
     values = {}
     for key, text in section.items():
+        if key not in kinds:
+            raise ConfigError(f"unknown key {key} in [{name}]{nearest(key, list(kinds))}")
         try:
-            values[key] = evaluate(text)
+            values[key] = _of_kind(kinds[key], evaluate(text))
         except ConfigError as error:
             raise ConfigError(f"[{name}] {key}: {error}") from None
     return values
+
+
+def _of_kind(kind: str, value: Any) -> Any:
+    """`value` as the kind its key asks for; whole numbers may be written with a point, lists may hold one value."""
+    if kind == "any" or (kind == "word" and isinstance(value, str)) or (kind == "flag" and isinstance(value, bool)):
+        return value
+    if kind in ("wholes", "numbers"):
+        return [_of_kind(kind[:-1], item) for item in (value if isinstance(value, list) else [value])]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and kind == "number":
+        return float(value)
+    if number and kind == "whole" and value == int(value):
+        return int(value)
+    names = {"word": "a word", "flag": "True or False", "number": "a number", "whole": "a whole number"}
+    raise ConfigError(f"{value!r} is not {names[kind]}")
 
 
 def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
@@ -133,10 +171,10 @@ def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
         optimizer=_optimizer(cfg["optimizer"]),
         loss=_loss(cfg["loss"]),
         train=TrainConfig(
-            steps=int(cfg["train"]["total_train_steps"]),
-            batch_size=int(cfg["train"]["batch_size"]),
-            ema_decay=float(cfg["train"]["ema_decay"]),
-            horizontal_flip=bool(cfg["data"]["random_horizontal_flip"]),
+            steps=cfg["train"]["total_train_steps"],
+            batch_size=cfg["train"]["batch_size"],
+            ema_decay=cfg["train"]["ema_decay"],
+            horizontal_flip=cfg["data"]["random_horizontal_flip"],
         ),
     )
 
@@ -144,35 +182,34 @@ def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
 def _model(data: dict[str, Any], model: dict[str, Any], loss: dict[str, Any]) -> ModelConfig:
     binarised = data["dataset_source"] == "binarized_mnist"
     return ModelConfig(
-        resolution=int(data["target_res"]),
-        channels=int(data["channels"]),
-        bits=int(data["num_bits"]),
-        stages=_stages(int(data["target_res"]), model),
+        resolution=data["target_res"],
+        channels=data["channels"],
+        bits=data["num_bits"],
+        stages=_stages(data["target_res"], model),
         output="bernoulli" if binarised else "logistic_mixture",
-        mixtures=int(model["num_output_mixtures"]),
+        mixtures=model["num_output_mixtures"],
         bins="published",
         output_scale=model["output_distribution_base"],
-        output_beta=float(model["output_gradient_smoothing_beta"]),
-        min_output_logscale=float(loss["min_mol_logscale"]),
+        output_beta=model["output_gradient_smoothing_beta"],
+        min_output_logscale=loss["min_mol_logscale"],
         posterior_scale=model["distribution_base"],
-        posterior_beta=float(model["gradient_smoothing_beta"]),
-        residual_distribution=bool(model["use_residual_distribution"]),
+        posterior_beta=model["gradient_smoothing_beta"],
+        residual_distribution=model["use_residual_distribution"],
         input_kernel=_one(model["input_kernel_size"], "input_kernel_size"),
         output_kernel=_one(model["output_kernel_size"], "output_kernel_size"),
         cells_per_block=_one([*model["up_n_blocks"], *model["down_n_blocks"]], "up_n_blocks and down_n_blocks"),
         middle_layers=_one([*model["up_n_layers"], *model["down_n_layers"]], "up_n_layers and down_n_layers"),
-        pointwise_ends=bool(model["use_1x1_conv"]),
-        stable_init=bool(model["stable_init"]),
-        zero_prior_weights=bool(model["initialize_prior_weights_as_zero"]),
+        pointwise_ends=model["use_1x1_conv"],
+        stable_init=model["stable_init"],
+        zero_prior_weights=model["initialize_prior_weights_as_zero"],
     )
 
 
-def _one(values: int | list[int], name: str) -> int:
+def _one(values: list[int], name: str) -> int:
     """The single value that a list repeats."""
-    distinct = set(values) if isinstance(values, list) else {values}
-    if len(distinct) != 1:
-        raise ConfigError(f"{name} must all be equal, and hold {sorted(distinct)}; other designs cannot be imported")
-    return int(distinct.pop())
+    if len(set(values)) != 1:
+        raise ConfigError(f"{name} must all be equal, and hold {sorted(set(values))}; other designs cannot be imported")
+    return values[0]
 
 
 def _stages(resolution: int, model: dict[str, Any]) -> tuple[StageConfig, ...]:
@@ -203,8 +240,8 @@ def _stage(stage: dict[str, Any]) -> StageConfig:
 def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any]]:
     """Resolution, width, kernel, bottleneck and variates of each linked block, in bottom-up order."""
     count = len(model["up_strides"])
-    for key in _KNOWN_KEYS["model"].split():
-        if isinstance(model[key], list) and key.startswith(("up_", "down_")) and len(model[key]) != count:
+    for key in model:
+        if key.startswith(("up_", "down_")) and len(model[key]) != count:
             raise ConfigError(f"[model] {key} has {len(model[key])} entries, up_strides {count}; they must be equal")
     if model["up_strides"] != model["down_strides"][::-1] or model["up_strides"][-1] != 1:
         raise ConfigError("[model] up_strides must be down_strides reversed and end in 1; others cannot be imported")
@@ -216,13 +253,13 @@ def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any
         blocks.append(
             {
                 "resolution": resolution,
-                "width": int(widths[i]),
-                "kernel": int(model["up_kernel_size"][i]),
-                "bottleneck": float(model["up_mid_filters_ratio"][i]),
-                "variates": int(model["down_latent_variates"][down]),
+                "width": widths[i],
+                "kernel": model["up_kernel_size"][i],
+                "bottleneck": model["up_mid_filters_ratio"][i],
+                "variates": model["down_latent_variates"][down],
             }
         )
-        if resolution % stride:
+        if stride < 1 or resolution % stride:
             raise ConfigError(f"[model] up_strides: {stride} does not divide the resolution {resolution}")
         resolution //= stride
     return blocks
@@ -244,37 +281,37 @@ def _mirrored(model: dict[str, Any], up: int, down: int, width: int) -> None:
 
 
 def _loss(loss: dict[str, Any]) -> LossConfig:
-    schedule = str(loss["variation_schedule"]).lower()
+    schedule = loss["variation_schedule"].lower()
     if schedule not in ("linear", "logistic", "none"):
         raise ConfigError(f"[loss] variation_schedule is {schedule!r}; known: Linear, Logistic, None")
     return LossConfig(
-        kl_schedule="constant" if schedule == "none" else schedule,  # type: ignore[arg-type]
-        anneal_start=int(loss["vae_beta_anneal_start"]),
-        anneal_steps=int(loss["vae_beta_anneal_steps"]),
-        beta_min=float(loss["vae_beta_min"]),
-        activation_step=int(loss["vae_beta_activation_steps"]),
-        growth_rate=float(loss["vae_beta_growth_rate"]),
-        balance_groups=bool(loss["use_gamma_schedule"]),
-        balance_steps=int(loss["gamma_max_steps"]),
-        balance_by_size=bool(loss["scaled_gamma"]),
+        kl_schedule="constant" if schedule == "none" else schedule,
+        anneal_start=loss["vae_beta_anneal_start"],
+        anneal_steps=loss["vae_beta_anneal_steps"],
+        beta_min=loss["vae_beta_min"],
+        activation_step=loss["vae_beta_activation_steps"],
+        growth_rate=loss["vae_beta_growth_rate"],
+        balance_groups=loss["use_gamma_schedule"],
+        balance_steps=loss["gamma_max_steps"],
+        balance_by_size=loss["scaled_gamma"],
     )
 
 
 def _optimizer(optimizer: dict[str, Any]) -> OptimizerConfig:
-    name, schedule = str(optimizer["type"]).lower(), optimizer["learning_rate_scheme"]
+    name, schedule = optimizer["type"].lower(), optimizer["learning_rate_scheme"]
     if name not in ("adamax", "adam") or schedule not in ("cosine", "constant"):
         raise ConfigError(f"[optimizer] {name} with {schedule!r} rate; known: Adamax, Adam; cosine, constant")
     return OptimizerConfig(
-        name=name,  # type: ignore[arg-type]
-        learning_rate=float(optimizer["learning_rate"]),
+        name=name,
+        learning_rate=optimizer["learning_rate"],
         schedule=schedule,
-        warmup_steps=float(optimizer["warmup_steps"]),
-        decay_start=int(optimizer["decay_start"]),
-        decay_steps=int(optimizer["decay_steps"]),
-        min_learning_rate=float(optimizer["min_learning_rate"]),
-        beta1=float(optimizer["beta1"]),
-        beta2=float(optimizer["beta2"]),
-        epsilon=float(optimizer["epsilon"]),
-        skip_threshold=float(optimizer["gradient_skip_threshold"]) if optimizer["gradient_skip"] else None,
-        clip_norm=float(optimizer["gradient_clip_norm_value"]) if optimizer["clip_gradient_norm"] else None,
+        warmup_steps=optimizer["warmup_steps"],
+        decay_start=optimizer["decay_start"],
+        decay_steps=optimizer["decay_steps"],
+        min_learning_rate=optimizer["min_learning_rate"],
+        beta1=optimizer["beta1"],
+        beta2=optimizer["beta2"],
+        epsilon=optimizer["epsilon"],
+        skip_threshold=optimizer["gradient_skip_threshold"] if optimizer["gradient_skip"] else None,
+        clip_norm=optimizer["gradient_clip_norm_value"] if optimizer["clip_gradient_norm"] else None,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,23 +119,23 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
     header = {"images": stats.images, "model_hash": stats.model_hash, "source": stats.source}
     arrays = {f"kl_bits_{i}": a for i, a in enumerate(stats.kl_bits)}
     arrays |= {f"posterior_std_{i}": a for i, a in enumerate(stats.posterior_std)}
-    whole = path.with_name(path.name + ".new")
-    with open(whole, "wb") as file:
-        np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-    replace_atomically(path, whole.read_bytes())
-    whole.unlink()
+    whole = io.BytesIO()
+    np.savez_compressed(whole, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+    replace_atomically(path, whole.getvalue())
 
 
 def load_kl_stats(path: Path) -> KLStats:
     """Read what `save_kl_stats` wrote; `ModelError` where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             groups = range(sum(name.startswith("kl_bits_") for name in file.files))
+            if not groups or len(file.files) != 1 + 2 * len(groups):
+                raise ValueError("arrays are missing")
             kl = tuple(file[f"kl_bits_{i}"] for i in groups)
             std = tuple(file[f"posterior_std_{i}"] for i in groups)
             return KLStats(kl, std, header["images"], header["model_hash"], header["source"])
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise ModelError(f"cannot read the ranking {path}; make it again with hvae-codec analyze-kl DATA") from None

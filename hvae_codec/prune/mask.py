@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
+from ..model.checkpoint import model_hash
+from ..model.hvae import HVAE
 from .kl_stats import KLStats
 
 
@@ -84,6 +86,13 @@ class LatentMask:
         """Groups up to and with the last one that something is kept of: all that an encoder must run."""
         return max((i + 1 for i, k in enumerate(self.keep) if k.any()), default=0)
 
+    def check_fits(self, model: HVAE) -> None:
+        """Raise `UsageError` where this mask is of another model."""
+        shape = [(len(keep), resolution) for keep, resolution in zip(self.keep, self.resolutions, strict=True)]
+        groups = [(group.variates, group.resolution) for group in model.config.groups]
+        if shape != groups or (self.model_hash and self.model_hash != model_hash(model)):
+            raise UsageError("the mask was made for another model; make one from this model's KL statistics")
+
     def tensors(self, device: torch.device | str) -> list[Tensor]:
         """Per group bool [variates, 1, 1] on `device`, to broadcast against z."""
         return [torch.from_numpy(k.copy()).to(device)[:, None, None] for k in self.keep]
@@ -100,13 +109,18 @@ class LatentMask:
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
         """The inverse of `to_dict`; `ModelError` where `data` is no mask."""
         try:
-            keep = []
-            for group in data["groups"]:
-                keep.append(np.zeros(group["variates"], dtype=bool))
-                keep[-1][group["keep"]] = True
-            return cls(tuple(keep), tuple(group["resolution"] for group in data["groups"]), data["model_hash"])
-        except (KeyError, TypeError, IndexError) as error:
+            groups = data["groups"]
+            keep = tuple(_flags(group["variates"], group["keep"]) for group in groups)
+            return cls(keep, tuple(int(group["resolution"]) for group in groups), str(data["model_hash"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the mask is damaged ({error}); make it again with hvae-codec analyze-kl") from None
+
+
+def _flags(variates: int, keep: Sequence[int]) -> NDArray[np.bool_]:
+    known = set(range(variates))
+    if not known.issuperset(keep):
+        raise ValueError(f"kept variates {keep} of {variates}")
+    return np.array([variate in set(keep) for variate in range(variates)], dtype=bool)
 
 
 def parse_keep(text: str) -> float:

@@ -44,11 +44,13 @@ def sweep(
     """Rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
     The bottom-up path runs once a batch, and all masks see the same noise, so differences between rows are paired.
-    Raises `DataError` where there are no images or they do not fit the model.
+    Raises `DataError` where there are no images or they do not fit the model, `UsageError` on another model's mask.
     """
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to measure the NELBO on; give at least one")
+    for mask in masks:
+        mask.check_fits(model)
     generator = torch.Generator(model.device).manual_seed(seed)
     parts: list[list[Elbo]] = [[] for _ in masks]
     done = 0

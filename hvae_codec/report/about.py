@@ -17,7 +17,7 @@ from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load
 from ..model.hvae import HVAE
 from .analysis import FOLDER
 from .encoded import store_sizes, store_table
-from .tables import cutoff_table, load_table, pairs_table
+from .tables import cutoff_table, load_table, pairs_table, plain_rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _run_facts(run: Path) -> Facts:
     cutoffs = load_table(run / FOLDER)
     data = {"kind": "run", "path": str(run), "trained": trained, "parameters": count_parameters(config)}
     data |= {"latent_dims": model.latent_dims, "groups": len(model.groups), "config": config_to_dict(config)}
-    data["cutoffs"] = None if cutoffs is None else cutoffs[0].to_dict(orient="records")
+    data["cutoffs"] = None if cutoffs is None else plain_rows(cutoffs[0])
     return Facts(run, data, pairs, cutoffs=cutoffs)
 
 

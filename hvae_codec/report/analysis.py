@@ -143,8 +143,14 @@ def _decode_all(
 
 
 def _sheet_indices(source: ImageSource) -> list[int]:
-    count = min(SHEET_IMAGES, len(source))
-    return sorted(set(np.linspace(0, len(source) - 1, count).round().astype(int).tolist()))
+    """Images to show: the middle one of each class where there are several, else evenly spaced ones."""
+    classes: dict[str, list[int]] = {}
+    for index, label in enumerate(source.labels):
+        classes.setdefault(label, []).append(index)
+    middles = [indices[len(indices) // 2] for indices in classes.values()]
+    candidates = middles if len(middles) > 1 else list(range(len(source)))
+    places = np.linspace(0, len(candidates) - 1, min(SHEET_IMAGES, len(candidates))).round().astype(int)
+    return sorted({candidates[place] for place in places})
 
 
 def _table_row(keep: float, row: SweepRow, dense: SweepRow, decoded: _Decoded, model: HVAE) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from rich.table import Table
 
@@ -92,10 +93,17 @@ def store_sizes(store: Store) -> dict[str, int]:
     sizes = {
         "dense latents (mean and std, float32)": 8 * config.latent_dims * len(store),
         "pixels": store.image_dims * len(store),
-        "the source": int(store.metadata["source"]["bytes"]),
+        f"the source ({_kind_of_source(store)})": int(store.metadata["source"]["bytes"]),
         f"{store.path.name} ({store.codec.name} codes)" if store.codec.name == "int" else store.path.name: 0,
     }
     return {name: size or store.nbytes_on_disk() for name, size in sizes.items()}
+
+
+def _kind_of_source(store: Store) -> str:
+    endings = {PurePosixPath(name).suffix.lower() for name in store.names}
+    if endings == {""}:
+        return "an array"
+    return f"{endings.pop()[1:].upper()} files" if len(endings) == 1 else "image files"
 
 
 def stored_model_config(store: Store) -> ModelConfig:

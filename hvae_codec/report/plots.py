@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,31 +13,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from ..model.checkpoint import replace_atomically
+
 CURVE_FILE = "cutoffs.png"
 SHEET_FILE = "reconstructions.png"
 
 
 def save_cutoff_curve(folder: Path, table: pd.DataFrame) -> Path:
-    """Draw NELBO, reconstruction and KL, and PSNR and size, against the share of dimensions kept."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Draw against the share of dimensions kept: NELBO, its two terms, and what is decoded with its size."""
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    bound, terms, decoded = figure.subplots(1, 3)
     keep = [100 * share for share in table["keep"]]
-    for key, label in (("nelbo", "negative ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
-        left.plot(keep, table[key], marker="o", label=label)
-    left.set(ylabel="bits/dim", ylim=(0, None), title="What a cutoff costs")
-    left.legend()
-    right.plot(keep, table["psnr"], marker="o", color="tab:purple")
-    right.set(title="What is decoded, and its size")
-    right.set_ylabel("PSNR (dB)", color="tab:purple")
-    size = right.twinx()
+    errors = table["nelbo_change_se"].fillna(0.0)
+    bound.errorbar(keep, table["nelbo"], yerr=errors, marker="o", capsize=3)
+    bound.set(title="Negative ELBO", ylabel="bits/dim (bars: standard error of the change)")
+    for key, label in (("reconstruction", "reconstruction"), ("kl", "KL")):
+        terms.plot(keep, table[key], marker="o", label=label)
+    terms.set(title="Its two terms", ylabel="bits/dim", ylim=(0, None))
+    terms.legend()
+    decoded.plot(keep, table["psnr"], marker="o", color="tab:purple")
+    decoded.set(title="What is decoded, and its size")
+    decoded.set_ylabel("PSNR (dB)", color="tab:purple")
+    size = decoded.twinx()
     size.plot(keep, table["bits_per_dim"], marker="s", color="tab:brown")
     size.set_ylabel("stored (bits/dim)", color="tab:brown")
     size.set_ylim(0, None)
-    for axes in (left, right):
+    for axes in (bound, terms, decoded):
         _percent_axis(axes, keep)
-    path = folder / CURVE_FILE
-    figure.savefig(path, dpi=110)
-    return path
+    return _save(figure, folder / CURVE_FILE)
 
 
 def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
@@ -44,6 +48,7 @@ def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
     axes.set_xticks(keep, minor=False)
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("latent dimensions kept")
     axes.grid(alpha=0.3)
 
@@ -62,8 +67,13 @@ def save_reconstruction_sheet(
             axes.imshow(_displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-    path = folder / SHEET_FILE
-    figure.savefig(path, dpi=110)
+    return _save(figure, folder / SHEET_FILE)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    replace_atomically(path, picture.getvalue())
     return path
 
 

@@ -19,9 +19,13 @@ def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> N
     """Write `cutoffs.csv`, and `cutoffs.json` with `about` beside the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
-    rows = json.loads(table.to_json(orient="records", double_precision=12))
-    document = {"about": dict(about), "cutoffs": rows}
+    document = {"about": dict(about), "cutoffs": plain_rows(table)}
     replace_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain data for JSON, with None for NaN."""
+    return [{str(k): None if v != v else v for k, v in row.items()} for row in table.to_dict(orient="records")]
 
 
 def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
@@ -30,7 +34,8 @@ def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     if not path.exists():
         return None
     document = json.loads(path.read_text(encoding="utf-8"))
-    return pd.DataFrame(document["cutoffs"]), document["about"]
+    # JSON has no NaN: the standard error of a single image's change is null.
+    return pd.DataFrame(document["cutoffs"]).astype({"nelbo_change_se": float}), document["about"]
 
 
 def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:

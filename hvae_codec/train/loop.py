@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,15 @@ import torch
 from ..config import Config
 from ..errors import ModelError
 from ..images import ImageSource
-from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_run_config, point_latest, save_config, save_weights
+from ..model.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_run_config,
+    point_latest,
+    replace_atomically,
+    save_config,
+    save_weights,
+)
 from ..model.hvae import HVAE, Elbo, gaussian_noise
 from .batches import BatchStream
 from .interrupt import Interruptible
@@ -23,6 +32,7 @@ from .update import StepMetrics, make_ema, make_optimizer, update
 
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"
+VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,6 @@ def start_run(run: Path, config: Config, *, resume: bool) -> Config:
         saved = load_run_config(run)
         config = dataclasses.replace(saved, train=dataclasses.replace(saved.train, steps=config.train.steps))
     save_config(run, config)
-    point_latest(run)
     return config
 
 
@@ -91,6 +100,7 @@ def train(
     started = time.monotonic()
     state = _start_state(run, config, options)
     batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=config.train.horizontal_flip)
+    point_latest(run)  # not before the images were read: a run that cannot start must not hide the last one
     try:
         with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:
             while state.step < config.train.steps:
@@ -140,17 +150,21 @@ def _save(run: Path, config: Config, state: TrainState, validation: ImageSource,
     """Write state and averaged weights; returns and logs their validation."""
     save_state(run, state)
     save_weights(run / WEIGHTS_FILE, state.ema)
-    model = HVAE(config.model)
-    model.load_state_dict(state.ema)
-    model = model.to(options.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    elbo = validate(model, validation, config.train.batch_size, options)
-    with open(run / VALIDATION_FILE, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["step", "nelbo", "rate", "distortion", "images"])
-        values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
-        writer.writerow([state.step, *values, min(len(validation), options.validation_images)])
+    with torch.device("meta"):
+        model = HVAE(config.model)
+    model.load_state_dict(state.ema, assign=True)
+    elbo = validate(model.eval(), validation, config.train.batch_size, options)
+    rows = _rows_until(run / VALIDATION_FILE, state.step - 1)
+    values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
+    images = str(min(len(validation), options.validation_images))
+    _write_rows(run / VALIDATION_FILE, VALIDATION_COLUMNS, [*rows, [str(state.step), *values, images]])
     return elbo
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    replace_atomically(path, text.getvalue().encode())
 
 
 def validate(model: HVAE, source: ImageSource, batch_size: int, options: TrainOptions) -> Elbo:
@@ -169,11 +183,9 @@ class _MetricsLog:
     COLUMNS = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "skipped", "seconds")
 
     def __init__(self, path: Path, every: int, step: int) -> None:
-        rows = _rows_until(path, step)
-        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        _write_rows(path, self.COLUMNS, _rows_until(path, step))
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._writer = csv.writer(self._file)
-        self._writer.writerow(self.COLUMNS)
-        self._writer.writerows(rows)
         self._every = every
         self._started = time.monotonic()
 

@@ -21,7 +21,7 @@ def training_loss(terms: Terms, model: ModelConfig, loss: LossConfig, step: int)
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
     """alpha_i = n a_i / sum(a), [groups], without gradient; a_i is the group's KL, or its KL per latent dimension."""
-    share = kl.detach()
+    share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
     if loss.balance_by_size:
         share = share / torch.tensor([float(group.dims) for group in model.groups], device=kl.device)
     # All groups may have collapsed; equal zeros then weigh nothing, rather than 0 / 0.

@@ -15,8 +15,10 @@ def kl_weight(config: LossConfig, step: int) -> float:
     if config.kl_schedule == "constant":
         return 1.0
     if config.kl_schedule == "logistic":
-        return 1.0 / (1.0 + math.exp(-config.growth_rate * (step - config.activation_step)))
-    beta = (step - config.anneal_start) / (config.anneal_start + config.anneal_steps)
+        # The exponent is bounded because exp overflows where the weight has long been 0.
+        return 1.0 / (1.0 + math.exp(min(-config.growth_rate * (step - config.activation_step), 700.0)))
+    length = config.anneal_start + config.anneal_steps
+    beta = (step - config.anneal_start) / length if length else 1.0
     return min(max(beta, config.beta_min), 1.0)
 
 
@@ -26,6 +28,6 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
         return config.learning_rate * step / config.warmup_steps
     if config.schedule == "constant" or step <= config.decay_start:
         return config.learning_rate
-    progress = min((step - config.decay_start) / config.decay_steps, 1.0)
+    progress = min((step - config.decay_start) / max(config.decay_steps, 1), 1.0)
     span = config.learning_rate - config.min_learning_rate
     return config.min_learning_rate + span * (1.0 + math.cos(math.pi * progress)) / 2.0

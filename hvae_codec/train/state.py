@@ -58,7 +58,7 @@ def load_state(run: Path, state: TrainState) -> Path | None:
     for path in paths:
         try:
             _fill(state, path)
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue
         return path
     if paths:

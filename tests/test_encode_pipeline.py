@@ -1,0 +1,315 @@
+"""Images to a store through the public API: everything of every image arrives, whatever happens on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+import zarr
+from PIL import Image
+
+from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec.encode.coder import LatentCoder
+from hvae_codec.encode.layout import CHUNK_BYTES, chunk_length
+from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.size import SizeMeter
+from hvae_codec.errors import DataError, StoreError, UsageError
+from hvae_codec.images import as_source
+from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
+from hvae_codec.model.hvae import HVAE
+
+IMAGES = 600
+"""Two row groups of 256 and a short one."""
+
+
+@pytest.fixture(scope="module")
+def images(cut_patches) -> np.ndarray:
+    return cut_patches(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, tiny_run, tmp_path_factory) -> Path:
+    """A run whose latents differ much from image to image: the tiny one with the weights around z enlarged."""
+    weights = load_weights(tiny_run / WEIGHTS_FILE)
+    for name, weight in weights.items():
+        if any(part in name for part in ("skip", "posterior", "z_conv", "output_conv")):
+            weight.mul_(1.6)
+        if name.endswith("posterior_conv.bias"):
+            weight[len(weight) // 2 :] -= 1.0  # smaller standard deviations
+    run = tmp_path_factory.mktemp("runs") / "lively"
+    save_model(run, tiny_config, weights)
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(run) -> HVAE:
+    return load_model(run)
+
+
+@pytest.fixture(scope="module")
+def stats(model, images):
+    return kl_stats(model, images[:200])
+
+
+@pytest.fixture(scope="module")
+def mask(stats) -> LatentMask:
+    return LatentMask.from_keep(stats, 0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(images, tmp_path_factory) -> Path:
+    """The images as files, in two classes, the names' order not that of writing."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in reversed(range(IMAGES)):
+        path = folder / ("cats" if i % 3 else "dögs") / f"{i:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(images[i].transpose(1, 2, 0)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return open_images(folder, size=16, channels=3)
+
+
+@pytest.fixture(scope="module")
+def store(model, source, mask, stats, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "out.zarr"
+    return encode(model, source, path, mask=mask, stats=stats)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def latent_bytes(store) -> int:
+    """Bytes of the chunks of all latent arrays, without the shards' indices (16 bytes a chunk and a checksum)."""
+    total = 0
+    for resolution in store.resolutions:
+        array = store.group[f"z{resolution}"]
+        index = 16 * (array.shards[0] // array.chunks[0]) + 4
+        shards = [p for p in (store.path / f"z{resolution}" / "c").rglob("*") if p.is_file()]
+        assert len(shards) == store.row_groups
+        total += sum(p.stat().st_size - index for p in shards)
+    return total
+
+
+def test_every_image_is_where_its_name_is(store, source, model, mask):
+    assert len(store) == IMAGES
+    assert store.row_groups == 3
+    assert store.names == list(source.names)
+    assert store.labels == list(source.labels)
+    assert set(store.labels) == {"cats", "dögs"}
+    assert LatentMask.from_dict(store.mask).to_dict() == mask.to_dict()
+    assert store.metadata["source"] == {"fingerprint": source.fingerprint, "bytes": source.source_bytes}
+    coder = LatentCoder.of_store(store, model)
+    for i in (0, 255, 256, 511, 512, 599):
+        alone = coder.encode(torch.from_numpy(source.read([i])))
+        others = store.stored((i + 1) % IMAGES)
+        assert np.mean([(numbers != others[r]).mean() for r, numbers in store.stored(i).items()]) > 0.05
+        for resolution, numbers in store.stored(i).items():
+            # A number at the edge of rounding may fall to the other side in another batch.
+            assert np.abs(numbers.astype(int) - alone[resolution][0]).max() <= 1
+            assert (numbers != alone[resolution][0]).mean() < 0.01
+
+
+def test_the_readmes_python(run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = images[:60]
+    model = load_model(run)
+    elbo = model.elbo(torch.from_numpy(images))
+    assert elbo.nelbo.shape == (60,)
+    torch.testing.assert_close(elbo.nelbo, elbo.rate + elbo.distortion)
+    stats = kl_stats(model, images)
+    mask = LatentMask.from_keep(stats, 0.03)
+    assert mask.kept_variates == 1 or mask.kept_dims <= 0.03 * mask.dims
+    assert LatentMask.from_cutoff(stats, 0.01).kept_dims > 0
+    returned = encode(model, images, "out.zarr", mask=mask)
+    store = open_store("out.zarr")
+    assert len(store) == len(returned) == 60
+    latents = store.latents(0)
+    assert sum(z.size for z in latents.values()) == mask.kept_dims
+    assert all(z.dtype == np.float32 for z in latents.values())
+    decoded = store.decode([17, 42])
+    assert decoded.shape == (2, 3, 16, 16)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_allclose(decoded, store.decode(range(60))[[17, 42]], atol=1)
+    with pytest.raises(UsageError, match="no variate has more than"):
+        LatentMask.from_cutoff(stats, 1e9)
+
+
+def test_the_package_and_the_function_share_a_name():
+    import hvae_codec.encode.pipeline  # importing a part must not hide the function
+
+    assert callable(hvae_codec.encode)
+    assert callable(encode)
+    assert hvae_codec.encode.pipeline.encode is not None
+    assert set(hvae_codec.__all__) <= set(dir(hvae_codec))
+    assert all(getattr(hvae_codec, name) is not None for name in hvae_codec.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'encoed'"):
+        hvae_codec.encoed  # noqa: B018
+
+
+def test_latents_are_read_without_torch(store):
+    code = f"""
+        import sys
+        import hvae_codec
+        latents = hvae_codec.open_store({str(store.path)!r}).latents(0)
+        assert latents and "torch" not in sys.modules, [m for m in sys.modules if m.startswith("torch")][:3]
+        print(sum(z.size for z in latents.values()))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) == store.kept_dims
+
+
+def test_plain_zarr_and_xarray_read_the_same_latents(store):
+    latents = store.latents(slice(None))
+    group = zarr.open_group(store.path, mode="r")
+    with xarray.open_zarr(store.path, consolidated=False) as dataset:
+        assert dataset["name"].values.tolist() == store.names
+        for r in store.resolutions:
+            plain = group[f"z{r}"][:] * group[f"step{r}"][:][:, None, None]
+            labelled = (dataset[f"z{r}"] * dataset[f"step{r}"]).transpose("image", f"c{r}", f"y{r}", f"x{r}")
+            np.testing.assert_array_equal(plain, latents[f"z{r}"])
+            np.testing.assert_array_equal(labelled.values, latents[f"z{r}"])
+
+
+class Stop(Exception):  # noqa: N818 - not an error
+    """The process dies."""
+
+
+@pytest.mark.parametrize("after", [256, 512])
+def test_an_interrupted_encode_goes_on(store, source, model, mask, stats, tmp_path, after):
+    path = tmp_path / "out.zarr"
+
+    def stop(done, total):
+        assert total == IMAGES
+        if done == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        encode(model, source, path, mask=mask, stats=stats, progress=stop)
+    assert not path.exists()
+    with pytest.raises(StoreError, match="is unfinished; run the same encode command again"):
+        open_store(path)
+    seen: list[int] = []
+    encode(model, source, path, mask=mask, stats=stats, progress=lambda done, total: seen.append(done))
+    assert seen == [*range(after + 256, IMAGES, 256), IMAGES]
+    assert tree(path) == tree(store.path)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
+    path = tmp_path / "out.zarr"
+
+    def stop(done, total):
+        raise Stop
+
+    def start(source, mask, **options):
+        with pytest.raises(Stop):
+            encode(model, source, path, mask=mask, stats=stats, progress=stop, **options)
+
+    start(source, mask)
+    for other, kept in ((source.subset(range(599)), mask), (source, LatentMask.from_keep(stats, 0.2))):
+        with pytest.raises(StoreError, match="unfinished store of other images, another model or other settings"):
+            encode(model, other, path, mask=kept, stats=stats)
+    start(source.subset(range(300)), mask, options=EncodeOptions(overwrite=True))
+
+
+def test_a_store_is_overwritten_only_when_asked(images, model, mask, stats, tmp_path):
+    path = tmp_path / "out.zarr"
+    encode(model, images[:5], path, mask=mask, stats=stats)
+    before = tree(path)
+    with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
+        encode(model, images[:9], path, mask=mask, stats=stats)
+    assert tree(path) == before
+    encode(model, images[:9], path, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
+    assert len(open_store(path)) == 9
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "cat.png").write_bytes(b"x")
+    with pytest.raises(StoreError, match="no store of this package"):
+        encode(model, images[:5], foreign, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
+    assert [p.name for p in foreign.iterdir()] == ["cat.png"]
+
+
+def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path):
+    wrong = {
+        "other hash": LatentMask(mask.keep, mask.resolutions, "0" * 64),
+        "other shape": LatentMask(mask.keep[:-1], mask.resolutions[:-1], mask.model_hash),
+        "other resolution": LatentMask(mask.keep, (1, *mask.resolutions[1:]), ""),
+    }
+    path = tmp_path / "out.zarr"
+    for name, other in wrong.items():
+        with pytest.raises(UsageError, match="the mask was made for another model"):
+            encode(model, images[:5], path, mask=other, stats=stats)
+        assert not list(tmp_path.iterdir()), name
+    nothing = LatentMask(tuple(keep & False for keep in mask.keep), mask.resolutions)
+    with pytest.raises(StoreError, match="keeps no latents"):
+        encode(model, images[:5], path, mask=nothing, stats=stats)
+    for bad, message in (
+        (images[:0], "no image in it"),
+        (as_source(images).subset([]), "no images to encode"),
+        (images[:5].astype(float), "give uint8"),
+        (images[:5, :1], r"images are \[1, 16, 16\]; this model takes \[3, 16, 16\]"),
+        (images[:5, :, :8, :8], r"images are \[3, 8, 8\]"),
+    ):
+        with pytest.raises(DataError, match=message):
+            encode(model, bad, path, mask=mask, stats=stats)
+    assert not path.exists()
+    encode(model, images[:5], path, mask=mask, stats=stats)  # nothing that failed is in the way
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_statistics_of_another_model_are_refused(images, model, mask, stats, tmp_path):
+    other = type(stats)(stats.kl_bits[:-1], stats.posterior_std[:-1], stats.images, "0" * 64)
+    with pytest.raises(UsageError, match="statistics were measured with another model"):
+        encode(model, images[:5], tmp_path / "out.zarr", mask=mask, stats=other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 1000])
+def test_the_batch_size_changes_no_more_than_rounding(images, model, mask, stats, tmp_path, batch_size):
+    images = images[:300]
+    usual = encode(model, images, tmp_path / "a.zarr", mask=mask, stats=stats)
+    options = EncodeOptions(batch_size=batch_size)
+    other = encode(model, images, tmp_path / "b.zarr", mask=mask, stats=stats, options=options)
+    numbers, differing = 0, np.zeros(len(images), dtype=bool)
+    for r, codes in usual.stored(slice(None)).items():
+        flips = codes != other.stored(slice(None))[r]
+        assert flips.mean() < 1e-3
+        differing |= flips.any(axis=(1, 2, 3))
+        numbers += codes.size
+    assert numbers == len(images) * mask.kept_dims
+    assert differing.mean() < 0.05
+    a, b = (LatentCoder.of_store(s, model).decode(s.stored(slice(None))) for s in (usual, other))
+    torch.testing.assert_close(a[~differing], b[~differing], rtol=0, atol=1e-4)
+
+
+def test_integer_codes_are_small(images, model, mask, stats, store, tmp_path):
+    """Measured on a larger model: 4.47 bits/dim as float16, 0.32 as codes."""
+    halves = encode(model, images, tmp_path / "h.zarr", mask=mask, stats=stats, codec=make_codec("float16"))
+    assert halves.kept_dims == store.kept_dims
+    assert latent_bytes(halves) > 4 * latent_bytes(store)
+
+
+@pytest.mark.parametrize(("keep", "codec"), [(0.1, "int"), (1.0, "int"), (0.5, "float16")])
+def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_path, keep, codec):
+    mask = LatentMask.from_keep(stats, keep)
+    written = encode(model, images, tmp_path / "o.zarr", mask=mask, stats=stats, codec=make_codec(codec))
+    coder = LatentCoder.of_store(written, model)
+    meter = SizeMeter()
+    for i in range(0, IMAGES, 100):
+        meter.add(coder.encode(torch.from_numpy(images[i : i + 100])))
+    assert meter.images == IMAGES
+    assert meter.bytes_per_image() == pytest.approx(latent_bytes(written) / IMAGES, rel=0.05)
+    for r in written.resolutions:
+        image_bytes = len(written.channels[r]) * r * r * 2
+        assert written.group[f"z{r}"].chunks[0] == chunk_length(256, CHUNK_BYTES, image_bytes)

@@ -1,0 +1,224 @@
+"""What reports leave on disk and in the terminal: CSV, JSON, pictures, tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hvae_codec.config import Config
+from hvae_codec.encode.latents import IntCodec
+from hvae_codec.encode.pipeline import encode
+from hvae_codec.errors import DataError, ModelError, StoreError
+from hvae_codec.images import as_source
+from hvae_codec.model.checkpoint import load_model, load_weights, save_model
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.presets import load_preset, preset_names
+from hvae_codec.prune.kl_stats import load_kl_stats
+from hvae_codec.prune.mask import LatentMask
+from hvae_codec.report.about import count_parameters, describe, render
+from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
+from hvae_codec.report.encoded import cost_sentence, cutoff_cost, find_ranking, make_mask, store_sizes
+from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
+from hvae_codec.report.presets import preset_rows, preset_table
+from hvae_codec.report.tables import cutoff_table, load_table, save_table
+
+KEEPS = (0.05, 0.3, 1.0)
+ABOUT = {"images": 24, "ranking_images": 24, "codec": {"name": "int"}, "seed": 0}
+
+
+def silent(name):
+    return lambda done, total: None
+
+
+@pytest.fixture(scope="module")
+def stats(tiny_model, photo_patches):
+    return rank(tiny_model, as_source(photo_patches), 1000, 64, 0, silent)
+
+
+@pytest.fixture(scope="module")
+def analysis(tiny_model, stats, photo_patches):
+    source = as_source(photo_patches)
+    return analyze(tiny_model, stats, source, KEEPS, IntCodec(), batch_size=64, seed=0, stage=silent)
+
+
+@pytest.fixture
+def run(tiny_run, tiny_config, tmp_path):
+    """A copy of the tiny run that a test may add to."""
+    save_model(tmp_path / "runs" / "tiny", tiny_config, load_weights(tiny_run / "model.safetensors"))
+    return tmp_path / "runs" / "tiny"
+
+
+def shown(*tables) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(*tables)
+    return console.file.getvalue()
+
+
+def test_csv_and_json_agree(analysis, tmp_path):
+    save_table(tmp_path / "new" / "folder", analysis.table, ABOUT)
+    folder = tmp_path / "new" / "folder"
+    assert sorted(p.name for p in folder.iterdir()) == ["cutoffs.csv", "cutoffs.json"]
+    document = json.loads((folder / "cutoffs.json").read_text())
+    assert document["about"] == ABOUT
+    from_csv, from_json = pd.read_csv(folder / "cutoffs.csv"), pd.DataFrame(document["cutoffs"])
+    for table in (from_csv, from_json, load_table(folder)[0]):
+        pd.testing.assert_frame_equal(table, analysis.table, check_exact=False, rtol=1e-9)
+    assert load_table(tmp_path) is None
+
+
+def test_a_table_of_one_image(analysis, tmp_path, run):
+    """Its changes have no standard error: NaN in the table, null in JSON, and both can be shown."""
+    table = analysis.table.assign(nelbo_change_se=math.nan)
+    save_table(run / FOLDER, table, ABOUT)
+    text = (run / FOLDER / "cutoffs.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["cutoffs"][0]["nelbo_change_se"] is None
+    facts = describe(run)
+    assert "30%" in shown(*render(facts))
+    assert "NaN" not in json.dumps(facts.data)
+
+
+def test_the_terminals_table(analysis):
+    text = shown(cutoff_table(analysis.table, ABOUT))
+    for row in analysis.table.to_dict(orient="records"):
+        assert f"{row['kept_dims']:,}" in text
+        assert f"{row['nelbo']:.3f}" in text
+        assert f"{row['psnr']:.2f}" in text
+    assert "24 held-out images, variates ranked on 24" in text
+    nats = analysis.table.assign(nelbo_nats=123.456)
+    assert "123.46" in shown(cutoff_table(nats, ABOUT))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_curve_is_a_picture(analysis, tmp_path, rows):
+    path = save_cutoff_curve(tmp_path, analysis.table.tail(rows))
+    assert_drawn(path, (600, 300))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_sheet_shows_the_images(analysis, tmp_path, cut_patches):
+    path = save_reconstruction_sheet(tmp_path, analysis.originals, analysis.decoded, KEEPS)
+    assert_drawn(path, (500, 200))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    white = np.full_like(analysis.originals, 255)
+    other = save_reconstruction_sheet(tmp_path, white, [white] * 3, KEEPS)
+    with Image.open(other) as blank:
+        assert np.asarray(blank.convert("L")).mean() > 240
+    for channels in (1, 2, 4):
+        images = cut_patches(2, 16, channels)
+        assert_drawn(save_reconstruction_sheet(tmp_path, images, [images], [0.1]), (100, 50))
+
+
+def assert_drawn(path, at_least) -> None:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width >= at_least[0]
+        assert image.height >= at_least[1]
+        pixels = np.asarray(image.convert("L"), dtype=float)
+    assert pixels.std() > 10
+    assert (pixels < 128).mean() > 0.002
+
+
+# --- runs and stores
+
+
+def test_facts_of_a_run(run, analysis, tiny_config):
+    text = shown(*render(describe(run)))
+    assert "3 × 16 × 16, 8 bits" in text
+    facts = describe(run)
+    assert facts.data["parameters"] == sum(w.numel() for w in load_weights(run / "model.safetensors").values())
+    assert facts.data["cutoffs"] is None
+    assert facts.data["trained"]
+    save_table(run / FOLDER, analysis.table, ABOUT)
+    facts = describe(run)
+    assert [row["keep"] for row in facts.data["cutoffs"]] == list(KEEPS)
+    assert json.loads(json.dumps(facts.data)) == facts.data
+    assert "30%" in shown(*render(facts))
+    (run / "model.safetensors").unlink()
+    assert "not yet" in shown(*render(describe(run)))
+    assert not describe(run).data["trained"]
+
+
+def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
+    mask = LatentMask.from_keep(stats, 0.3)
+    store = encode(tiny_model, photo_patches, tmp_path / "out.zarr", mask=mask, stats=stats)
+    facts = describe(tmp_path / "out.zarr")
+    assert json.loads(json.dumps(facts.data)) == facts.data
+    assert (facts.data["images"], facts.data["kept_dims"]) == (24, mask.kept_dims)
+    sizes = store_sizes(store)
+    assert list(sizes.values())[-1] == store.nbytes_on_disk() == list(facts.data["bytes"].values())[-1]
+    assert sizes["pixels"] == 24 * 3 * 16 * 16
+    assert sizes["dense latents (mean and std, float32)"] == 24 * 8 * tiny_model.config.latent_dims
+    text = shown(*render(facts))
+    assert f"{store.nbytes_on_disk():,}" in text
+    assert "24" in text
+
+
+def test_what_is_neither_a_run_nor_a_store(tmp_path):
+    with pytest.raises(DataError, match=r"is neither a store .* nor a run"):
+        describe(tmp_path)
+    with pytest.raises(StoreError, match="there is no store"):
+        describe(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="train one first"):
+        describe(tmp_path / "latest")
+
+
+@pytest.mark.parametrize("name", ["tiny32", "cifar10_C1"])
+def test_parameters_are_counted(name):
+    config = load_preset(name)
+    assert count_parameters(config) == sum(p.numel() for p in HVAE(config.model).parameters())
+
+
+def test_the_table_of_presets():
+    rows = preset_rows()
+    assert [row["name"] for row in rows] == preset_names()
+    assert json.loads(json.dumps(rows)) == rows
+    text = shown(preset_table(rows))
+    assert all(row["name"] in text and f"{row['parameters']:,}" in text for row in rows)
+
+
+# --- what encode says
+
+
+def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
+    source = as_source(photo_patches)
+    model = load_model(run)
+    stats, note = find_ranking(model, source, 64, 0, silent)
+    assert "made one on" in note
+    assert ranking_path(run).exists()
+    again, note = find_ranking(model, source, 64, 0, silent)
+    assert note == ""
+    for a, b in zip(stats.kl_bits, again.kl_bits, strict=True):
+        np.testing.assert_array_equal(a, b)
+    weights = {name: weight + 0.01 for name, weight in load_weights(run / "model.safetensors").items()}
+    save_model(run, Config(tiny_config.model), weights)  # trained on: the ranking is of an older model
+    newer, note = find_ranking(load_model(run), source, 64, 0, silent)
+    assert "made one on" in note
+    assert newer.model_hash != stats.model_hash
+    assert load_kl_stats(ranking_path(run)).model_hash == newer.model_hash
+
+
+def test_a_variate_larger_than_the_share_is_said(stats):
+    mask, note = make_mask(stats, 0.0001)
+    assert mask.kept_variates == 1
+    assert f"holds {100 * mask.kept_dims / mask.dims:.2g}% of the dimensions" in note
+    assert make_mask(stats, 1.0)[1] == ""
+
+
+def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
+    source = as_source(photo_patches)
+    mask = LatentMask.from_keep(stats, 0.3)
+    cost = cutoff_cost(tiny_model, source, mask, 64, 0, silent("x"))
+    assert cost.images == len(source.split("val"))
+    everything = cutoff_cost(tiny_model, source, LatentMask.from_keep(stats, 1.0), 64, 0, silent("x"))
+    assert everything.kept == everything.everything == cost.everything
+    text = cost_sentence(cost, mask)
+    assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
+    assert f"{cost.kept:.3f}" in text
