@@ -18,7 +18,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@touch $@
 
 # Each step leaves a mark when it is done, so that an interrupted quickstart goes on where it stopped.
 quickstart: quickstart/.decoded
@@ -29,25 +29,25 @@ quickstart: quickstart/.decoded
 	@echo '          quickstart/images/ (all decoded images)'
 
 quickstart/.data: | $(VENV)/installed
-	mkdir -p quickstart
+	@mkdir -p quickstart
 	$(IN_QUICKSTART) sample-data data
-	touch $@
+	@touch $@
 
 quickstart/.trained: quickstart/.data
 	$(IN_QUICKSTART) train data --out runs/photos $(TRAIN) $$(test -f runs/photos/config.json && echo --resume)
-	touch $@
+	@touch $@
 
 quickstart/.analyzed: quickstart/.trained
 	$(IN_QUICKSTART) analyze-kl data
-	touch $@
+	@touch $@
 
 quickstart/.encoded: quickstart/.analyzed
 	$(IN_QUICKSTART) encode --keep 3% --overwrite data out.zarr
-	touch $@
+	@touch $@
 
 quickstart/.decoded: quickstart/.encoded
 	$(IN_QUICKSTART) decode out.zarr images
-	touch $@
+	@touch $@
 
 clean-quickstart:
 	rm -rf quickstart

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, report_source, stages
+from .display import console, interruptible, report_source, stages
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -64,7 +64,7 @@ def command(
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     held_out = calibration_images(source.split("val"), images)
-    with stages() as stage:
+    with interruptible("Nothing was written."), stages() as stage:
         stats = rank(hvae, source.split("train"), images, batch_size, seed, stage)
         analysis = analyze(hvae, stats, held_out, keeps, latent_codec, batch_size=batch_size, seed=seed, stage=stage)
     save_kl_stats(ranking_path(run), stats)

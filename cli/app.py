@@ -59,8 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         message, code = getattr(error, "format_message", error.__str__)(), error.exit_code
     except OSError as error:
         message, code = _os_message(error), 1
-    except typer.Abort:
-        message, code = "stopped", 130
     print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

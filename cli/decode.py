@@ -11,7 +11,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import console, stages
+from .display import console, interruptible, stages
 from .options import BatchSize, Device, DeviceOption, torch_device
 
 
@@ -43,7 +43,7 @@ def command(
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
     hvae = load_model(model or opened.run, torch_device(device))
-    with stages() as stage:
+    with interruptible("Nothing was written."), stages() as stage:
         count = decode_to_folder(
             opened,
             hvae,

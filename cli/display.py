@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from hvae_codec.images import ImageSource
@@ -24,7 +26,7 @@ class RateColumn(ProgressColumn):
     """Items a second."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
@@ -36,12 +38,22 @@ def progress_bar(unit: str = "images") -> Progress:
     """A bar on standard error with count, rate and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         RateColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
     )
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """Turns Ctrl-C into one sentence on standard error and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, report_source, stages
+from .display import console, interruptible, report_source, stages
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -56,35 +56,33 @@ def command(
     """
     from hvae_codec.encode.latents import make_codec
     from hvae_codec.encode.pipeline import EncodeOptions, encode
+    from hvae_codec.encode.writer import check_target
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.mask import parse_keep
     from hvae_codec.report.encoded import cost_sentence, cutoff_cost, find_ranking, make_mask, store_table
 
     fraction = parse_keep(keep)
+    check_target(store, overwrite)
     latent_codec = make_codec(codec.value, step)
     hvae = load_model(model, torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     out = console()
-    try:
-        with stages() as stage:
-            stats, note = find_ranking(hvae, source, batch_size, seed, stage)
-            mask, mask_note = make_mask(stats, fraction)
-            written = encode(
-                hvae,
-                source.split(split.value),
-                store,
-                mask=mask,
-                codec=latent_codec,
-                stats=stats,
-                options=EncodeOptions(batch_size, overwrite),
-                progress=stage("Encoding"),
-            )
-            cost = cutoff_cost(hvae, source, mask, batch_size, seed, stage("Negative ELBO at this cutoff"))
-    except KeyboardInterrupt:
-        out.print("Stopped. The same command goes on where it stopped.")
-        raise typer.Exit(130) from None
+    with interruptible("The same command goes on where it stopped."), stages() as stage:
+        stats, note = find_ranking(hvae, source, batch_size, seed, stage)
+        mask, mask_note = make_mask(stats, fraction)
+        written = encode(
+            hvae,
+            source.split(split.value),
+            store,
+            mask=mask,
+            codec=latent_codec,
+            stats=stats,
+            options=EncodeOptions(batch_size, overwrite),
+            progress=stage("Encoding"),
+        )
+        cost = cutoff_cost(hvae, source, mask, batch_size, seed, stage("NELBO at this cutoff"))
     report_source(source)
     out.print(*(line for line in (note, mask_note) if line), sep="\n", end="\n" if note or mask_note else "")
     out.print(cost_sentence(cost, mask))

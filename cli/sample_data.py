@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, progress_bar
+from .display import console, interruptible, progress_bar
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     """
     from hvae_codec.sample_data import write_sample_data
 
-    with progress_bar("patches") as bar:
+    with interruptible("Nothing was written."), progress_bar("patches") as bar:
         task = bar.add_task("Writing patches", total=None)
         counts = write_sample_data(
             folder, size=size, seed=seed, progress=lambda done, total: bar.update(task, completed=done, total=total)

@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 from hvae_codec.config import Config, load_config, with_settings
 from hvae_codec.errors import UsageError
 
-from .display import console, progress_bar, report_source
+from .display import console, interruptible, progress_bar, report_source
 from .options import Data, Device, DeviceOption, Seed, SkipBroken, torch_device
 
 if TYPE_CHECKING:
@@ -63,13 +63,9 @@ def command(
     source = open_images(data, size=model.image_size, channels=model.channels, skip_broken=skip_broken)
     wanted = start_run(run, wanted, resume=resume)
     training, held_out = source.split("train"), source.split("val")
-    try:
-        with progress_bar("steps") as bar:
-            task = bar.add_task("Training", total=wanted.train.steps)
-            result = train(run, wanted, training, held_out, options, _shown(bar, task))
-    except KeyboardInterrupt:
-        console().print(f"Stopped. Go on with: hvae-codec train {data} --resume --out {run}")
-        raise typer.Exit(130) from None
+    with interruptible(f"Go on with: hvae-codec train {data} --resume --out {run}"), progress_bar("steps") as bar:
+        task = bar.add_task("Training", total=wanted.train.steps)
+        result = train(run, wanted, training, held_out, options, _shown(bar, task))
     report_source(source)
     _report(result, len(training), len(held_out))
 

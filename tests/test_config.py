@@ -76,7 +76,9 @@ def configs(draw: st.DrawFn) -> Config:
         skip_threshold=draw(st.none() | POSITIVE),
         clip_norm=draw(st.none() | POSITIVE),
     )
-    loss = LossConfig(kl_schedule=draw(st.sampled_from(["linear", "logistic", "constant"])), beta_min=draw(st.floats(0, 1)))
+    loss = LossConfig(
+        kl_schedule=draw(st.sampled_from(["linear", "logistic", "constant"])), beta_min=draw(st.floats(0, 1))
+    )
     return Config(model, optimizer, loss, TrainConfig(steps=draw(SMALL), horizontal_flip=draw(st.booleans())))
 
 

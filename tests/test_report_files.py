@@ -176,9 +176,11 @@ def test_parameters_are_counted(name):
     assert count_parameters(config) == sum(p.numel() for p in HVAE(config.model).parameters())
 
 
-def test_the_table_of_presets():
+def test_the_table_of_presets(monkeypatch):
+    names = [name for name in preset_names() if name in ("cifar10_C1", "binarized_mnist_baseline", "tiny32")]
+    monkeypatch.setattr("hvae_codec.report.presets.preset_names", lambda: names)
     rows = preset_rows()
-    assert [row["name"] for row in rows] == preset_names()
+    assert [row["name"] for row in rows] == names
     assert json.loads(json.dumps(rows)) == rows
     text = shown(preset_table(rows))
     assert all(row["name"] in text and f"{row['parameters']:,}" in text for row in rows)

@@ -51,7 +51,7 @@ def decode_to_folder(
         for done in write(store, images, batches, partial):
             if progress is not None:
                 progress(done, len(images))
-        os.replace(partial, folder)
+        os.replace(partial, folder.absolute())  # "." itself cannot be replaced
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return done

@@ -156,7 +156,8 @@ class Store:
 
     def gather(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), channels, y, x]."""
-        runs = [self.stored(slice(first, last + 1)) for first, last in _runs([self._rows(i)[0] for i in indices])]
+        rows = [self._rows(i)[0] for i in indices]
+        runs = [self.stored(slice(first, last + 1)) for first, last in _runs(rows)] or [self.stored(slice(0, 0))]
         return {resolution: np.concatenate([run[resolution] for run in runs]) for resolution in self.resolutions}
 
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:

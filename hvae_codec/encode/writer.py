@@ -55,7 +55,7 @@ class StoreWriter:
         row groups of another encode.
         """
         writer = cls(Path(path), spec, overwrite)
-        _check_target(writer.path, overwrite)
+        check_target(writer.path, overwrite)
         found = _fingerprint_at(writer.partial)
         if found == spec_fingerprint(spec):
             _sweep(writer)
@@ -128,7 +128,7 @@ class StoreWriter:
         pending = self.pending()
         if pending:
             raise StoreError(f"{len(pending)} of {self.row_groups} row groups are not written yet; run encode again")
-        _check_target(self.path, self.overwrite)
+        check_target(self.path, self.overwrite)
         _sync_tree(self.partial)
         replaced = self.path.with_name(self.path.name + ".replaced")
         if self.path.exists():
@@ -175,7 +175,8 @@ def _create(writer: StoreWriter) -> None:
     _sync(writer.partial.parent)
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise `StoreError` where a store cannot go to `path`: it exists, or is no store that may be overwritten."""
     if not os.path.lexists(path):
         return
     if not overwrite:

@@ -9,15 +9,26 @@ from torch.nn import functional as F
 from ..config import ModelConfig
 
 
+class Conv(nn.Conv2d):
+    """Convolution that leaves its weights alone on the meta device, where only shapes are wanted."""
+
+    def reset_parameters(self) -> None:
+        """Set the framework's default weights and biases."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 def conv(inputs: int, outputs: int, kernel: int = 1, *, weight_scale: float = 1.0) -> nn.Conv2d:
     """Convolution that keeps H × W, with Xavier-uniform weights times `weight_scale` and zero biases."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    layer = Conv(inputs, outputs, kernel, padding=kernel // 2)
     init_xavier(layer, weight_scale)
     return layer
 
 
 def init_xavier(layer: nn.Conv2d, weight_scale: float = 1.0) -> None:
     """Set Xavier-uniform weights times `weight_scale` and zero biases."""
+    if layer.weight.is_meta:
+        return
     nn.init.xavier_uniform_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(weight_scale)
@@ -46,7 +57,7 @@ class Cell(nn.Module):
         super().__init__()
         self.residual = residual
         ends = 1 if config.pointwise_ends else kernel
-        first = nn.Conv2d(inputs, middle, ends, padding=ends // 2)
+        first = Conv(inputs, middle, ends, padding=ends // 2)
         middles = [conv(middle, middle, kernel) for _ in range(config.middle_layers)]
         self.convs = nn.ModuleList([first, *middles, conv(middle, outputs, ends, weight_scale=last_scale)])
 
@@ -63,7 +74,7 @@ class Pool(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, stride, stride=stride)
+        self.conv = Conv(inputs, outputs, stride, stride=stride)
         init_xavier(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def ranking_path(run: Path) -> Path:
 def rank(model: HVAE, training: ImageSource, count: int, batch_size: int, seed: int, stage: Stage) -> KLStats:
     """KL statistics of at most `count` images, evenly spaced over `training`."""
     chosen = calibration_images(training, count)
-    return kl_stats(model, chosen, batch_size=batch_size, seed=seed, progress=stage("Ranking latent dimensions"))
+    return kl_stats(model, chosen, batch_size=batch_size, seed=seed, progress=stage("Ranking by KL"))
 
 
 def analyze(
@@ -89,11 +89,13 @@ def analyze(
     Differences are from all latents, which are measured too where `keeps` lacks 100%.
     """
     masks = [LatentMask.from_keep(stats, keep) for keep in keeps]
-    everything = LatentMask.from_keep(stats, 1.0)
-    progress = stage("Negative ELBO at each cutoff")
-    *rows, dense = sweep(model, held_out, [*masks, everything], batch_size=batch_size, seed=seed, progress=progress)
+    measured = masks if 1.0 in keeps else [*masks, LatentMask.from_keep(stats, 1.0)]
+    progress = stage("NELBO at each cutoff")
+    measurements = sweep(model, held_out, measured, batch_size=batch_size, seed=seed, progress=progress)
+    dense = measurements[keeps.index(1.0) if 1.0 in keeps else -1]
+    rows = measurements[: len(masks)]
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
-    decoded = _decode_all(coders, held_out, batch_size, stage("Encoding and decoding at each cutoff"))
+    decoded = _decode_all(coders, held_out, batch_size, stage("Decoding at each cutoff"))
     cutoffs = zip(keeps, rows, decoded, strict=True)
     table = pd.DataFrame([_table_row(keep, row, dense, d, model) for keep, row, d in cutoffs], columns=_columns(model))
     originals = held_out.read(_sheet_indices(held_out))

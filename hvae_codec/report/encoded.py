@@ -79,10 +79,11 @@ def cutoff_cost(
 def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
     """What the cutoff costs, for the terminal."""
     change = cost.kept - cost.everything
+    error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.4f}"
     return (
         f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_dims / mask.dims:.2f}%, "
         f"{mask.kept_variates} variates).\n"
-        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.4f} ± {cost.change_se:.4f} "
+        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.4f}{error} "
         f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
     )
 

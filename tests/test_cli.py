@@ -1,0 +1,500 @@
+"""Whole commands: what they write, what they say, and that bad input is one sentence and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hvae_codec import sample_data
+from hvae_codec.config import load_config
+from hvae_codec.encode.store import open_store
+from hvae_codec.images import open_images
+from hvae_codec.model.checkpoint import find_run
+from hvae_codec.presets import load_preset
+from hvae_codec_cli import app as app_module
+from hvae_codec_cli.app import main
+from hvae_codec_cli.decode import parse_range
+
+GOLDEN = Path(__file__).parent / "golden" / "symmetric"
+CONFIG = """
+stages = [
+    {resolution = 16, width = 8, variates = 3, bottleneck = 0.5},
+    {resolution = 8, width = 8, variates = 4, bottleneck = 0.5},
+    {resolution = 2, width = 12, variates = 5, bottleneck = 0.5},
+]
+[model]
+resolution = 16
+mixtures = 2
+middle_layers = 1
+[train]
+steps = 30
+batch_size = 8
+ema_decay = 0.5
+"""
+
+
+def exit_code(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(argument) for argument in arguments])
+    return int(exit_info.value.code or 0)
+
+
+@pytest.fixture
+def hvae(capsys):
+    """`hvae(arguments)`: standard output of a command that succeeds."""
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        code = exit_code(*arguments)
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    return call
+
+
+@pytest.fixture
+def refused(capsys):
+    """`refused(code, arguments)`: the one sentence of a command that exits with `code`."""
+
+    def call(code: int, *arguments: object) -> str:
+        capsys.readouterr()
+        found = exit_code(*arguments)
+        out, err = capsys.readouterr()
+        *bars, sentence = err.splitlines()
+        assert (found, out) == (code, ""), err
+        assert sentence.startswith("hvae-codec: "), err
+        assert all("/" in bar or not bar.strip() for bar in bars), err  # bars count: 0/300
+        assert "Traceback" not in err
+        return sentence.removeprefix("hvae-codec: ")
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory) -> Path:
+    """A folder in which the README's commands have run: data, tiny.toml, runs/first, out.zarr."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(sample_data.PATCHES, "train", 60)
+        patch.setitem(sample_data.PATCHES, "val", 12)
+        Path("tiny.toml").write_text(CONFIG)
+        assert exit_code("sample-data", "data", "--size", 16) == 0
+        assert exit_code("train", "data", "--config", "tiny.toml", "--out", "runs/first") == 0
+        assert exit_code("analyze-kl", "data", "--keep", "5%,30%,100%") == 0
+        assert exit_code("encode", "data", "out.zarr", "--keep", "30%") == 0
+    return folder
+
+
+@pytest.fixture
+def work(origin, tmp_path, monkeypatch) -> Path:
+    """A copy of `origin` to work in."""
+    folder = tmp_path / "work"
+    shutil.copytree(origin, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def tree(*folders: str) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for folder in folders for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@contextlib.contextmanager
+def disk_full(largest_file: int) -> Iterator[None]:
+    """Files can grow to this many bytes only, as on a disk with no more room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# --- the whole job
+
+
+def test_sample_data_was_written(work):
+    assert len(open_images("data", size=16, channels=3).split("train")) == 60
+    assert len(open_images("data", size=16, channels=3).split("val")) == 12
+    assert json.loads(Path("data/sample-data.json").read_text())["size"] == 16
+
+
+def test_train_leaves_a_run(work, hvae):
+    assert find_run("runs/latest") == Path("runs/first")
+    names = {p.name for p in Path("runs/first").iterdir()}
+    assert names >= {"config.json", "model.safetensors", "metrics.csv", "validation.csv", "state"}
+    assert load_config(Path("runs/first/config.json")) == load_config(Path("tiny.toml"))
+    out = hvae("train", "data", "--config", "tiny.toml", "--steps", 3, "--set", "train.batch_size=4")
+    assert "3 steps on 60 images" in out
+    assert "(12 images)" in out
+    run = find_run("runs/latest")
+    assert run.name.startswith("tiny-")
+    assert load_config(run / "config.json").train.batch_size == 4
+
+
+def test_a_trained_run_goes_on_for_longer(work, hvae):
+    assert "33 steps on" in hvae("train", "data", "--resume", "--steps", 33)
+    assert find_run("runs/latest") == Path("runs/first")
+
+
+def test_analyze_kl(work, hvae):
+    out = hvae("analyze-kl", "data", "--keep", "100%,10%,0.1", "--images", 7, "--out", "tables")
+    for word in ("10%", "100%", "NELBO", "PSNR", "7 held-out images, variates ranked on 7", "tables/cutoffs.png"):
+        assert word in out
+    assert sorted(p.name for p in Path("tables").iterdir()) == [
+        "cutoffs.csv",
+        "cutoffs.json",
+        "cutoffs.png",
+        "reconstructions.png",
+    ]
+    assert pd.read_csv("tables/cutoffs.csv")["keep"].tolist() == [0.1, 1.0]
+    names = {p.name for p in Path("runs/first/analysis").iterdir()}
+    assert names == {"cutoffs.csv", "cutoffs.json", "cutoffs.png", "reconstructions.png", "kl_stats.npz"}
+    assert "5%" in hvae("info", "runs/first")
+
+
+def test_encode_and_decode(work, hvae):
+    store = open_store("out.zarr")
+    source = open_images("data", size=16, channels=3)
+    assert store.names == list(source.names)
+    assert set(store.labels) == {p.name for p in Path("data/train").iterdir()}
+    assert store.run == "runs/first"
+    assert hvae("decode", "out.zarr", "images") == "images: 72 decoded images\n"
+    decoded = open_images("images", size=16, channels=3)
+    assert decoded.names == source.names
+    assert decoded.labels == source.labels
+    np.testing.assert_allclose(decoded.read([0, 71]), store.decode([0, 71]), atol=1)
+    hvae("decode", "out.zarr", "one", "--images", -1, "--format", "npy", "--model", "runs/first", "--device", "cpu")
+    assert np.load("one/images.npy").shape == (1, 16, 16, 3)
+
+
+def test_encode_says_what_the_cutoff_costs(work, hvae):
+    out = hvae("encode", "data", "val.zarr", "--split", "val", "--keep", "20%", "--codec", "float16")
+    assert "latent dimensions (" in out
+    assert "on 12 held-out images" in out
+    assert "dense latents" in out
+    assert "val.zarr" in out
+    assert len(open_store("val.zarr")) == 12
+    assert open_store("val.zarr").codec.name == "float16"
+    shutil.rmtree("runs/first/analysis")
+    assert "The run had no ranking" in hvae("encode", "data", "new.zarr", "--keep", "0.01%")
+    assert Path("runs/first/analysis/kl_stats.npz").exists()
+    out = hvae("encode", "data", "new.zarr", "--keep", "0.01%", "--overwrite", "--step", 2)
+    assert "The highest-ranked variate alone holds" in out
+    assert open_store("new.zarr").codec.to_dict() == {"name": "int", "step": 2.0}
+
+
+def test_info(work, hvae):
+    out = hvae("info", "out.zarr")
+    assert "72, in" in out
+    assert "runs/first" in out
+    store = json.loads(hvae("info", "out.zarr", "--json"))
+    assert (store["kind"], store["images"]) == ("store", 72)
+    assert store["kept_dims"] == open_store("out.zarr").kept_dims
+    run = json.loads(hvae("info", "runs/latest", "--json"))
+    assert (run["kind"], run["path"], run["trained"]) == ("run", "runs/first", True)
+    assert [row["keep"] for row in run["cutoffs"]] == [0.05, 0.3, 1.0]
+
+
+def test_one_image_is_enough(work, hvae):
+    Path("one").mkdir()
+    shutil.copy(next(Path("data/train/coffee").iterdir()), "one/a.png")
+    hvae("train", "one", "--config", "tiny.toml", "--steps", 2, "--out", "runs/one")
+    hvae("analyze-kl", "one", "--keep", "10%,100%")
+    assert "10%" in hvae("info", "runs/one")
+    assert '"nelbo_change_se": null' in hvae("info", "runs/one", "--json")
+    hvae("encode", "one", "one.zarr")
+    hvae("decode", "one.zarr", "back")
+    assert [str(p) for p in Path("back").rglob("*.png")] == ["back/a.png"]
+
+
+def test_presets(work, hvae, monkeypatch):
+    monkeypatch.setattr("hvae_codec.report.presets.preset_names", lambda: ["cifar10_C1", "tiny32"])
+    assert "tiny32" in hvae("presets")
+    rows = json.loads(hvae("presets", "--json"))
+    assert [row["name"] for row in rows] == ["cifar10_C1", "tiny32"]
+    assert json.loads(hvae("presets", "tiny32", "--json"))["model"]["resolution"] == 32
+    Path("mine.toml").write_text(hvae("presets", "tiny32"))
+    assert load_config(Path("mine.toml")) == load_preset("tiny32")
+    hvae("train", "data", "--config", "mine.toml", "--steps", 1, "--set", "train.batch_size=2")
+    assert load_config(Path("runs/latest/config.json")).model == load_preset("tiny32").model
+
+
+def test_import(work, hvae, refused):
+    arguments = (GOLDEN / "checkpoints-symmetric", "--config", GOLDEN / "hparams-symmetric.cfg", "--out", "runs/p")
+    out = hvae("import", *arguments)
+    assert "latent groups" in out
+    assert find_run("runs/latest") == Path("runs/p")
+    size = load_config(Path("runs/p/config.json")).model.image_size
+    hvae("encode", "data", "p.zarr", "--keep", "10%")
+    hvae("decode", "p.zarr", "p", "--images", "0:3", "--format", "npy")
+    assert np.load("p/images.npy").shape == (3, size, size, 3)
+    assert refused(2, "import", *arguments) == "runs/p exists; give another --out"
+    refused(1, "import", "nowhere", "--config", GOLDEN / "hparams-symmetric.cfg", "--out", "runs/q")
+    refused(2, "import", GOLDEN / "checkpoints-symmetric", "--config", "nowhere.cfg", "--out", "runs/q")
+    assert not Path("runs/q").exists()
+
+
+def test_version_and_help(capsys):
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out.strip() == importlib.metadata.version("hvae-codec")
+    assert exit_code("--help") == 0
+    assert "analyze-kl" in capsys.readouterr().out
+    importlib.import_module("hvae_codec_cli")
+
+
+# --- Ctrl-C
+
+
+def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
+    def interrupting(bar, task):
+        def on_step(metrics):
+            if metrics.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return on_step
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hvae_codec_cli.train._shown", interrupting)
+        capsys.readouterr()
+        assert exit_code("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/b") == 130
+    out, err = capsys.readouterr()
+    assert "Stopped. Go on with: hvae-codec train data --resume --out runs/b" in out
+    assert "Traceback" not in err
+    assert [p.name for p in Path("runs/b/state").glob("*.json")] == ["step-000000002.json"]
+    assert "not yet" in hvae("info", "runs/b")
+    assert "5 steps on" in hvae("train", "data", "--resume")
+    unbroken = hvae("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/c")
+    assert "5 steps" in unbroken
+    assert Path("runs/b/model.safetensors").read_bytes() == Path("runs/c/model.safetensors").read_bytes()
+
+
+def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("hvae_codec.encode.writer.StoreWriter.publish", interrupt)
+        capsys.readouterr()
+        assert exit_code("encode", "data", "new.zarr", "--keep", "30%") == 130
+    out, err = capsys.readouterr()
+    assert "The same command goes on where it stopped" in out
+    assert "Traceback" not in err
+    assert not Path("new.zarr").exists()
+    hvae("encode", "data", "new.zarr", "--keep", "30%")
+    assert not Path("new.zarr.partial").exists()
+    ours, whole = tree("new.zarr"), tree("out.zarr")
+    assert {k.replace("new", "out", 1): v for k, v in ours.items()} == whole
+
+
+@pytest.mark.parametrize("file_format", ["png", "npy"])
+def test_an_interrupted_decode_leaves_nothing(work, capsys, monkeypatch, file_format):
+    before = sorted(Path().iterdir())
+    monkeypatch.setattr("hvae_codec.encode.coder.LatentCoder.decode", interrupt)
+    assert exit_code("decode", "out.zarr", "images", "--format", file_format) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert sorted(Path().iterdir()) == before
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (1, "train empty", "there are no images in empty; files ending in .png"),
+        (1, "encode empty new.zarr", "there are no images in empty"),
+        (1, "encode nowhere new.zarr", "there is no nowhere; give a folder of images"),
+        (2, "train data --preset tiny23", "unknown preset 'tiny23'; did you mean tiny32?"),
+        (2, "presets tiny23", "unknown preset 'tiny23'; did you mean tiny32?"),
+        (2, "train data --preset tiny32 --config tiny.toml", "give one"),
+        (2, "train data --config typo.toml", "typo.toml: unknown key model.mixtuers; did you mean mixtures?"),
+        (2, "train data --config nowhere.toml", "there is no configuration file nowhere.toml"),
+        (2, "train data --config data", "cannot read the configuration data"),
+        (2, "train data --config torn.toml", "cannot read the configuration torn.toml"),
+        (2, "train data --config latin1.toml", "cannot read the configuration latin1.toml"),
+        (2, "train data --config list.json", "it must be a table of keys"),
+        (2, "train data --set train.setps=3", "unknown key train.setps; did you mean steps?"),
+        (2, "train data --set nonsense", "is not of the form section.key=value"),
+        (2, "train data --steps 0", "greater than or equal to 1"),
+        (2, "train data --resume --preset tiny32", "leave out --preset"),
+        (1, "train data --resume --out runs/nowhere", "there is no run at runs/nowhere"),
+        (1, "train data --config tiny.toml --out runs/first", "runs/first exists; pass --resume"),
+        (2, "encode data new.zarr --keep 0%", "keep is 0%; it must be above 0% and at most 100%"),
+        (2, "encode data new.zarr --keep 150%", "keep is 150%"),
+        (2, "encode data new.zarr --keep abc", "keep is 'abc'"),
+        (2, "encode data new.zarr --keep nan", "keep is nan"),
+        (2, "analyze-kl data --keep 3%,,5%", "keep is ''"),
+        (2, "encode data new.zarr --step 0", "the quantiser step is 0.0; it must be a number above 0"),
+        (2, "encode data new.zarr --codec zip", "'zip' is not one of 'int', 'float16', 'float32'"),
+        (2, "encode data new.zarr --batch-size 0", "greater than or equal to 1"),
+        (2, "encode data new.zarr --foo", "No such option: --foo"),
+        (2, "encode data", "Missing argument 'store'"),
+        (2, "encode data new.zarr extra", "extra"),
+        (2, "encoed data new.zarr", "No such command 'encoed'"),
+        (1, "encode data out.zarr", "out.zarr exists; give another name or pass --overwrite"),
+        (1, "encode data data --overwrite", "data is no store of this package, so it is not overwritten"),
+        (1, "encode data new.zarr --model runs/nowhere", "there is no run at runs/nowhere; check the path"),
+        (1, "encode data new.zarr --model data", "data is not a run: it holds no config.json"),
+        (1, "decode out.zarr new --model runs/nowhere", "there is no run at runs/nowhere"),
+        (1, "decode out.zarr data", "data exists and is not empty; give another folder"),
+        (1, "decode out.zarr tiny.toml", "tiny.toml exists and is not empty; give another folder"),
+        (1, "decode data new", "data is no zarr store (it has no zarr.json)"),
+        (1, "decode tiny.toml new", "tiny.toml is no zarr store"),
+        (1, "decode nowhere.zarr new", "there is no store nowhere.zarr"),
+        (2, "decode out.zarr new --images 72", "--images 72 names no image; the store has 72, numbered from 0"),
+        (2, "decode out.zarr new --images abc", "--images is 'abc'"),
+        (2, "decode out.zarr new --images 0:10:0", "--images is '0:10:0'"),
+        (2, "decode out.zarr new --images 5:5", "names no image"),
+        (2, "analyze-kl data --images 0", "greater than or equal to 1"),
+        (1, "info data", "data is neither a store (it has no zarr.json) nor a run"),
+        (1, "info nowhere", "there is no store nowhere"),
+        (2, "sample-data new --size 2", "the size must be at least 4"),
+        (2, "sample-data new --size 9999", "too large for every photograph"),
+        (1, "sample-data out.zarr --size 16", "out.zarr exists and is not finished sample data"),
+    ],
+)
+def test_bad_input(work, refused, code, arguments, message):
+    Path("empty").mkdir()
+    Path("typo.toml").write_text(CONFIG.replace("mixtures", "mixtuers"))
+    Path("torn.toml").write_text(CONFIG[:100])
+    Path("latin1.toml").write_bytes(CONFIG.encode() + b"# \xe9")
+    Path("list.json").write_text("[1, 2]")
+    before = tree(".")
+    assert message in refused(code, *arguments.split())
+    assert tree(".") == before
+    assert not Path("new").exists()
+
+
+def test_no_run_yet(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    advice = "there is no run at runs/latest; train one first (hvae-codec train DATA) or give --model"
+    for arguments in ("encode data new.zarr", "analyze-kl data", "info runs/latest", "train data --resume"):
+        assert refused(1, *arguments.split()) == advice
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_of_another_run(work, hvae, refused):
+    hvae("train", "data", "--config", "tiny.toml", "--steps", 1, "--seed", 1, "--out", "runs/other")
+    message = refused(1, "decode", "out.zarr", "new", "--model", "runs/other")
+    assert "out.zarr was made with model" in message
+    assert "give the run it was made with as --model" in message
+    assert not Path("new").exists()
+    shutil.move("runs/first", "elsewhere")
+    assert "there is no run at runs/first" in refused(1, "decode", "out.zarr", "new")
+    hvae("decode", "out.zarr", "new", "--model", "elsewhere")
+
+
+def test_a_broken_image_among_good_ones(work, hvae, refused, capsys):
+    broken = sorted(Path("data/train/coffee").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:150])
+    for command in ("encode data new.zarr", "train data --config tiny.toml --out runs/new", "analyze-kl data"):
+        message = refused(1, *command.split())
+        assert f"{broken} is broken, truncated or unreadable" in message
+        assert "--skip-broken" in message
+    assert not Path("new.zarr").exists()
+    assert find_run("runs/latest") == Path("runs/first"), "a run that could not start hides the last one"
+    with pytest.raises(SystemExit):
+        main(["encode", "data", "new.zarr", "--skip-broken"])
+    assert "1 of 72 images could not be decoded and were left out" in capsys.readouterr().err
+    assert len(open_store("new.zarr")) == 71
+    assert str(broken.relative_to("data")) not in open_store("new.zarr").names
+
+
+def test_grey_images_and_a_colour_model(work, hvae, refused):
+    for path in Path("data").rglob("*.png"):
+        with Image.open(path) as image:
+            image.convert("L").save(path)
+    for command in ("encode data new.zarr", "train data --config tiny.toml --out runs/new", "analyze-kl data"):
+        assert "is grey (1 channel) but the model takes images that are colour" in refused(1, *command.split())
+    assert not Path("new.zarr").exists()
+    arguments = ("--config", "tiny.toml", "--set", "model.channels=1", "--steps", 2, "--out", "runs/grey")
+    hvae("train", "data", *arguments)
+    hvae("encode", "data", "new.zarr", "--keep", "30%")
+    hvae("decode", "new.zarr", "new")
+    assert open_images("new", size=16, channels=1).read([0]).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("largest_file", "arguments", "leaves"),
+    [
+        (20_000, "train data --config tiny.toml --steps 2 --out runs/new", None),
+        (400, "analyze-kl data --keep 10% --out new", "new"),
+        (1_500, "analyze-kl data --keep 10% --out new", "new"),
+        (100, "encode data new.zarr --keep 20%", "new.zarr"),
+        (600, "encode data new.zarr --keep 100% --codec float32", "new.zarr"),
+        (100, "decode out.zarr new", "new"),
+        (1_000, "decode out.zarr new --format npy", "new"),
+        (100, "sample-data new --size 16", "new"),
+        (20_000, f"import {GOLDEN}/checkpoints-symmetric --config {GOLDEN}/hparams-symmetric.cfg --out runs/new", None),
+    ],
+)
+def test_no_space_left(work, hvae, refused, capsys, monkeypatch, largest_file, arguments, leaves):
+    monkeypatch.setitem(sample_data.PATCHES, "train", 10)
+    with disk_full(largest_file):
+        message = refused(1, *arguments.split())
+    assert "make room" in message or "File too large" in message
+    assert not list(Path().rglob("*.partial/zarr.json.*"))
+    if leaves == "new.zarr":
+        assert not Path(leaves).exists()
+    elif leaves:
+        assert not [p for p in Path().rglob("*.partial") if p.name.startswith((leaves, f".{leaves}"))]
+        assert all(p.suffix in (".csv", ".json") for p in Path(leaves).rglob("*"))  # whole ones
+    else:
+        assert not Path("runs/new/model.safetensors").exists()
+        assert find_run("runs/latest") != Path("runs/new") or "train" in arguments
+    # With room again, the same command works; a training that was begun is resumed.
+    hvae(*("train data --resume --out runs/new" if arguments.startswith("train") else arguments).split())
+
+
+def test_damaged_stores_and_runs(work, refused):
+    shard = next(p for p in Path("out.zarr").glob("z*/c/0/**/*") if p.is_file())
+    content = bytearray(shard.read_bytes())
+    content[2] ^= 255
+    shard.write_bytes(content)
+    assert "damaged" in refused(1, "decode", "out.zarr", "new")
+    assert not Path("new").exists()
+    Path("runs/first/analysis/kl_stats.npz").write_bytes(b"PK")
+    assert "cannot read the ranking" in refused(1, "encode", "data", "new.zarr")
+    weights = Path("runs/first/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "cannot read the weights runs/first/model.safetensors" in refused(1, "encode", "data", "new.zarr")
+    Path("runs/first/config.json").write_text("{")
+    assert "cannot read the configuration runs/first/config.json" in refused(2, "info", "runs/first")
+
+
+def test_unknown_system_errors_are_one_sentence_too(work, refused, monkeypatch):
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "out.zarr")
+
+    monkeypatch.setattr("hvae_codec.encode.store.open_store", denied)
+    assert refused(1, "decode", "out.zarr", "new") == "Permission denied (out.zarr)"
+    full = OSError(28, "No space left on device", "x")
+    assert app_module._os_message(full) == "no space left (x); make room and run the same command again"
+    assert app_module._os_message(OSError("odd")) == "odd"
+
+
+def test_ranges():
+    assert parse_range("all", 5) == range(5)
+    assert parse_range("3", 5) == range(3, 4)
+    assert parse_range("-1", 5) == range(4, 5)
+    assert parse_range("-5", 5) == range(1)
+    assert parse_range("1:", 5) == range(1, 5)
+    assert parse_range(":-1", 5) == range(4)
+    assert parse_range("0:1000:2", 5) == range(0, 5, 2)
+    assert parse_range("::", 5) == range(5)
