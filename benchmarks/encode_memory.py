@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+from conditions import conditions
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +62,7 @@ def main() -> None:
         options += ["--batch-size", str(arguments.batch_size)]
         rows = [measure(folder, count, options) for count in arguments.images]
     command = shlex.join(["hvae-codec", "encode", "DATA", "STORE", *options])
-    print(f"{machine()}, commit {commit()}\n{command}")
+    print(f"{conditions()}\n{command}")
     Console().print(as_table(rows))
 
 
@@ -98,18 +98,6 @@ def as_table(rows: Sequence[Measurement]) -> Table:
         cells = (f"{row.images:,}", f"{row.megabytes:,.1f}", f"{row.seconds:,.1f}", f"{row.images / row.seconds:,.1f}")
         table.add_row(*cells)
     return table
-
-
-def machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """The checked-out commit, with a mark where files differ from it."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

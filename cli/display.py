@@ -58,12 +58,15 @@ def interruptible(advice: str) -> Iterator[None]:
 
 @contextmanager
 def stages(unit: str = "images") -> Iterator[Stage]:
-    """Progress of work that has several pieces: a bar for each, made when the piece is announced."""
+    """Progress of work that has several pieces: a bar for each, shown from the first images done.
+
+    So work that is refused before it starts leaves no bar above its error.
+    """
     with progress_bar(unit) as bar:
 
         def announce(name: str) -> Callable[[int, int], None]:
-            task = bar.add_task(name, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(name, total=None, visible=False)
+            return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
         yield announce
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +20,7 @@ from .options import Data, Device, DeviceOption, Seed, SkipBroken, torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.train.loop import OnStep, TrainResult
+    from hvae_codec.train.update import StepMetrics
 
 DEFAULT_PRESET = "tiny32"
 
@@ -64,10 +67,10 @@ def command(
     wanted = start_run(run, wanted, resume=resume)
     training, held_out = source.split("train"), source.split("val")
     with interruptible(f"Go on with: hvae-codec train {data} --resume --out {run}"), progress_bar("steps") as bar:
-        task = bar.add_task("Training", total=wanted.train.steps)
-        result = train(run, wanted, training, held_out, options, _shown(bar, task))
+        task = bar.add_task("Training", total=wanted.train.steps, start=False)
+        result = train(run, wanted, training, held_out, options, _shown(bar, task), _reading(bar, task))
     report_source(source)
-    _report(result, len(training), len(held_out))
+    _report(result, wanted, len(training), len(held_out))
 
 
 def _configuration(
@@ -94,25 +97,32 @@ def _resumed(run: Path, steps: int | None) -> Config:
     return _with_steps(load_run_config(run), steps)
 
 
+def _reading(bar: Progress, task: TaskID) -> Callable[[int, int], None]:
+    """Called while images are read into memory."""
+    return lambda done, total: bar.update(task, description=f"Reading images, {done:,} of {total:,}")
+
+
 def _shown(bar: Progress, task: TaskID) -> OnStep:
     """Called after each step: moves the bar and shows a running average of the NELBO."""
     smooth: list[float] = []
 
-    def on_step(metrics: object) -> None:
-        step, nelbo = metrics.step, metrics.nelbo  # type: ignore[attr-defined]
-        smooth.append(nelbo)
+    def on_step(metrics: StepMetrics) -> None:
+        if not smooth:
+            bar.start_task(task)
+        smooth.append(metrics.nelbo)
         del smooth[:-50]
         average = sum(smooth) / len(smooth)
-        bar.update(task, completed=step, description=f"Training, NELBO {average:.3f} bits/dim")
+        bar.update(task, completed=metrics.step, description=f"Training, NELBO {average:.3f} bits/dim")
 
     return on_step
 
 
-def _report(result: TrainResult, training: int, held_out: int) -> None:
-    elbo = result.validation
+def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
+    elbo, model = result.validation, config.model
+    nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
     console().print(
         f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"
-        f"held-out NELBO {elbo.nelbo:.3f} bits/dim = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
+        f"held-out NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
         f"({held_out:,} images)"
     )

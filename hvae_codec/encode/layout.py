@@ -61,7 +61,7 @@ class StoreSpec:
     image: dict[str, int]
     """`size` in pixels, `channels`, `bits`."""
     source: dict[str, Any]
-    """`fingerprint` of the images, their `bytes` and `path`."""
+    """`fingerprint` of the images and their `bytes`."""
     shard: int = 256
     """Images in a row group."""
     chunk_bytes: int = CHUNK_BYTES

@@ -59,7 +59,7 @@ def _cutoff_cells(row: Mapping[str, Any]) -> Iterable[str]:
     for key in ("nelbo", "reconstruction", "kl"):
         yield f"{row[key]:.3f}"
     error = row["nelbo_change_se"]
-    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.4f} ± {error:.4f}"
+    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.5f} ± {error:.5f}"
     yield f"{row['psnr']:.2f}"
     yield f"{row['ssim']:.3f}"
     yield f"{row['bytes']:,.0f}"

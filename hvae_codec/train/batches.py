@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -18,14 +19,23 @@ CACHE_BYTES = 2 << 30
 class BatchStream:
     """Shuffled batches of a source: every image once an epoch, each epoch in its own order."""
 
-    def __init__(self, source: ImageSource, batch_size: int, seed: int, *, horizontal_flip: bool) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        seed: int,
+        *,
+        horizontal_flip: bool,
+        on_read: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`on_read` is called with the images read and in all, while a source that fits is read into memory."""
         self.source = source
         self.batch_size = batch_size
         self.seed = seed
         self.horizontal_flip = horizontal_flip
         self._orders: dict[int, NDArray[np.int64]] = {}
         pixels = len(source) * source.channels * source.size**2
-        self._cache = source.read(range(len(source))) if pixels <= CACHE_BYTES else None
+        self._cache = _read_all(source, on_read) if pixels <= CACHE_BYTES else None
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._ahead: tuple[int, Future[NDArray[np.uint8]]] | None = None
 
@@ -60,3 +70,14 @@ class BatchStream:
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
+
+
+def _read_all(source: ImageSource, on_read: Callable[[int, int], None] | None) -> NDArray[np.uint8]:
+    pixels = np.empty((len(source), source.channels, source.size, source.size), np.uint8)
+    done = 0
+    for batch in source.batches(256):
+        pixels[done : done + len(batch)] = batch
+        done += len(batch)
+        if on_read is not None:
+            on_read(done, len(source))
+    return pixels

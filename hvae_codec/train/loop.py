@@ -90,16 +90,19 @@ def train(
     validation: ImageSource,
     options: TrainOptions | None = None,
     on_step: OnStep | None = None,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train `config` on `training`, in the folder `run` that `start_run` made, from its newest state if it has one.
 
-    `on_step` is called after every step. An interrupt (Ctrl-C) leaves the state of the last whole step behind. The
-    weights for use, `model.safetensors`, are the exponential moving average.
+    `on_read` is called with the images read into memory before the first step, `on_step` after every step. An
+    interrupt (Ctrl-C) leaves the state of the last whole step behind. The weights for use, `model.safetensors`, are the
+    exponential moving average.
     """
     options = options or TrainOptions()
     started = time.monotonic()
     state = _start_state(run, config, options)
-    batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=config.train.horizontal_flip)
+    flip = config.train.horizontal_flip
+    batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=flip, on_read=on_read)
     point_latest(run)  # not before the images were read: a run that cannot start must not hide the last one
     try:
         with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:

@@ -99,6 +99,9 @@ def _fill_moments(state: TrainState, loaded: dict[str, Tensor]) -> None:
         if key.startswith("optimizer."):
             _, moment, name = key.split(".", 2)
             parameter = parameters[name]
-            # The step counter lives on the CPU; moments live, in the same memory order, with their weights.
-            copy = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor.clone()
-            state.optimizer.state[parameter][moment] = copy
+            if tensor.shape == parameter.shape:
+                # Fused updates walk through memory: moments must lie in the same order as their weights.
+                state.optimizer.state[parameter][moment] = torch.empty_like(parameter).copy_(tensor)
+            else:
+                counter_device = parameter.device if state.optimizer.defaults.get("fused") else "cpu"
+                state.optimizer.state[parameter][moment] = tensor.to(counter_device)
