@@ -4,11 +4,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+QUICKSTART ?= quickstart
 # More options for `hvae-codec train` in the quickstart, such as TRAIN="--steps 20".
 TRAIN ?=
 
 HVAE = $(abspath $(VENV))/bin/hvae-codec
-IN_QUICKSTART = cd quickstart && $(HVAE)
+IN_QUICKSTART = cd $(QUICKSTART) && $(HVAE)
 
 .PHONY: quickstart test lint docs check install clean-quickstart
 .DELETE_ON_ERROR:
@@ -21,36 +22,37 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Each step leaves a mark when it is done, so that an interrupted quickstart goes on where it stopped.
-quickstart: quickstart/.decoded
+quickstart: $(QUICKSTART)/.decoded
 	$(IN_QUICKSTART) info runs/latest
 	$(IN_QUICKSTART) info out.zarr
-	@echo 'Pictures: quickstart/runs/photos/analysis/cutoffs.png (what a cutoff costs),'
-	@echo '          quickstart/runs/photos/analysis/reconstructions.png (originals above decoded images),'
-	@echo '          quickstart/images/ (all decoded images)'
+	@echo 'Pictures: $(QUICKSTART)/runs/photos/analysis/cutoffs.png (what a cutoff costs),'
+	@echo '          $(QUICKSTART)/runs/photos/analysis/reconstructions.png (originals above decoded images),'
+	@echo '          $(QUICKSTART)/images/ (all decoded images)'
 
-quickstart/.data: | $(VENV)/installed
-	@mkdir -p quickstart
+$(QUICKSTART)/.data: | $(VENV)/installed
+	@mkdir -p $(QUICKSTART)
 	$(IN_QUICKSTART) sample-data data
 	@touch $@
 
-quickstart/.trained: quickstart/.data
+$(QUICKSTART)/.trained: $(QUICKSTART)/.data
 	$(IN_QUICKSTART) train data --out runs/photos $(TRAIN) $$(test -f runs/photos/config.json && echo --resume)
 	@touch $@
 
-quickstart/.analyzed: quickstart/.trained
+$(QUICKSTART)/.analyzed: $(QUICKSTART)/.trained
 	$(IN_QUICKSTART) analyze-kl data
 	@touch $@
 
-quickstart/.encoded: quickstart/.analyzed
+$(QUICKSTART)/.encoded: $(QUICKSTART)/.analyzed
 	$(IN_QUICKSTART) encode --keep 3% --overwrite data out.zarr
 	@touch $@
 
-quickstart/.decoded: quickstart/.encoded
+$(QUICKSTART)/.decoded: $(QUICKSTART)/.encoded
+	rm -rf $(QUICKSTART)/images
 	$(IN_QUICKSTART) decode out.zarr images
 	@touch $@
 
 clean-quickstart:
-	rm -rf quickstart
+	rm -rf $(QUICKSTART)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest

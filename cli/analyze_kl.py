@@ -48,7 +48,6 @@ def command(
     cutoffs.json, cutoffs.png and reconstructions.png, and keeps the ranking in the run for encode.
     """
     from hvae_codec.encode.latents import make_codec
-    from hvae_codec.encode.pipeline import calibration_images
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.kl_stats import save_kl_stats
@@ -63,7 +62,7 @@ def command(
     run = hvae.run or model
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-    held_out = calibration_images(source.split("val"), images)
+    held_out = source.split("val").evenly(images)
     with interruptible("Nothing was written."), stages() as stage:
         stats = rank(hvae, source.split("train"), images, batch_size, seed, stage)
         analysis = analyze(hvae, stats, held_out, keeps, latent_codec, batch_size=batch_size, seed=seed, stage=stage)

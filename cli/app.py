@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
         message, code = getattr(error, "format_message", error.__str__)(), error.exit_code
     except OSError as error:
         message, code = _os_message(error), 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not worth importing torch for
+            raise
+        message, code = "the GPU has too little memory; give a smaller --batch-size, or --device cpu", 1
     print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

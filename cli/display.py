@@ -34,9 +34,10 @@ class RateColumn(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.1f} {self.unit}/s", style="cyan")
 
 
-def progress_bar(unit: str = "images") -> Progress:
-    """A bar on standard error with count, rate and remaining time."""
-    return Progress(
+@contextmanager
+def progress_bar(unit: str = "images") -> Iterator[Progress]:
+    """A bar on standard error with count, rate and remaining time; work that fails takes its bars with it."""
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -44,6 +45,12 @@ def progress_bar(unit: str = "images") -> Progress:
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
     )
+    with progress:
+        try:
+            yield progress
+        except BaseException:
+            progress.live.transient = True
+            raise
 
 
 @contextmanager
@@ -82,3 +89,11 @@ def report_source(source: ImageSource) -> None:
         if count:
             total = len(source) + len(source.skipped)
             Console(stderr=True, highlight=False).print(f"{count:,} of {total:,} images {note}")
+
+
+def report_unused(images: int, training: ImageSource, held_out: ImageSource) -> None:
+    """Say, on standard error, that images outside train/ and val/ are used for neither."""
+    unused = images - len(training) - len(held_out)
+    if unused > 0:
+        text = f"{unused:,} of {images:,} images are in neither train/ nor val/ and are not used"
+        Console(stderr=True, highlight=False).print(text)

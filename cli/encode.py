@@ -72,6 +72,9 @@ def command(
     with interruptible("The same command goes on where it stopped."), stages() as stage:
         stats, note = find_ranking(hvae, source, batch_size, seed, stage)
         mask, mask_note = make_mask(stats, fraction)
+        # Before the long part, so that its price is known and nothing is left to fail once the store stands.
+        cost = cutoff_cost(hvae, source, stats, mask, batch_size, seed, stage("NELBO at this cutoff"))
+        out.print(*(line for line in (note, mask_note, cost_sentence(cost, mask)) if line), sep="\n")
         written = encode(
             hvae,
             source.split(split.value),
@@ -82,8 +85,5 @@ def command(
             options=EncodeOptions(batch_size, overwrite),
             progress=stage("Encoding"),
         )
-        cost = cutoff_cost(hvae, source, mask, batch_size, seed, stage("NELBO at this cutoff"))
     report_source(source)
-    out.print(*(line for line in (note, mask_note) if line), sep="\n", end="\n" if note or mask_note else "")
-    out.print(cost_sentence(cost, mask))
     out.print(store_table(written))

@@ -11,6 +11,7 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .display import console
+from .options import LATEST_RUN
 
 
 class Weights(StrEnum):
@@ -34,7 +35,7 @@ def command(
         raise UsageError(f"{out} exists; give another --out")
     imported, tensors = import_published(checkpoint, config, weights.value)
     save_model(out, imported, tensors)
-    point_latest(out)
+    point_latest(LATEST_RUN, out)
     count = sum(tensor.numel() for tensor in tensors.values())
     groups = len(imported.model.groups)
     console().print(

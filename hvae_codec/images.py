@@ -118,6 +118,12 @@ class ImageSource:
             positions=self.positions[chosen],
         )
 
+    def evenly(self, count: int) -> ImageSource:
+        """At most `count` images, evenly spaced over this source."""
+        if len(self) <= count:
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
     def split(self, which: Split) -> ImageSource:
         """The images for training, those held out for validation, or all; see `split_indices`."""
         return self if which == "all" else self.subset(split_indices(self.names, which))
@@ -196,12 +202,14 @@ def split_indices(names: Sequence[str], which: Literal["train", "val"]) -> list[
 
     - With images below both train/ and val/, those are the splits; other images belong to neither.
     - With only val/, everything outside it is for training.
-    - With only train/, or neither, about one in ten (of train/, or of all) is held out, chosen by SHA-256 of the name,
-      so that the choice is the same on every machine and does not change as images are added.
+    - Otherwise about one in ten of all is held out, chosen by SHA-256 of the name, so that the choice is the same on
+      every machine and does not change as images are added. A class folder may be called train.
     A share that would be empty (a data set of one image) is all images instead.
     """
     tops = [name.partition("/")[0] if "/" in name else "" for name in names]
     in_train, in_val = ([i for i, top in enumerate(tops) if top == split] for split in ("train", "val"))
+    if not in_val and len(in_train) < len(names):
+        in_train = []  # a class folder that happens to be called train
     outside_val = in_train or [i for i, top in enumerate(tops) if top != "val"]
     if in_val and outside_val:
         return outside_val if which == "train" else in_val

@@ -366,10 +366,13 @@ def test_split_folders(tmp_path: Path):
     assert source.split("train").names == ("4.png", "test/a/3.png")
 
 
-def test_only_train_holds_out_of_train():
-    names = [f"train/{i}.png" for i in range(100)] + ["other/x.png"]
+@pytest.mark.parametrize("others", [[], ["other/x.png"]])
+def test_without_val_some_of_all_is_held_out(others: list[str]):
+    """Also where train is one class folder among others: none of those may be lost."""
+    names = [f"train/{i}.png" for i in range(100)] + others
     val, train = split_indices(names, "val"), split_indices(names, "train")
-    assert sorted(train + val) == list(range(100))
+    assert val
+    assert sorted(train + val) == list(range(len(names)))
 
 
 def test_a_single_image_is_in_both_splits(tmp_path: Path):

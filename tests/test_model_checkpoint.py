@@ -167,10 +167,10 @@ def test_load_weights_names_the_path(tmp_path: Path):
 
 
 def test_latest_points_to_the_last_run(run: Path):
-    point_latest(run)
+    point_latest(run.parent / "latest", run)
     assert find_run(run.parent / "latest") == run
     shutil.copytree(run, run.parent / "b")
-    point_latest(run.parent / "b")
+    point_latest(run.parent / "latest", run.parent / "b")
     assert find_run(str(run.parent / "latest")) == run.parent / "b"
     assert load_model(run.parent / "latest").run == run.parent / "b"
 
@@ -180,15 +180,29 @@ def test_latest_is_a_file_where_links_are_refused(run: Path, monkeypatch: pytest
         raise OSError("links are not permitted")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    point_latest(run)
+    point_latest(run.parent / "latest", run)
     assert not (run.parent / "latest").is_symlink()
     assert find_run(run.parent / "latest") == run
 
 
 def test_runs_move_with_their_folder(run: Path, tmp_path: Path):
-    point_latest(run)
+    point_latest(run.parent / "latest", run)
     shutil.move(run.parent, tmp_path / "moved")
     assert find_run(tmp_path / "moved" / "latest") == tmp_path / "moved" / "a"
+
+
+def test_latest_may_lie_elsewhere_and_leaves_other_files_alone(run: Path, tmp_path: Path):
+    latest = tmp_path / "elsewhere" / "runs" / "latest"
+    point_latest(latest, run)
+    assert find_run(latest).resolve() == run.resolve()
+    latest.unlink()
+    latest.write_text("notes of mine")
+    assert "is in the way" in refused(point_latest, latest, run)
+    assert latest.read_text() == "notes of mine"
+    latest.unlink()
+    latest.mkdir()
+    assert "is in the way" in refused(point_latest, latest, run)
+    assert [path.name for path in latest.parent.iterdir()] == ["latest"]
 
 
 def test_runs_that_are_not_there(tmp_path: Path):
@@ -201,6 +215,6 @@ def test_runs_that_are_not_there(tmp_path: Path):
 
 
 def test_a_latest_whose_run_is_gone(run: Path):
-    point_latest(run)
+    point_latest(run.parent / "latest", run)
     shutil.rmtree(run)
     assert "there is no run at" in refused(find_run, run.parent / "latest")

@@ -193,16 +193,17 @@ def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     source = as_source(photo_patches)
     model = load_model(run)
     stats, note = find_ranking(model, source, 64, 0, silent)
-    assert "made one on" in note
+    assert "made one of" in note
     assert ranking_path(run).exists()
     again, note = find_ranking(model, source, 64, 0, silent)
-    assert note == ""
+    assert "of these training images" in note
+    assert "of other images" in find_ranking(model, as_source(photo_patches[:5]), 64, 0, silent)[1]
     for a, b in zip(stats.kl_bits, again.kl_bits, strict=True):
         np.testing.assert_array_equal(a, b)
     weights = {name: weight + 0.01 for name, weight in load_weights(run / "model.safetensors").items()}
     save_model(run, Config(tiny_config.model), weights)  # trained on: the ranking is of an older model
     newer, note = find_ranking(load_model(run), source, 64, 0, silent)
-    assert "made one on" in note
+    assert "made one of" in note
     assert newer.model_hash != stats.model_hash
     assert load_kl_stats(ranking_path(run)).model_hash == newer.model_hash
 
@@ -217,9 +218,9 @@ def test_a_variate_larger_than_the_share_is_said(stats):
 def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     source = as_source(photo_patches)
     mask = LatentMask.from_keep(stats, 0.3)
-    cost = cutoff_cost(tiny_model, source, mask, 64, 0, silent("x"))
+    cost = cutoff_cost(tiny_model, source, stats, mask, 64, 0, silent("x"))
     assert cost.images == len(source.split("val"))
-    everything = cutoff_cost(tiny_model, source, LatentMask.from_keep(stats, 1.0), 64, 0, silent("x"))
+    everything = cutoff_cost(tiny_model, source, stats, LatentMask.from_keep(stats, 1.0), 64, 0, silent("x"))
     assert everything.kept == everything.everything == cost.everything
     text = cost_sentence(cost, mask)
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hvae_codec.config import with_settings
 from hvae_codec.errors import ModelError
 from hvae_codec.images import as_source
-from hvae_codec.model.checkpoint import find_run, load_model, load_run_config, load_weights
+from hvae_codec.model.checkpoint import load_model, load_run_config, load_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.batches import BatchStream
 from hvae_codec.train.loop import TrainOptions, TrainResult, start_run, train
@@ -82,6 +82,23 @@ def assert_same_run(run: Path, unbroken: Path) -> None:
 # --- a run from start to end
 
 
+def test_a_seed_is_kept_by_a_run_killed_before_its_first_save(tiny_config, sources, tmp_path: Path):
+    """The state of step 0 keeps it, so that going on with the default seed gives the losses of the first one."""
+    config = with_settings(tiny_config, ["train.steps=2"])
+    whole = run_whole(tmp_path / "whole", config, sources, options=TrainOptions(seed=20240101))
+
+    def kill(_: StepMetrics) -> None:
+        raise RuntimeError("killed")
+
+    run = tmp_path / "killed"
+    start_run(run, config, resume=False)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(run, config, *sources, TrainOptions(seed=20240101), kill)
+    resumed = train(run, config, *sources, TrainOptions())
+    assert resumed.validation.nelbo == whole.validation.nelbo
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
 def test_a_run_learns_and_leaves_all_files(tiny_config, sources, tmp_path: Path):
     seen: list[StepMetrics] = []
     config = with_settings(tiny_config, ["train.steps=10"])
@@ -91,7 +108,6 @@ def test_a_run_learns_and_leaves_all_files(tiny_config, sources, tmp_path: Path)
     assert seen[-1].nelbo < seen[0].nelbo
     assert seen[1].learning_rate == pytest.approx(0.02 * 2 / 5)
     assert (result.run, result.step, result.skipped) == (tmp_path / "run", 10, 0)
-    assert find_run(tmp_path / "latest") == tmp_path / "run"
     states = sorted(path.name for path in (tmp_path / "run" / "state").iterdir())
     assert states == [f"step-{n:09d}.{e}" for n in (9, 10) for e in ("json", "safetensors")]
     model = load_model(tmp_path / "run")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import StoreError
-from ..model.checkpoint import load_model, model_hash
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
@@ -74,6 +75,7 @@ class LatentCoder:
         return cls(model, LatentMask.from_dict(store.mask), store.codec, store.steps)
 
     @torch.no_grad()
+    @full_float32()
     def encode(self, images: Tensor) -> Stored:
         """Stored numbers of uint8 `images` [B, C, H, W]; runs no group after the last one that something is kept of."""
         choose = _Encoding(self)
@@ -82,6 +84,7 @@ class LatentCoder:
         return choose.stored()
 
     @torch.no_grad()
+    @full_float32()
     def encode_and_decode(self, activations: Sequence[Tensor]) -> tuple[Stored, Tensor]:
         """Stored numbers and the encoder's own reconstruction, uint8 [B, C, H, W], from bottom-up activations."""
         choose = _Encoding(self)
@@ -89,6 +92,7 @@ class LatentCoder:
         return choose.stored(), self._pixels(output)
 
     @torch.no_grad()
+    @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
         choose = _Decoding(self, stored)
@@ -182,7 +186,7 @@ def decode_rows(
     Without `model`, the run that the store names is loaded. Raises `ModelError` where there is none, `StoreError`
     where it is another model or the store is damaged.
     """
-    coder = LatentCoder.of_store(store, model or load_model(store.run))
+    coder = LatentCoder.of_store(store, model or store.named_model)
     batches = [
         coder.decode_pixels(store.gather(indices[first : first + batch_size])).cpu().numpy()
         for first in range(0, len(indices), batch_size)

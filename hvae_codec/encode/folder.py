@@ -66,7 +66,8 @@ def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Itera
 
 
 def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
-    targets = [folder / name for name in png_names([store.names[i] for i in images])]
+    names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
+    targets = [folder / names[i] for i in images]
     done = 0
     for batch in batches:
         for pixels, target in zip(batch, targets[done:], strict=False):

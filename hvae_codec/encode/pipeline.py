@@ -23,13 +23,13 @@ from .coder import LatentCoder, Stored, quantiser_steps, stored_channels
 from .latents import Codec, IntCodec
 from .store import Store, StoreSpec, StoreWriter, open_store
 
-CALIBRATION_IMAGES = 1024
-"""Images that the quantiser steps are measured on where no statistics are given."""
+SAMPLE_IMAGES = 1000
+"""Images that statistics are measured on where nobody says how many."""
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How a store is written; none of these change what is in it."""
+    """How a store is written; what is in it does not depend on these, but for float rounding."""
 
     batch_size: int = 64
     """Images through the model at once; a row group is cut into these."""
@@ -51,7 +51,7 @@ def encode(
     """Encode `images` (a source, or uint8 [N, C, H, W]) into a new store at `path`, keeping what `mask` keeps.
 
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
-    1,024 of the images. The store is built as `path` + `.partial` and renamed when it is whole. `progress` is called
+    1,000 of the images. The store is built as `path` + `.partial` and renamed when it is whole. `progress` is called
     with the images done, those of an earlier, interrupted call included, and the images in all.
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` where `path` exists, `UsageError`
     where the mask or the statistics are another model's.
@@ -61,7 +61,7 @@ def encode(
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to encode; give at least one")
-    stats = stats or kl_stats(model, calibration_images(source), batch_size=options.batch_size)
+    stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
     if stats.model_hash != model_hash(model):
         raise UsageError("the KL statistics were measured with another model; measure them with this one")
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
@@ -75,13 +75,6 @@ def encode(
             progress(done, len(source))
     writer.publish()
     return open_store(path)
-
-
-def calibration_images(source: ImageSource, count: int = CALIBRATION_IMAGES) -> ImageSource:
-    """At most `count` images, evenly spaced over `source`."""
-    if len(source) <= count:
-        return source
-    return source.subset(np.linspace(0, len(source) - 1, count).round().astype(np.int64))
 
 
 def store_spec(coder: LatentCoder, source: ImageSource) -> StoreSpec:

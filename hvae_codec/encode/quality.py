@@ -1,4 +1,4 @@
-"""How near decoded images are to their originals: PSNR and SSIM per image."""
+"""How near decoded images are to their originals: PSNR of a set, SSIM per image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ SMALLEST_MSE = 1e-4
 """Mean squared error of equal images, in place of 0: their PSNR is 88 dB, not infinite."""
 
 
-def psnr(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of uint8 [N, C, H, W] pairs in dB, [N]: 10 log10(255² / mean squared error)."""
-    error = images.astype(np.float64) - decoded.astype(np.float64)
-    mse = np.square(error).mean(axis=(1, 2, 3)).clip(min=SMALLEST_MSE)
-    return 10.0 * np.log10(255.0**2 / mse)
+def mean_squared_error(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean squared error of uint8 [N, C, H, W] pairs, [N], in squared pixel levels."""
+    return np.square(images.astype(np.float64) - decoded.astype(np.float64)).mean(axis=(1, 2, 3))
+
+
+def psnr(mse: NDArray[np.float64]) -> float:
+    """Peak signal-to-noise ratio in dB of all images together: 10 log10(255² / mean of `mse`).
+
+    Not the mean of each image's PSNR, in which a few nearly flat images outweigh all others.
+    """
+    return float(10.0 * np.log10(255.0**2 / max(mse.mean(), SMALLEST_MSE)))
 
 
 def ssim(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:

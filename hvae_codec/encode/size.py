@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,21 +15,25 @@ class SizeMeter:
     """Adds up the compressed bytes of batches of stored numbers, cut into a store's chunks."""
 
     def __init__(self) -> None:
-        self._parts: dict[int, list[NDArray[np.generic]]] = {}
+        self._waiting: dict[int, NDArray[np.generic]] = {}
+        self._bytes = 0
         self.images = 0
 
     def add(self, stored: Stored) -> None:
         """Take up one batch: latent resolution to [B, channels, y, x]."""
         for resolution, numbers in stored.items():
-            self._parts.setdefault(resolution, []).append(numbers)
+            waiting = self._waiting.get(resolution, numbers[:0])
+            self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))
         self.images += len(next(iter(stored.values())))
+
+    def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Count all chunks that are full; returns the rest."""
+        length = chunk_length(ROW_GROUP, CHUNK_BYTES, numbers[0].nbytes)
+        whole = len(numbers) // length * length
+        self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
+        return numbers[whole:]
 
     def bytes_per_image(self) -> float:
         """Compressed bytes an image, chunk by chunk; a store's metadata and names come on top."""
-        arrays: Mapping[int, NDArray[np.generic]] = {r: np.concatenate(p) for r, p in self._parts.items()}
-        return sum(compressed_bytes(chunk) for array in arrays.values() for chunk in _chunks(array)) / self.images
-
-
-def _chunks(array: NDArray[np.generic]) -> Iterable[NDArray[np.generic]]:
-    length = chunk_length(ROW_GROUP, CHUNK_BYTES, array[0].nbytes)
-    return (array[first : first + length] for first in range(0, len(array), length))
+        rest = sum(compressed_bytes(numbers) for numbers in self._waiting.values() if len(numbers))
+        return (self._bytes + rest) / self.images

@@ -167,6 +167,20 @@ class Store:
             for resolution, numbers in self.stored(index).items()
         }
 
+    @functools.cached_property
+    def named_model(self) -> HVAE:
+        """The model of the run that the store names, on the CPU; `StoreError` where it is not to be found."""
+        from ..model.checkpoint import load_model
+
+        return load_model(self.find_run())
+
+    def find_run(self) -> Path:
+        """The run that the store names, seen from here or from the store's folder; `StoreError` where it is gone."""
+        for place in (Path(self.run), self.path.parent / self.run):
+            if place.exists():
+                return place
+        raise StoreError(f"{self.path} was made with the run {self.run}, which is not here; give it as --model")
+
     def decode(self, indices: Sequence[int], model: HVAE | None = None) -> np.ndarray:
         """Images, uint8 [n, C, H, W], decoded by `model` or the one the store names."""
         from .coder import decode_rows

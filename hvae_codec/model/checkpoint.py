@@ -84,25 +84,35 @@ def find_run(run: Path | str) -> Path:
     if not path.exists():
         advice = "train one first (hvae-codec train DATA) or give --model" if path.name == LATEST else "check the path"
         raise ModelError(f"there is no run at {path}; {advice}")
-    if path.is_file() and path.name == LATEST:
-        path = path.parent / path.read_text(encoding="utf-8").strip()
-    elif path.is_symlink():
-        path = path.parent / os.readlink(path)
+    if path.is_symlink():
+        path = Path(os.path.normpath(path.parent / os.readlink(path)))
+    elif path.name == LATEST and _is_pointer(path):
+        path = Path(os.path.normpath(path.parent / path.read_text(encoding="utf-8").strip()))
     if not (path / CONFIG_FILE).is_file():
         raise ModelError(f"{path} is not a run: it holds no {CONFIG_FILE}")
     return path
 
 
-def point_latest(run: Path) -> None:
-    """Make `latest` beside `run` point to it: a symbolic link, or a file with its name where links are refused."""
-    latest = run.parent / LATEST
-    partial = run.parent / f"{LATEST}.partial"
+def point_latest(latest: Path, run: Path) -> None:
+    """Make `latest` (such as `runs/latest`) point to `run`: a symbolic link, or a file with its path where links fail.
+
+    Raises `ModelError` where `latest` is something else that a user put there.
+    """
+    if latest.exists() and not latest.is_symlink() and not _is_pointer(latest):
+        raise ModelError(f"{latest} is in the way of the pointer to the last run; move it")
+    latest.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(run, latest.parent)
+    partial = latest.with_name(f"{latest.name}.partial")
     partial.unlink(missing_ok=True)
     try:
-        partial.symlink_to(run.name, target_is_directory=True)
+        partial.symlink_to(target, target_is_directory=True)
     except OSError:
-        partial.write_text(run.name, encoding="utf-8")
+        partial.write_text(target, encoding="utf-8")
     os.replace(partial, latest)
+
+
+def _is_pointer(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < 4096 and (path.parent / path.read_text("utf-8").strip()).is_dir()
 
 
 def load_run_config(run: Path | str) -> Config:
@@ -131,9 +141,20 @@ def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
 
 
 def model_hash(model: HVAE) -> str:
-    """SHA-256 (hex) of the configuration and of every weight: equal exactly where two models compute the same."""
-    digest = hashlib.sha256(_canonical(model.config).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    """SHA-256 (hex) of the configuration and of every weight: equal exactly where two models compute the same.
+
+    Kept with the model until a weight changes.
+    """
+    weights = model.state_dict()
+    versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())
+    if model.known_hash is None or model.known_hash[0] != versions:
+        model.known_hash = (versions, _hash(model.config, weights))
+    return model.known_hash[1]
+
+
+def _hash(config: ModelConfig, weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(_canonical(config).encode())
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from ..config import ModelConfig
 from ..errors import DataError
 from .bottom_up import BottomUp
 from .likelihood import make_likelihood
+from .precision import full_float32
 from .top_down import LatentGroup, TopDown
 
 Noise = Callable[[LatentGroup], Tensor]
@@ -100,6 +101,8 @@ class HVAE(nn.Module):
         self.config = config
         self.run: Path | None = None
         """The run it was loaded from."""
+        self.known_hash: tuple[tuple[tuple[int, int], ...], str] | None = None
+        """What `model_hash` found, with the versions of the weights that it holds for."""
         self.likelihood = make_likelihood(config)
         self.bottom_up = BottomUp(config)
         self.top_down = TopDown(config, self.likelihood.out_channels)
@@ -119,6 +122,10 @@ class HVAE(nn.Module):
 
         Raises `DataError` where the images are not what the model was made for.
         """
+        if not isinstance(images, Tensor):
+            raise DataError(
+                f"images are of type {type(images).__name__}; give a tensor, such as torch.from_numpy(array)"
+            )
         self._check(images)
         return self.bottom_up(self.likelihood.to_input(images.to(self.device)))
 
@@ -138,6 +145,7 @@ class HVAE(nn.Module):
         return Terms(self.likelihood.nll(output, images.to(self.device)), torch.stack(choose.kl))
 
     @torch.no_grad()
+    @full_float32()
     def elbo(
         self, images: Tensor, *, mask: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
     ) -> Elbo:

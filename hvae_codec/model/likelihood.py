@@ -5,6 +5,7 @@ Both classes have no parameters; they read the network's output, [B, out_channel
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,11 +56,14 @@ class LogisticMixture:
         self.half_bin = 1.0 / (2.0**config.bits - 1.0) if published else self.spacing / 2
         self._log_mass = self._published_log_mass if published else self._exact_log_mass
 
+    def quantised(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] with the low bits cut off: all of an image that the model knows."""
+        cut = 8 - self.config.bits
+        return (images >> cut) << cut if cut else images
+
     def to_input(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] to float32 in [-1, 1], low bits cut off: (pixel - 127.5) / 127.5."""
-        cut = 8 - self.config.bits
-        images = (images >> cut) << cut if cut else images
-        return (images.float() - 127.5) / 127.5
+        return (self.quantised(images).float() - 127.5) / 127.5
 
     def parameters(self, output: Tensor) -> MixtureParameters:
         """Split the network's output [B, out_channels, H, W], computed in float32."""
@@ -71,8 +75,7 @@ class LogisticMixture:
         rows = output[:, m:].reshape(batch, -1, m, height, width)
         stds = std_from_raw(self._floored(rows[:, self._scale_rows]), self.config.output_scale, self.config.output_beta)
         if self.config.output_scale == "std":
-            floor = torch.tensor(self.config.min_output_logscale).exp().item()
-            stds = stds.clamp(max(floor, SMALLEST_STD), LARGEST_STD)
+            stds = stds.clamp(max(math.exp(self.config.min_output_logscale), SMALLEST_STD), LARGEST_STD)
         return MixtureParameters(logits, rows[:, self._mean_rows], stds, rows[:, self._coefficient_rows].tanh())
 
     def _floored(self, raw: Tensor) -> Tensor:
@@ -118,7 +121,7 @@ class LogisticMixture:
         lowest, highest = self._edges(x)
         mass = torch.sigmoid(centre + half) - torch.sigmoid(centre - half)
         density = centre - stds.log() - 2.0 * F.softplus(centre)
-        density = density + torch.tensor(2.0 * self.half_bin).log()
+        density = density + math.log(2.0 * self.half_bin)
         inner = torch.where(mass > 1e-5, mass.clamp(min=1e-10).log(), density)
         inner = torch.where(highest, -F.softplus(centre - half), inner)
         return torch.where(lowest, -F.softplus(-(centre + half)), inner)
@@ -178,6 +181,10 @@ class Bernoulli:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.out_channels = config.channels
+
+    def quantised(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] as 0 or 255 (from 128 on): all of an image that the model knows."""
+        return (images >= 128).to(torch.uint8) * 255
 
     def to_input(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] to {0, 1} (1 from 128 on), padded by `config.padding` zeros on each side."""

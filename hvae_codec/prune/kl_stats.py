@@ -20,6 +20,7 @@ from ..errors import DataError, ModelError
 from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash, replace_atomically
 from ..model.hvae import HVAE, gaussian_noise
+from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 
 Progress = Callable[[int, int], None]
@@ -88,20 +89,19 @@ class _Sums:
         self.model = model
         self.noise = noise
         shapes = [(g.variates, g.resolution, g.resolution) for g in model.config.groups]
-        # Apple's GPUs have no float64; there the sums of a batch move to the CPU.
-        self.device = "cpu" if model.device.type == "mps" else model.device
-        self.kl = [torch.zeros(shape, dtype=torch.float64, device=self.device) for shape in shapes]
-        self.std = [torch.zeros(shape[0], dtype=torch.float64, device=self.device) for shape in shapes]
+        self.kl = [torch.zeros(shape, dtype=torch.float64, device=model.device) for shape in shapes]
+        self.std = [torch.zeros(shape[0], dtype=torch.float64, device=model.device) for shape in shapes]
 
     @torch.no_grad()
+    @full_float32()
     def add(self, images: Tensor) -> None:
         groups = len(self.model.config.groups)
         self.model.top_down.run_groups(self.model.activations(images), self._choose, len(images), groups)
 
     def _choose(self, group: LatentGroup) -> Tensor:
         q = group.posterior()
-        self.kl[group.index] += q.kl(group.prior).to(self.device).sum(dim=0, dtype=torch.float64)
-        self.std[group.index] += q.std.to(self.device).mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
+        self.kl[group.index] += q.kl(group.prior).sum(dim=0, dtype=torch.float64)
+        self.std[group.index] += q.std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
         return q.mean if self.noise is None else q.sample(self.noise(group))
 
     def average(self, images: int, source: str) -> KLStats:

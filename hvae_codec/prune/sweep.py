@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..images import ImageSource, as_source
 from ..model.hvae import HVAE, Elbo, SampledPosterior, normal_like
+from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from .kl_stats import Progress
 from .mask import LatentMask
@@ -30,6 +32,12 @@ class SweepRow:
     def nelbo(self) -> NDArray[np.float64]:
         """rate + distortion, [N]; pruned dimensions are prior samples and count no KL."""
         return self.rate + self.distortion
+
+    def change_from(self, other: SweepRow) -> tuple[float, float]:
+        """Mean paired difference of this NELBO from another row's and its standard error (NaN of one image)."""
+        change = self.nelbo - other.nelbo
+        error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else math.nan
+        return float(change.mean()), float(error)
 
 
 def sweep(
@@ -64,6 +72,7 @@ def sweep(
 
 
 @torch.no_grad()
+@full_float32()
 def _elbos(model: HVAE, images: Tensor, masks: Sequence[LatentMask], generator: torch.Generator) -> list[Elbo]:
     activations = model.activations(images)
     images = images.to(model.device)

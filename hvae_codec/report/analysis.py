@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..encode.latents import Codec
-from ..encode.pipeline import calibration_images
-from ..encode.quality import psnr, ssim
+from ..encode.quality import mean_squared_error, psnr, ssim
 from ..encode.size import SizeMeter
 from ..images import ImageSource
 from ..model.hvae import HVAE
@@ -40,7 +38,7 @@ class Analysis:
     table: pd.DataFrame
     """One row a cutoff; `COLUMNS` says what is in it."""
     originals: NDArray[np.uint8]
-    """A few of the images, uint8 [n, C, H, W]."""
+    """A few of the images as the model sees them, uint8 [n, C, H, W]."""
     decoded: tuple[NDArray[np.uint8], ...]
     """The same ones encoded and decoded at each cutoff."""
 
@@ -54,8 +52,8 @@ COLUMNS = {
     "kl": "rate, bits/dim",
     "nelbo_change": "mean difference from all latents, bits/dim, on the same images and noise",
     "nelbo_change_se": "standard error of that difference, bits/dim",
-    "psnr": "of images encoded and decoded, dB",
-    "ssim": "of images encoded and decoded",
+    "psnr": "of all images encoded and decoded, from their mean squared error, dB",
+    "ssim": "of images encoded and decoded, mean",
     "bytes": "compressed latents, bytes an image",
     "bits_per_dim": "compressed latents, bits/dim",
     "dense_bytes": "all latents' mean and std as float32, bytes an image",
@@ -69,8 +67,7 @@ def ranking_path(run: Path) -> Path:
 
 def rank(model: HVAE, training: ImageSource, count: int, batch_size: int, seed: int, stage: Stage) -> KLStats:
     """KL statistics of at most `count` images, evenly spaced over `training`."""
-    chosen = calibration_images(training, count)
-    return kl_stats(model, chosen, batch_size=batch_size, seed=seed, progress=stage("Ranking by KL"))
+    return kl_stats(model, training.evenly(count), batch_size=batch_size, seed=seed, progress=stage("Ranking by KL"))
 
 
 def analyze(
@@ -98,7 +95,8 @@ def analyze(
     decoded = _decode_all(coders, held_out, batch_size, stage("Decoding at each cutoff"))
     cutoffs = zip(keeps, rows, decoded, strict=True)
     table = pd.DataFrame([_table_row(keep, row, dense, d, model) for keep, row, d in cutoffs], columns=_columns(model))
-    originals = held_out.read(_sheet_indices(held_out))
+    examples = torch.from_numpy(held_out.read(_sheet_indices(held_out)))
+    originals = model.likelihood.quantised(examples).numpy()
     return Analysis(stats, table, originals, tuple(d.examples() for d in decoded))
 
 
@@ -112,7 +110,7 @@ class _Decoded:
     def __init__(self, wanted: Sequence[int]) -> None:
         self.wanted = set(wanted)
         self.sizes = SizeMeter()
-        self.psnr: list[NDArray[np.float64]] = []
+        self.mse: list[NDArray[np.float64]] = []
         self.ssim: list[NDArray[np.float64]] = []
         self._examples: list[NDArray[np.uint8]] = []
         self._done = 0
@@ -120,7 +118,7 @@ class _Decoded:
     def add(self, images: NDArray[np.uint8], stored: dict[int, NDArray[np.generic]], pixels: Tensor) -> None:
         decoded = pixels.cpu().numpy()
         self.sizes.add(stored)
-        self.psnr.append(psnr(images, decoded))
+        self.mse.append(mean_squared_error(images, decoded))
         self.ssim.append(ssim(images, decoded))
         self._examples += [image for i, image in enumerate(decoded, self._done) if i in self.wanted]
         self._done += len(images)
@@ -136,9 +134,11 @@ def _decode_all(
     results = [_Decoded(_sheet_indices(source)) for _ in coders]
     done = 0
     for batch in source.batches(batch_size):
-        activations = coders[0].model.activations(torch.from_numpy(batch))
+        images = torch.from_numpy(batch)
+        activations = coders[0].model.activations(images)
+        seen = coders[0].model.likelihood.quantised(images).numpy()
         for coder, result in zip(coders, results, strict=True):
-            result.add(batch, *coder.encode_and_decode(activations))
+            result.add(seen, *coder.encode_and_decode(activations))
         done += len(batch)
         progress(done, len(source))
     return results
@@ -156,7 +156,7 @@ def _sheet_indices(source: ImageSource) -> list[int]:
 
 
 def _table_row(keep: float, row: SweepRow, dense: SweepRow, decoded: _Decoded, model: HVAE) -> dict[str, float]:
-    change = row.nelbo - dense.nelbo
+    change, change_se = row.change_from(dense)
     bytes_per_image = decoded.sizes.bytes_per_image()
     return {
         "keep": keep,
@@ -165,9 +165,9 @@ def _table_row(keep: float, row: SweepRow, dense: SweepRow, decoded: _Decoded, m
         "nelbo": row.nelbo.mean(),
         "reconstruction": row.distortion.mean(),
         "kl": row.rate.mean(),
-        "nelbo_change": change.mean(),
-        "nelbo_change_se": change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else math.nan,
-        "psnr": np.concatenate(decoded.psnr).mean(),
+        "nelbo_change": change,
+        "nelbo_change_se": change_se,
+        "psnr": psnr(np.concatenate(decoded.mse)),
         "ssim": np.concatenate(decoded.ssim).mean(),
         "bytes": bytes_per_image,
         "bits_per_dim": 8 * bytes_per_image / model.config.image_dims,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from rich.table import Table
 
 from ..config import ModelConfig, config_from_dict
-from ..encode.pipeline import calibration_images
+from ..encode.pipeline import SAMPLE_IMAGES
 from ..encode.store import Store
 from ..images import ImageSource
 from ..model.checkpoint import model_hash
@@ -20,9 +20,6 @@ from ..prune.mask import LatentMask
 from ..prune.sweep import sweep
 from .analysis import Stage, rank, ranking_path
 from .tables import size_table
-
-RANKING_IMAGES = 1000
-COST_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -37,17 +34,29 @@ class CutoffCost:
 
 
 def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> tuple[KLStats, str]:
-    """The ranking that the model's run keeps, or a new one of training images; and a sentence where it is new."""
+    """The ranking that the model's run keeps, or a new one of training images; and a sentence on where it is from."""
     path = None if model.run is None else ranking_path(model.run)
-    own = model_hash(model)
+    training = source.split("train")
     if path is not None and path.exists():
         stats = load_kl_stats(path)
-        if stats.model_hash == own:
-            return stats, ""
-    stats = rank(model, source.split("train"), RANKING_IMAGES, batch_size, seed, stage)
-    if path is not None:
+        if stats.model_hash == model_hash(model):
+            same = stats.source == training.evenly(stats.images).fingerprint
+            images = "these training images" if same else "other images than these"
+            return stats, f"Ranking: {path}, of {stats.images:,} of {images}."
+    stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
+    made = f"The run had no ranking of this model; made one of {stats.images:,} training images"
+    return stats, f"{made}{_kept(path, stats)}."
+
+
+def _kept(path: Path | None, stats: KLStats) -> str:
+    """Keep a ranking in its run; says so, or why not."""
+    if path is None:
+        return ""
+    try:
         save_kl_stats(path, stats)
-    return stats, f"The run had no ranking of this model; made one on {stats.images:,} images."
+    except OSError as error:
+        return f", which could not be kept in {path} ({error.strerror})"
+    return f", kept in {path}"
 
 
 def make_mask(stats: KLStats, fraction: float) -> tuple[LatentMask, str]:
@@ -62,42 +71,41 @@ def make_mask(stats: KLStats, fraction: float) -> tuple[LatentMask, str]:
 def cutoff_cost(
     model: HVAE,
     source: ImageSource,
+    stats: KLStats,
     mask: LatentMask,
     batch_size: int,
     seed: int,
     progress: Callable[[int, int], None],
 ) -> CutoffCost:
-    """NELBO with `mask` and without pruning, on at most 256 held-out images."""
-    images = calibration_images(source.split("val"), COST_IMAGES)
-    everything = LatentMask(tuple(keep | True for keep in mask.keep), mask.resolutions, mask.model_hash)
+    """NELBO with `mask` and without pruning, on at most 1,000 held-out images."""
+    images = source.split("val").evenly(SAMPLE_IMAGES)
+    everything = LatentMask.from_keep(stats, 1.0)
     kept, dense = sweep(model, images, [mask, everything], batch_size=batch_size, seed=seed, progress=progress)
-    change = kept.nelbo - dense.nelbo
-    error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else math.nan
+    _, error = kept.change_from(dense)
     return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))
 
 
 def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
     """What the cutoff costs, for the terminal."""
     change = cost.kept - cost.everything
-    error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.4f}"
+    error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.5f}"
     return (
         f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_dims / mask.dims:.2f}%, "
         f"{mask.kept_variates} variates).\n"
-        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.4f}{error} "
+        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
         f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
     )
 
 
 def store_sizes(store: Store) -> dict[str, int]:
     """Bytes of the store's images in several forms; the store itself comes last."""
-    config = stored_model_config(store)
-    sizes = {
-        "dense latents (mean and std, float32)": 8 * config.latent_dims * len(store),
+    codes = " (int codes)" if store.codec.name == "int" else ""
+    return {
+        "dense latents (mean and std, float32)": 8 * stored_model_config(store).latent_dims * len(store),
         "pixels": store.image_dims * len(store),
         f"the source ({_kind_of_source(store)})": int(store.metadata["source"]["bytes"]),
-        f"{store.path.name} ({store.codec.name} codes)" if store.codec.name == "int" else store.path.name: 0,
+        f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
-    return {name: size or store.nbytes_on_disk() for name, size in sizes.items()}
 
 
 def _kind_of_source(store: Store) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from ..errors import ModelError
 from ..model.checkpoint import replace_atomically
 
 TABLE_NAME = "cutoffs"
@@ -33,7 +34,12 @@ def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     path = folder / f"{TABLE_NAME}.json"
     if not path.exists():
         return None
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not document["cutoffs"]:
+            raise ValueError("no rows")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read {path} ({error}); make it again with hvae-codec analyze-kl") from None
     # JSON has no NaN: the standard error of a single image's change is null.
     return pd.DataFrame(document["cutoffs"]).astype({"nelbo_change_se": float}), document["about"]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..config import Config
@@ -48,6 +49,9 @@ class TrainOptions:
     validation_images: int = 800
     """Held-out images in the validation at each state, at most."""
     device: str = "cpu"
+    """Where to train."""
+    latest: Path | None = None
+    """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,14 @@ def train(
     options = options or TrainOptions()
     started = time.monotonic()
     state = _start_state(run, config, options)
+    if state.step == 0:
+        save_state(run, state)  # keeps the seed: a run killed before its next state goes on as it began
     flip = config.train.horizontal_flip
     batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=flip, on_read=on_read)
-    point_latest(run)  # not before the images were read: a run that cannot start must not hide the last one
+    if options.latest is not None:
+        point_latest(
+            options.latest, run
+        )  # not before the images were read: a run that cannot start must not hide the last one
     try:
         with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:
             while state.step < config.train.steps:
@@ -112,7 +121,7 @@ def train(
                 if on_step is not None:
                     on_step(metrics)
                 if interrupt.requested:
-                    save_state(run, state)
+                    _save_weights_and_state(run, state)
                     raise KeyboardInterrupt
                 if state.step % options.save_every == 0 and state.step < config.train.steps:
                     _save(run, config, state, validation, options)
@@ -145,23 +154,27 @@ def _step(state: TrainState, config: Config, batches: BatchStream) -> StepMetric
 
 
 def _mix(seed: int, step: int) -> int:
-    """A seed for every (seed, step), distinct for steps below 2^40."""
-    return (seed << 40) + step
+    """A 63-bit seed for every (seed, step)."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _save(run: Path, config: Config, state: TrainState, validation: ImageSource, options: TrainOptions) -> Elbo:
     """Write state and averaged weights; returns and logs their validation."""
-    save_state(run, state)
-    save_weights(run / WEIGHTS_FILE, state.ema)
+    _save_weights_and_state(run, state)
     with torch.device("meta"):
         model = HVAE(config.model)
     model.load_state_dict(state.ema, assign=True)
-    elbo = validate(model.eval(), validation, config.train.batch_size, options)
+    elbo = validate(model.eval(), validation, config.train.batch_size, state.seed, options.validation_images)
     rows = _rows_until(run / VALIDATION_FILE, state.step - 1)
     values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
     images = str(min(len(validation), options.validation_images))
     _write_rows(run / VALIDATION_FILE, VALIDATION_COLUMNS, [*rows, [str(state.step), *values, images]])
     return elbo
+
+
+def _save_weights_and_state(run: Path, state: TrainState) -> None:
+    save_state(run, state)
+    save_weights(run / WEIGHTS_FILE, state.ema)
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -170,13 +183,11 @@ def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]
     replace_atomically(path, text.getvalue().encode())
 
 
-def validate(model: HVAE, source: ImageSource, batch_size: int, options: TrainOptions) -> Elbo:
-    """Mean rate and distortion (bits/dim) of `model` over the first held-out images, always with the same noise."""
-    generator = torch.Generator(model.device).manual_seed(options.seed)
-    stop = min(len(source), options.validation_images)
-    parts = [
-        model.elbo(torch.from_numpy(batch), generator=generator) for batch in source.batches(batch_size, stop=stop)
-    ]
+def validate(model: HVAE, source: ImageSource, batch_size: int, seed: int, images: int) -> Elbo:
+    """Mean rate and distortion (bits/dim) over at most `images` held-out ones, evenly spaced, with the same noise."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    batches = source.evenly(images).batches(batch_size)
+    parts = [model.elbo(torch.from_numpy(batch), generator=generator) for batch in batches]
     return Elbo(torch.cat([p.rate for p in parts]).mean(), torch.cat([p.distortion for p in parts]).mean())
 
 
