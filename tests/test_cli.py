@@ -500,3 +500,15 @@ def test_ranges():
     assert parse_range(":-1", 5) == range(4)
     assert parse_range("0:1000:2", 5) == range(0, 5, 2)
     assert parse_range("::", 5) == range(5)
+
+
+# --- README
+
+
+def test_readmes_python_runs(work, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = next(part.split("```")[0] for part in readme.split("```python\n") if "load_model" in part.split("```")[0])
+    names: dict[str, object] = {}
+    exec(code.replace("size=32", "size=16").replace("17, 42", "7, 2"), names)
+    assert names["elbo"].nelbo.shape == (64,)
+    assert len(names["store"]) == 72

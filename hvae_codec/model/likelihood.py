@@ -66,11 +66,11 @@ class LogisticMixture:
         return (self.quantised(images).float() - 127.5) / 127.5
 
     def parameters(self, output: Tensor) -> MixtureParameters:
-        """Split the network's output [B, out_channels, H, W], computed in float32."""
+        """Split the network's output [B, out_channels, H, W]; computed in float32, or float64 where that is given."""
         m = self.config.mixtures
         batch, _, height, width = output.shape
         # Slices of a channels-last tensor are slow to work on.
-        output = output.float().contiguous()
+        output = output.to(torch.promote_types(output.dtype, torch.float32)).contiguous()
         logits = output[:, :m]
         rows = output[:, m:].reshape(batch, -1, m, height, width)
         stds = std_from_raw(self._floored(rows[:, self._scale_rows]), self.config.output_scale, self.config.output_beta)

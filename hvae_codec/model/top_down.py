@@ -84,7 +84,7 @@ class TopDownBlock(nn.Module):
     def _gaussian(self, parameters: Tensor) -> DiagonalGaussian:
         # Halves of a channels-last tensor are strided; copies of them are several times faster to work on.
         last = torch.channels_last if parameters.is_contiguous(memory_format=torch.channels_last) else None
-        halves = parameters.float().chunk(2, dim=1)
+        halves = parameters.to(torch.promote_types(parameters.dtype, torch.float32)).chunk(2, dim=1)
         mean, raw = (half.contiguous(memory_format=last or torch.contiguous_format) for half in halves)
         return DiagonalGaussian(mean, std_from_raw(raw, self.config.posterior_scale, self.config.posterior_beta))
 
