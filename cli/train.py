@@ -20,8 +20,7 @@ from .display import console, interruptible, progress_bar, report_source, report
 from .options import LATEST_RUN, Data, Device, DeviceOption, Seed, SkipBroken, torch_device
 
 if TYPE_CHECKING:
-    from hvae_codec.train.loop import OnStep, TrainResult
-    from hvae_codec.train.update import StepMetrics
+    from hvae_codec.train.loop import OnStep, StepMetrics, TrainResult
 
 DEFAULT_PRESET = "tiny32"
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from hvae_codec.model.checkpoint import load_model, save_model
 from hvae_codec.model.hvae import HVAE, gaussian_noise
-from hvae_codec.train.update import make_ema, make_optimizer, update
+from hvae_codec.train.optimizer import FlatOptimizer
+from hvae_codec.train.update import update
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
@@ -83,13 +84,13 @@ def tiny_run(tiny_config: Config, photo_patches: Patches, tmp_path_factory: pyte
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HVAE(tiny_config.model).to(memory_format=torch.channels_last)
-    optimizer, ema = make_optimizer(model, tiny_config.optimizer), make_ema(model)
+    optimizer = FlatOptimizer(model, tiny_config.optimizer, tiny_config.train.ema_decay)
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 81):
         images = torch.from_numpy(photo_patches[np.arange(8 * step, 8 * step + 8) % len(photo_patches)])
-        update(model, ema, optimizer, tiny_config, images, gaussian_noise(generator), step)
+        update(model, optimizer, tiny_config, images, gaussian_noise(generator), step)
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    save_model(run, tiny_config, ema)
+    save_model(run, tiny_config, optimizer.named(optimizer.ema))
     return run
 
 

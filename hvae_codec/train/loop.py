@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..config import Config
@@ -25,11 +24,14 @@ from ..model.checkpoint import (
     save_config,
     save_weights,
 )
-from ..model.hvae import HVAE, Elbo, gaussian_noise
+from ..model.hvae import HVAE, Elbo
 from .batches import BatchStream
 from .interrupt import Interruptible
+from .noise import image_noise
+from .schedules import learning_rate
 from .state import TrainState, load_state, save_state
-from .update import StepMetrics, make_ema, make_optimizer, update
+from .optimizer import FlatOptimizer
+from .update import StepResult, update
 
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"
@@ -64,6 +66,27 @@ class TrainResult:
     validation: Elbo
     """Means over the held-out images, bits/dim, with the averaged weights."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step gave; rate and distortion in bits/dim, averaged over the batch."""
+
+    step: int
+    loss: float
+    """nats/dim, with the KL's weights of this step."""
+    rate: float
+    distortion: float
+    grad_norm: float
+    """Global norm before clipping."""
+    learning_rate: float
+    skipped: bool
+    """Whether the update was left out: the norm was not finite or reached the threshold."""
+
+    @property
+    def nelbo(self) -> float:
+        """bits/dim."""
+        return self.rate + self.distortion
 
 
 OnStep = Callable[[StepMetrics], None]
@@ -117,7 +140,7 @@ def train(
         with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:
             while state.step < config.train.steps:
                 metrics = _step(state, config, batches)
-                log.add(metrics, state.skipped)
+                log.add(metrics, int(state.optimizer.skipped))
                 if on_step is not None:
                     on_step(metrics)
                 if interrupt.requested:
@@ -128,7 +151,7 @@ def train(
     finally:
         batches.close()
     elbo = _save(run, config, state, validation, options)
-    return TrainResult(run, state.step, state.skipped, elbo, time.monotonic() - started)
+    return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, time.monotonic() - started)
 
 
 def _start_state(run: Path, config: Config, options: TrainOptions) -> TrainState:
@@ -136,7 +159,8 @@ def _start_state(run: Path, config: Config, options: TrainOptions) -> TrainState
         torch.manual_seed(options.seed)
         model = HVAE(config.model)
     model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = TrainState(model, make_ema(model), make_optimizer(model, config.optimizer), seed=options.seed)
+    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    state = TrainState(model, optimizer, seed=options.seed)
     load_state(run, state)
     return state
 
@@ -144,18 +168,23 @@ def _start_state(run: Path, config: Config, options: TrainOptions) -> TrainState
 def _step(state: TrainState, config: Config, batches: BatchStream) -> StepMetrics:
     """One step; its noise depends on seed and step alone."""
     step = state.step + 1
-    generator = torch.Generator(state.model.device).manual_seed(_mix(state.seed, step))
     images = batches.batch(step).to(state.model.device)
-    noise = gaussian_noise(generator)
-    metrics = update(state.model, state.ema, state.optimizer, config, images, noise, step)
+    noise = image_noise(config.model, [(state.seed, step, i) for i in range(len(images))], state.model.device)
+    result = update(state.model, state.optimizer, config, images, noise, step)
     state.step = step
-    state.skipped += metrics.skipped
-    return metrics
+    return _metrics(step, result, learning_rate(config.optimizer, step))
 
 
-def _mix(seed: int, step: int) -> int:
-    """A 63-bit seed for every (seed, step)."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
+def _metrics(step: int, result: StepResult, rate: float) -> StepMetrics:
+    return StepMetrics(
+        step,
+        result.loss.item(),
+        result.rate.sum().item(),
+        result.distortion.item(),
+        result.grad_norm.item(),
+        rate,
+        bool(result.skipped),
+    )
 
 
 def _save(run: Path, config: Config, state: TrainState, validation: ImageSource, options: TrainOptions) -> Elbo:
@@ -163,7 +192,7 @@ def _save(run: Path, config: Config, state: TrainState, validation: ImageSource,
     _save_weights_and_state(run, state)
     with torch.device("meta"):
         model = HVAE(config.model)
-    model.load_state_dict(state.ema, assign=True)
+    model.load_state_dict(state.optimizer.named(state.optimizer.ema), assign=True)
     elbo = validate(model.eval(), validation, config.train.batch_size, state.seed, options.validation_images)
     rows = _rows_until(run / VALIDATION_FILE, state.step - 1)
     values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
@@ -174,7 +203,7 @@ def _save(run: Path, config: Config, state: TrainState, validation: ImageSource,
 
 def _save_weights_and_state(run: Path, state: TrainState) -> None:
     save_state(run, state)
-    save_weights(run / WEIGHTS_FILE, state.ema)
+    save_weights(run / WEIGHTS_FILE, state.optimizer.named(state.optimizer.ema))
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,22 @@ from ..model.hvae import Terms
 from .schedules import kl_weight
 
 
-def training_loss(terms: Terms, model: ModelConfig, loss: LossConfig, step: int) -> Tensor:
-    """Scalar loss in nats/dim: mean distortion + beta(step) · sum of the groups' mean KL, each times its alpha."""
+def training_loss(
+    terms: Terms,
+    model: ModelConfig,
+    loss: LossConfig,
+    step: int,
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Scalar loss in nats/dim: mean distortion + beta(step) · sum of the groups' mean KL, each times its alpha.
+
+    The alphas are those of all processes' images together, where `mean_over_processes` is given.
+    """
     distortion = terms.nll.mean() / model.image_dims
     kl = terms.kl.mean(dim=1) / model.image_dims
     if loss.balance_groups and step <= loss.balance_steps:
-        kl = kl * balance(kl, model, loss)
+        everywhere = kl.detach() if mean_over_processes is None else mean_over_processes(kl.detach())
+        kl = kl * balance(everywhere, model, loss)
     return distortion + kl_weight(loss, step) * kl.sum()
 
 

@@ -10,13 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..errors import ModelError
 from ..model.checkpoint import replace_atomically, save_weights
 from ..model.hvae import HVAE
+from .optimizer import FlatOptimizer
 
 STATE_FOLDER = "state"
 KEEP = 2
@@ -24,15 +23,12 @@ KEEP = 2
 
 @dataclass
 class TrainState:
-    """What changes while training; tensors are shared with the model and the optimiser."""
+    """What changes while training; the optimiser holds the weights that the model computes with."""
 
     model: HVAE
-    ema: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizer: FlatOptimizer
     step: int = 0
     """Steps taken."""
-    skipped: int = 0
-    """Updates left out so far."""
     seed: int = 0
 
 
@@ -41,8 +37,8 @@ def save_state(run: Path, state: TrainState) -> None:
     folder = run / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:09d}.safetensors"
-    save_weights(path, _tensors(state))
-    counters = {"step": state.step, "skipped": state.skipped, "seed": state.seed}
+    save_weights(path, state.optimizer.tensors())
+    counters = {"step": state.step, "seed": state.seed}
     replace_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
     for old in _complete_states(run)[:-KEEP]:
         old.unlink()
@@ -72,36 +68,9 @@ def _complete_states(run: Path) -> list[Path]:
     return sorted(p for p in paths if re.fullmatch(r"step-\d{9}", p.stem) and p.with_suffix(".json").exists())
 
 
-def _tensors(state: TrainState) -> dict[str, Tensor]:
-    tensors = {f"ema.{name}": tensor for name, tensor in state.ema.items()}
-    for name, parameter in state.model.named_parameters():
-        tensors[f"weights.{name}"] = parameter
-        for key, moment in state.optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(moment)
-    return tensors
-
-
 def _fill(state: TrainState, path: Path) -> None:
     counters = json.loads(path.with_suffix(".json").read_text())
-    with safe_open(path, framework="pt") as file, torch.no_grad():
+    with safe_open(path, framework="pt") as file:
         loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    with torch.no_grad():
-        for name, parameter in state.model.named_parameters():
-            parameter.copy_(loaded[f"weights.{name}"])
-            state.ema[name].copy_(loaded[f"ema.{name}"])
-    _fill_moments(state, loaded)
-    state.step, state.skipped, state.seed = counters["step"], counters["skipped"], counters["seed"]
-
-
-def _fill_moments(state: TrainState, loaded: dict[str, Tensor]) -> None:
-    parameters = dict(state.model.named_parameters())
-    for key, tensor in loaded.items():
-        if key.startswith("optimizer."):
-            _, moment, name = key.split(".", 2)
-            parameter = parameters[name]
-            if tensor.shape == parameter.shape:
-                # Fused updates walk through memory: moments must lie in the same order as their weights.
-                state.optimizer.state[parameter][moment] = torch.empty_like(parameter).copy_(tensor)
-            else:
-                counter_device = parameter.device if state.optimizer.defaults.get("fused") else "cpu"
-                state.optimizer.state[parameter][moment] = tensor.to(counter_device)
+    state.optimizer.load(loaded)
+    state.step, state.seed = counters["step"], counters["seed"]

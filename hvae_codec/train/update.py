@@ -1,93 +1,64 @@
-"""One update of the weights: loss, gradients, skip or clip, optimiser, moving average."""
+"""One update of the weights: loss, gradients, skip or clip, optimiser, moving average; no number reaches the host."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..config import Config, OptimizerConfig
-from ..model.hvae import HVAE, Noise
+from ..config import Config
+from ..model.hvae import Noise, Terms
 from .loss import training_loss
+from .optimizer import FlatOptimizer
 from .schedules import learning_rate
 
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What one step gave; rate and distortion in bits/dim, averaged over the batch."""
-
-    step: int
-    loss: float
-    """nats/dim, with the KL's weights of this step."""
-    rate: float
-    distortion: float
-    grad_norm: float
-    """Global norm before clipping."""
-    learning_rate: float
-    skipped: bool
-    """Whether the update was left out: the norm was not finite or reached the threshold."""
-
-    @property
-    def nelbo(self) -> float:
-        """bits/dim."""
-        return self.rate + self.distortion
+Network = Callable[[Tensor, Noise], Terms]
+"""The model, or what stands for it: compiled, or synchronising gradients with other processes."""
 
 
-def make_optimizer(model: HVAE, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, over all parameters of `model`."""
-    betas, parameters = (config.beta1, config.beta2), model.parameters()
-    if config.name == "adam":
-        return torch.optim.Adam(parameters, config.learning_rate, betas, config.epsilon, fused=True)
-    return torch.optim.Adamax(parameters, config.learning_rate, betas, config.epsilon, foreach=True)
+class StepResult(NamedTuple):
+    """What one step gave, as tensors on the model's device; means are over this process's images."""
 
-
-def make_ema(model: HVAE) -> dict[str, Tensor]:
-    """A copy of the weights, to become their exponential moving average."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    loss: Tensor
+    """[]: nats/dim, with the KL's weights of this step."""
+    rate: Tensor
+    """[groups]: bits/dim, mean over images."""
+    distortion: Tensor
+    """[]: bits/dim, mean over images."""
+    grad_norm: Tensor
+    """[]: global norm before clipping."""
+    skipped: Tensor
+    """[] bool: whether the update was left out: the norm was not finite or reached the threshold."""
+    bad_image: Tensor
+    """[] int64: place in the batch of the first image whose terms are not finite, -1 where there is none."""
 
 
 def update(
-    model: HVAE,
-    ema: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    network: Network,
+    optimizer: FlatOptimizer,
     config: Config,
     images: Tensor,
     noise: Noise,
     step: int,
-) -> StepMetrics:
-    """Train on uint8 `images` [B, C, H, W] at `step` (counted from 1); changes model, optimiser and `ema`."""
-    optimizer.zero_grad(set_to_none=True)
-    terms = model(images, noise)
-    loss = training_loss(terms, config.model, config.loss, step)
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> StepResult:
+    """Train on uint8 `images` [B, C, H, W] at `step` (counted from 1); changes the weights through `optimizer`.
+
+    `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
+    """
+    optimizer.zero_grad()
+    terms = network(images, noise)
+    loss = training_loss(terms, config.model, config.loss, step, mean_over_processes)
     loss.backward()
-    norm = _clipped_norm(model, config.optimizer.clip_norm)
-    rate = learning_rate(config.optimizer, step)
-    threshold = config.optimizer.skip_threshold or float("inf")
-    skipped = not norm < threshold
-    if not skipped:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        move_average(ema, model, config.train.ema_decay)
-    with torch.no_grad():
-        bits = model.nats_per_bit_dim
-        kl, nll = terms.kl.sum(dim=0).mean() / bits, terms.nll.mean() / bits
-    return StepMetrics(step, loss.item(), kl.item(), nll.item(), norm, rate, skipped)
+    norm, skipped = optimizer.step(learning_rate(config.optimizer, step))
+    return _result(terms, loss, norm, skipped, config)
 
 
 @torch.no_grad()
-def move_average(ema: dict[str, Tensor], model: HVAE, decay: float) -> None:
-    """ema = decay · ema + (1 - decay) · weights, in this order of rounding, as the published models have it."""
-    averages = list(ema.values())
-    torch._foreach_mul_(averages, decay)
-    torch._foreach_add_(averages, list(model.parameters()), alpha=1.0 - decay)
-
-
-def _clipped_norm(model: HVAE, clip_norm: float | None) -> float:
-    """Global gradient norm before clipping."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), clip_norm, norm)
-    return norm.item()
+def _result(terms: Terms, loss: Tensor, norm: Tensor, skipped: Tensor, config: Config) -> StepResult:
+    bits = config.model.nats_per_bit_dim
+    bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
+    bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
+    return StepResult(loss.detach(), terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits, norm, skipped, bad_image)

@@ -1,0 +1,41 @@
+"""Noise of training and validation as a function of seed, step and image: the same on one process and on many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..model.hvae import Noise
+from ..model.top_down import LatentGroup
+
+
+def image_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str) -> Noise:
+    """Standard normal numbers for every group of a batch with one key an image, such as (seed, step, position).
+
+    An image's numbers depend on its key (and on the kind of device) alone, not on the batch it is in, so that work can
+    be divided among processes in any way. All are drawn at once: training keeps them for the backward pass anyway.
+    """
+    drawn = torch.empty(len(keys), config.latent_dims, device=device)
+    generator = torch.Generator(device)
+    for row, key in zip(drawn, keys, strict=True):
+        row.normal_(generator=generator.manual_seed(mix(*key)))
+    ends = np.cumsum([group.dims for group in config.groups]).tolist()
+    starts = [0, *ends[:-1]]
+
+    def noise(group: LatentGroup) -> Tensor:
+        shape = config.groups[group.index]
+        part = drawn[:, starts[group.index] : ends[group.index]]
+        # Channels last, as the activations are.
+        part = part.unflatten(1, (shape.resolution, shape.resolution, shape.variates)).permute(0, 3, 1, 2)
+        return part.to(group.prior.mean.dtype)
+
+    return noise
+
+
+def mix(*key: int) -> int:
+    """A 63-bit seed for every key."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1

@@ -1,0 +1,165 @@
+"""The optimiser over all weights as one flat tensor: an update is a handful of operations, whatever the model's size.
+
+    flat weights   [ conv 1 | pad | conv 2 | pad | ... ]      each parameter and its gradient is a view of its part
+    flat gradients [   .    |     |   .    |     | ... ]
+
+Whether an update is skipped is decided on the weights' device: no step waits for a number to reach the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config import OptimizerConfig
+from ..errors import ModelError
+
+_ALIGNMENT = 16
+"""Parameters start at multiples of this many floats: vector units load whole cache lines."""
+
+
+class FlatOptimizer:
+    """Weights, gradients, moments and moving average of `model`, each one flat float32 tensor.
+
+    Changes where `model`'s parameters live: they become views, with the memory format that they have. `ema` is the
+    exponential moving average of the weights, ema = d · ema + (1 - d) · weights after each update.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, ema_decay: float) -> None:
+        self.config = config
+        self.ema_decay = ema_decay
+        self._parameters = dict(model.named_parameters())
+        self._offsets, length = _offsets(list(self._parameters.values()))
+        device = next(model.parameters()).device
+        self.weights = nn.Parameter(torch.zeros(length, device=device))
+        self.gradients = torch.zeros(length, device=device)
+        self._adopt()
+        self.weights.grad = self.gradients
+        self.ema = self.weights.detach().clone()
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        """Updates left out so far."""
+        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        """Updates left out since the last one that was made."""
+        self._inner = _make(self.weights, config)
+
+    @torch.no_grad()
+    def _adopt(self) -> None:
+        """Move the model's parameters into the flat tensors."""
+        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
+        for name, parameter in self._parameters.items():
+            weights[name].copy_(parameter)
+            parameter.data = weights[name]
+            parameter.grad = gradients[name]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parts of a flat tensor, with the parameters' names, shapes and memory formats."""
+        return {
+            name: flat.as_strided(parameter.shape, parameter.stride(), offset)
+            for (name, parameter), offset in zip(self._parameters.items(), self._offsets, strict=True)
+        }
+
+    def zero_grad(self) -> None:
+        """Set all gradients to 0, where they are: a gradient that became another tensor would be lost."""
+        self.gradients.zero_()
+
+    @torch.no_grad()
+    def step(self, rate: float) -> tuple[Tensor, Tensor]:
+        """Update weights and average at learning rate `rate`; gives the gradient norm and whether it was skipped.
+
+        Skipped, and counted, where the global norm (before clipping) is not finite or reaches the threshold. Both are
+        scalars on the weights' device.
+        """
+        norm = torch.linalg.vector_norm(self.gradients)
+        good = norm < (self.config.skip_threshold or float("inf"))
+        if self.config.clip_norm is not None:
+            # As torch.nn.utils.clip_grad_norm_ has it; a norm of NaN is skipped anyway.
+            self.gradients.mul_((self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        if good.device.type == "cpu":
+            if good:
+                self._advance(rate)
+        else:
+            self._advance_where(good, rate)
+        self.skipped += ~good
+        self.skipped_in_a_row.add_(1).mul_(~good)
+        return norm, ~good
+
+    def _advance(self, rate: float) -> None:
+        for group in self._inner.param_groups:
+            group["lr"] = rate
+        self._inner.step()
+        # Two roundings, as the published models have it.
+        self.ema.mul_(self.ema_decay).add_(self.weights, alpha=1.0 - self.ema_decay)
+
+    def _advance_where(self, good: Tensor, rate: float) -> None:
+        """Make the update, then take it back where it was not `good`; a GPU need not tell the host which."""
+        if not self._inner.state:
+            self._prime()
+        before = {name: tensor.clone() for name, tensor in self._changing()}
+        self._advance(rate)
+        for name, tensor in self._changing():
+            torch.where(good, tensor, before[name], out=tensor)
+
+    def _prime(self) -> None:
+        """Make the moments, which the library makes at the first step, so that they can be kept over it."""
+        weights, gradients, ema = self.weights.detach().clone(), self.gradients.clone(), self.ema.clone()
+        self.gradients.zero_()
+        self._advance(0.0)
+        self.weights.copy_(weights)
+        self.gradients.copy_(gradients)
+        self.ema.copy_(ema)
+        for tensor in self._inner.state[self.weights].values():
+            tensor.zero_()
+
+    def _changing(self) -> Iterator[tuple[str, Tensor]]:
+        yield "weights", self.weights.detach()
+        yield "ema", self.ema
+        yield from self._inner.state[self.weights].items()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that resuming needs: `weights.NAME`, `ema.NAME`, `optimizer.MOMENT.NAME`, and counters."""
+        counters = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        found = dict(counters)
+        flats = {"weights": self.weights.detach(), "ema": self.ema}
+        for moment, tensor in self._inner.state[self.weights].items():
+            if tensor.shape == self.weights.shape:
+                flats[f"optimizer.{moment}"] = tensor
+            else:
+                found[f"optimizer.{moment}"] = tensor
+        for prefix, flat in flats.items():
+            found |= {f"{prefix}.{name}": part for name, part in self.named(flat).items()}
+        return found
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`; `ModelError` where one is missing or does not fit."""
+        if any(name.startswith("optimizer.") for name in tensors) and not self._inner.state:
+            self._prime()
+        own = self.tensors()
+        for name in own.keys() | tensors.keys():
+            if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+                raise ModelError(f"the training state does not fit the configuration (tensor {name})")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _offsets(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
+    """Where each parameter starts in a flat tensor, and how long that is."""
+    offsets, end = [], 0
+    for parameter in parameters:
+        offsets.append(end)
+        end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+    return offsets, end
+
+
+def _make(weights: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimizer:
+    on_device = weights.device.type != "cpu"  # where the library can count its steps without the host
+    betas = (config.beta1, config.beta2)
+    if config.name == "adam":
+        return torch.optim.Adam(
+            [weights], config.learning_rate, betas, config.epsilon, fused=True, capturable=on_device
+        )
+    return torch.optim.Adamax(
+        [weights], config.learning_rate, betas, config.epsilon, foreach=True, capturable=on_device
+    )
