@@ -126,6 +126,11 @@ class ModelConfig:
         return self.channels * self.image_size**2
 
     @property
+    def nats_per_bit_dim(self) -> float:
+        """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
+        return math.log(2.0) * self.image_dims
+
+    @property
     def groups(self) -> tuple[GroupShape, ...]:
         """Shapes of the latent groups, in top-down order."""
         return tuple(

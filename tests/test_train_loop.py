@@ -18,8 +18,8 @@ from hvae_codec.model.checkpoint import load_model, load_run_config, load_weight
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.batches import BatchStream
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train
-from hvae_codec.train.state import TrainState, load_state, save_state
 from hvae_codec.train.optimizer import FlatOptimizer
+from hvae_codec.train.state import TrainState, load_state, save_state
 
 OPTIONS = TrainOptions(save_every=3, log_every=1, validation_images=8)
 

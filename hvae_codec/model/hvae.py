@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,7 @@ class HVAE(nn.Module):
     @property
     def nats_per_bit_dim(self) -> float:
         """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
-        return math.log(2.0) * self.config.image_dims
+        return self.config.nats_per_bit_dim
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """Skip activations of the bottom-up path for uint8 `images` [B, C, H, W].

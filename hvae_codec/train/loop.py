@@ -28,9 +28,9 @@ from ..model.hvae import HVAE, Elbo
 from .batches import BatchStream
 from .interrupt import Interruptible
 from .noise import image_noise
+from .optimizer import FlatOptimizer
 from .schedules import learning_rate
 from .state import TrainState, load_state, save_state
-from .optimizer import FlatOptimizer
 from .update import StepResult, update
 
 METRICS_FILE = "metrics.csv"
