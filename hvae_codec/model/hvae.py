@@ -15,6 +15,7 @@ from ..errors import DataError
 from .bottom_up import BottomUp
 from .likelihood import make_likelihood
 from .precision import full_float32
+from .temperature import Temperature, group_temperatures
 from .top_down import LatentGroup, TopDown
 
 Noise = Callable[[LatentGroup], Tensor]
@@ -87,8 +88,10 @@ def posterior_mean(group: LatentGroup) -> Tensor:
     return group.posterior().mean
 
 
-def prior_sample(noise: Noise, temperature: float = 1.0) -> Callable[[LatentGroup], Tensor]:
-    """Chooses a prior sample at `temperature`; 0 is the prior's mean."""
+def prior_sample(noise: Noise, temperature: float | Sequence[float] = 1.0) -> Callable[[LatentGroup], Tensor]:
+    """Chooses a prior sample at `temperature`, one for all groups or one a group; 0 is the prior's mean."""
+    if isinstance(temperature, Sequence):
+        return lambda group: group.prior.sample(noise(group), temperature[group.index])
     return lambda group: group.prior.sample(noise(group), temperature)
 
 
@@ -162,7 +165,12 @@ class HVAE(nn.Module):
         return self.likelihood.to_pixels(self.likelihood.mean(output))
 
     @torch.no_grad()
-    def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W]."""
-        output = self.top_down(None, prior_sample(gaussian_noise(generator), temperature), count)
+    def sample(self, count: int, temperature: Temperature = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W].
+
+        `temperature` is one for all groups, or any other form of `group_temperatures`, which raises `UsageError`.
+        `sampling.sample_images` draws many images in batches.
+        """
+        temperatures = group_temperatures(temperature, self.config)
+        output = self.top_down(None, prior_sample(gaussian_noise(generator), temperatures), count)
         return self.likelihood.to_pixels(self.likelihood.mean(output))

@@ -1,0 +1,67 @@
+"""Images drawn from the model, in batches: the same images whatever the batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UsageError
+from .hvae import HVAE, prior_sample
+from .image_noise import ImageNoise
+from .precision import full_float32
+from .temperature import Temperature, group_temperatures
+
+
+def sample_images(
+    model: HVAE,
+    count: int,
+    temperature: Temperature = 1.0,
+    *,
+    output_temperature: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Iterator[NDArray[np.uint8]]:
+    """Draw `count` images from the prior, in batches of uint8 [B, C, H, W]; memory does not grow with `count`.
+
+    `temperature` is that of the latent groups, in any form of `group_temperatures`. The images are the output
+    distribution's expectation, or draws from it at `output_temperature`. Image i depends on the model, the
+    temperatures, `seed` and i alone (up to rounding of convolutions, which work on other shapes in other batches).
+    Raises `UsageError` on a temperature that is not possible, or a count or batch size below 1.
+    """
+    temperatures = group_temperatures(temperature, model.config)
+    for name, number in (("number of images", count), ("batch size", batch_size)):
+        if number < 1:
+            raise UsageError(f"the {name} is {number}; it must be at least 1")
+    if output_temperature is not None and not (math.isfinite(output_temperature) and output_temperature > 0.0):
+        raise UsageError(
+            f"the output temperature is {output_temperature:g}; it must be above 0, or left out for expected images"
+        )
+    firsts = range(0, count, batch_size)
+    # The checks above run at the call, not at the first batch.
+    return (
+        _draw(model, range(first, min(first + batch_size, count)), temperatures, output_temperature, seed)
+        for first in firsts
+    )
+
+
+@torch.no_grad()
+@full_float32()
+def _draw(
+    model: HVAE, images: range, temperatures: tuple[float, ...], output_temperature: float | None, seed: int
+) -> NDArray[np.uint8]:
+    noise = ImageNoise(seed, images)
+    output = model.top_down(None, prior_sample(noise, temperatures), len(images))
+    likelihood = model.likelihood
+    drawn = likelihood.mean(output) if output_temperature is None else _output(model, output, noise, output_temperature)
+    return likelihood.to_pixels(drawn).cpu().numpy()
+
+
+def _output(model: HVAE, output: Tensor, noise: ImageNoise, temperature: float) -> Tensor:
+    """Draws from the output distribution, [B, C, H, W], each with the generator of its image."""
+    pairs = zip(output.cpu().split(1), noise.torch_generators(), strict=True)
+    return torch.cat([model.likelihood.sample(image, generator, temperature) for image, generator in pairs])

@@ -1,0 +1,78 @@
+"""Temperatures of the prior over depth (paper 5.4): text or numbers -> one temperature a latent group.
+
+0.85       every latent group
+0.7:0.9    linear over depth: 0.7 at the first group (lowest resolution), 0.9 at the last
+0.7,0.8,1  one a latent resolution, or one a latent group, from the lowest resolution to the highest
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import UsageError
+
+Temperature = float | str | Sequence[float]
+"""One for all groups, a text as above, or a list as in the text's last form."""
+
+FORMS = "give one number, a linear schedule such as 0.7:0.9, or a list such as 0.7,0.8,0.9"
+
+
+def group_temperatures(temperature: Temperature, config: ModelConfig) -> tuple[float, ...]:
+    """Temperature of each latent group in top-down order, [groups]; z = mean + temperature · std · noise.
+
+    A list as long as the model has latent resolutions serves all groups of a resolution alike; where that is also the
+    number of groups, the two readings agree. Raises `UsageError` on a text of no known form, on a temperature that is
+    negative or not finite, and on a list of another length.
+
+    >>> from hvae_codec.presets import load_preset
+    >>> model = load_preset("tiny32").model
+    >>> group_temperatures("0.5:1.2", model)
+    (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+    >>> group_temperatures("0.5,0.6,0.7,0.8,1", model)
+    (0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8, 1.0)
+    """
+    groups = len(config.groups)
+    if isinstance(temperature, str) and ":" in temperature:
+        ends = _numbers(temperature, temperature.split(":"))
+        if len(ends) != 2:
+            raise UsageError(f"the temperature schedule is {temperature!r}; give its two ends, such as 0.7:0.9")
+        # Rounded, so that a schedule in tenths gives tenths.
+        return tuple(np.linspace(*ends, groups).round(12).tolist())
+    values = _values(temperature)
+    return values * groups if len(values) == 1 else _spread(values, config)
+
+
+def _values(temperature: Temperature) -> tuple[float, ...]:
+    if isinstance(temperature, str):
+        return _numbers(temperature, temperature.split(","))
+    if isinstance(temperature, Sequence):
+        return _numbers(temperature, temperature)
+    return _numbers(temperature, [temperature])
+
+
+def _numbers(given: Temperature, parts: Sequence[str] | Sequence[float]) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(f"the temperature is {given!r}; {FORMS}") from None
+    for number in numbers:
+        if not (math.isfinite(number) and number >= 0.0):
+            raise UsageError(f"the temperature {number:g} is not possible; it must be 0 (the prior's mean) or above")
+    return numbers
+
+
+def _spread(values: tuple[float, ...], config: ModelConfig) -> tuple[float, ...]:
+    """A list of temperatures, one a resolution or one a group, as one a group."""
+    groups = [group.resolution for group in config.groups]
+    resolutions = sorted(set(groups))
+    if len(values) == len(groups):
+        return values
+    if len(values) == len(resolutions):
+        return tuple(values[resolutions.index(resolution)] for resolution in groups)
+    sizes = ", ".join(map(str, resolutions))
+    choices = f"1 for all, {len(resolutions)} (one a latent resolution: {sizes})"
+    raise UsageError(f"{len(values)} temperatures are given; give {choices} or {len(groups)} (one a latent group)")
