@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
 
-from . import analyze_kl, decode, encode, import_published, info, presets, sample_data, train
+from . import analyze_kl, decode, encode, import_published, info, presets, sample, sample_data, train
 
 app = typer.Typer(
     name="hvae-codec",
@@ -27,6 +27,7 @@ for module, name in (
     (analyze_kl, "analyze-kl"),
     (encode, "encode"),
     (decode, "decode"),
+    (sample, "sample"),
     (info, "info"),
     (presets, "presets"),
     (import_published, "import"),

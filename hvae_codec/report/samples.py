@@ -1,0 +1,158 @@
+"""Drawn images on disk: one PNG grid, one array, or a folder of PNG files, written as they are drawn."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..config import ModelConfig
+from ..errors import DataError, UsageError
+from ..model.checkpoint import replace_atomically
+from ..pixels import EXTENSIONS, MAX_PIXELS
+
+GAP = 2
+"""White pixels between the images of a grid."""
+
+Batches = Iterable[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class SampleTarget:
+    """Where drawn images go, and as what; `sample_target` makes and checks one."""
+
+    path: Path
+    kind: Literal["grid", "array", "folder"]
+    count: int
+    """Images that will be written."""
+    channels: int
+    size: int
+
+    @property
+    def columns(self) -> int:
+        """Images beside each other in a grid, which is as near to square as it can be."""
+        return math.ceil(math.sqrt(self.count))
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a grid, in pixels."""
+        rows = math.ceil(self.count / self.columns)
+        height, width = (n * (self.size + GAP) - GAP for n in (rows, self.columns))
+        return height, width, self.channels
+
+
+def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: bool = False) -> SampleTarget:
+    """What `path` asks for: NAME.png is a grid, NAME.npy an array uint8 [N, H, W, C], anything else a folder of files.
+
+    Raises `UsageError` where the name is that of another format, a grid would be too large to be opened again, or PNG
+    cannot hold the channels; `DataError` where something is there already: a folder must be empty, and `overwrite`
+    lets a grid or array be replaced.
+    """
+    suffix = path.suffix.lower()
+    if suffix in {*EXTENSIONS, ".npz", ".zarr"} - {".png"}:
+        raise UsageError(f"{path} cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder")
+    kind: Literal["grid", "array", "folder"] = "folder"
+    if suffix in (".png", ".npy"):
+        kind = "grid" if suffix == ".png" else "array"
+    target = SampleTarget(path, kind, count, config.channels, config.image_size)
+    _check_format(target)
+    _check_free(target, overwrite)
+    return target
+
+
+def _check_format(target: SampleTarget) -> None:
+    if target.kind != "array" and target.channels not in (1, 3):
+        raise UsageError(
+            f"PNG files hold 1 or 3 channels, this model's images have {target.channels}; give a name ending in .npy"
+        )
+    if target.kind == "grid" and math.prod(target.grid_shape[:2]) > MAX_PIXELS:
+        raise UsageError(
+            f"a grid of {target.count:,} images has more than {MAX_PIXELS:,} pixels; give fewer images, or a folder "
+            "for single files"
+        )
+
+
+def _check_free(target: SampleTarget, overwrite: bool) -> None:
+    path = target.path
+    if target.kind == "folder":
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DataError(f"{path} exists and is not empty; give another folder")
+    elif path.is_dir():
+        raise DataError(f"{path} is a folder; give another name")
+    elif path.exists() and not overwrite:
+        raise DataError(f"{path} exists; give another name or pass --overwrite")
+
+
+def write_samples(target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the images of `batches` (uint8 [B, C, H, W]) to `target`; it appears when it is whole.
+
+    Files are called 000000.png, 000001.png, ...: an image has the same name however many are drawn. Only a grid is
+    held in memory.
+    """
+    write = {"grid": _write_grid, "array": _write_array, "folder": _write_folder}[target.kind]
+    target.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    write(target, _counted(target, batches, progress))
+
+
+def _counted(
+    target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Each image's number and pixels [H, W, C]; reports a batch when its images are written."""
+    done = 0
+    for batch in batches:
+        yield from enumerate(np.ascontiguousarray(batch.transpose(0, 2, 3, 1)), done)
+        done += len(batch)
+        if progress is not None:
+            progress(done, target.count)
+
+
+def _write_grid(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
+    grid = np.full(target.grid_shape, 255, dtype=np.uint8)
+    for number, pixels in images:
+        top, left = (place * (target.size + GAP) for place in divmod(number, target.columns))
+        grid[top : top + target.size, left : left + target.size] = pixels
+    whole = io.BytesIO()
+    _image(grid).save(whole, format="PNG")
+    replace_atomically(target.path, whole.getvalue())
+
+
+def _write_array(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
+    header = {"descr": "|u1", "fortran_order": False}
+    shape = (target.count, target.size, target.size, target.channels)
+    partial = _partial(target.path)
+    try:
+        with open(partial, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+            for _, pixels in images:
+                file.write(pixels.data)
+        os.replace(partial, target.path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_folder(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
+    partial = _partial(target.path)
+    try:
+        partial.mkdir()
+        for number, pixels in images:
+            _image(pixels).save(partial / f"{number:06d}.png")
+        os.replace(partial, target.path.absolute())  # "." itself cannot be replaced
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.absolute().with_name(f"{path.absolute().name}.{os.getpid()}.partial")
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
