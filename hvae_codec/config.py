@@ -92,6 +92,9 @@ class ModelConfig:
     """Gradient smoothing of the prior's and posterior's scales."""
     residual_distribution: bool = False
     """Whether the posterior is relative to the prior (NVAE)."""
+    resample: Literal["projected", "plain"] = "projected"
+    """How stages of different resolutions meet: `projected` pools and unpools with a convolution and LeakyReLU;
+    `plain` averages and repeats pixels, without weights (VDVAE), so all stages have one width."""
     input_kernel: int = 1
     """Kernel size of the first convolution."""
     output_kernel: int = 1
@@ -252,6 +255,9 @@ def check_model(model: ModelConfig) -> None:
         _check_stage(stage)
     for above, below in zip(model.stages, model.stages[1:], strict=False):
         _check_neighbours(above, below)
+    widths = list(dict.fromkeys(stage.width for stage in model.stages))
+    one = model.resample == "projected" or len(widths) == 1
+    _require(one, f"the stages' widths are {widths}; model.resample = plain needs one width, projected takes any")
 
 
 def _check_section(section: str, config: object, above_zero: Sequence[str] = (), shares: Sequence[str] = ()) -> None:

@@ -70,31 +70,39 @@ class Cell(nn.Module):
 
 
 class Pool(nn.Module):
-    """Strided convolution without overlap, then LeakyReLU: [B, inputs, H, W] -> [B, outputs, H/s, W/s]."""
+    """Strided convolution without overlap, then LeakyReLU: [B, inputs, H, W] -> [B, outputs, H/s, W/s].
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    Not `projected`: average pooling, which has no weights and needs inputs = outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, projected: bool = True) -> None:
         super().__init__()
-        self.conv = Conv(inputs, outputs, stride, stride=stride)
-        init_xavier(self.conv)
+        self.stride = stride
+        self.conv: Conv | None = None
+        if projected:
+            self.conv = Conv(inputs, outputs, stride, stride=stride)
+            init_xavier(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce height and width by the stride."""
-        return F.leaky_relu(self.conv(x), 0.1)
+        return F.avg_pool2d(x, self.stride) if self.conv is None else F.leaky_relu(self.conv(x), 0.1)
 
 
 class Unpool(nn.Module):
     """1 × 1 convolution, LeakyReLU, nearest upsampling, learned bias: [B, inputs, H, W] -> [B, outputs, sH, sW].
 
-    The bias has one number per channel and position and ties a trained model to one image size.
+    The bias has one number per channel and position and ties a trained model to one image size. Not `projected`:
+    upsampling and bias only, which needs inputs = outputs.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, resolution: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, resolution: int, *, projected: bool = True) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = conv(inputs, outputs)
+        self.conv = conv(inputs, outputs) if projected else None
         self.bias = nn.Parameter(torch.zeros(1, outputs, resolution, resolution))
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge height and width by the stride."""
-        x = F.leaky_relu(self.conv(x), 0.1)
+        if self.conv is not None:
+            x = F.leaky_relu(self.conv(x), 0.1)
         return F.interpolate(x, scale_factor=float(self.stride), mode="nearest") + self.bias

@@ -57,7 +57,8 @@ class BottomUp(nn.Module):
 def _stage_blocks(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> list[BottomUpBlock]:
     pool = None
     if below is not None and below.resolution < stage.resolution:
-        pool = Pool(stage.width, below.width, stage.resolution // below.resolution)
+        stride = stage.resolution // below.resolution
+        pool = Pool(stage.width, below.width, stride, projected=config.resample == "projected")
     extra = [BottomUpBlock(config, stage, linked=False, pool=None) for _ in range(stage.extra_bottom_up)]
     linked = [BottomUpBlock(config, stage, linked=True, pool=None) for _ in range(stage.linked_blocks - 1)]
     return [*extra, *linked, BottomUpBlock(config, stage, linked=True, pool=pool)]

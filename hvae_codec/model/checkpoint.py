@@ -161,4 +161,7 @@ def _hash(config: ModelConfig, weights: dict[str, Tensor]) -> str:
 
 
 def _canonical(config: ModelConfig) -> str:
-    return json.dumps(config_to_dict(Config(config))["model"], sort_keys=True)
+    model = config_to_dict(Config(config))["model"]
+    if config.resample == "projected":
+        del model["resample"]  # as before that key existed: stores and statistics hold such hashes
+    return json.dumps(model, sort_keys=True)

@@ -131,7 +131,7 @@ def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
     for stage in reversed(config.stages):
         for linked in range(stage.linked_blocks):
             skip -= 1
-            unpool = _unpool(stage, below) if linked == 0 else None
+            unpool = _unpool(config, stage, below) if linked == 0 else None
             yield skip, TopDownBlock(config, stage, unpool=unpool)
             extra = stage.extra_top_down if linked == stage.extra_top_down_after else 0
             for _ in range(extra):
@@ -139,7 +139,9 @@ def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
         below = stage
 
 
-def _unpool(stage: StageConfig, below: StageConfig | None) -> Unpool | None:
+def _unpool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
     if below is None or below.resolution == stage.resolution:
         return None
-    return Unpool(below.width, stage.width, stage.resolution // below.resolution, stage.resolution)
+    stride = stage.resolution // below.resolution
+    projected = config.resample == "projected"
+    return Unpool(below.width, stage.width, stride, stage.resolution, projected=projected)
