@@ -216,11 +216,18 @@ class TrainConfig:
     steps: int = 100_000
     """Updates in all."""
     batch_size: int = 64
-    """Images a step."""
+    """Images a step, of all processes together."""
     ema_decay: float = 0.9999
     """Decay of the exponential moving average of the weights."""
     horizontal_flip: bool = True
     """Whether images are mirrored at random."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto takes
+    bf16 where the machine is faster with it. A run keeps what auto took when it was begun."""
+    checkpoint_activations: bool = False
+    """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
+    compile: bool = False
+    """Whether the network is compiled first (torch.compile): slow to start, then faster on GPUs."""
 
     def __post_init__(self) -> None:
         _check_section("train", self, above_zero=("steps", "batch_size"), shares=("ema_decay",))
