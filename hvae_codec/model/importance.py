@@ -1,0 +1,117 @@
+"""The importance-weighted bound (Burda, Grosse, Salakhutdinov 2016, arXiv 1509.00519).
+
+With z_1 ... z_K from the posterior,
+
+    log p(x)  >=  E log 1/K sum_k p(x, z_k) / q(z_k | x)  >=  ELBO,
+
+with equality on the right at K = 1. It grows with K towards log p(x). Everything is in nats and float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .gaussian import DiagonalGaussian
+from .hvae import HVAE, Noise
+from .likelihood import Likelihood
+from .precision import full_float32
+from .top_down import LatentGroup
+
+
+class PosteriorEstimates(NamedTuple):
+    """What K posterior samples of each image of a batch say, in nats, float64."""
+
+    kl: Tensor
+    """[groups, B]: analytic KL of each latent group, average over the samples."""
+    nll: Tensor
+    """[likelihoods, B]: -log p(x | z) under each likelihood, average over the samples."""
+    bound: Tensor
+    """[likelihoods, B]: -log 1/K sum_k p(x, z_k) / q(z_k | x), at most the average of the single samples' terms."""
+
+
+def log_density_ratio(posterior: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, z: Tensor) -> Tensor:
+    """log p(z) - log q(z) of every element at z = q.mean + q.std · noise, in nats; its average over q is -KL(q || p).
+
+    q's exponent is taken from the noise itself: (z - q.mean) / q.std has lost it where q.std is far below q.mean.
+    """
+    squares = noise.square() - ((z - prior.mean) / prior.std).square()
+    return 0.5 * squares + (posterior.std / prior.std).log()
+
+
+@dataclass
+class WeighedPosterior:
+    """Chooses z from the posterior; remembers each group's KL and the log-density ratio at z."""
+
+    noise: Noise
+    kl: list[Tensor] = field(default_factory=list)
+    """[B] nats of each group seen so far."""
+    log_ratio: list[Tensor] = field(default_factory=list)
+    """[B] log p(z) - log q(z) of each group seen so far, in nats."""
+
+    def __call__(self, group: LatentGroup) -> Tensor:
+        """z of `group`, [B, variates, H, W]."""
+        q, p = group.posterior(), group.prior
+        noise = self.noise(group)
+        z = q.sample(noise)
+        self.kl.append(_sum(q.kl(p)))
+        self.log_ratio.append(_sum(log_density_ratio(q, p, noise, z)))
+        return z
+
+
+@torch.no_grad()
+@full_float32()
+def posterior_estimates(
+    model: HVAE,
+    images: Tensor,
+    activations: Sequence[Tensor],
+    noise: Noise,
+    samples: int = 1,
+    *,
+    likelihoods: Sequence[Likelihood] = (),
+    on_sample: Callable[[int], None] | None = None,
+) -> PosteriorEstimates:
+    """KL, -log p(x | z) and importance-weighted bound of uint8 `images` [B, C, H, W], from `samples` top-down passes.
+
+    `activations` are those of `model.activations(images)`, made once for all passes. `noise` is asked for each group
+    once a pass and must give fresh numbers each time. `likelihoods` (the model's own, if empty) all read the same
+    outputs. `on_sample` is called with the passes done. Sums and the log-sum-exp over samples are running ones, so
+    memory does not grow with `samples`. Raises `UsageError` where `samples` is below 1.
+    """
+    if samples < 1:
+        raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
+    likelihoods = likelihoods or (model.likelihood,)
+    images = images.to(model.device)
+    log_sum = torch.full((len(likelihoods), len(images)), -torch.inf, dtype=torch.float64, device=model.device)
+    kl = nll = log_sum.new_zeros(())
+    for done in range(1, samples + 1):
+        choose = WeighedPosterior(noise)
+        output = model.top_down(activations, choose, len(images))
+        nll_k = torch.stack([likelihood.nll(output, images).double() for likelihood in likelihoods])
+        kl = kl + torch.stack(choose.kl)
+        nll = nll + nll_k
+        log_sum = torch.logaddexp(log_sum, torch.stack(choose.log_ratio).sum(dim=0) - nll_k)
+        if on_sample is not None:
+            on_sample(done)
+    return PosteriorEstimates(kl / samples, nll / samples, math.log(samples) - log_sum)
+
+
+def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) -> Tensor:
+    """Importance-weighted bound of -log p(x) for uint8 `images` [B, C, H, W], in nats, float64 [B].
+
+    Raises `DataError` where the images are not what the model was made for, `UsageError` where `samples` is below 1.
+    """
+    with torch.no_grad(), full_float32():
+        activations = model.activations(images)
+    return posterior_estimates(model, images, activations, noise, samples).bound[0]
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Over everything but the batch, in float64."""
+    return values.flatten(1).sum(dim=1, dtype=torch.float64)
