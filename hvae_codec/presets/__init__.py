@@ -1,18 +1,26 @@
-"""Configurations by name: the published ones and small ones, each a TOML file beside this one."""
+"""Configurations by name: the published ones and small ones, each a TOML file beside this one.
+
+`reported.toml` is no preset: it holds what others report of them.
+"""
 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from ..config import Config, config_from_dict, nearest
 from ..errors import UsageError
+
+_REPORTED = "reported"
 
 
 def preset_names() -> list[str]:
     """Names of all presets, sorted."""
     files = resources.files(__name__).iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    names = (file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return sorted(name for name in names if name != _REPORTED)
 
 
 def load_preset(name: str) -> Config:
@@ -20,5 +28,37 @@ def load_preset(name: str) -> Config:
     names = preset_names()
     if name not in names:
         raise UsageError(f"unknown preset {name!r}{nearest(name, names)}")
-    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
-    return config_from_dict(tomllib.loads(text))
+    return config_from_dict(_read_toml(name))
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What others report of a preset's configuration, each in the words of the source; "" where it says nothing."""
+
+    nelbo: float
+    """Negative ELBO on the data set's test images, in `unit`."""
+    source: str
+    """Where the figures were read."""
+    unit: str = "bits/dim"
+    """`bits/dim`, or `nats` an image."""
+    time: str = ""
+    """How long it trained."""
+    gpus: str = ""
+    """On how many GPUs, and which."""
+    memory: str = ""
+    """Memory that training takes."""
+    note: str = ""
+    """What to know when comparing."""
+
+
+def load_reported() -> dict[str, Reported]:
+    """What others report, by preset; presets of which nothing was found are left out."""
+    data = _read_toml(_REPORTED)
+    sources = {key: source["title"] for key, source in data["sources"].items()}
+    return {
+        name: Reported(**figures | {"source": sources[figures["source"]]}) for name, figures in data["presets"].items()
+    }
+
+
+def _read_toml(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
