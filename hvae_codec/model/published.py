@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from ..config import Config, ModelConfig, StageConfig
 from ..errors import ModelError
-from .checkpoint import fill_model
 from .hvae import HVAE
 from .published_config import read_published_config
 
@@ -29,20 +29,20 @@ def import_published(
     """
     config = read_published_config(config_file)
     state = _read_state(checkpoint, _STATE_KEYS[weights])
-    own = from_published_names(config.model, state, checkpoint)
-    with torch.device("meta"):
-        skeleton = HVAE(config.model)
-    fill_model(skeleton.to_empty(device="cpu"), own, checkpoint)
-    return config, own
+    return config, from_published_names(config.model, state, checkpoint)
 
 
 def _read_state(path: Path, key: str) -> dict[str, Tensor]:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, for the authors of checkpoints
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"there is no checkpoint {path}") from None
-    except pickle.UnpicklingError:
-        raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
+        raise ModelError(f"cannot read the checkpoint {path}: it is no file of torch.save") from None
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"cannot read the checkpoint {path}: {reason}") from None
@@ -52,16 +52,34 @@ def _read_state(path: Path, key: str) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not _is_weight(name, tensor):
             raise ModelError(f"{path}: {name} in {key} is not a dense tensor of real numbers")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    # Parallel training adds the prefix.
+    own = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(own) < len(state):
+        raise ModelError(f"{path}: {key} has tensors twice, with the prefix module. and without")
+    if _overlap(own.values()):
+        raise ModelError(f"{path}: tensors in {key} share their numbers with one another; no published model's do")
+    return own
 
 
 def _is_weight(name: object, tensor: object) -> bool:
-    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
-    return dense and isinstance(name, str)
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested)
+    return isinstance(name, str) and dense and cast(Tensor, tensor).is_floating_point()
+
+
+def _overlap(tensors: Iterable[Tensor]) -> bool:
+    """Whether there are more numbers than stored ones: a small file must not be able to fill the memory."""
+    tensors = list(tensors)
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > sum(stored.values())
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Rename published tensors to this project's names; `ModelError` names one that is missing or unknown."""
+    """Published tensors in float32 under this project's names.
+
+    Raises `ModelError` that names a tensor that is missing, unknown, of another shape or not finite.
+    """
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in HVAE(config).state_dict().items()}
     names = published_names(config)
     for published in names.values():
         if published not in state:
@@ -69,7 +87,19 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
     unknown = state.keys() - set(names.values())
     if unknown:
         raise ModelError(f"{source} has a tensor {min(unknown)} that its configuration has no place for")
-    return {own: state[published].detach().float().contiguous() for own, published in names.items()}
+    return {
+        own: _weight(state[published], shapes[own], f"{source}: the tensor {published}")
+        for own, published in names.items()
+    }
+
+
+def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
+    if tensor.shape != shape:
+        raise ModelError(f"{where} is {list(tensor.shape)}, its configuration says {list(shape)}")
+    weight = tensor.detach().float().contiguous()
+    if not weight.isfinite().all():
+        raise ModelError(f"{where} holds numbers that are not finite; take a checkpoint from before training failed")
+    return weight
 
 
 def published_names(config: ModelConfig) -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import configparser
+import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,12 @@ from typing import Any
 from ..config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig, nearest
 from ..errors import ConfigError
 
+# A short text must not be able to fill the memory or the day.
+_LONGEST_TEXT = 10_000
 _LONGEST_LIST = 10_000
+_LARGEST_NUMBER = 2**63
+_LARGEST_FILE = 1_000_000
+_MOST_LAYERS = 100_000
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -78,40 +85,69 @@ def evaluate(text: str) -> Any:
     >>> evaluate("[16] * 2 + [24]"), evaluate("1e-3"), evaluate("symmetric")
     ([16, 16, 24], 0.001, 'symmetric')
 
-    Raises `ConfigError` on anything else: names in expressions, calls, attributes, subscripts.
+    Raises `ConfigError` on anything else (names in expressions, calls, attributes, subscripts), and on values that are
+    too large.
     """
+    if len(text) > _LONGEST_TEXT:
+        raise ConfigError(f"a value of {len(text)} characters is longer than {_LONGEST_TEXT}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a backslash in a path is no concern here
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ConfigError(f"{text!r} is not a literal or arithmetic on literals and lists") from None
+        raise ConfigError(f"{_shown(text)} is not a literal or arithmetic on literals and lists") from None
     if isinstance(tree, ast.Name):
         return tree.id
     try:
         return _evaluate_node(tree)
     except (TypeError, ZeroDivisionError, OverflowError, RecursionError):
-        raise ConfigError(f"{text!r} is not arithmetic that has a value") from None
+        raise ConfigError(f"{_shown(text)} is not arithmetic that has a value") from None
 
 
 def _evaluate_node(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool | None):
-        return node.value
+        return _bounded(node.value)
     if isinstance(node, ast.List | ast.Tuple):
-        return [_evaluate_node(item) for item in node.elts]
+        return _bounded([_evaluate_node(item) for item in node.elts])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _evaluate_node(node.operand)
         return -value if isinstance(node.op, ast.USub) else +value
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _apply(type(node.op), _evaluate_node(node.left), _evaluate_node(node.right))
-    raise ConfigError(f"{ast.unparse(node)!r} is not a literal or arithmetic on literals and lists")
+    raise ConfigError(f"{_shown(ast.unparse(node))} is not a literal or arithmetic on literals and lists")
 
 
 def _apply(kind: type[ast.operator], left: Any, right: Any) -> Any:
     for sequence, times in ((left, right), (right, left)):
-        repeats = kind is ast.Mult and isinstance(sequence, list | str) and isinstance(times, int)
-        # A short text must not be able to fill the memory.
-        if repeats and len(sequence) * times > _LONGEST_LIST:
-            raise ConfigError(f"a list of {len(sequence) * times} entries is longer than {_LONGEST_LIST}")
-    return _OPERATORS[kind](left, right)
+        if kind is ast.Mult and isinstance(sequence, list | str) and isinstance(times, int):
+            _check_length(_entries(sequence) * times)
+    return _bounded(_OPERATORS[kind](left, right))
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, list | str):
+        _check_length(_entries(value))
+    elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+        raise ConfigError(f"a number above {_LARGEST_NUMBER} is too large")
+    return value
+
+
+def _check_length(entries: int) -> None:
+    if entries > _LONGEST_LIST:
+        raise ConfigError(f"a list of {entries} entries is longer than {_LONGEST_LIST}")
+
+
+def _entries(value: Any) -> int:
+    """Values in a list and in the lists in it, or characters; at least 1."""
+    if isinstance(value, list):
+        return max(1, sum(_entries(item) for item in value))
+    return max(1, len(value)) if isinstance(value, str) else 1
+
+
+def _shown(value: Any) -> str:
+    """`value` in an error sentence: its start where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def read_published_config(path: Path) -> Config:
@@ -122,10 +158,12 @@ def read_published_config(path: Path) -> Config:
     """
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ConfigError(f"{path} is too large for a configuration; is it the checkpoint?")
+        parser.read_string(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
+        raise ConfigError(f"cannot read the configuration {path}: {reason[:200]}") from None
     try:
         sections = {name: _read_section(name, parser[name]) for name in parser.sections()}
         return _to_config(sections)
@@ -156,16 +194,19 @@ def _of_kind(kind: str, value: Any) -> Any:
         return value
     if kind in ("wholes", "numbers"):
         return [_of_kind(kind[:-1], item) for item in (value if isinstance(value, list) else [value])]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if number and kind == "number":
         return float(value)
     if number and kind == "whole" and value == int(value):
         return int(value)
-    names = {"word": "a word", "flag": "True or False", "number": "a number", "whole": "a whole number"}
-    raise ConfigError(f"{value!r} is not {names[kind]}")
+    names = {"word": "a word", "flag": "True or False", "number": "a finite number", "whole": "a whole number"}
+    raise ConfigError(f"{_shown(value)} is not {names[kind]}")
 
 
 def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
+    for name in ("data", "model", "loss", "optimizer", "train"):
+        if name not in cfg:
+            raise ConfigError(f"the section [{name}] is missing; give a .cfg file of a published model")
     return Config(
         model=_model(cfg["data"], cfg["model"], cfg["loss"]),
         optimizer=_optimizer(cfg["optimizer"]),
@@ -215,6 +256,7 @@ def _one(values: list[int], name: str) -> int:
 def _stages(resolution: int, model: dict[str, Any]) -> tuple[StageConfig, ...]:
     """Group the per-block lists, given in execution order, into stages."""
     blocks = _linked_blocks(resolution, model)
+    _check_depth(model)
     up_extra = model["up_n_blocks_per_res"]
     down_extra = model["down_n_blocks_per_res"][::-1]
     stages: list[dict[str, Any]] = []
@@ -230,6 +272,17 @@ def _stages(resolution: int, model: dict[str, Any]) -> tuple[StageConfig, ...]:
     return tuple(_stage(stage) for stage in stages)
 
 
+def _check_depth(model: dict[str, Any]) -> None:
+    """Refuse depths that no model has, and that would take for ever to build."""
+    for path in ("up", "down"):
+        blocks = len(model[f"{path}_strides"]) + sum(model[f"{path}_n_blocks_per_res"])
+        layers = blocks * max(model[f"{path}_n_blocks"]) * (2 + max(model[f"{path}_n_layers"]))
+        if layers > _MOST_LAYERS:
+            raise ConfigError(
+                f"[model] {path}_n_blocks_per_res asks for {layers} layers; at most {_MOST_LAYERS} are read"
+            )
+
+
 def _stage(stage: dict[str, Any]) -> StageConfig:
     """`position` counts linked blocks from the bottom-up side; the field counts them from the top-down side."""
     position = stage.pop("position")
@@ -240,6 +293,8 @@ def _stage(stage: dict[str, Any]) -> StageConfig:
 def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any]]:
     """Resolution, width, kernel, bottleneck and variates of each linked block, in bottom-up order."""
     count = len(model["up_strides"])
+    if count == 0:
+        raise ConfigError("[model] up_strides is empty; a model has at least one linked block")
     for key in model:
         if key.startswith(("up_", "down_")) and len(model[key]) != count:
             raise ConfigError(f"[model] {key} has {len(model[key])} entries, up_strides {count}; they must be equal")
