@@ -54,12 +54,13 @@ def progress_bar(unit: str = "images") -> Iterator[Progress]:
 
 
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """Turns Ctrl-C into one sentence on standard error and exit code 130."""
+def interruptible(advice: str | None) -> Iterator[None]:
+    """Turns Ctrl-C into one sentence on standard error (none without `advice`) and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True)
+        if advice is not None:
+            Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 

@@ -4,72 +4,124 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+import os
+import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import Progress, TaskID
 
 from hvae_codec.config import Config, load_config, with_settings
 from hvae_codec.errors import UsageError
 
-from .display import console, interruptible, progress_bar, report_source, report_unused
-from .options import LATEST_RUN, Data, Device, DeviceOption, Seed, SkipBroken, torch_device
+from . import train_options as option
+from .display import console, interruptible, report_source, report_unused
+from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_device
+from .training_display import training_display
 
 if TYPE_CHECKING:
-    from hvae_codec.train.loop import OnStep, StepMetrics, TrainResult
+    from hvae_codec.train.loop import TrainOptions, TrainResult
+    from hvae_codec.train.processes import Processes
 
-DEFAULT_PRESET = "tiny32"
+KEPT_BY_RUN = {
+    "data",
+    "preset",
+    "config",
+    "settings",
+    "steps",
+    "precision",
+    "checkpoint_activations",
+    "compile_",
+    "seed",
+}
+"""Parameters that a resumed run knows by itself, or that its command names anyway."""
 
 
 def command(
+    context: typer.Context,
     data: Data,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help=f"Configuration by name ({DEFAULT_PRESET}); see presets.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Configuration file, .toml or .json.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one value: train.batch_size=32, stage.variates=8, stage32.width=48."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run (runs/PRESET-DATE).")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out, or with the last run, from its newest state.")
-    ] = False,
-    save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between states.")] = 500,
+    preset: option.Preset = None,
+    config: option.ConfigFile = None,
+    settings: option.Settings = None,
+    steps: option.Steps = None,
+    precision: option.Precision = None,
+    checkpoint_activations: option.CheckpointActivations = False,
+    compile_: option.Compile = False,
+    out: option.Out = None,
+    resume: option.Resume = False,
+    allow_other_data: option.AllowOtherData = False,
+    save_every: option.SaveEvery = 500,
+    keep_states: option.KeepStates = 3,
+    eval_every: option.EvalEvery = 500,
+    validation_images: option.ValidationImages = 800,
+    log_every: option.LogEvery = 20,
+    max_skips: option.MaxSkips = 100,
+    tensorboard: option.Tensorboard = True,
+    workers: option.Workers = None,
     device: DeviceOption = Device.auto,
-    seed: Seed = 0,
+    seed: option.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:
-    """Train a model on images; Ctrl-C saves, and --resume goes on.
+    """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, goes on.
 
     The run is a folder: config.json, model.safetensors (averaged weights, which all other commands use), metrics.csv,
-    validation.csv and state/ for resuming. runs/latest points to the last one.
+    validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
+    torchrun --nproc-per-node N -m hvae_codec_cli train ...; train.batch_size is that of all together.
     """
-    from hvae_codec.images import open_images
-    from hvae_codec.model.checkpoint import find_run
-    from hvae_codec.train.loop import TrainOptions, start_run, train
+    from hvae_codec.train.loop import TrainOptions
+    from hvae_codec.train.processes import FailedElsewhere, joined
 
-    name, wanted = _configuration(preset, config, settings or [], steps, resume)
-    run = out or (find_run(LATEST_RUN) if resume else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-    if resume:
-        wanted = _resumed(run, steps)
-    options = TrainOptions(seed=seed, save_every=save_every, device=torch_device(device), latest=LATEST_RUN)
-    model = wanted.model
-    source = open_images(data, size=model.image_size, channels=model.channels, skip_broken=skip_broken)
-    wanted = start_run(run, wanted, resume=resume)
+    options = TrainOptions(
+        seed or 0, save_every, keep_states, eval_every, log_every, validation_images, max_skips, workers, tensorboard
+    )
+    options = dataclasses.replace(options, other_data=allow_other_data, latest=LATEST_RUN)
+    changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
+    advice = None
+    try:
+        with joined() as processes:
+            processes = processes.on(torch_device(device))
+            run = processes.on_first(lambda: _run_folder(preset, config, out, resume))
+            wanted = processes.on_first(lambda: _configuration(preset, config, changes, run, resume))
+            advice = _advice(context, data, run, processes)
+            _train(data, run, wanted, options, processes, seed=seed, resume=resume, skip_broken=skip_broken)
+    except FailedElsewhere as error:
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        with interruptible(advice):
+            raise
+
+
+def _train(
+    data: Path,
+    run: Path,
+    wanted: Config,
+    options: TrainOptions,
+    processes: Processes,
+    *,
+    seed: int | None,
+    resume: bool,
+    skip_broken: bool,
+) -> None:
+    from hvae_codec.images import open_images
+    from hvae_codec.train.loop import start_run, train
+    from hvae_codec.train.watch import Watch
+
+    size, channels = wanted.model.image_size, wanted.model.channels
+    source = open_images(data, size=size, channels=channels, skip_broken=skip_broken)
+    config = processes.on_first(lambda: start_run(run, wanted, resume=resume, seed=seed, device=processes.device))
     training, held_out = source.split("train"), source.split("val")
-    report_unused(len(source), training, held_out)
-    advice = f"Go on with: hvae-codec train {data} --resume --out {run}"
-    with interruptible(advice), flushed_denormals(), progress_bar("steps") as bar:
-        task = bar.add_task("Training", total=wanted.train.steps, start=False)
-        result = train(run, wanted, training, held_out, options, _shown(bar, task), _reading(bar, task))
-    report_source(source)
-    _report(result, wanted, len(training), len(held_out))
+    if processes.is_first:
+        report_unused(len(source), training, held_out)
+    with flushed_denormals(), training_display(quiet=not processes.is_first) as display:
+        watch = Watch(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
+        on_step = watch if processes.is_first else None
+        result = train(run, config, training, held_out, options, on_step, display.reading, display.warn, processes)
+    if processes.is_first:
+        report_source(source)
+        _report(result, config, len(training), min(len(held_out), options.validation_images))
 
 
 @contextmanager
@@ -84,55 +136,78 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _configuration(
-    preset: str | None, file: Path | None, settings: list[str], steps: int | None, resume: bool
-) -> tuple[str, Config]:
-    from hvae_codec.presets import load_preset
+def _changes(
+    settings: list[str] | None,
+    steps: int | None,
+    precision: option.PrecisionName | None,
+    checkpoint_activations: bool,
+    compile_: bool,
+) -> list[str]:
+    """`--set` and the options that stand for one, in its form."""
+    changes = list(settings or [])
+    changes += [f"train.steps={steps}"] if steps else []
+    changes += [f"train.precision={precision.value}"] if precision else []
+    changes += ["train.checkpoint_activations=true"] if checkpoint_activations else []
+    changes += ["train.compile=true"] if compile_ else []
+    return changes
+
+
+def _run_folder(preset: str | None, file: Path | None, out: Path | None, resume: bool) -> Path:
+    from hvae_codec.model.checkpoint import find_run
 
     if preset and file:
         raise UsageError(f"--preset {preset} and --config {file} are both given; give one")
-    if resume and (preset or file or settings):
-        raise UsageError("--resume goes on with the run's own configuration; leave out --preset, --config and --set")
-    name = file.stem if file else preset or DEFAULT_PRESET
-    config = with_settings(load_config(file) if file else load_preset(name), settings)
-    return name, _with_steps(config, steps)
+    if resume and (preset or file):
+        raise UsageError("--resume goes on with the run's own configuration; leave out --preset and --config")
+    if out or resume:
+        return out or find_run(LATEST_RUN)
+    name = file.stem if file else preset or option.DEFAULT_PRESET
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _with_steps(config: Config, steps: int | None) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps or config.train.steps))
-
-
-def _resumed(run: Path, steps: int | None) -> Config:
+def _configuration(preset: str | None, file: Path | None, changes: list[str], run: Path, resume: bool) -> Config:
     from hvae_codec.model.checkpoint import load_run_config
+    from hvae_codec.presets import load_preset
 
-    return _with_steps(load_run_config(run), steps)
+    if resume:
+        base = load_run_config(run)
+    else:
+        base = load_config(file) if file else load_preset(preset or option.DEFAULT_PRESET)
+    return with_settings(base, changes)
 
 
-def _reading(bar: Progress, task: TaskID) -> Callable[[int, int], None]:
-    """Called while images are read into memory."""
-    return lambda done, total: bar.update(task, description=f"Reading images, {done:,} of {total:,}")
+def _advice(context: typer.Context, data: Path, run: Path, processes: Processes) -> str | None:
+    """What to type to go on with an interrupted run; None where another process says it."""
+    if not processes.is_first:
+        return None
+    words = ["train", str(data), "--resume", "--out", str(run)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name in {*KEPT_BY_RUN, "out", "resume"} or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [parameter.opts[0], str(value)]
+    return f"Go on with: {_launcher(processes)} {shlex.join(words)}"
 
 
-def _shown(bar: Progress, task: TaskID) -> OnStep:
-    """Called after each step: moves the bar and shows a running average of the NELBO."""
-    smooth: list[float] = []
-
-    def on_step(metrics: StepMetrics) -> None:
-        if not smooth:
-            bar.start_task(task)
-        smooth.append(metrics.nelbo)
-        del smooth[:-50]
-        average = sum(smooth) / len(smooth)
-        bar.update(task, completed=metrics.step, description=f"Training, NELBO {average:.3f} bits/dim")
-
-    return on_step
+def _launcher(processes: Processes) -> str:
+    if processes.count == 1:
+        return "hvae-codec"
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    where = "" if machines == 1 else f"--nnodes {machines} [its other options as before, on every machine] "
+    return f"torchrun {where}--nproc-per-node {processes.local_count} -m hvae_codec_cli"
 
 
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
     elbo, model = result.validation, config.model
     nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
+    begun = "" if result.steps_taken else "was finished before; --resume --steps N goes on for longer: "
     console().print(
-        f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
+        f"{result.run}: {begun}{result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"
         f"held-out NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
         f"({held_out:,} images)"

@@ -31,3 +31,7 @@ class ModelError(HvaeCodecError):
 
 class StoreError(HvaeCodecError):
     """A latent store that is missing, unfinished, damaged or of another format or model."""
+
+
+class TrainingError(HvaeCodecError):
+    """Training that cannot go on: it diverged, or the processes that train together lost each other."""

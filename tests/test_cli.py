@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hvae_codec import sample_data
-from hvae_codec.config import load_config
+from hvae_codec.config import load_config, with_settings
 from hvae_codec.encode.store import open_store
 from hvae_codec.images import open_images
 from hvae_codec.model.checkpoint import find_run
@@ -139,7 +139,9 @@ def test_train_leaves_a_run(work, hvae):
     assert find_run("runs/latest") == Path("runs/first")
     names = {p.name for p in Path("runs/first").iterdir()}
     assert names >= {"config.json", "model.safetensors", "metrics.csv", "validation.csv", "state"}
-    assert load_config(Path("runs/first/config.json")) == load_config(Path("tiny.toml"))
+    saved = load_config(Path("runs/first/config.json"))
+    assert saved.train.precision in ("fp32", "bf16")
+    assert with_settings(saved, ["train.precision=auto"]) == load_config(Path("tiny.toml"))
     out = hvae("train", "data", "--config", "tiny.toml", "--steps", 3, "--set", "train.batch_size=4")
     assert "3 steps on 60 images" in out
     assert "(12 images)" in out
@@ -263,15 +265,12 @@ def test_version_and_help(capsys):
 
 
 def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
-    def interrupting(bar, task):
-        def on_step(metrics):
-            if metrics.step == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        return on_step
+    def interrupting(watch, metrics):
+        if metrics.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec_cli.train._shown", interrupting)
+        patch.setattr("hvae_codec.train.watch.Watch.__call__", interrupting)
         capsys.readouterr()
         assert exit_code("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/b") == 130
     _, err = capsys.readouterr()
@@ -336,7 +335,8 @@ def interrupt(*_: object) -> None:
         (2, "train data --steps 0", "greater than or equal to 1"),
         (2, "train data --resume --preset tiny32", "leave out --preset"),
         (1, "train data --resume --out runs/nowhere", "there is no run at runs/nowhere"),
-        (1, "train data --config tiny.toml --out runs/first", "runs/first exists; pass --resume"),
+        (1, "train data --config tiny.toml --steps 9 --out runs/first", "begun with train.steps = 30, not 9; to go on"),
+        (1, "train data --config tiny.toml --out data", "data exists and is not a run; give another --out"),
         (2, "encode data new.zarr --keep 0%", "keep is 0%; it must be above 0% and at most 100%"),
         (2, "encode data new.zarr --keep 150%", "keep is 150%"),
         (2, "encode data new.zarr --keep abc", "keep is 'abc'"),

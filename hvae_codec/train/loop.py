@@ -1,41 +1,48 @@
-"""The training loop: steps, validation, metrics, checkpoints; a killed run goes on where its last state stands."""
+"""The training loop: steps, validation, metrics, checkpoints; a killed run goes on where its last state stands.
+
+What belongs to a step is written in this order: rows of metrics and validation, averaged weights, state. The state
+commits the rest: after a kill between two of them, the run goes on from an earlier state and writes the same again.
+"""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..config import Config
-from ..errors import ModelError
+from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
 from ..images import ImageSource
-from ..model.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_run_config,
-    point_latest,
-    replace_atomically,
-    save_config,
-    save_weights,
-)
+from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
-from .batches import BatchStream
+from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
+from .metrics import (
+    MetricsLog,
+    StepMetrics,
+    add_validation,
+    drop_validations_after,
+    packed,
+    read_validation,
+)
 from .noise import image_noise
 from .optimizer import FlatOptimizer
-from .schedules import learning_rate
-from .state import TrainState, load_state, save_state
-from .update import StepResult, update
+from .processes import Processes, StopAgreement
+from .run_folder import Origin, keep_origin, start_run
+from .state import KEEP, TrainState, load_state, save_state
+from .tensorboard import Board
+from .update import Network, StepResult, update
+from .validation import validate
 
-METRICS_FILE = "metrics.csv"
-VALIDATION_FILE = "validation.csv"
-VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
+__all__ = ["OnStep", "StepMetrics", "TrainOptions", "TrainResult", "start_run", "train"]
+
+_NEVER = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,27 @@ class TrainOptions:
     """What a run may be told besides its configuration."""
 
     seed: int = 0
-    """Seed of initialisation, batches and noise."""
+    """Seed of initialisation, batches and noise; a run that goes on keeps its own."""
     save_every: int = 500
     """Steps between states."""
+    keep_states: int = KEEP
+    """States kept, the newest ones."""
+    eval_every: int = 500
+    """Steps between validations; there is one at the end, too."""
     log_every: int = 20
-    """Steps between rows of metrics.csv."""
+    """Steps between rows of metrics.csv, and between looks at whether training is still sound."""
     validation_images: int = 800
-    """Held-out images in the validation at each state, at most."""
+    """Held-out images in a validation, at most."""
+    max_skips: int = 100
+    """Updates left out in a row at which training is given up."""
+    workers: int | None = None
+    """Threads that read images, a process; None: this process's share of the cores, 8 at most."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard events."""
+    other_data: bool = False
+    """Whether a run may go on with other images than it was begun with."""
     device: str = "cpu"
-    """Where to train."""
+    """Where to train, for one process alone."""
     latest: Path | None = None
     """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
 
@@ -66,48 +85,12 @@ class TrainResult:
     validation: Elbo
     """Means over the held-out images, bits/dim, with the averaged weights."""
     seconds: float
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What one step gave; rate and distortion in bits/dim, averaged over the batch."""
-
-    step: int
-    loss: float
-    """nats/dim, with the KL's weights of this step."""
-    rate: float
-    distortion: float
-    grad_norm: float
-    """Global norm before clipping."""
-    learning_rate: float
-    skipped: bool
-    """Whether the update was left out: the norm was not finite or reached the threshold."""
-
-    @property
-    def nelbo(self) -> float:
-        """bits/dim."""
-        return self.rate + self.distortion
+    """Spent on all steps, also before the run was gone on with."""
+    steps_taken: int
+    """Steps of this call; 0 where the run was finished before."""
 
 
 OnStep = Callable[[StepMetrics], None]
-
-
-def start_run(run: Path, config: Config, *, resume: bool) -> Config:
-    """Create the folder of a run, or check the one to go on with; returns the configuration to train.
-
-    A resumed run keeps its own configuration except for its length. Raises `ModelError` where `run` exists and is not
-    to be resumed, or is to be and does not exist.
-    """
-    exists = (run / CONFIG_FILE).is_file()
-    if resume and not exists:
-        raise ModelError(f"there is no run at {run} to resume; leave out --resume to start it")
-    if not resume and run.exists() and any(run.iterdir()):
-        raise ModelError(f"{run} exists; pass --resume to go on with it, or give another --out")
-    if resume:
-        saved = load_run_config(run)
-        config = dataclasses.replace(saved, train=dataclasses.replace(saved.train, steps=config.train.steps))
-    save_config(run, config)
-    return config
 
 
 def train(
@@ -118,138 +101,292 @@ def train(
     options: TrainOptions | None = None,
     on_step: OnStep | None = None,
     on_read: Callable[[int, int], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+    processes: Processes | None = None,
 ) -> TrainResult:
     """Train `config` on `training`, in the folder `run` that `start_run` made, from its newest state if it has one.
 
-    `on_read` is called with the images read into memory before the first step, `on_step` after every step. An
-    interrupt (Ctrl-C) leaves the state of the last whole step behind. The weights for use, `model.safetensors`, are the
-    exponential moving average.
+    `on_read` is called with the images read into memory before the first step, `on_step` after every step, `on_warning`
+    with a sentence about what is wrong but no reason to stop (default: the log). Ctrl-C or SIGTERM saves after the step
+    at hand and raises `KeyboardInterrupt`. The weights for use, `model.safetensors`, are the moving average.
+    `processes` are those of `joined`; each must call this with the same arguments, and only the first writes.
+
+    Raises `DataError` naming an image that cannot be read, or where the run was begun on other images; `TrainingError`
+    where training diverged; `ModelError` where no state can be read.
     """
     options = options or TrainOptions()
-    started = time.monotonic()
-    state = _start_state(run, config, options)
-    if state.step == 0:
-        save_state(run, state)  # keeps the seed: a run killed before its next state goes on as it began
-    flip = config.train.horizontal_flip
-    batches = BatchStream(training, config.train.batch_size, state.seed, horizontal_flip=flip, on_read=on_read)
-    if options.latest is not None:
-        point_latest(
-            options.latest, run
-        )  # not before the images were read: a run that cannot start must not hide the last one
-    try:
-        with Interruptible() as interrupt, _MetricsLog(run / METRICS_FILE, options.log_every, state.step) as log:
-            while state.step < config.train.steps:
-                metrics = _step(state, config, batches)
-                log.add(metrics, int(state.optimizer.skipped))
-                if on_step is not None:
-                    on_step(metrics)
-                if interrupt.requested:
-                    _save_weights_and_state(run, state)
-                    raise KeyboardInterrupt
-                if state.step % options.save_every == 0 and state.step < config.train.steps:
-                    _save(run, config, state, validation, options)
-    finally:
-        batches.close()
-    elbo = _save(run, config, state, validation, options)
-    return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, time.monotonic() - started)
+    processes = processes or Processes(device=options.device)
+    on_warning = on_warning or logging.getLogger(__name__).warning
+    _check_batch_size(config, processes)
+    _check_same_images(training, validation, processes)
+    origin = Origin.of(options.seed, training, validation)
+    origin = processes.on_first(lambda: keep_origin(run, origin, other_data=options.other_data))
+    state = _start_state(run, config, origin.seed, processes, on_warning)
+    finished = state.step >= config.train.steps
+    loop = _Loop(run, config, options, state, processes, training, validation, on_step or (lambda _: None), on_warning)
+    processes.on_first(loop.make_consistent)
+    begun = state.step
+    if not finished:
+        loop.train(on_read)
+    elbo = loop.last_validation()
+    return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
 
 
-def _start_state(run: Path, config: Config, options: TrainOptions) -> TrainState:
+def _check_batch_size(config: Config, processes: Processes) -> None:
+    size, count = config.train.batch_size, processes.count
+    if size % count:
+        fitting = size + count - size % count
+        raise UsageError(
+            f"train.batch_size is {size}, the images a step of all {count} processes together, and no multiple of "
+            f"{count}; give --set train.batch_size={fitting}, or another number of processes"
+        )
+
+
+def _check_same_images(training: ImageSource, validation: ImageSource, processes: Processes) -> None:
+    if processes.count == 1:
+        return
+    own = (training.fingerprint, validation.fingerprint)
+    if own != processes.on_first(lambda: own):
+        raise UsageError("this process sees other images than the first one; give all machines the same data")
+
+
+def _start_state(
+    run: Path, config: Config, seed: int, processes: Processes, on_warning: Callable[[str], None]
+) -> TrainState:
+    """The newest state of `run`, read by the first process and handed to all; a new one where there is none."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(seed)
         model = HVAE(config.model)
-    model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
-    state = TrainState(model, optimizer, seed=options.seed)
-    load_state(run, state)
+    state = TrainState(model, optimizer, seed=seed)
+
+    def load() -> tuple[int, int, float]:
+        if load_state(run, state, on_warning) is None:
+            save_state(run, state)  # a run that is killed before its first save goes on from here
+        return state.step, state.seed, state.seconds
+
+    state.step, state.seed, state.seconds = processes.on_first(load)
+    tensors = processes.spread(optimizer.tensors())
+    if not processes.is_first:
+        optimizer.load(tensors)
     return state
 
 
-def _step(state: TrainState, config: Config, batches: BatchStream) -> StepMetrics:
-    """One step; its noise depends on seed and step alone."""
-    step = state.step + 1
-    images = batches.batch(step).to(state.model.device)
-    noise = image_noise(config.model, [(state.seed, step, i) for i in range(len(images))], state.model.device)
-    result = update(state.model, state.optimizer, config, images, noise, step)
-    state.step = step
-    return _metrics(step, result, learning_rate(config.optimizer, step))
+class _Loop:
+    """A run at work: what `train` does once its state is there."""
+
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        options: TrainOptions,
+        state: TrainState,
+        processes: Processes,
+        training: ImageSource,
+        validation: ImageSource,
+        on_step: OnStep,
+        on_warning: Callable[[str], None],
+    ) -> None:
+        self.run, self.config, self.options = run, config, options
+        self.state, self.processes = state, processes
+        self.training, self.validation = training, validation
+        self.on_step, self.on_warning = on_step, on_warning
+        self.first_bad = torch.full((), _NEVER, device=state.model.device)
+        self.elbo: Elbo | None = None
+        self.log: MetricsLog | None = None
+        self.board: Board | None = None
+
+    def make_consistent(self) -> None:
+        """Make `model.safetensors` and validation.csv those of the state; after a kill they may be ahead of it."""
+        drop_validations_after(self.run, self.state.step)
+        path = self.run / WEIGHTS_FILE
+        average = self.state.optimizer.named(self.state.optimizer.ema)
+        if (self.state.step or path.exists()) and not _holds(path, average):
+            save_weights(path, average)
+
+    def train(self, on_read: Callable[[int, int], None] | None) -> None:
+        """All steps that are left."""
+        self.network = self.make_network()
+        self.batches = self.make_batches(on_read)
+        try:
+            if self.processes.is_first:
+                self.open_files()
+            self.take_steps()
+        finally:
+            self.batches.close()
+            if self.log is not None:
+                self.log.close()
+            if self.board is not None:
+                self.board.close()
+
+    def make_network(self) -> Network:
+        """What a step calls: the model, its gradients averaged over the processes."""
+        return self.processes.synchronised(self.state.model)
+
+    def make_batches(self, on_read: Callable[[int, int], None] | None) -> BatchStream:
+        """This process's part of the batches."""
+        processes = self.processes
+        return BatchStream(
+            self.training,
+            self.config.train.batch_size,
+            self.state.seed,
+            horizontal_flip=self.config.train.horizontal_flip,
+            part=(processes.rank, processes.count),
+            workers=self.options.workers or default_workers(processes.local_count),
+            cache_bytes=CACHE_BYTES // processes.local_count,
+            on_read=on_read if processes.is_first else None,
+        )
+
+    def open_files(self) -> None:
+        """Open what steps are written to, once images were read: a run that cannot start must hide no other."""
+        if self.options.latest is not None:
+            point_latest(self.options.latest, self.run)
+        self.log = MetricsLog(self.run, self.state.step)
+        if self.options.tensorboard:
+            self.board = Board(self.run, self.state.step)
+
+    def take_steps(self) -> None:
+        """Step until the last one, or until a process is told to stop."""
+        self.since = time.monotonic() - self.state.seconds
+        agreement = StopAgreement(self.processes)
+        with Interruptible() as interrupt:
+            while self.state.step < self.config.train.steps:
+                metrics = self.take_step()
+                self.on_step(metrics)
+                stopping = agreement.reached(interrupt.requested)
+                self.finish_step(stopping=stopping)
+                if stopping and self.state.step < self.config.train.steps:
+                    agreement.close()
+                    raise KeyboardInterrupt
+            agreement.close()
+
+    def take_step(self) -> StepMetrics:
+        """One step: its images and its noise depend on seed and step alone."""
+        step = self.state.step + 1
+        images = self.read_batch(step)
+        first = self.processes.rank * len(images)
+        keys = [(self.state.seed, step, first + i) for i in range(len(images))]
+        noise = image_noise(self.config.model, keys, self.state.model.device)
+        mean = self.processes.mean if self.processes.count > 1 else None
+        result = update(self.network, self.state.optimizer, self.config, images, noise, step, mean)
+        self.state.step = step
+        self.remember_bad(result, first)
+        self.packed = partial(packed, result, self.state.optimizer)
+        return StepMetrics(step, self.packed, self.config)
+
+    def read_batch(self, step: int) -> Tensor:
+        """The images of `step`, on their way to the device; where one cannot be read, the steps so far are saved."""
+        try:
+            images = self.batches.batch(step)
+        except HvaeCodecError:
+            if self.processes.count == 1 and self.state.step:
+                self.save()
+            raise
+        if self.state.model.device.type == "cuda":
+            return images.pin_memory().to(self.state.model.device, non_blocking=True)
+        return images
+
+    def remember_bad(self, result: StepResult, first: int) -> None:
+        """Keep, on the device, the first image since the last look whose terms are not finite."""
+        place = self.state.step * self.config.train.batch_size + first + result.bad_image
+        self.first_bad = torch.minimum(self.first_bad, torch.where(result.bad_image >= 0, place, _NEVER))
+
+    def finish_step(self, *, stopping: bool) -> None:
+        """Log, validate and save, where one of them is due."""
+        step, options = self.state.step, self.options
+        last = step == self.config.train.steps
+        if step % options.log_every == 0:
+            self.log_step()
+        if last or step % options.eval_every == 0:
+            self.validate()
+        if last or stopping or step % options.save_every == 0:
+            self.save()
+
+    def log_step(self) -> None:
+        """Write down the step, averaged over the processes; warn or give up where training is not sound."""
+        averaged = self.processes.mean(self.packed())
+        metrics = StepMetrics(self.state.step, lambda: averaged, self.config)
+        self.state.seconds = time.monotonic() - self.since
+        if self.log is not None:
+            self.log.add(metrics, self.state.seconds)
+        if self.board is not None:
+            self.board.add_step(metrics)
+        self.warn_of_bad_image()
+        if metrics.skipped_in_a_row >= self.options.max_skips:
+            raise TrainingError(_skip_advice(metrics, self.config))
+
+    def warn_of_bad_image(self) -> None:
+        """Name the first image since the last look whose terms are not finite."""
+        place = int(self.processes.smallest(self.first_bad))
+        self.first_bad.fill_(_NEVER)
+        if place != _NEVER and self.processes.is_first:
+            step, position = divmod(place, self.config.train.batch_size)
+            name = self.batches.name(step, position)
+            self.on_warning(f"step {step}: the loss is not finite at {name}; the update was left out")
+
+    def validate(self) -> None:
+        """Validate the averaged weights, and write that down."""
+        model = self.averaged_model()
+        options, seed = self.options, self.state.seed
+        size = max(1, self.config.train.batch_size // self.processes.count)
+        self.elbo = validate(model, self.validation, size, seed, options.validation_images, self.processes)
+        if self.processes.is_first:
+            images = min(len(self.validation), options.validation_images)
+            add_validation(self.run, self.state.step, self.elbo, images)
+        if self.board is not None:
+            self.board.add_validation(self.state.step, self.elbo, model, self.validation, seed)
+
+    def averaged_model(self) -> HVAE:
+        """The model for use, which shares its weights with the optimiser's average."""
+        with torch.device("meta"):
+            model = HVAE(self.config.model)
+        model.load_state_dict(self.state.optimizer.named(self.state.optimizer.ema), assign=True)
+        return model.eval()
+
+    def save(self) -> None:
+        """Write averaged weights, then the state, both only where they are finite numbers."""
+        if not self.state.is_finite():
+            raise TrainingError(
+                f"after step {self.state.step} the weights are not finite numbers; the last good state stays: go on "
+                "from it with --resume and a lower --set optimizer.learning_rate=…"
+            )
+        self.state.seconds = time.monotonic() - self.since
+        self.processes.on_first(self.write)
+
+    def write(self) -> None:
+        """What `save` does on the first process."""
+        save_weights(self.run / WEIGHTS_FILE, self.state.optimizer.named(self.state.optimizer.ema))
+        save_state(self.run, self.state, self.options.keep_states)
+
+    def last_validation(self) -> Elbo:
+        """Of the last step; found in validation.csv where the run was finished before."""
+        found = self.elbo or self.processes.on_first(lambda: read_validation(self.run, self.state.step))
+        if found is None:  # finished under fewer steps, or its table is gone
+            self.validate()
+            found = self.elbo
+        assert found is not None
+        return found
 
 
-def _metrics(step: int, result: StepResult, rate: float) -> StepMetrics:
-    return StepMetrics(
-        step,
-        result.loss.item(),
-        result.rate.sum().item(),
-        result.distortion.item(),
-        result.grad_norm.item(),
-        rate,
-        bool(result.skipped),
+def _holds(path: Path, weights: dict[str, Tensor]) -> bool:
+    """Whether the file has these weights, to the last bit."""
+    try:
+        written = load_weights(path)
+    except ModelError:  # missing or damaged
+        return False
+    same = written.keys() == weights.keys()
+    return same and all(torch.equal(written[name], weights[name].cpu()) for name in written)
+
+
+def _skip_advice(m: StepMetrics, config: Config) -> str:
+    """Why training is given up, and what may help."""
+    threshold = config.optimizer.skip_threshold
+    finite = threshold is not None and threshold <= m.grad_norm < float("inf")
+    why = f"reaches optimizer.skip_threshold = {threshold:g}" if finite else "is not a finite number"
+    help_ = f"a higher --set optimizer.skip_threshold={2 * m.grad_norm:.3g} or " if finite else ""
+    return (
+        f"the last {m.skipped_in_a_row} updates up to step {m.step} were left out, as the gradient's norm "
+        f"({m.grad_norm:.3g}) {why}; go on from the last state with --resume and {help_}a lower "
+        f"--set optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
     )
-
-
-def _save(run: Path, config: Config, state: TrainState, validation: ImageSource, options: TrainOptions) -> Elbo:
-    """Write state and averaged weights; returns and logs their validation."""
-    _save_weights_and_state(run, state)
-    with torch.device("meta"):
-        model = HVAE(config.model)
-    model.load_state_dict(state.optimizer.named(state.optimizer.ema), assign=True)
-    elbo = validate(model.eval(), validation, config.train.batch_size, state.seed, options.validation_images)
-    rows = _rows_until(run / VALIDATION_FILE, state.step - 1)
-    values = [f"{v.item():.6f}" for v in (elbo.nelbo, elbo.rate, elbo.distortion)]
-    images = str(min(len(validation), options.validation_images))
-    _write_rows(run / VALIDATION_FILE, VALIDATION_COLUMNS, [*rows, [str(state.step), *values, images]])
-    return elbo
-
-
-def _save_weights_and_state(run: Path, state: TrainState) -> None:
-    save_state(run, state)
-    save_weights(run / WEIGHTS_FILE, state.optimizer.named(state.optimizer.ema))
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text).writerows([columns, *rows])
-    replace_atomically(path, text.getvalue().encode())
-
-
-def validate(model: HVAE, source: ImageSource, batch_size: int, seed: int, images: int) -> Elbo:
-    """Mean rate and distortion (bits/dim) over at most `images` held-out ones, evenly spaced, with the same noise."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    batches = source.evenly(images).batches(batch_size)
-    parts = [model.elbo(torch.from_numpy(batch), generator=generator) for batch in batches]
-    return Elbo(torch.cat([p.rate for p in parts]).mean(), torch.cat([p.distortion for p in parts]).mean())
-
-
-class _MetricsLog:
-    """metrics.csv: a row every few steps; rows after the resumed step are dropped first."""
-
-    COLUMNS = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "skipped", "seconds")
-
-    def __init__(self, path: Path, every: int, step: int) -> None:
-        _write_rows(path, self.COLUMNS, _rows_until(path, step))
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        self._writer = csv.writer(self._file)
-        self._every = every
-        self._started = time.monotonic()
-
-    def __enter__(self) -> _MetricsLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, m: StepMetrics, skipped: int) -> None:
-        if m.step % self._every:
-            return
-        numbers = (m.nelbo, m.rate, m.distortion, m.loss, m.grad_norm, m.learning_rate)
-        seconds = f"{time.monotonic() - self._started:.1f}"
-        self._writer.writerow([m.step, *(f"{number:.6g}" for number in numbers), skipped, seconds])
-        self._file.flush()
-
-
-def _rows_until(path: Path, step: int) -> list[list[str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    return [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]

@@ -1,15 +1,21 @@
-"""All that resuming needs, as safetensors: weights, their moving average, the optimiser's moments, the step.
+"""All that resuming needs, in one file a state: weights, their moving average, the optimiser's moments, the step.
 
 Nothing random is stored: batches, flips and noise are functions of the seed and the step.
+
+    state/step-000000500.safetensors     tensors
+    state/step-000000500.json            step, seed, seconds, and the digest of the tensors' file; written last
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
@@ -18,7 +24,7 @@ from ..model.hvae import HVAE
 from .optimizer import FlatOptimizer
 
 STATE_FOLDER = "state"
-KEEP = 2
+KEEP = 3
 
 
 @dataclass
@@ -30,31 +36,45 @@ class TrainState:
     step: int = 0
     """Steps taken."""
     seed: int = 0
+    seconds: float = 0.0
+    """Time spent on those steps."""
+
+    def is_finite(self) -> bool:
+        """Whether every weight, average and moment is a finite number."""
+        tensors = self.optimizer.tensors().values()
+        return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
-def save_state(run: Path, state: TrainState) -> None:
-    """Write `state/step-N.safetensors` atomically and drop all but the newest states."""
+def save_state(run: Path, state: TrainState, keep: int = KEEP) -> None:
+    """Write `state` atomically, then drop all but the newest `keep` states.
+
+    States of later steps go too: they were damaged, or belong to what this run no longer is.
+    """
     folder = run / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:09d}.safetensors"
+    path.with_suffix(".json").unlink(missing_ok=True)  # one of another file's digest must not outlive that file
     save_weights(path, state.optimizer.tensors())
-    counters = {"step": state.step, "seed": state.seed}
+    counters = {"step": state.step, "seed": state.seed, "seconds": round(state.seconds, 3), "sha256": _digest(path)}
     replace_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
-    for old in _complete_states(run)[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".json").unlink()
+    kept = [p.stem for p in _complete_states(run) if p.stem <= path.stem][-keep:]
+    for file in folder.glob("step-*"):
+        if _is_state_file(file) and file.name.split(".")[0] not in kept:
+            file.unlink()
 
 
-def load_state(run: Path, state: TrainState) -> Path | None:
+def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] | None = None) -> Path | None:
     """Fill `state` from the newest state of `run` that can be read; None where there is none.
 
-    Raises `ModelError` where states exist and none can be read.
+    `on_warning` is told of each damaged one. Raises `ModelError` where states exist and none can be read.
     """
     paths = _complete_states(run)[::-1]
     for path in paths:
         try:
             _fill(state, path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if on_warning is not None:
+                on_warning(f"the state {path} is damaged ({error}); the one before it is used")
             continue
         return path
     if paths:
@@ -62,15 +82,32 @@ def load_state(run: Path, state: TrainState) -> Path | None:
     return None
 
 
+def has_state(run: Path) -> bool:
+    """Whether `run` has a state to go on from."""
+    return bool(_complete_states(run))
+
+
 def _complete_states(run: Path) -> list[Path]:
     """States whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob("step-*.safetensors")
-    return sorted(p for p in paths if re.fullmatch(r"step-\d{9}", p.stem) and p.with_suffix(".json").exists())
+    return sorted(p for p in paths if _is_state_file(p) and p.with_suffix(".json").exists())
+
+
+def _is_state_file(path: Path) -> bool:
+    """Whether `path` is one of a state's two files, or what a kill left of one."""
+    return re.fullmatch(r"step-\d{9}\.(safetensors|json)(\.partial)?", path.name) is not None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fill(state: TrainState, path: Path) -> None:
     counters = json.loads(path.with_suffix(".json").read_text())
+    if counters["sha256"] != _digest(path):
+        raise ValueError("its bytes are not those that were written")
     with safe_open(path, framework="pt") as file:
         loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     state.optimizer.load(loaded)
-    state.step, state.seed = counters["step"], counters["seed"]
+    state.step, state.seed, state.seconds = counters["step"], counters["seed"], counters["seconds"]

@@ -1,0 +1,60 @@
+"""Options of `hvae-codec train` alone, and what their texts mean."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_PRESET = "tiny32"
+
+
+class PrecisionName(StrEnum):
+    """Numbers the network computes with."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Preset = Annotated[str | None, typer.Option("--preset", help=f"Configuration by name ({DEFAULT_PRESET}); see presets.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file, .toml or .json.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one value: train.batch_size=32, stage.variates=8, stage32.width=48."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")]
+Precision = Annotated[
+    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 where faster.")
+]
+CheckpointActivations = Annotated[
+    bool, typer.Option("--checkpoint-activations", help="Less memory, more time: compute activations twice.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, faster on GPUs.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of the run (runs/PRESET-DATE); the same command again goes on with it."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with --out, or with the last run, and with its configuration.")
+]
+AllowOtherData = Annotated[
+    bool, typer.Option("--allow-other-data", help="Go on although the images are not those from before.")
+]
+SaveEvery = Annotated[int, typer.Option("--save-every", min=1, help="Steps between states.")]
+KeepStates = Annotated[int, typer.Option("--keep-states", min=1, help="States kept, the newest ones.")]
+EvalEvery = Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations.")]
+ValidationImages = Annotated[
+    int, typer.Option("--validation-images", min=1, help="Held-out images in a validation, at most.")
+]
+LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps between rows of metrics.csv.")]
+MaxSkips = Annotated[
+    int, typer.Option("--max-skips", min=1, help="Updates skipped in a row at which training is given up.")
+]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write events for TensorBoard.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Threads that read images (one a core, 8 at most).")
+]
+RunSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random (0).")]

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hvae_codec.config import with_settings
+from hvae_codec.errors import DataError, ModelError
+from hvae_codec.images import as_source
+from hvae_codec.model.checkpoint import load_run_config, save_model
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.train.run_folder import Origin, keep_origin, read_origin, start_run
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path: Path) -> Path:
+    start_run(tmp_path / "run", tiny_config, resume=False)
+    return tmp_path / "run"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_same_command_again_goes_on(tiny_config, run: Path):
+    before = tree(run)
+    assert start_run(run, tiny_config, resume=False) == load_run_config(run)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("train.steps=99", "was begun with train.steps = 8, not 99; to go on with it changed give --resume --steps 99"),
+        ("optimizer.clip_norm=2", r"optimizer.clip_norm = None, not 2.0; .* --resume --set optimizer.clip_norm=2.0"),
+        ("stage8.width=10", "model.stages.1.width = 8, not 10; give another --out"),
+        ("train.batch_size=4", "train.batch_size = 8, not 4; give another --out"),
+    ],
+)
+def test_another_configuration_is_refused(tiny_config, run: Path, setting: str, difference: str):
+    before = tree(run)
+    with pytest.raises(ModelError, match=difference):
+        start_run(run, with_settings(tiny_config, [setting]), resume=False)
+    assert tree(run) == before
+
+
+def test_another_number_of_stages_is_refused(tiny_config, run: Path):
+    model = dataclasses.replace(tiny_config.model, stages=tiny_config.model.stages[:2])
+    with pytest.raises(ModelError, match=r"model.stages \(number\) = 3, not 2"):
+        start_run(run, dataclasses.replace(tiny_config, model=model), resume=False)
+
+
+def test_a_resumed_run_may_have_another_length_and_another_rate(tiny_config, run: Path):
+    other = with_settings(tiny_config, ["train.steps=99", "optimizer.learning_rate=0.5", "loss.anneal_steps=7"])
+    config = start_run(run, other, resume=True)
+    assert config == load_run_config(run)
+    assert (config.train.steps, config.optimizer.learning_rate, config.loss.anneal_steps) == (99, 0.5, 7)
+
+
+@pytest.mark.parametrize("setting", ["train.batch_size=2", "stage.width=10", "optimizer.name=adam"])
+def test_a_resumed_run_keeps_what_its_states_depend_on(tiny_config, run: Path, setting: str):
+    with pytest.raises(ModelError, match="give another --out"):
+        start_run(run, with_settings(tiny_config, [setting]), resume=True)
+
+
+def test_precision_stays_what_auto_became(tiny_config, run: Path):
+    became = load_run_config(run).train.precision
+    assert became in ("fp32", "bf16")
+    for resume in (False, True):
+        assert start_run(run, tiny_config, resume=resume).train.precision == became
+    other = "bf16" if became == "fp32" else "fp32"
+    assert (
+        start_run(run, with_settings(tiny_config, [f"train.precision={other}"]), resume=True).train.precision == other
+    )
+
+
+def test_what_is_no_run_is_not_touched(tiny_config, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(ModelError, match="mine exists and is not a run; give another --out"):
+        start_run(tmp_path / "mine", tiny_config, resume=False)
+    with pytest.raises(ModelError, match=r"thesis.tex exists and is a file"):
+        start_run(tmp_path / "mine" / "thesis.tex", tiny_config, resume=False)
+    assert tree(tmp_path / "mine") == {"thesis.tex": b"x"}
+
+
+def test_a_model_without_a_state_is_not_trained_over(tiny_config, tmp_path: Path):
+    """Such as an imported one: training in its folder would begin anew and replace its weights."""
+    run = tmp_path / "imported"
+    save_model(run, tiny_config, HVAE(tiny_config.model).state_dict())
+    for resume in (False, True):
+        with pytest.raises(ModelError, match="holds a model without a training state"):
+            start_run(run, tiny_config, resume=resume)
+
+
+def test_only_a_run_can_be_resumed(tiny_config, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"there is no run at .* to resume; leave out --resume"):
+        start_run(tmp_path / "run", tiny_config, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_a_kill_left_empty_is_begun(tiny_config, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.partial").write_text('{"mod')
+    start_run(tmp_path / "run", tiny_config, resume=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):
+    source = as_source(photo_patches)
+    assert keep_origin(run, Origin.of(5, source, source), other_data=False).seed == 5
+    assert keep_origin(run, Origin.of(0, source, source), other_data=False).seed == 5
+    start_run(run, tiny_config, resume=False, seed=5)
+    with pytest.raises(ModelError, match="was begun with seed 5, not 6"):
+        start_run(run, tiny_config, resume=False, seed=6)
+
+
+def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
+    first, other = as_source(photo_patches), as_source(photo_patches[:20])
+    keep_origin(run, Origin.of(0, first, first), other_data=False)
+    with pytest.raises(DataError, match="the training images are not those"):
+        keep_origin(run, Origin.of(0, other, first), other_data=False)
+    with pytest.raises(DataError, match="the held-out images are not those"):
+        keep_origin(run, Origin.of(0, first, other), other_data=False)
+    assert read_origin(run) == Origin.of(0, first, first)
+    keep_origin(run, Origin.of(0, other, other), other_data=True)
+    assert read_origin(run) == Origin.of(0, other, other)
