@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
+from .silu_conv import Kernel, silu_conv
 
 
 class Conv(nn.Conv2d):
@@ -63,10 +66,30 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolutions, and add the input where the cell is residual."""
-        y = x
-        for layer in self.convs:
-            y = layer(F.silu(y))
-        return x + y if self.residual else y
+        y = self.before_last([x], kernel_of(self.convs[-1]))[0]
+        return y.add_(x) if self.residual else y
+
+    def before_last(self, inputs: Sequence[Tensor], *heads: Kernel) -> list[Tensor]:
+        """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place."""
+        hidden = list(inputs)
+        for layer in self.convs[:-1]:
+            hidden = silu_conv(hidden, [kernel_of(layer)])
+        return silu_conv(hidden, heads)
+
+
+def kernel_of(layer: nn.Module) -> Kernel:
+    """Weight and bias of a convolution."""
+    return layer.weight, layer.bias  # type: ignore[return-value]
+
+
+def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
+    """One kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
+
+    The prior's and posterior's parameters are such: no feature between the two is ever written to memory.
+    """
+    (weight, bias), (pointwise, last_bias) = first, second
+    matrix = pointwise.flatten(1)
+    return torch.tensordot(matrix, weight, dims=([1], [0])), torch.addmv(last_bias, matrix, bias)
 
 
 class Pool(nn.Module):

@@ -78,7 +78,11 @@ class SampledPosterior:
         if keep is not None and not keep.any():
             self.kl.append(group.prior.mean.new_zeros(group.prior.mean.shape[0]))
             return group.prior.sample(self.noise(group))
-        posterior = group.posterior() if keep is None else group.posterior().where(keep, group.prior)
+        if keep is None:
+            z, kl = group.sample_posterior(self.noise(group))
+            self.kl.append(kl)
+            return z
+        posterior = group.posterior().where(keep, group.prior)
         self.kl.append(posterior.kl(group.prior).flatten(1).sum(dim=1))
         return posterior.sample(self.noise(group))
 

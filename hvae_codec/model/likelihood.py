@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import ModelConfig
+from .blockwise import per_image
 from .gaussian import LARGEST_STD, SMALLEST_STD, std_from_raw
 
 
@@ -84,6 +85,10 @@ class LogisticMixture:
 
     def nll(self, output: Tensor, images: Tensor) -> Tensor:
         """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
+        elements = self.config.mixtures * images[0].numel() if len(images) else 1
+        return per_image(self._nll, output, images, elements)
+
+    def _nll(self, output: Tensor, images: Tensor) -> Tensor:
         p = self.parameters(output)
         x = self.to_input(images)
         means = self._shifted_means(p, x)

@@ -10,26 +10,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .blocks import Cell, Unpool, conv
-from .gaussian import DiagonalGaussian, std_from_raw
+from .blocks import Cell, Unpool, conv, joined_kernel, kernel_of
+from .gaussian import DiagonalGaussian, GaussianForm, sample_and_kl
+from .silu_conv import Kernel
 
 
-@dataclass(frozen=True)
 class LatentGroup:
     """What is known of one latent group when its z is to be chosen; shapes are [B, variates, H, W]."""
 
-    index: int
-    """Position in top-down order."""
-    prior: DiagonalGaussian
-    """p(z_i | z_<i)."""
-    posterior: Callable[[], DiagonalGaussian]
-    """q(z_i | z_<i, image); computed only when called, so that a group nobody asks for costs nothing."""
+    def __init__(self, index: int, prior: DiagonalGaussian, posterior: Callable[[], DiagonalGaussian]) -> None:
+        self.index = index
+        """Position in top-down order."""
+        self.prior = prior
+        """p(z_i | z_<i)."""
+        self.posterior = posterior
+        """q(z_i | z_<i, image); computed only when called, so that a group nobody asks for costs nothing."""
+
+    def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
+        q = self.posterior()
+        return q.sample(noise), q.kl(self.prior).flatten(1).sum(dim=1)
+
+
+class _RawGroup(LatentGroup):
+    """A latent group known by the network's raw outputs, from which training samples in one pass over memory."""
+
+    def __init__(self, index: int, form: GaussianForm, prior_raw: Tensor, posterior_raw: Callable[[], Tensor]) -> None:
+        self.index = index
+        self._form, self._prior_raw, self._posterior_raw = form, prior_raw, posterior_raw
+
+    @cached_property
+    def prior(self) -> DiagonalGaussian:  # type: ignore[override]
+        return self._form.distribution(self._prior_raw)
+
+    def posterior(self) -> DiagonalGaussian:  # type: ignore[override]
+        return self._form.posterior(self._posterior_raw(), self.prior)
+
+    def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return sample_and_kl(self._posterior_raw(), self._prior_raw, noise, self._form)
 
 
 Choose = Callable[[LatentGroup], Tensor]
@@ -41,7 +65,7 @@ class TopDownBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, stage: StageConfig, *, unpool: Unpool | None) -> None:
         super().__init__()
-        self.config = config
+        self.form = GaussianForm(config.posterior_scale, config.posterior_beta, config.residual_distribution)
         scale = 1.0 / math.sqrt(len(config.groups))
         width, both = stage.width, 2 * stage.width
         middle = int(width * stage.bottleneck)
@@ -66,27 +90,22 @@ class TopDownBlock(nn.Module):
         """The state [B, width, H, W] after this group's z."""
         if self.unpool is not None:
             state = self.unpool(state)
-        residual, features = self.prior_cell(state).chunk(2, dim=1)
-        prior = self._gaussian(self.prior_conv(features))
-        z = choose(LatentGroup(index, prior, lambda: self.posterior(state, skip, prior)))
-        return self.cells(state + residual + self.z_conv(z))
+        residual, prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
+        z = choose(_RawGroup(index, self.form, prior_raw, lambda: self._posterior_raw(state, skip)))
+        return self.cells(residual.add_(state).add_(self.z_conv(z)))
 
-    def posterior(self, state: Tensor, skip: Tensor | None, prior: DiagonalGaussian) -> DiagonalGaussian:
-        """q(z_i | z_<i, image) from the state before z and the skip."""
+    def _prior_heads(self) -> list[Kernel]:
+        """The kernels of the residual term and of the prior's raw output: the cell's last one is for both."""
+        weight, bias = kernel_of(self.prior_cell.convs[-1])
+        of_residual, of_features = zip(weight.chunk(2), bias.chunk(2), strict=True)
+        return [of_residual, joined_kernel(of_features, kernel_of(self.prior_conv))]
+
+    def _posterior_raw(self, state: Tensor, skip: Tensor | None) -> Tensor:
+        """Raw output for q(z_i | z_<i, image), from the state before z and the skip."""
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
-        q = self._gaussian(self.posterior_conv(self.posterior_cell(torch.cat([state, skip], dim=1))))
-        if self.config.residual_distribution:
-            # Raw log scales that add (base logstd) are stds that multiply: one formula for both bases.
-            return DiagonalGaussian(q.mean + prior.mean, q.std * prior.std)
-        return q
-
-    def _gaussian(self, parameters: Tensor) -> DiagonalGaussian:
-        # Halves of a channels-last tensor are strided; copies of them are several times faster to work on.
-        last = torch.channels_last if parameters.is_contiguous(memory_format=torch.channels_last) else None
-        halves = parameters.to(torch.promote_types(parameters.dtype, torch.float32)).chunk(2, dim=1)
-        mean, raw = (half.contiguous(memory_format=last or torch.contiguous_format) for half in halves)
-        return DiagonalGaussian(mean, std_from_raw(raw, self.config.posterior_scale, self.config.posterior_beta))
+        head = joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv))
+        return self.posterior_cell.before_last([state, skip], head)[0]
 
 
 class TopDown(nn.Module):

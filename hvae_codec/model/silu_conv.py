@@ -1,0 +1,87 @@
+"""Convolutions of SiLU activations that keep only what comes before the SiLU for the backward pass.
+
+Every convolution of a cell reads SiLU(x). Composed of two operations, both x and SiLU(x) would be kept until the
+backward pass; here SiLU(x) is computed again there, which costs a few percent of the convolution and saves half of the
+memory that cells take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Kernel = tuple[Tensor, Tensor]
+"""Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that keeps H × W."""
+
+
+def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
+    """Each of `kernels` applied to SiLU of `inputs` joined along channels: [B, outputs, H, W] a kernel.
+
+    Under autocast the convolutions run in its type, and so are the results.
+    """
+    device = inputs[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
+    outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *(tensor for kernel in kernels for tensor in kernel))
+    return list(outputs)
+
+
+class _SiluConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: int, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.inputs, ctx.dtype = inputs, dtype
+        activated = _activated(tensors[:inputs], dtype)
+        return tuple(
+            F.conv2d(activated, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
+            for weight, bias in _pairs(tensors[inputs:])
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, kernels = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        activated = _activated(inputs, ctx.dtype)
+        wanted = any(ctx.needs_input_grad[2 : 2 + ctx.inputs])
+        by_activated: Tensor | None = None
+        by_kernels: list[Tensor] = []
+        for gradient, (weight, bias) in zip(gradients, _pairs(kernels), strict=True):
+            by_x, by_weight, by_bias = _conv_gradients(gradient, activated, weight.to(ctx.dtype), wanted)
+            by_kernels += [by_weight.to(weight.dtype), by_bias.to(bias.dtype)]
+            by_activated = by_x if by_activated is None else by_activated.add_(by_x)
+        return None, None, *_by_inputs(by_activated, inputs), *by_kernels
+
+
+def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def _activated(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """SiLU of the joined inputs."""
+    if len(inputs) == 1:
+        return F.silu(inputs[0].to(dtype))
+    first = inputs[0]
+    last = torch.channels_last if first.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    shape = (len(first), sum(x.shape[1] for x in inputs), *first.shape[2:])
+    joined = torch.empty(shape, dtype=dtype, device=first.device, memory_format=last)
+    torch.cat(list(inputs), dim=1, out=joined)
+    return F.silu(joined, inplace=True)
+
+
+def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    padding = [weight.shape[-1] // 2] * 2
+    outputs: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, [wanted, True, True]
+    )
+    return outputs
+
+
+def _by_inputs(by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    if by_activated is None:
+        return [None] * len(inputs)
+    parts = by_activated.split([x.shape[1] for x in inputs], dim=1)
+    return [torch.ops.aten.silu_backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]
