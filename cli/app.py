@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
 
-from . import analyze_kl, decode, encode, import_published, info, presets, sample, sample_data, train
+from . import analyze_kl, decode, encode, export, import_published, info, presets, sample, sample_data, train
 
 app = typer.Typer(
     name="hvae-codec",
@@ -31,6 +31,7 @@ for module, name in (
     (info, "info"),
     (presets, "presets"),
     (import_published, "import"),
+    (export, "export"),
 ):
     app.command(name)(module.command)
 

@@ -13,6 +13,7 @@ from hvae_codec.config import Config, config_from_dict, config_to_dict
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, load_reported, preset_names
+from hvae_codec_cli.app import main
 
 PUBLISHED = json.loads((Path(__file__).parent / "golden" / "presets.json").read_text())
 
@@ -149,6 +150,32 @@ def test_figures_of_overlapping_bins_say_so():
     fewer_bits = {name for name in preset_names() if load_preset(name).model.bits < 8}
     noted = {name for name, figures in load_reported().items() if figures.note == "overlapping bins"}
     assert noted == fewer_bits & set(load_reported())
+
+
+def test_the_long_table_gives_figures_with_their_source(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "hvae_codec.report.presets.preset_names", lambda: ["cifar10_baseline", "cifar10_vdvae", "tiny16"]
+    )
+    with pytest.raises(SystemExit):
+        main(["presets", "--long"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {
+        name: next(line for line in lines if name in line) for name in ("cifar10_baseline", "cifar10_vdvae", "tiny16")
+    }
+    assert "2.87 bits/dim" in rows["cifar10_baseline"]
+    assert "[1]" in rows["cifar10_baseline"]
+    assert "[2]" in rows["cifar10_vdvae"]
+    assert "bits/dim" not in rows["tiny16"]
+    text = "\n".join(lines)
+    assert all(f"github.com/{repository}" in text for repository in ("Rayhane-mamah/Efficient-VDVAE", "openai/vdvae"))
+    with pytest.raises(SystemExit):
+        main(["presets", "--json"])
+    data = {row["name"]: row["reported"] for row in json.loads(capsys.readouterr().out)}
+    assert data["tiny16"] is None
+    assert data["cifar10_vdvae"]["gpus"] == "2"
+    with pytest.raises(SystemExit) as caught:
+        main(["presets", "tiny16", "--long"])
+    assert caught.value.code == 2
 
 
 def test_the_file_of_reported_figures_is_no_preset():
