@@ -205,9 +205,10 @@ def _launcher(processes: Processes) -> str:
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
     elbo, model = result.validation, config.model
     nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
-    begun = "" if result.steps_taken else "was finished before; --resume --steps N goes on for longer: "
+    if not result.steps_taken:
+        console().print(f"{result.run} was finished before; to go on for longer give --resume --steps N")
     console().print(
-        f"{result.run}: {begun}{result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
+        f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"
         f"held-out NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
         f"({held_out:,} images)"

@@ -94,7 +94,7 @@ class FlatOptimizer:
 
     def _advance_where(self, good: Tensor, rate: float) -> None:
         """Make the update, then take it back where it was not `good`; a GPU need not tell the host which."""
-        if not self._inner.state:
+        if not self._moments():
             self._prime()
         before = {name: tensor.clone() for name, tensor in self._changing()}
         self._advance(rate)
@@ -109,20 +109,24 @@ class FlatOptimizer:
         self.weights.copy_(weights)
         self.gradients.copy_(gradients)
         self.ema.copy_(ema)
-        for tensor in self._inner.state[self.weights].values():
+        for tensor in self._moments().values():
             tensor.zero_()
+
+    def _moments(self) -> dict[str, Tensor]:
+        """The library's tensors; none before the first step. Asking does not make them, as indexing its state would."""
+        return self._inner.state.get(self.weights, {})
 
     def _changing(self) -> Iterator[tuple[str, Tensor]]:
         yield "weights", self.weights.detach()
         yield "ema", self.ema
-        yield from self._inner.state[self.weights].items()
+        yield from self._moments().items()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that resuming needs: `weights.NAME`, `ema.NAME`, `optimizer.MOMENT.NAME`, and counters."""
         counters = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         found = dict(counters)
         flats = {"weights": self.weights.detach(), "ema": self.ema}
-        for moment, tensor in self._inner.state[self.weights].items():
+        for moment, tensor in self._moments().items():
             if tensor.shape == self.weights.shape:
                 flats[f"optimizer.{moment}"] = tensor
             else:
@@ -134,7 +138,7 @@ class FlatOptimizer:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; `ModelError` where one is missing or does not fit."""
-        if any(name.startswith("optimizer.") for name in tensors) and not self._inner.state:
+        if any(name.startswith("optimizer.") for name in tensors) and not self._moments():
             self._prime()
         own = self.tensors()
         for name in own.keys() | tensors.keys():

@@ -120,9 +120,7 @@ class Processes:
         if self.count == 1:
             return model
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=False, broadcast_buffers=False
-        )
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=False)
 
 
 class StopAgreement:
