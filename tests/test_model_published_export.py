@@ -19,6 +19,7 @@ from hvae_codec.model.published import import_published
 from hvae_codec.model.published_config import evaluate, read_published_config
 from hvae_codec.model.published_config_text import changed_settings, published_config_text
 from hvae_codec.model.published_export import export_published
+from hvae_codec.presets import load_preset, preset_names
 from hvae_codec_cli.app import main
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,6 +85,14 @@ def test_the_cfg_has_the_published_keys_and_values(name: str):
         if section in ("data", "model", "loss", "optimizer", "train"):
             kept = {key for key in theirs[section] if not key.startswith(("logging", "checkpoint_and"))}
             assert {k: evaluate(ours[section][k]) for k in kept} == {k: evaluate(theirs[section][k]) for k in kept}
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if not name.endswith(("vdvae", "digits8"))])
+def test_presets_come_back(name: str, tmp_path: Path):
+    config = load_preset(name)
+    (tmp_path / "preset.cfg").write_text(published_config_text(config, name))
+    read = read_published_config(tmp_path / "preset.cfg")
+    assert read == dataclasses.replace(config, model=dataclasses.replace(config.model, bins="published"))
 
 
 @given(configs())

@@ -178,6 +178,15 @@ def test_the_long_table_gives_figures_with_their_source(monkeypatch, capsys):
     assert caught.value.code == 2
 
 
+def test_the_documentation_has_every_preset_and_figure():
+    text = (Path(__file__).parents[1] / "docs" / "published.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    reported = load_reported()
+    for name in preset_names():
+        figure = f"{reported[name].nelbo:.2f} {reported[name].unit}" if name in reported else "| – | – | – |"
+        assert figure in rows[name], name
+
+
 def test_the_file_of_reported_figures_is_no_preset():
     assert "reported" not in preset_names()
     with pytest.raises(UsageError, match="unknown preset 'reported'"):

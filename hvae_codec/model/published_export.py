@@ -46,10 +46,11 @@ def export_published(run: Path | str, out: Path) -> Exported:
         raise UsageError(f"{out} exists; give another --out")
     config, weights = load_run_config(folder), load_weights(folder / WEIGHTS_FILE)
     fill_model(HVAE(config.model), weights, folder / WEIGHTS_FILE)  # says what is missing or does not fit
-    text = published_config_text(config, folder.name)
+    name = folder.resolve().name
+    text = published_config_text(config, name)
     raw = _newest_raw_weights(folder, weights)
     checkpoint = published_checkpoint(config.model, weights, raw)
-    written = _write(out, folder.name, text, checkpoint)
+    written = _write(out, name, text, checkpoint)
     try:
         read = _check_import(*written, weights)
         files = [path.replace(path.with_name(path.name.removesuffix(".partial"))) for path in written]
