@@ -61,9 +61,10 @@ def patches(count: int) -> np.ndarray:
 
 
 def start(root: Path, run: str, steps: int) -> subprocess.Popen[bytes]:
-    command = "train data.npy --config small.toml --log-every 1 --save-every 10 --eval-every 50".split()
+    command = ["train", "data.npy", "--config", "small.toml", "--steps", str(steps), "--out", run]
+    often = ["--log-every", "1", "--save-every", "10", "--eval-every", "50"]
     return subprocess.Popen(
-        [sys.executable, "-m", "hvae_codec_cli", *command, "--steps", str(steps), "--out", run],
+        [sys.executable, "-m", "hvae_codec_cli", *command, *often],
         cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

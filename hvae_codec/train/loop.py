@@ -323,7 +323,7 @@ class _Loop:
         if place != _NEVER and self.processes.is_first:
             step, position = divmod(place, self.config.train.batch_size)
             name = self.batches.name(step, position)
-            self.on_warning(f"step {step}: the loss is not finite at {name}; the update was left out")
+            self.on_warning(f"step {step}: the loss of the image {name} is not a finite number")
 
     def validate(self) -> None:
         """Validate the averaged weights, and write that down."""
