@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -61,12 +62,16 @@ def test_an_image_whose_loss_is_not_finite_is_named(files: Path, config: Config,
         tmp_path / "run",
         config,
         source,
+        dataclasses.replace(OPTIONS, log_every=1),
         on_warning=warnings.append,
         on_step=lambda m: steps.append(m.step) if m.skipped else None,
     )
     assert steps == [int(w.split(":")[0].removeprefix("step ")) for w in warnings]
     assert result.skipped == len(steps) in (3, 4)  # 8 batches of 8 from 20 images
     assert all(f"the loss of the image {source.split('train').names[7]} is not" in warning for warning in warnings)
+    warnings.clear()
+    go(tmp_path / "seldom", config, source, dataclasses.replace(OPTIONS, log_every=100), on_warning=warnings.append)
+    assert [warning.split(":")[0] for warning in warnings] == [f"step {steps[0]}"]
 
 
 def test_training_that_skips_for_ever_stops_with_advice_that_helps(config: Config, photo_patches, tmp_path: Path):

@@ -298,6 +298,8 @@ class _Loop:
         last = step == self.config.train.steps
         if step % options.log_every == 0:
             self.log_step()
+        elif last or stopping:
+            self.warn_of_bad_image()
         if last or step % options.eval_every == 0:
             self.validate()
         if last or stopping or step % options.save_every == 0:
