@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -44,29 +43,30 @@ def training_display(quiet: bool) -> Iterator[TrainingDisplay]:
 @contextmanager
 def _bar(console: Console) -> Iterator[TrainingDisplay]:
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[pace]}", style="cyan"))
-    with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as bar:
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
         task = bar.add_task("Training", total=None, pace="")
 
         def show(status: Status) -> None:
-            bar.update(task, description=status.text(), completed=status.step, total=status.steps, pace=_pace(status))
+            bar.update(task, description=status.text(), completed=status.step, total=status.steps, pace=status.pace())
 
         def reading(done: int, total: int) -> None:
-            bar.update(task, description="Reading images", completed=done, total=total)
+            description = "Reading images" if done < total else "Training"
+            bar.update(task, description=description, completed=done % total, total=total)
 
-        yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: _warn(console, text))
+        try:
+            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: _warn(console, text))
+        except BaseException:  # work that fails takes its bar with it
+            bar.live.transient = True
+            raise
 
 
 def _lines(console: Console) -> TrainingDisplay:
     def show(status: Status) -> None:
-        console.print(f"step {status.step}/{status.steps}: {status.text()}; {_pace(status)}", soft_wrap=True)
+        pace = f"; {status.pace()}" if status.pace() else ""
+        console.print(f"step {status.step}/{status.steps}: {status.text()}{pace}", soft_wrap=True)
 
     return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, lambda text: _warn(console, text))
 
 
 def _warn(console: Console, text: str) -> None:
     console.print(f"hvae-codec: warning: {text}", soft_wrap=True, markup=False)
-
-
-def _pace(status: Status) -> str:
-    left = timedelta(seconds=round(status.seconds_left))
-    return f"{status.images_per_second:,.0f} images/s, {left} left"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from hvae_codec.config import Config, config_to_toml, with_settings
-from hvae_codec.errors import UsageError
+from hvae_codec.errors import TrainingError, UsageError
 from hvae_codec.images import as_source, open_images
 from hvae_codec.model.checkpoint import load_weights
 from hvae_codec.model.hvae import HVAE
@@ -161,3 +161,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UsageError, match="2 processes were started on a machine with 1 GPUs; give torchrun"):
         Processes(rank=1, count=2, local_rank=1, local_count=2).on("cuda")
     assert Processes(rank=1, count=2, local_rank=1, local_count=2).on("cpu").device == "cpu"
+
+
+def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"the processes cannot be connected .* check the options of torchrun"):
+        joined().__enter__()

@@ -21,8 +21,10 @@ def test_it_is_told_once_in_a_while(tiny_config, monkeypatch: pytest.MonkeyPatch
     for step in range(41, 101):
         now += 0.1
         watch(StepMetrics(step, lambda step=step: numbers(step), tiny_config))
-    assert [status.step for status in told] == read == [61, 81, 100]
-    first, *_, last = told
+    assert [status.step for status in told] == read == [41, 61, 81, 100]
+    start, first, *_, last = told
+    assert (start.images_per_second, start.seconds_left, start.pace()) == (None, None, "")
+    assert first.pace() == "80 images/s, 0:00:04 left"
     assert first.images_per_second == pytest.approx(80)
     assert first.seconds_left == pytest.approx(3.9)
     assert last.seconds_left == 0
@@ -36,4 +38,4 @@ def test_averages_move_slowly_and_get_over_a_step_that_is_not_finite(tiny_config
     for step, distortion in enumerate([9.0, 3.0, 2.0, float("nan"), 4.0], 1):
         numbers = torch.tensor([0.0, distortion, 1.0, 0.0, 0.0, 0.0, 0.5])
         watch(StepMetrics(step, lambda numbers=numbers: numbers, tiny_config))
-    assert [status.distortion for status in told] == pytest.approx([3.0, 2.9, float("nan"), 4.0], nan_ok=True)
+    assert [status.distortion for status in told] == pytest.approx([9.0, 8.4, 7.76, float("nan"), 4.0], nan_ok=True)

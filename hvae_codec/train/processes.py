@@ -8,6 +8,8 @@ the launcher's store, so that one of them says it once.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from ..errors import HvaeCodecError, TrainingError, UsageError
 
 T = TypeVar("T")
 
-SAME_ERROR_SECONDS = 2.0
+SAME_ERROR_SECONDS = 1.0
 """How long a process that fails waits for the others to fail for the same reason."""
 
 
@@ -163,10 +165,7 @@ def joined() -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
-    local, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    processes = Processes(dist.get_rank(), dist.get_world_size(), local, local_count, control=control)
+    processes = _join()
     try:
         yield processes
     except KeyboardInterrupt:
@@ -177,8 +176,25 @@ def joined() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
+def _join() -> Processes:
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        local, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"the processes cannot be connected ({error}); check the options of torchrun, and that the machines reach "
+            "each other"
+        ) from None
+    except KeyError as error:
+        raise TrainingError(f"WORLD_SIZE is set but {error} is not; start several processes with torchrun") from None
+    return Processes(dist.get_rank(), dist.get_world_size(), local, local_count, control=control)
+
+
 def _fail(processes: Processes, error: Exception) -> NoReturn:
     """Raise what this process is to say of `error`: itself, or that another has said it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself; the launcher must not cut its message short
     try:
         board = _failures()
         if _is_lost_peer(error):
