@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from hvae_codec.train.watch import Status
@@ -42,21 +44,24 @@ def training_display(quiet: bool) -> Iterator[TrainingDisplay]:
 
 @contextmanager
 def _bar(console: Console) -> Iterator[TrainingDisplay]:
+    """Two lines, so that neither is cut on a narrow terminal: how training goes, and how far it is."""
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[pace]}", style="cyan"))
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
-        task = bar.add_task("Training", total=None, pace="")
+    bar, words = Progress(*columns), Text("Starting")
+    task = bar.add_task("", total=None, pace="")
 
-        def show(status: Status) -> None:
-            bar.update(task, description=status.text(), completed=status.step, total=status.steps, pace=status.pace())
+    def show(status: Status) -> None:
+        words.plain = status.text()
+        bar.update(task, completed=status.step, total=status.steps, pace=status.pace())
 
-        def reading(done: int, total: int) -> None:
-            description = "Reading images" if done < total else "Training"
-            bar.update(task, description=description, completed=done % total, total=total)
+    def reading(done: int, total: int) -> None:
+        words.plain = "Reading images" if done < total else "Starting"
+        bar.update(task, completed=done, total=total)
 
+    with Live(Group(words, bar), console=console) as live:
         try:
             yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: _warn(console, text))
         except BaseException:  # work that fails takes its bar with it
-            bar.live.transient = True
+            live.transient = True
             raise
 
 
