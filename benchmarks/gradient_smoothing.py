@@ -2,11 +2,11 @@
 
     python benchmarks/gradient_smoothing.py --out studies/gradient_smoothing
 
-The scale of prior and posterior is softplus(raw, beta) with beta = ln 2 (smoothed) or 1 (not), or exp(raw), as VDVAE has
-it. All else is the same: the initial weights, batches and noise of each seed too. Every run has equally many *steps*, not
-images: the question is how many of the updates are skipped, and the schedules of KL and learning rate count steps. So
-NELBO compares within a batch size, not between them. The published threshold belongs to models a hundred times larger;
-updates are skipped at --skip-threshold, and norms at or above other thresholds are counted.
+The scale of prior and posterior is softplus(raw, beta) with beta = ln 2 (smoothed) or 1 (not), or exp(raw), as VDVAE
+has it. All else is the same: the initial weights, batches and noise of each seed too. Every run has equally many
+*steps*, not images: the question is how many of the updates are skipped, and the schedules of KL and learning rate
+count steps. So NELBO compares within a batch size, not between them. The published threshold belongs to models a hundred
+times larger; updates are skipped at --skip-threshold, and norms at or above other thresholds are counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Time and memory of a training step, of one configuration in a process of its own.
 
-The other benchmarks call `measure`, which starts this file as a program: a process's peak memory is that of everything it
-ever did. What an empty process needs (torch loaded, no model) is measured too and taken off.
+The other benchmarks call `measure`, which starts this file as a program: a process's peak memory is that of everything
+it ever did. What an empty process needs (torch loaded, no model) is measured too and taken off.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class StepCost:
 def measure(config: Config | None, *, device: str = "cpu", threads: int = 1, steps: int = 5) -> StepCost:
     """Time `steps` training steps after a first one, in a new process; None is the empty process.
 
-    Precision, compilation and activation checkpointing are the configuration's. A failure, such as too little memory, is
-    given as `error`.
+    Precision, compilation and activation checkpointing are the configuration's. A failure, such as too little memory,
+    is given as `error`.
     """
     request = {"config": None if config is None else config_to_dict(config), "device": device}
     request |= {"threads": threads, "steps": steps}

@@ -107,7 +107,7 @@ def run(plan: Plan, patches: Patches, progress: Callable[[str], None] | None = N
     _claim(plan)
     model = make_model(plan.config, plan.seed, plan.device)
     optimizer = FlatOptimizer(model, plan.config.optimizer, plan.config.train.ema_decay)
-    step, history = _load(plan.folder, optimizer)
+    step, history = load_run(plan.folder, optimizer)
     network = make_network(model, plan.config, plan.device)
     averaged = make_model(plan.config, plan.seed, plan.device)
     last = plan.config.train.steps
@@ -257,7 +257,7 @@ def _save(folder: Path, step: int, optimizer: FlatOptimizer, history: History) -
     save_weights(folder / "state.safetensors", {**state, "step": torch.tensor(step)})
 
 
-def _load(folder: Path, optimizer: FlatOptimizer) -> tuple[int, History]:
+def load_run(folder: Path, optimizer: FlatOptimizer) -> tuple[int, History]:
     """Fill the optimiser from the folder's state; its step (0 where there is none) and history."""
     path = folder / "state.safetensors"
     if not path.exists():
