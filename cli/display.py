@@ -60,7 +60,7 @@ def interruptible(advice: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if advice is not None:
-            Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True)
+            Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
 
 

@@ -191,25 +191,26 @@ def _advice(context: typer.Context, data: Path, run: Path, processes: Processes)
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
             words += [parameter.opts[0], str(value)]
-    return f"Go on with: {_launcher(processes)} {shlex.join(words)}"
+    return f"Go on with{_launcher(processes)} {shlex.join(words)}"
 
 
 def _launcher(processes: Processes) -> str:
     if processes.count == 1:
-        return "hvae-codec"
-    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-    where = "" if machines == 1 else f"--nnodes {machines} [its other options as before, on every machine] "
-    return f"torchrun {where}--nproc-per-node {processes.local_count} -m hvae_codec_cli"
+        return ": hvae-codec"
+    several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+    where = ", on every machine and with torchrun's other options as before" if several else ""
+    return f"{where}: torchrun --nproc-per-node {processes.local_count} -m hvae_codec_cli"
 
 
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
     elbo, model = result.validation, config.model
     nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
     if not result.steps_taken:
-        console().print(f"{result.run} was finished before; to go on for longer give --resume --steps N")
+        console().print(f"{result.run} was finished before; to go on for longer give --resume --steps N", markup=False)
     console().print(
         f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"
         f"held-out NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
-        f"({held_out:,} images)"
+        f"({held_out:,} images)",
+        markup=False,
     )
