@@ -32,10 +32,10 @@ def test_it_is_told_once_in_a_while(tiny_config, monkeypatch: pytest.MonkeyPatch
     assert first.text() == "NELBO 2.500 = 2.000 + KL 0.500, 1/2 groups active, 4 skipped"
 
 
-def test_averages_move_slowly_and_get_over_a_step_that_is_not_finite(tiny_config, monkeypatch: pytest.MonkeyPatch):
+def test_averages_lag_and_get_over_a_step_that_is_not_finite(tiny_config, monkeypatch: pytest.MonkeyPatch):
     told: list[Status] = []
     watch = Watch(100, 8, told.append, every_seconds=0.0)
     for step, distortion in enumerate([9.0, 3.0, 2.0, float("nan"), 4.0], 1):
         numbers = torch.tensor([0.0, distortion, 1.0, 0.0, 0.0, 0.0, 0.5])
         watch(StepMetrics(step, lambda numbers=numbers: numbers, tiny_config))
-    assert [status.distortion for status in told] == pytest.approx([9.0, 8.4, 7.76, float("nan"), 4.0], nan_ok=True)
+    assert [status.distortion for status in told] == pytest.approx([9.0, 6.0, 4.0, float("nan"), 4.0], nan_ok=True)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from .metrics import StepMetrics
 
-SMOOTHING = 0.9
+SMOOTHING = 0.5
 """Weight of what was shown before in the averages shown now."""
 
 
