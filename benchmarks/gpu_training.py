@@ -5,8 +5,8 @@
 
 First, each preset takes steps in float32 and bf16, with and without torch.compile, every case in a process of its own.
 float32 is what torch trains with by default: convolutions on recent GPUs round their inputs to TF32. Then one preset
-trains for --minutes, its schedules as long as that; the held-out NELBO stands against what PNG and lossless WebP need for
-the same images, file headers included. Samples and reconstructions are written as PNG.
+trains for --minutes, its schedules as long as that; the held-out NELBO stands against what PNG and lossless WebP need
+for the same images, file headers included. Samples and reconstructions are written as PNG.
 """
 
 from __future__ import annotations

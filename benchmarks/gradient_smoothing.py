@@ -5,8 +5,8 @@
 The scale of prior and posterior is softplus(raw, beta) with beta = ln 2 (smoothed) or 1 (not), or exp(raw), as VDVAE
 has it. All else is the same: the initial weights, batches and noise of each seed too. Every run has equally many
 *steps*, not images: the question is how many of the updates are skipped, and the schedules of KL and learning rate
-count steps. So NELBO compares within a batch size, not between them. The published threshold belongs to models a hundred
-times larger; updates are skipped at --skip-threshold, and norms at or above other thresholds are counted.
+count steps. So NELBO compares within a batch size, not between them. The published threshold, 800, belongs to models a
+hundred times larger; updates are skipped at --skip-threshold, and norms at or above other thresholds are counted.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="a few steps of one seed, to see that it works")
     options = parser.parse_args(arguments)
     if options.small:
-        options.batch_sizes, options.seeds, options.steps, options.held_out = [2, 4], 1, 4, 20
+        options.batch_sizes, options.seeds, options.steps, options.held_out = [2, 4], 1, 2, 8
     return options
 
 

@@ -1,0 +1,148 @@
+"""The training studies run from end to end at their smallest, and a killed one goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from hvae_codec.config import Config
+from hvae_codec.errors import UsageError
+from hvae_codec.model.hvae import HVAE
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
+
+import gpu_training
+import gradient_smoothing
+import model_size
+import output_bound
+import step_cost
+import study
+from step_cost import StepCost
+
+Cut = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(autouse=True)
+def _few_patches(monkeypatch: pytest.MonkeyPatch, cut_patches: Cut) -> None:
+    """A few patches in place of 7,800, fewer samples; the processes that measure are not started."""
+
+    def patches(_out: Path, size: int, held_out: int) -> study.Patches:
+        return study.Patches(cut_patches(8, size), cut_patches(min(held_out, 4), size))
+
+    def measure(config: Config | None, **_: object) -> StepCost:
+        return StepCost(0.5, 1.0, 10.0, 5, 6, 7, "cpu") if config else StepCost(mebibytes=4.0)
+
+    for module in (gradient_smoothing, output_bound, gpu_training):
+        monkeypatch.setattr(module, "photo_patches", patches)
+        monkeypatch.setattr(module, "use_threads", lambda _count: None)  # of this process, so of later tests too
+    for module in (model_size, gpu_training):
+        monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(gpu_training, "TEMPERATURES", (0.8,))
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_config: Config) -> study.Plan:
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=5, batch_size=3))
+    return study.Plan(tmp_path / "run", config, evaluate_every=2, seed=1)
+
+
+def results(out: Path, name: str) -> pd.DataFrame:
+    """The rows of a study, after a look at its other files."""
+    assert {"conditions", "command", "settings"} <= json.loads((out / f"{name}.json").read_text()).keys()
+    assert (out / f"{name}.md").exists() or name == "steps"
+    return pd.read_csv(out / f"{name}.csv")
+
+
+@pytest.mark.parametrize("module", [gradient_smoothing, output_bound, model_size, gpu_training])
+def test_defaults_parse(module: ModuleType) -> None:
+    assert module.parse([]).out.parts[0] == "studies"
+
+
+def test_gradient_smoothing(tmp_path: Path) -> None:
+    arguments = ["--small", "--out", str(tmp_path), "--scales", "smoothed", "unsmoothed", "--thresholds", "0.01", "800"]
+    gradient_smoothing.main(arguments)
+    rows = results(tmp_path, "gradient_smoothing")
+    assert rows["batch_size"].tolist() == [2, 2, 4, 4]
+    assert (rows["at_least_0.01"] == rows["steps"]).all()
+    assert (rows["at_least_800"] == 0).all()
+    assert rows["change"].notna().tolist() == [True, False, True, False]
+    assert (tmp_path / "gradient_smoothing.png").stat().st_size > 1000
+
+
+def test_output_bound(tmp_path: Path) -> None:
+    output_bound.main(["--small", "--bits", "5", "--out", str(tmp_path)])
+    rows = results(tmp_path, "output_bound")
+    assert rows["floor"].tolist() == [-7.0, -7.0, -250.0, -250.0]
+    np.testing.assert_allclose(rows["nelbo"], rows["rate"] + rows["distortion"])
+    assert rows["ssim"].between(-1.0, 1.0).all()
+    assert (tmp_path / "output_bound.png").exists()
+
+
+def test_model_size_takes_off_the_empty_process(tmp_path: Path) -> None:
+    model_size.main(["--out", str(tmp_path)])
+    rows = results(tmp_path, "model_size")
+    assert len(rows) == len(model_size.FAMILY)
+    assert (rows["mebibytes"] == 6.0).all()
+    assert (tmp_path / "model_size.png").exists()
+
+
+def test_gpu_training_on_the_cpu(tmp_path: Path) -> None:
+    gpu_training.main(["--device", "cpu", "--small", "--minutes", "0.005", "--out", str(tmp_path)])
+    assert results(tmp_path, "steps")["images_per_second"].tolist() == [4.0, 4.0]
+    assert np.isfinite(results(tmp_path, "training")["nelbo"]).all()
+    for name in ("samples.png", "reconstructions.png", "training.png"):
+        assert (tmp_path / name).exists()
+
+
+def test_coded_size_counts_bits_of_all_files(cut_patches: Cut) -> None:
+    flat, photographs = np.zeros((2, 3, 32, 32), np.uint8), cut_patches(6, 32)
+    webp = gpu_training.BASELINES["lossless WebP"]
+    assert gpu_training.coded_size(flat, webp) < 0.1 < 1.0 < gpu_training.coded_size(photographs, webp) < 8.0
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(plan: study.Plan, cut_patches: Cut) -> None:
+    patches = study.Patches(cut_patches(8), cut_patches(3))
+    unbroken = study.run(replace(plan, folder=plan.folder.with_name("unbroken")), patches)
+
+    def kill(_message: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.run(plan, patches, kill)
+    gone_on = study.run(plan, patches)
+    for name in ("nelbo", "grad_norm"):
+        assert [step[name] for step in gone_on.steps] == pytest.approx([s[name] for s in unbroken.steps], abs=1e-12)
+    assert [row["step"] for row in gone_on.held_out] == [2, 4, 5]
+    assert gone_on.held_out[-1]["nelbo"] == pytest.approx(unbroken.held_out[-1]["nelbo"], abs=1e-12)
+    finished = study.run(plan, patches, kill)  # has nothing left to do
+    np.testing.assert_array_equal(finished.nelbo, gone_on.nelbo)
+
+
+def test_a_folder_with_another_run_is_refused(plan: study.Plan, cut_patches: Cut) -> None:
+    patches = study.Patches(cut_patches(4), cut_patches(2))
+    study.run(plan, patches)
+    with pytest.raises(UsageError, match="another --out"):
+        study.run(replace(plan, seed=2), patches)
+
+
+def test_batches_hold_every_image_once_an_epoch() -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    epoch = np.concatenate([study.batch_of(pixels, 4, 0, step, flip=True).numpy().ravel() for step in (1, 2, 3)])
+    assert sorted(epoch[:6]) == sorted(epoch[6:]) == list(range(6))
+
+
+def test_a_step_is_measured_in_its_own_process(tiny_config: Config) -> None:
+    cost = step_cost.measure(tiny_config, steps=1)
+    assert cost.error == ""
+    assert cost.parameters == sum(parameter.numel() for parameter in HVAE(tiny_config.model).parameters())
+    assert cost.seconds > 0.0
+    assert cost.mebibytes > 50.0
