@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hvae_codec.config import with_settings
-from hvae_codec.errors import ModelError
+from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_model, load_weights
 from hvae_codec.model.hvae import HVAE
@@ -134,6 +134,20 @@ def test_training_does_not_touch_the_global_generator(tiny_config, sources, tmp_
     torch.manual_seed(5)
     run_whole(tmp_path / "run", with_settings(tiny_config, ["train.steps=1"]), sources)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["save_every", "keep_states", "eval_every", "log_every", "max_skips"])
+def test_options_that_can_never_be_right_are_refused(name: str):
+    with pytest.raises(UsageError, match=f"{name} is 0; it must be at least 1"):
+        TrainOptions(**{name: 0})
+
+
+def test_a_run_that_is_being_trained_is_left_alone(tiny_config, sources, tmp_path: Path):
+    def again(_: StepMetrics) -> None:
+        with pytest.raises(ModelError, match="is being trained by another process"):
+            train(tmp_path / "run", tiny_config, *sources, OPTIONS)
+
+    assert run_whole(tmp_path / "run", tiny_config, sources, on_step=again).step == 8
 
 
 # --- going on

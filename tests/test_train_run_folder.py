@@ -11,6 +11,7 @@ from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_run_config, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.run_folder import Origin, keep_origin, read_origin, start_run
+from hvae_codec.train.run_lock import RunLock
 
 
 @pytest.fixture
@@ -126,3 +127,13 @@ def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
     assert read_origin(run) == Origin.of(0, first, first)
     keep_origin(run, Origin.of(0, other, other), other_data=True)
     assert read_origin(run) == Origin.of(0, other, other)
+
+
+def test_a_run_is_trained_by_one_at_a_time(run: Path):
+    first, second = RunLock(run), RunLock(run)
+    first.acquire()
+    with pytest.raises(ModelError, match="run is being trained by another process; wait for it or stop it"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()

@@ -35,6 +35,7 @@ from .noise import image_noise
 from .optimizer import FlatOptimizer
 from .processes import Processes, StopAgreement
 from .run_folder import Origin, keep_origin, start_run
+from .run_lock import RunLock
 from .state import KEEP, TrainState, load_state, save_state
 from .tensorboard import Board
 from .update import Network, StepResult, update
@@ -74,6 +75,11 @@ class TrainOptions:
     latest: Path | None = None
     """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
 
+    def __post_init__(self) -> None:
+        for name in ("save_every", "keep_states", "eval_every", "log_every", "validation_images", "max_skips"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -112,23 +118,28 @@ def train(
     `processes` are those of `joined`; each must call this with the same arguments, and only the first writes.
 
     Raises `DataError` naming an image that cannot be read, or where the run was begun on other images; `TrainingError`
-    where training diverged; `ModelError` where no state can be read.
+    where training diverged; `ModelError` where no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
     processes = processes or Processes(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
     _check_batch_size(config, processes)
     _check_same_images(training, validation, processes)
-    origin = Origin.of(options.seed, training, validation)
-    origin = processes.on_first(lambda: keep_origin(run, origin, other_data=options.other_data))
-    state = _start_state(run, config, origin.seed, processes, on_warning)
-    finished = state.step >= config.train.steps
-    loop = _Loop(run, config, options, state, processes, training, validation, on_step or (lambda _: None), on_warning)
-    processes.on_first(loop.make_consistent)
-    begun = state.step
-    if not finished:
-        loop.train(on_read)
-    elbo = loop.last_validation()
+    lock = RunLock(run)
+    processes.on_first(lock.acquire)
+    try:
+        origin = Origin.of(options.seed, training, validation)
+        origin = processes.on_first(lambda: keep_origin(run, origin, other_data=options.other_data))
+        state = _start_state(run, config, origin.seed, processes, on_warning)
+        begun = state.step
+        sources = (training, validation)
+        loop = _Loop(run, config, options, state, processes, *sources, on_step or (lambda _: None), on_warning)
+        processes.on_first(loop.make_consistent)
+        if begun < config.train.steps:
+            loop.train(on_read)
+        elbo = loop.last_validation()
+    finally:
+        lock.release()
     return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
 
 
