@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hvae_codec.config import config_to_toml, load_config
 from hvae_codec_cli.app import main
@@ -127,3 +128,16 @@ def test_a_terminal_gets_a_bar(train, monkeypatch: pytest.MonkeyPatch):
     assert "groups active" in errors
     assert "8/8" in errors
     assert "step 8/8" not in errors
+
+
+def test_the_python_of_the_documentation_runs(work: Path, cut_patches, monkeypatch: pytest.MonkeyPatch, capsys):
+    for i, patch in enumerate(cut_patches(24, size=32)):
+        path = work / "data" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    exec(code.replace("train.steps=20", "train.steps=1").replace("% 10", "% 1"), {})
+    first, nelbo = capsys.readouterr().out.split("\n")[:2]
+    assert first.startswith("1 ")
+    assert 0 < float(nelbo) < 10
