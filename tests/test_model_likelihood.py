@@ -29,8 +29,8 @@ def random_output(likelihood: LogisticMixture, scale: float = 0.05) -> torch.Ten
     output = torch.randn(1, likelihood.out_channels, 1, 1)
     rows = output[:, M:].view(1, -1, M, 1, 1)
     raw = scale * torch.rand(1, likelihood.config.channels, M, 1, 1).add(0.5)
-    rows[:, likelihood._mean_rows] = torch.rand_like(raw) * 1.8 - 0.9
-    rows[:, likelihood._scale_rows] = torch.log(torch.expm1(raw * 0.6931472)) / 0.6931472
+    rows[:, likelihood._rows[0]] = torch.rand_like(raw) * 1.8 - 0.9
+    rows[:, likelihood._rows[1]] = torch.log(torch.expm1(raw * 0.6931472)) / 0.6931472
     return output
 
 
@@ -215,8 +215,8 @@ def test_mean_is_the_average_of_samples(channels):
     likelihood = LogisticMixture(model_config(channels=channels))
     output = random_output(likelihood, scale=0.02)
     rows = output[:, M:].view(1, -1, M, 1, 1)
-    rows[:, likelihood._mean_rows] *= 0.3  # away from the clamp at the ends of the range
-    rows[:, likelihood._coefficient_rows] *= 0.3
+    rows[:, likelihood._rows[0]] *= 0.3  # away from the clamp at the ends of the range
+    rows[:, likelihood._rows[2]] *= 0.3
     draws = likelihood.sample(output.expand(40_000, -1, -1, -1), torch.Generator().manual_seed(0))
     assert draws.shape == (40_000, channels, 1, 1)
     error = draws.std(dim=0) / math.sqrt(len(draws))

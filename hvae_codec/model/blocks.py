@@ -82,6 +82,12 @@ def kernel_of(layer: nn.Module) -> Kernel:
     return layer.weight, layer.bias  # type: ignore[return-value]
 
 
+def halves(kernel: Kernel) -> list[Kernel]:
+    """The kernels of the first and second half of the outputs."""
+    weight, bias = kernel
+    return list(zip(weight.chunk(2), bias.chunk(2), strict=True))
+
+
 def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
     """One kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
 

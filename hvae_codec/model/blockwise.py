@@ -6,8 +6,8 @@ for every intermediate. On blocks of half a megabyte the same operations run thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,17 @@ from torch.autograd.function import once_differentiable
 BLOCK_ELEMENTS = 1 << 17
 """Elements of one tensor in a block: few enough for the cache, enough for several threads."""
 
-PerImage = Callable[[Tensor, Tensor], Tensor]
-"""A network's output and the images, [b, ...] each, to one number an image, [b]."""
+class PerImage(Protocol):
+    """A function of a network's output, taken apart, to one number an image."""
+
+    def split(self, output: Tensor) -> list[Tensor]:
+        """Contiguous parts of `output` [b, channels, H, W]; what is strided is slow to work on."""
+
+    def join(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        """The inverse of `split`: fill `out`."""
+
+    def numbers(self, parts: Sequence[Tensor], images: Tensor) -> Tensor:
+        """One number an image, [b]; each depends on its own image's output alone."""
 
 
 def blocks(images: int, elements: int, device: torch.device) -> Iterator[slice]:
@@ -28,40 +37,40 @@ def blocks(images: int, elements: int, device: torch.device) -> Iterator[slice]:
 
 
 def per_image(function: PerImage, output: Tensor, images: Tensor, elements: int) -> Tensor:
-    """function(output, images), [B], in blocks; an image's number must depend on its own output alone.
+    """Numbers of `function`, [B], for a network's `output` and `images`, [B, ...] each, in blocks.
 
     Where a gradient is wanted, it is computed in the same pass and kept in place of all intermediates. `elements` is
     the size of an intermediate, an image.
     """
     if torch.compiler.is_compiling():
-        return function(output, images)  # the compiler makes blocks of its own
-    numbers: Tensor = _PerImage.apply(output, images, function, elements, torch.is_grad_enabled())
+        return function.numbers(function.split(output), images)  # the compiler makes blocks of its own
+    wanted = torch.is_grad_enabled() and output.requires_grad
+    numbers: Tensor = _PerImage.apply(output, images, function, elements, wanted)
     return numbers
 
 
 class _PerImage(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, output: Tensor, images: Tensor, function: PerImage, elements: int, with_gradient: bool
+        ctx: Any, output: Tensor, images: Tensor, function: PerImage, elements: int, wanted: bool
     ) -> Tensor:
-        with_gradient = with_gradient and output.requires_grad
-        gradient = torch.empty_like(output) if with_gradient else None
+        gradient = torch.empty_like(output if wanted else output[:0])
         numbers = []
         for part in blocks(len(output), elements, output.device):
-            if gradient is None:
-                numbers.append(function(output[part], images[part]))
+            parts = function.split(output[part])
+            if not wanted:
+                numbers.append(function.numbers(parts, images[part]))
                 continue
             with torch.enable_grad():
-                leaf = output[part].detach().requires_grad_()
-                value = function(leaf, images[part])
-                (gradient[part],) = torch.autograd.grad(value.sum(), leaf)
+                value = function.numbers([leaf.requires_grad_() for leaf in parts], images[part])
+                gradients = torch.autograd.grad(value.sum(), parts, allow_unused=True, materialize_grads=True)
+            function.join(gradients, gradient[part])
             numbers.append(value.detach())
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient)
         return torch.cat(numbers)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_numbers: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, by_numbers: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         return gradient * by_numbers.to(gradient.dtype).view(-1, 1, 1, 1), None, None, None, None

@@ -6,6 +6,7 @@ its own. Tests hold it to the plain formulas above it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -52,15 +53,28 @@ class DiagonalGaussian(NamedTuple):
         """
         ratio = self.std / prior.std
         shift = (self.mean - prior.mean) / prior.std
-        return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()
+        return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
 
     def where(self, mask: Tensor, other: DiagonalGaussian) -> DiagonalGaussian:
         """This distribution where `mask` is True, `other` elsewhere; a pruned posterior is `q.where(mask, prior)`."""
         return DiagonalGaussian(torch.where(mask, self.mean, other.mean), torch.where(mask, self.std, other.std))
 
 
+class RawGaussian(NamedTuple):
+    """A network's output for one prior or posterior, [B, variates, H, W] each: two tensors, as halves of one would be
+    strided and several times slower to work on."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def widened(self) -> RawGaussian:
+        """In float32, or float64 where that is given: what KL and likelihood are computed in."""
+        dtype = torch.promote_types(self.mean.dtype, torch.float32)
+        return RawGaussian(self.mean.to(dtype), self.scale.to(dtype))
+
+
 class GaussianForm(NamedTuple):
-    """How a network's raw output [B, 2 · variates, H, W] (means, then raw scales) describes a prior or posterior."""
+    """How a network's raw output describes a prior or posterior."""
 
     base: ScaleBase
     beta: float
@@ -68,42 +82,37 @@ class GaussianForm(NamedTuple):
     residual: bool = False
     """Whether a posterior is relative to its prior (NVAE): means add, stds multiply."""
 
-    def distribution(self, raw: Tensor) -> DiagonalGaussian:
-        """The distribution that `raw` alone describes; computed in float32, or float64 where that is given."""
-        mean, scale = _halves(raw)
+    def distribution(self, raw: RawGaussian) -> DiagonalGaussian:
+        """The distribution that `raw` alone describes."""
+        mean, scale = raw.widened()
         return DiagonalGaussian(mean, std_from_raw(scale, self.base, self.beta))
 
-    def posterior(self, raw: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
-        """The posterior that `raw` describes beside its prior."""
-        q = self.distribution(raw)
+    def relative(self, own: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """The posterior whose own output is the distribution `own`, beside its prior."""
         if self.residual:
             # Raw log scales that add (base logstd) are stds that multiply: one formula for both bases.
-            return DiagonalGaussian(q.mean + prior.mean, q.std * prior.std)
-        return q
+            return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std)
+        return own
 
-    def raw_gradient(self, mean: Tensor, std: Tensor, scale: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of both halves of the raw output from those of mean and std; `value` is the std itself."""
+    def through_scale(self, by_std: Tensor, scale: Tensor, std: Tensor) -> Tensor:
+        """Derivative by the raw `scale`, from that by its `std`; none where the std was clamped."""
         if self.base == "std":
-            std = torch.ops.aten.softplus_backward(std, scale, self.beta, 20.0)
+            by_scale = torch.ops.aten.softplus_backward(by_std, scale, self.beta, 20.0)
         else:
-            std = std * value * self.beta
-        # No gradient where the std was clamped.
-        return mean, torch.ops.aten.hardtanh_backward(std, value, SMALLEST_STD, LARGEST_STD)
+            by_scale = by_std * std * self.beta
+        return torch.ops.aten.hardtanh_backward(by_scale, std, SMALLEST_STD, LARGEST_STD)
 
 
-def _halves(raw: Tensor) -> list[Tensor]:
-    # Halves of a channels-last tensor are strided; copies of them are several times faster to work on.
-    last = torch.channels_last if raw.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    return [half.contiguous(memory_format=last) for half in wide.chunk(2, dim=1)]
-
-
-def sample_and_kl(posterior_raw: Tensor, prior_raw: Tensor, noise: Tensor, form: GaussianForm) -> tuple[Tensor, Tensor]:
+def sample_and_kl(
+    posterior: RawGaussian, prior: RawGaussian, noise: Tensor, form: GaussianForm
+) -> tuple[Tensor, Tensor]:
     """z = mean + std · noise of the posterior, [B, variates, H, W], and its KL from the prior in nats, [B].
 
-    The raw outputs are [B, 2 · variates, H, W]. Keeps nothing but them and the noise for the backward pass.
+    Where gradients are wanted, derivatives are computed in the same pass, while everything is in the cache; they are
+    all that is kept for the backward pass.
     """
-    z, kl = _SampleAndKL.apply(posterior_raw, prior_raw, noise, form)
+    wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
+    z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)
     return z, kl
 
 
@@ -112,62 +121,87 @@ class _SampleAndKL(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, posterior_raw: Tensor, prior_raw: Tensor, noise: Tensor, form: GaussianForm
+        ctx: Any,
+        q_mean: Tensor,
+        q_scale: Tensor,
+        p_mean: Tensor,
+        p_scale: Tensor,
+        noise: Tensor,
+        form: GaussianForm,
+        wanted: bool,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(posterior_raw, prior_raw, noise)
-        ctx.form = form
-        dtype = torch.promote_types(posterior_raw.dtype, torch.float32)
-        z = torch.empty_like(posterior_raw[:, : noise.shape[1]], dtype=dtype)
-        kl = posterior_raw.new_empty(len(noise), dtype=dtype)
+        ctx.form, ctx.dtype = form, q_mean.dtype
+        dtype = torch.promote_types(q_mean.dtype, torch.float32)
+        z, *derivatives = (torch.empty_like(q_mean, dtype=dtype) for _ in range(1 + _kept(form) * wanted))
+        kl = z.new_empty(len(noise))
         for part in blocks(len(noise), noise[0].numel(), noise.device):
-            p = form.distribution(prior_raw[part])
-            q = form.posterior(posterior_raw[part], p)
+            own_raw = RawGaussian(q_mean[part], q_scale[part]).widened()
+            p_raw = RawGaussian(p_mean[part], p_scale[part]).widened()
+            own, p = form.distribution(own_raw), form.distribution(p_raw)
+            q = form.relative(own, p)
             torch.addcmul(q.mean, q.std, noise[part], out=z[part])
             torch.sum(q.kl(p).flatten(1), dim=1, out=kl[part])
+            if wanted:
+                _derivatives(form, own_raw.scale, p_raw.scale, own, q, p, noise[part], [d[part] for d in derivatives])
+        ctx.save_for_backward(*derivatives)
         return z, kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, z_gradient: Tensor, kl_gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        posterior_raw, prior_raw, noise = ctx.saved_tensors
-        of_posterior, of_prior = torch.empty_like(posterior_raw), torch.empty_like(prior_raw)
-        variates = noise.shape[1]
-        for part in blocks(len(noise), noise[0].numel(), noise.device):
-            gradients = _raw_gradients(
-                ctx.form, posterior_raw[part], prior_raw[part], noise[part], z_gradient[part], kl_gradient[part]
-            )
-            for whole, (mean, scale) in zip((of_posterior, of_prior), gradients, strict=True):
-                whole[part, :variates] = mean
-                whole[part, variates:] = scale
-        return of_posterior, of_prior, None, None
+    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        saved = ctx.saved_tensors
+        gradients = [torch.empty_like(by_z, dtype=ctx.dtype) for _ in range(4)]
+        for part in blocks(len(by_z), by_z[0].numel(), by_z.device):
+            _combine(ctx.form, by_z[part], by_kl[part], [d[part] for d in saved], [g[part] for g in gradients])
+        return *gradients, None, None, None
 
 
-def _raw_gradients(
-    form: GaussianForm, posterior_raw: Tensor, prior_raw: Tensor, noise: Tensor, by_z: Tensor, by_kl: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Gradients of the raw outputs: of the posterior's means and scales, of the prior's means and scales.
+def _kept(form: GaussianForm) -> int:
+    """How many derivatives are kept."""
+    return 5 if form.residual else 4
+
+
+def _derivatives(
+    form: GaussianForm,
+    q_scale: Tensor,
+    p_scale: Tensor,
+    own: DiagonalGaussian,
+    q: DiagonalGaussian,
+    p: DiagonalGaussian,
+    noise: Tensor,
+    out: Sequence[Tensor],
+) -> None:
+    """Fill `out`: KL by the posterior's mean, its raw scale and the prior's raw scale; z by the raw scales.
 
     With r = sq / sp and d = (mq - mp) / sp, KL = (r² + d² - 1) / 2 - log r has the derivatives
-    dmq = d / sp, dmp = -d / sp, dsq = (r - 1 / r) / sp, dsp = (1 - r² - d²) / sp; z = mq + sq · noise adds its own.
+    dmq = d / sp = -dmp, dsq = (r - 1 / r) / sp, dsp = (1 - r² - d²) / sp; and z = mq + sq · noise has dsq = noise.
     """
-    (q_mean, q_scale), (p_mean, p_scale) = _halves(posterior_raw), _halves(prior_raw)
-    p_std = own_p_std = std_from_raw(p_scale, form.base, form.beta)
-    q_std = own_q_std = std_from_raw(q_scale, form.base, form.beta)
-    if form.residual:
-        q_std = q_std * p_std
-    kl = (by_kl.to(p_std.dtype).view(-1, 1, 1, 1) / p_std)  # what all derivatives of the KL are multiplied by
-    ratio = q_std / p_std
-    shift = q_mean / p_std if form.residual else (q_mean - p_mean) / p_std
-    by_shift = kl * shift
-    by_q_mean = by_z + by_shift
-    by_q_std = torch.addcmul(by_z * noise, kl, ratio - 1.0 / ratio)
-    by_p_mean = -by_shift
-    by_p_std = kl * (1.0 - ratio.square() - shift.square())
-    if form.residual:
-        by_p_mean = by_p_mean + by_q_mean
-        by_p_std = torch.addcmul(by_p_std, by_q_std, own_q_std)
-        by_q_std = by_q_std * p_std
-    return (
-        form.raw_gradient(by_q_mean, by_q_std, q_scale, own_q_std),
-        form.raw_gradient(by_p_mean, by_p_std, p_scale, own_p_std),
-    )
+    inverse = p.std.reciprocal()
+    ratio, shift = q.std * inverse, (q.mean - p.mean) * inverse
+    by_q_std = (ratio - ratio.reciprocal()) * inverse
+    torch.mul(shift, inverse, out=out[0])
+    by_p_std = (1.0 - ratio.square()).addcmul_(shift, shift, value=-1.0).mul_(inverse)
+    if form.residual:  # the posterior's own std is multiplied by the prior's
+        by_p_std.addcmul_(by_q_std, own.std)
+        by_q_std.mul_(p.std)
+        out[4].copy_(form.through_scale(noise * own.std, p_scale, p.std))
+        noise = noise * p.std
+    out[1].copy_(form.through_scale(by_q_std, q_scale, own.std))
+    out[2].copy_(form.through_scale(by_p_std, p_scale, p.std))
+    out[3].copy_(form.through_scale(noise, q_scale, own.std))
+
+
+def _combine(
+    form: GaussianForm, by_z: Tensor, by_kl: Tensor, derivatives: Sequence[Tensor], out: Sequence[Tensor]
+) -> None:
+    """Fill `out` with the gradients of the raw outputs: the posterior's mean and scale, the prior's mean and scale."""
+    kl_by_q_mean, kl_by_q_scale, kl_by_p_scale, z_by_q_scale = derivatives[:4]
+    by_kl = by_kl.view(-1, 1, 1, 1)
+    by_shift = by_kl * kl_by_q_mean
+    by_p_mean, by_p_scale = -by_shift, by_kl * kl_by_p_scale
+    if form.residual:  # the posterior's mean moves with the prior's, so that the KL does not change
+        by_p_mean = by_z
+        by_p_scale.addcmul_(by_z, derivatives[4])
+    by_q_scale = (by_z * z_by_q_scale).addcmul_(by_kl, kl_by_q_scale)
+    for whole, gradient in zip(out, (by_z + by_shift, by_q_scale, by_p_mean, by_p_scale), strict=True):
+        whole.copy_(gradient)

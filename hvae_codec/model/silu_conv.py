@@ -83,5 +83,7 @@ def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, wanted: bool) -
 def _by_inputs(by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Tensor | None]:
     if by_activated is None:
         return [None] * len(inputs)
+    if len(inputs) == 1 and by_activated.dtype == inputs[0].dtype:
+        return [torch.ops.aten.silu_backward.grad_input(by_activated, inputs[0], grad_input=by_activated)]
     parts = by_activated.split([x.shape[1] for x in inputs], dim=1)
     return [torch.ops.aten.silu_backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]

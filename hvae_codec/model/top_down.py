@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .blocks import Cell, Unpool, conv, joined_kernel, kernel_of
-from .gaussian import DiagonalGaussian, GaussianForm, sample_and_kl
+from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
+from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian, sample_and_kl
 from .silu_conv import Kernel
 
 
@@ -41,7 +41,9 @@ class LatentGroup:
 class _RawGroup(LatentGroup):
     """A latent group known by the network's raw outputs, from which training samples in one pass over memory."""
 
-    def __init__(self, index: int, form: GaussianForm, prior_raw: Tensor, posterior_raw: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, index: int, form: GaussianForm, prior_raw: RawGaussian, posterior_raw: Callable[[], RawGaussian]
+    ) -> None:
         self.index = index
         self._form, self._prior_raw, self._posterior_raw = form, prior_raw, posterior_raw
 
@@ -50,7 +52,7 @@ class _RawGroup(LatentGroup):
         return self._form.distribution(self._prior_raw)
 
     def posterior(self) -> DiagonalGaussian:  # type: ignore[override]
-        return self._form.posterior(self._posterior_raw(), self.prior)
+        return self._form.relative(self._form.distribution(self._posterior_raw()), self.prior)
 
     def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         return sample_and_kl(self._posterior_raw(), self._prior_raw, noise, self._form)
@@ -90,22 +92,21 @@ class TopDownBlock(nn.Module):
         """The state [B, width, H, W] after this group's z."""
         if self.unpool is not None:
             state = self.unpool(state)
-        residual, prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
-        z = choose(_RawGroup(index, self.form, prior_raw, lambda: self._posterior_raw(state, skip)))
+        residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
+        z = choose(_RawGroup(index, self.form, RawGaussian(*prior_raw), lambda: self._posterior_raw(state, skip)))
         return self.cells(residual.add_(state).add_(self.z_conv(z)))
 
     def _prior_heads(self) -> list[Kernel]:
-        """The kernels of the residual term and of the prior's raw output: the cell's last one is for both."""
-        weight, bias = kernel_of(self.prior_cell.convs[-1])
-        of_residual, of_features = zip(weight.chunk(2), bias.chunk(2), strict=True)
-        return [of_residual, joined_kernel(of_features, kernel_of(self.prior_conv))]
+        """Kernels of the residual term and of the prior's mean and scale: the cell's last one is part of all three."""
+        of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
+        return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
 
-    def _posterior_raw(self, state: Tensor, skip: Tensor | None) -> Tensor:
-        """Raw output for q(z_i | z_<i, image), from the state before z and the skip."""
+    def _posterior_raw(self, state: Tensor, skip: Tensor | None) -> RawGaussian:
+        """Output for q(z_i | z_<i, image), from the state before z and the skip."""
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
-        head = joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv))
-        return self.posterior_cell.before_last([state, skip], head)[0]
+        heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
+        return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
 
 
 class TopDown(nn.Module):

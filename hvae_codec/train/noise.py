@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,10 +20,7 @@ def image_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: to
     An image's numbers depend on its key (and on the kind of device) alone, not on the batch it is in, so that work can
     be divided among processes in any way. All are drawn at once: training keeps them for the backward pass anyway.
     """
-    drawn = torch.empty(len(keys), config.latent_dims, device=device)
-    generator = torch.Generator(device)
-    for row, key in zip(drawn, keys, strict=True):
-        row.normal_(generator=generator.manual_seed(mix(*key)))
+    drawn = _draw(torch.empty(len(keys), config.latent_dims, device=device), keys)
     ends = np.cumsum([group.dims for group in config.groups]).tolist()
     starts = [0, *ends[:-1]]
 
@@ -34,6 +32,24 @@ def image_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: to
         return part.to(group.prior.mean.dtype)
 
     return noise
+
+
+def _draw(rows: Tensor, keys: Sequence[tuple[int, ...]]) -> Tensor:
+    """Fill each of `rows` from a generator seeded with its key."""
+
+    def fill(first: int) -> None:
+        generator = torch.Generator(rows.device)
+        for row, key in zip(rows[first::workers], keys[first::workers], strict=True):
+            row.normal_(generator=generator.manual_seed(mix(*key)))
+
+    # On a CPU torch draws with one thread, however many there are.
+    workers = torch.get_num_threads() if rows.device.type == "cpu" else 1
+    if workers == 1:
+        fill(0)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(fill, range(workers)))
+    return rows
 
 
 def mix(*key: int) -> int:
