@@ -1,8 +1,8 @@
 """The processes that train one model together, as `torchrun` starts them; alone, everything here is the identity.
 
-Two groups connect them: the default one for gradients and other tensors on the devices (nccl on GPUs, gloo on CPUs),
-and `control`, always gloo, for what the hosts must agree on. What makes a process fail is told to the others through
-the launcher's store, so that one of them says it once.
+Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
+one finds no peers after the launcher restarted them. What makes a process fail is told to the others through the
+launcher's store, so that one of them says it once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Processes:
     """Processes on this machine."""
     device: str = "cpu"
     """Where this one computes."""
-    control: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -97,7 +96,7 @@ class Processes:
                 outcome[0] = work()
             except (HvaeCodecError, OSError) as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, group=self.control)
+        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         if outcome[1] is not None:
             raise cast(Exception, outcome[1])
         return cast(T, outcome[0])
@@ -110,7 +109,7 @@ class Processes:
         spread = {}
         for name, (shape, dtype) in kinds.items():
             own = tensors[name].cpu().contiguous() if self.is_first else torch.empty(shape, dtype=dtype)
-            dist.broadcast(own, src=0, group=self.control)
+            dist.broadcast(own, src=0)
             spread[name] = own
         return spread
 
@@ -141,7 +140,7 @@ class StopAgreement:
             return wanted
         answer = self.close()
         flag = torch.tensor(int(wanted))
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._processes.control, async_op=True)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
         self._asked = (flag, cast(dist.Work, work))
         return answer
 
@@ -179,7 +178,6 @@ def joined() -> Iterator[Processes]:
 def _join() -> Processes:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         local, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
@@ -188,7 +186,7 @@ def _join() -> Processes:
         ) from None
     except KeyError as error:
         raise TrainingError(f"WORLD_SIZE is set but {error} is not; start several processes with torchrun") from None
-    return Processes(dist.get_rank(), dist.get_world_size(), local, local_count, control=control)
+    return Processes(dist.get_rank(), dist.get_world_size(), local, local_count)
 
 
 def _fail(processes: Processes, error: Exception) -> NoReturn:
