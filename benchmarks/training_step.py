@@ -6,14 +6,14 @@
 The convolutions alone are the model's own as its configuration has them, forward and backward, one after the other,
 each on an input of its own of the same shape and memory layout, with gradients of input (where the model needs it),
 weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise, optimiser,
-moving average. The step joins pairs of convolutions that have no activation between them, so it runs fewer than the
-configuration has: those that it really runs are timed too. Rounds of all alternate, so that a machine whose speed
-drifts slows all; ratios are of medians.
+moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs fewer than the
+configuration has.) Rounds of both alternate, so that a machine whose speed drifts slows both; the ratio is of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -27,11 +27,12 @@ from conditions import conditions
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvae_codec.config import Config
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset
+from hvae_codec.train.cpu import tuned_for_training
+from hvae_codec.train.network import make_network
 from hvae_codec.train.noise import image_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
@@ -58,41 +59,25 @@ class ConvCall:
         )
 
 
-class RecordConvolutions(TorchDispatchMode):
-    """Remembers every convolution that is run while it is active, with arguments of the same shape and layout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Callable[[], object]] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if function in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
-            fresh = [torch.empty_like(a).normal_() if isinstance(a, Tensor) else a for a in args]
-            self.calls.append(lambda: function(*fresh))
-        return function(*args, **(kwargs or {}))
-
-
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)
+    with tuned_for_training():
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
     config = load_preset(arguments.preset)
     torch.manual_seed(0)
     model = HVAE(config.model).to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (arguments.batch_size, *image_shape(config)), dtype=torch.uint8)
-    step = make_step(model, config, images)
+    step = make_step(model, with_options(config, arguments), images)
     before = peak_megabytes()
     step()
     step()
     memory = peak_megabytes()
-    with RecordConvolutions() as record:
-        step()
     calls = configured_convolutions(model, len(images))
-    timed = {
-        "step": step,
-        "convolutions": lambda: [call.run() for call in calls],
-        "as run": lambda: [call() for call in record.calls],
-    }
+    timed = {"step": step, "convolutions": lambda: [call.run() for call in calls]}
     times = alternate(timed, arguments.rounds)
     report(arguments, len(calls), times, before, memory)
 
@@ -101,10 +86,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny32")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--checkpoint-activations", action="store_true")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
     return parser.parse_args()
+
+
+def with_options(config: Config, arguments: argparse.Namespace) -> Config:
+    train = dataclasses.replace(
+        config.train, precision=arguments.precision, checkpoint_activations=arguments.checkpoint_activations
+    )
+    return dataclasses.replace(config, train=train)
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -115,12 +109,13 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 def make_step(model: HVAE, config: Config, images: Tensor) -> Callable[[], object]:
     """A training step as `train` takes it, noise included."""
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    network = make_network(model, config.train)
     count = iter(range(1, sys.maxsize))
 
     def step() -> object:
         number = next(count)
         keys = [(0, number, i) for i in range(len(images))]
-        return update(model, optimizer, config, images, image_noise(config.model, keys, model.device), number)
+        return update(network, optimizer, config, images, image_noise(config.model, keys, model.device), number)
 
     return step
 
@@ -174,7 +169,6 @@ def peak_megabytes() -> float:
 def report(arguments: argparse.Namespace, calls: int, times: dict[str, list[float]], before: float, peak: float) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = sorted(a / b for a, b in zip(times["step"], times["convolutions"], strict=True))
-    as_run = medians["as run"]
     facts = {
         "preset": arguments.preset,
         "batch size": arguments.batch_size,
@@ -183,8 +177,6 @@ def report(arguments: argparse.Namespace, calls: int, times: dict[str, list[floa
         "convolutions alone, s": round(medians["convolutions"], 4),
         "ratio": round(medians["step"] / medians["convolutions"], 3),
         "ratio of rounds, least to most": f"{ratios[0]:.3f} to {ratios[-1]:.3f}",
-        "convolutions as run, s": round(as_run, 4),
-        "ratio to those": round(medians["step"] / as_run, 3),
         "peak memory, MB": round(peak),
         "of it before the first step, MB": round(before),
     }

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
+from .activations import RunBlock, run_plainly
 from .blocks import Cell, Pool, conv
 
 
@@ -39,6 +40,7 @@ class BottomUp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
+        self.run_block: RunBlock = run_plainly
         self.blocks = nn.ModuleList()
         for stage, below in zip(config.stages, [*config.stages[1:], None], strict=True):
             self.blocks.extend(_stage_blocks(config, stage, below))
@@ -48,7 +50,7 @@ class BottomUp(nn.Module):
         x = self.input_conv(x)
         skips = []
         for block in self.blocks:
-            x, skip = block(x)
+            x, skip = self.run_block(block, x)
             if skip is not None:
                 skips.append(skip)
         return skips

@@ -111,6 +111,10 @@ def sample_and_kl(
     Where gradients are wanted, derivatives are computed in the same pass, while everything is in the cache; they are
     all that is kept for the backward pass.
     """
+    if torch.compiler.is_compiling():  # the compiler makes one pass of the plain formulas
+        p = form.distribution(prior)
+        q = form.relative(form.distribution(posterior), p)
+        return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
     wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
     z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)
     return z, kl

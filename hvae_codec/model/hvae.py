@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import DataError
+from .activations import run_checkpointed
 from .bottom_up import BottomUp
 from .likelihood import make_likelihood
 from .precision import full_float32
@@ -58,7 +59,7 @@ def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @dataclass
 class SampledPosterior:
-    """Chooses z from the posterior, collapsed to the prior where pruned; remembers each group's KL.
+    """Chooses z from the posterior, collapsed to the prior where pruned; remembers each group's KL, once.
 
     A pruned dimension's posterior *is* the prior: its z is a prior sample and its KL is exactly 0, so the bound stays
     a bound.
@@ -74,17 +75,20 @@ class SampledPosterior:
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """z of `group`, [B, variates, H, W]."""
-        keep = None if self.mask is None else self.mask[group.index]
-        if keep is not None and not keep.any():
-            self.kl.append(group.prior.mean.new_zeros(group.prior.mean.shape[0]))
-            return group.prior.sample(self.noise(group))
-        if keep is None:
-            z, kl = group.sample_posterior(self.noise(group))
+        z, kl = self._sample_and_kl(group)
+        if len(self.kl) == group.index:  # a checkpointed block is run again in the backward pass
             self.kl.append(kl)
-            return z
+        return z
+
+    def _sample_and_kl(self, group: LatentGroup) -> tuple[Tensor, Tensor]:
+        keep = None if self.mask is None else self.mask[group.index]
+        if keep is None:
+            return group.sample_posterior(self.noise(group))
+        if not keep.any():
+            z = group.prior.sample(self.noise(group))
+            return z, z.new_zeros(len(z))
         posterior = group.posterior().where(keep, group.prior)
-        self.kl.append(posterior.kl(group.prior).flatten(1).sum(dim=1))
-        return posterior.sample(self.noise(group))
+        return posterior.sample(self.noise(group)), posterior.kl(group.prior).flatten(1).sum(dim=1)
 
 
 def posterior_mean(group: LatentGroup) -> Tensor:
@@ -112,6 +116,7 @@ class HVAE(nn.Module):
         self.likelihood = make_likelihood(config)
         self.bottom_up = BottomUp(config)
         self.top_down = TopDown(config, self.likelihood.out_channels)
+        self._nll = self.likelihood.nll
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +127,21 @@ class HVAE(nn.Module):
     def nats_per_bit_dim(self) -> float:
         """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
         return self.config.nats_per_bit_dim
+
+    def checkpoint_activations(self) -> None:
+        """Keep each block's inputs alone for the backward pass, which runs the block again: less memory, more time.
+
+        Noise must then be a function of the group: asked for again, it must be the same.
+        """
+        self.bottom_up.run_block = self.top_down.run_block = run_checkpointed
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile each block and the likelihood (torch.compile); blocks of equal shapes share what is compiled."""
+        for block in self.bottom_up.blocks:
+            block.compile(dynamic=False, backend=backend)
+        for block in self.top_down.blocks:
+            block.compile_parts(backend)
+        self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """Skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
@@ -148,7 +168,7 @@ class HVAE(nn.Module):
         """Terms of the loss along one posterior sample, with gradients."""
         choose = SampledPosterior(noise, mask)
         output = self.top_down(self.activations(images), choose, len(images))
-        return Terms(self.likelihood.nll(output, images.to(self.device)), torch.stack(choose.kl))
+        return Terms(self._nll(output, images.to(self.device)), torch.stack(choose.kl))
 
     @torch.no_grad()
     @full_float32()

@@ -24,6 +24,9 @@ def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tenso
 
     Under autocast the convolutions run in its type, and so are the results.
     """
+    if torch.compiler.is_compiling():  # the compiler decides what is computed again
+        activated = F.silu(torch.cat(list(inputs), dim=1))
+        return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
     device = inputs[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
     outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *(tensor for kernel in kernels for tensor in kernel))
@@ -44,7 +47,8 @@ class _SiluConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, kernels = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        saved = ctx.saved_tensors
+        inputs, kernels = saved[: ctx.inputs], saved[ctx.inputs :]
         activated = _activated(inputs, ctx.dtype)
         wanted = any(ctx.needs_input_grad[2 : 2 + ctx.inputs])
         by_activated: Tensor | None = None

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
+from .activations import RunBlock, run_plainly
 from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian, sample_and_kl
 from .silu_conv import Kernel
@@ -42,20 +42,24 @@ class _RawGroup(LatentGroup):
     """A latent group known by the network's raw outputs, from which training samples in one pass over memory."""
 
     def __init__(
-        self, index: int, form: GaussianForm, prior_raw: RawGaussian, posterior_raw: Callable[[], RawGaussian]
+        self, index: int, block: TopDownBlock, prior_raw: RawGaussian, posterior_raw: Callable[[], RawGaussian]
     ) -> None:
         self.index = index
-        self._form, self._prior_raw, self._posterior_raw = form, prior_raw, posterior_raw
+        self._block, self._prior_raw, self._posterior_raw = block, prior_raw, posterior_raw
+        self._prior: DiagonalGaussian | None = None
 
-    @cached_property
+    @property
     def prior(self) -> DiagonalGaussian:  # type: ignore[override]
-        return self._form.distribution(self._prior_raw)
+        if self._prior is None:
+            self._prior = self._block.form.distribution(self._prior_raw)
+        return self._prior
 
     def posterior(self) -> DiagonalGaussian:  # type: ignore[override]
-        return self._form.relative(self._form.distribution(self._posterior_raw()), self.prior)
+        form = self._block.form
+        return form.relative(form.distribution(self._posterior_raw()), self.prior)
 
     def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return sample_and_kl(self._posterior_raw(), self._prior_raw, noise, self._form)
+        return self._block.sample_and_kl(self._posterior_raw(), self._prior_raw, noise)
 
 
 Choose = Callable[[LatentGroup], Tensor]
@@ -90,23 +94,41 @@ class TopDownBlock(nn.Module):
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """The state [B, width, H, W] after this group's z."""
+        state, residual, prior_raw = self.before_z(state)
+        z = choose(_RawGroup(index, self, prior_raw, lambda: self.posterior_raw(state, skip)))
+        return self.after_z(state, residual, z)
+
+    def before_z(self, state: Tensor) -> tuple[Tensor, Tensor, RawGaussian]:
+        """The state at this block's resolution, the residual term, and the output for p(z_i | z_<i)."""
         if self.unpool is not None:
             state = self.unpool(state)
         residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
-        z = choose(_RawGroup(index, self.form, RawGaussian(*prior_raw), lambda: self._posterior_raw(state, skip)))
-        return self.cells(residual.add_(state).add_(self.z_conv(z)))
+        return state, residual, RawGaussian(*prior_raw)
 
-    def _prior_heads(self) -> list[Kernel]:
-        """Kernels of the residual term and of the prior's mean and scale: the cell's last one is part of all three."""
-        of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
-        return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
-
-    def _posterior_raw(self, state: Tensor, skip: Tensor | None) -> RawGaussian:
+    def posterior_raw(self, state: Tensor, skip: Tensor | None) -> RawGaussian:
         """Output for q(z_i | z_<i, image), from the state before z and the skip."""
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
         heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
+
+    def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z, a posterior sample, and the posterior's KL from the prior in nats, [B]."""
+        return sample_and_kl(posterior, prior, noise, self.form)
+
+    def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
+        """The state after z."""
+        return self.cells(residual.add_(state).add_(self.z_conv(z)))
+
+    def compile_parts(self, backend: str) -> None:
+        """Compile what lies before, at and after the choice of z, which the caller's code makes."""
+        for name in ("before_z", "posterior_raw", "sample_and_kl", "after_z"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
+
+    def _prior_heads(self) -> list[Kernel]:
+        """Kernels of the residual term and of the prior's mean and scale: the cell's last one is part of all three."""
+        of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
+        return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
 
 
 class TopDown(nn.Module):
@@ -121,6 +143,7 @@ class TopDown(nn.Module):
         blocks = list(_blocks(config))
         self.blocks = nn.ModuleList(block for _, block in blocks)
         self.skips = [skip for skip, _ in blocks]
+        self.run_block: RunBlock = run_plainly
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
     def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
@@ -140,7 +163,7 @@ class TopDown(nn.Module):
         for index, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
             if index == groups:
                 break
-            state = block(state, None if activations is None else activations[skip], index, choose)
+            state = self.run_block(block, state, None if activations is None else activations[skip], index, choose)
         return state
 
 

@@ -31,6 +31,7 @@ from .metrics import (
     packed,
     read_validation,
 )
+from .network import make_network
 from .noise import image_noise
 from .optimizer import FlatOptimizer
 from .processes import Processes, StopAgreement
@@ -38,7 +39,7 @@ from .run_folder import Origin, keep_origin, start_run
 from .run_lock import RunLock
 from .state import KEEP, TrainState, load_state, save_state
 from .tensorboard import Board
-from .update import Network, StepResult, update
+from .update import StepResult, update
 from .validation import validate
 
 __all__ = ["OnStep", "StepMetrics", "TrainOptions", "TrainResult", "start_run", "train"]
@@ -218,7 +219,7 @@ class _Loop:
 
     def train(self, on_read: Callable[[int, int], None] | None) -> None:
         """All steps that are left."""
-        self.network = self.make_network()
+        self.network = make_network(self.state.model, self.config.train, self.processes)
         self.batches = self.make_batches(on_read)
         try:
             if self.processes.is_first:
@@ -230,10 +231,6 @@ class _Loop:
                 self.log.close()
             if self.board is not None:
                 self.board.close()
-
-    def make_network(self) -> Network:
-        """What a step calls: the model, its gradients averaged over the processes."""
-        return self.processes.synchronised(self.state.model)
 
     def make_batches(self, on_read: Callable[[int, int], None] | None) -> BatchStream:
         """This process's part of the batches."""

@@ -1,0 +1,39 @@
+"""Settings of a whole process that make training on a CPU faster; a command's to make, not a library's."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Numbers of mallopt's parameters in glibc's malloc.h."""
+
+
+@contextmanager
+def tuned_for_training() -> Iterator[None]:
+    """Flush numbers too near 0 for normal floats to 0, and keep freed memory for the next step.
+
+    CPUs handle denormals slowly. And memory that is handed back to the system after each step must be cleared by it
+    page by page in the next one: together a tenth of a step. The second setting stays for the life of the process.
+    """
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def keep_freed_memory() -> bool:
+    """Make malloc reuse large blocks; True where the system's malloc is one that can be told so (glibc)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
