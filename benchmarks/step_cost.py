@@ -97,14 +97,14 @@ def timed_steps(model: Any, config: Config, device: str, steps: int) -> list[flo
     import time
 
     import torch
-    from study import make_network
 
+    from hvae_codec.train.network import make_network
     from hvae_codec.train.noise import image_noise
     from hvae_codec.train.optimizer import FlatOptimizer
     from hvae_codec.train.update import update
 
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
-    network = make_network(model, config, device)
+    network = make_network(model, config.train)
     count, side = config.train.batch_size, config.model.image_size
     images = torch.randint(0, 256, (count, config.model.channels, side, side), dtype=torch.uint8).to(device)
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +28,10 @@ from hvae_codec.encode.quality import mean_squared_error, psnr, ssim
 from hvae_codec.errors import UsageError
 from hvae_codec.images import open_images
 from hvae_codec.model.checkpoint import load_weights, replace_atomically, save_weights
-from hvae_codec.model.hvae import HVAE, Noise, Terms
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.precision import full_float32
 from hvae_codec.sample_data import write_sample_data
+from hvae_codec.train.network import make_network
 from hvae_codec.train.noise import image_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import Network, StepResult, update
@@ -108,7 +108,7 @@ def run(plan: Plan, patches: Patches, progress: Callable[[str], None] | None = N
     model = make_model(plan.config, plan.seed, plan.device)
     optimizer = FlatOptimizer(model, plan.config.optimizer, plan.config.train.ema_decay)
     step, history = load_run(plan.folder, optimizer)
-    network = make_network(model, plan.config, plan.device)
+    network = make_network(model, plan.config.train)
     averaged = make_model(plan.config, plan.seed, plan.device)
     last = plan.config.train.steps
     while step < last and history.seconds < plan.max_seconds:
@@ -130,19 +130,6 @@ def make_model(config: Config, seed: int, device: str) -> HVAE:
         torch.manual_seed(seed)
         model = HVAE(config.model)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def make_network(model: HVAE, config: Config, device: str) -> Network:
-    """`model` as training calls it: in the precision that `config` names, compiled where it says so."""
-    kind = torch.device(device).type
-    bf16 = config.train.precision == "bf16"
-    called: Any = torch.compile(model) if config.train.compile else model
-
-    def network(images: Tensor, noise: Noise) -> Terms:
-        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
-            return called(images, noise)
-
-    return network
 
 
 def batch_of(pixels: NDArray[np.uint8], batch_size: int, seed: int, step: int, *, flip: bool) -> Tensor:

@@ -6,8 +6,9 @@
 The convolutions alone are the model's own as its configuration has them, forward and backward, one after the other,
 each on an input of its own of the same shape and memory layout, with gradients of input (where the model needs it),
 weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise, optimiser,
-moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs fewer than the
-configuration has.) Rounds of both alternate, so that a machine whose speed drifts slows both; the ratio is of medians.
+moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs fewer than
+the configuration has.) Rounds of both alternate, so that a machine whose speed drifts slows both; the ratio is of
+medians.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ def peak_megabytes() -> float:
     return kilobytes / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def report(arguments: argparse.Namespace, calls: int, times: dict[str, list[float]], before: float, peak: float) -> None:
+def report(
+    arguments: argparse.Namespace, calls: int, times: dict[str, list[float]], before: float, peak: float
+) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = sorted(a / b for a, b in zip(times["step"], times["convolutions"], strict=True))
     facts = {
