@@ -222,8 +222,8 @@ class TrainConfig:
     horizontal_flip: bool = True
     """Whether images are mirrored at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto takes
-    bf16 where the machine is faster with it. A run keeps what auto took when it was begun."""
+    """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto
+    takes bf16 where the processor has instructions for it. A run keeps what auto took when it was begun."""
     checkpoint_activations: bool = False
     """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
     compile: bool = False

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 BLOCK_ELEMENTS = 1 << 17
 """Elements of one tensor in a block: few enough for the cache, enough for several threads."""
 
+
 class PerImage(Protocol):
     """A function of a network's output, taken apart, to one number an image."""
 
@@ -32,7 +33,7 @@ class PerImage(Protocol):
 def blocks(images: int, elements: int, device: torch.device) -> Iterator[slice]:
     """Slices of a batch of `images` whose intermediates have `elements` an image; one slice on other devices."""
     size = max(1, BLOCK_ELEMENTS // max(elements, 1)) if device.type == "cpu" else max(images, 1)
-    for start in range(0, images, size):
+    for start in range(0, max(images, 1), size):
         yield slice(start, start + size)
 
 
@@ -45,15 +46,13 @@ def per_image(function: PerImage, output: Tensor, images: Tensor, elements: int)
     if torch.compiler.is_compiling():
         return function.numbers(function.split(output), images)  # the compiler makes blocks of its own
     wanted = torch.is_grad_enabled() and output.requires_grad
-    numbers: Tensor = _PerImage.apply(output, images, function, elements, wanted)
+    numbers: Tensor = _PerImage.apply(output, images, function, elements, wanted)  # type: ignore[no-untyped-call]
     return numbers
 
 
 class _PerImage(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, output: Tensor, images: Tensor, function: PerImage, elements: int, wanted: bool
-    ) -> Tensor:
+    def forward(ctx: Any, output: Tensor, images: Tensor, function: PerImage, elements: int, wanted: bool) -> Tensor:
         gradient = torch.empty_like(output if wanted else output[:0])
         numbers = []
         for part in blocks(len(output), elements, output.device):
@@ -71,6 +70,6 @@ class _PerImage(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_numbers: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, by_numbers: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * by_numbers.to(gradient.dtype).view(-1, 1, 1, 1), None, None, None, None

@@ -116,7 +116,7 @@ def sample_and_kl(
         q = form.relative(form.distribution(posterior), p)
         return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
     wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
-    z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)
+    z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)  # type: ignore[no-untyped-call]
     return z, kl
 
 
@@ -124,7 +124,7 @@ class _SampleAndKL(torch.autograd.Function):
     """In blocks that fit into the cache: on a CPU, an operation on a whole batch waits for memory."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         q_mean: Tensor,
         q_scale: Tensor,
@@ -138,7 +138,7 @@ class _SampleAndKL(torch.autograd.Function):
         dtype = torch.promote_types(q_mean.dtype, torch.float32)
         z, *derivatives = (torch.empty_like(q_mean, dtype=dtype) for _ in range(1 + _kept(form) * wanted))
         kl = z.new_empty(len(noise))
-        for part in blocks(len(noise), noise[0].numel(), noise.device):
+        for part in blocks(len(noise), noise.shape[1:].numel(), noise.device):
             own_raw = RawGaussian(q_mean[part], q_scale[part]).widened()
             p_raw = RawGaussian(p_mean[part], p_scale[part]).widened()
             own, p = form.distribution(own_raw), form.distribution(p_raw)
@@ -152,10 +152,10 @@ class _SampleAndKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         gradients = [torch.empty_like(by_z, dtype=ctx.dtype) for _ in range(4)]
-        for part in blocks(len(by_z), by_z[0].numel(), by_z.device):
+        for part in blocks(len(by_z), by_z.shape[1:].numel(), by_z.device):
             _combine(ctx.form, by_z[part], by_kl[part], [d[part] for d in saved], [g[part] for g in gradients])
         return *gradients, None, None, None
 

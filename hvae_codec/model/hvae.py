@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from .bottom_up import BottomUp
 from .likelihood import make_likelihood
 from .precision import full_float32
 from .temperature import Temperature, group_temperatures
-from .top_down import LatentGroup, TopDown
+from .top_down import LatentGroup, TopDown, TopDownBlock
 
 Noise = Callable[[LatentGroup], Tensor]
 """Standard normal numbers for a group, [B, variates, H, W]."""
@@ -116,7 +116,7 @@ class HVAE(nn.Module):
         self.likelihood = make_likelihood(config)
         self.bottom_up = BottomUp(config)
         self.top_down = TopDown(config, self.likelihood.out_channels)
-        self._nll = self.likelihood.nll
+        self._nll: Callable[[Tensor, Tensor], Tensor] = self.likelihood.nll
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +140,7 @@ class HVAE(nn.Module):
         for block in self.bottom_up.blocks:
             block.compile(dynamic=False, backend=backend)
         for block in self.top_down.blocks:
-            block.compile_parts(backend)
+            cast(TopDownBlock, block).compile_parts(backend)
         self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
 
     def activations(self, images: Tensor) -> list[Tensor]:

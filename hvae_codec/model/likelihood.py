@@ -100,8 +100,7 @@ class LogisticMixture:
 
     def nll(self, output: Tensor, images: Tensor) -> Tensor:
         """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
-        elements = self.config.mixtures * images[0].numel() if len(images) else 1
-        return per_image(self, output, images, elements)
+        return per_image(self, output, images, self.config.mixtures * images.shape[1:].numel())
 
     def numbers(self, parts: Sequence[Tensor], images: Tensor) -> Tensor:
         """Negative log-likelihood, [B] nats, from the parts of an output."""

@@ -29,7 +29,8 @@ def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tenso
         return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
     device = inputs[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
-    outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *(tensor for kernel in kernels for tensor in kernel))
+    parameters = [tensor for kernel in kernels for tensor in kernel]
+    outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
 
 

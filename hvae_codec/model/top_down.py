@@ -54,7 +54,7 @@ class _RawGroup(LatentGroup):
             self._prior = self._block.form.distribution(self._prior_raw)
         return self._prior
 
-    def posterior(self) -> DiagonalGaussian:  # type: ignore[override]
+    def posterior(self) -> DiagonalGaussian:
         form = self._block.form
         return form.relative(form.distribution(self._posterior_raw()), self.prior)
 

@@ -1,0 +1,94 @@
+"""What training may be told of how to compute gives the same numbers, as far as they can be the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hvae_codec.config import TrainConfig
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.precision import resolve_precision
+from hvae_codec.train.cpu import tuned_for_training
+from hvae_codec.train.network import make_network
+from hvae_codec.train.noise import image_noise
+
+
+def gradients(tiny_config, photo_patches, prepare=None, **options) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Loss, and the gradient of each parameter."""
+    torch.manual_seed(1)
+    model = HVAE(tiny_config.model).to(memory_format=torch.channels_last)
+    if prepare is not None:
+        prepare(model)
+    network = make_network(model, dataclasses.replace(TrainConfig(precision="fp32"), **options))
+    images = torch.from_numpy(photo_patches[:6])
+    terms = network(images, image_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"))
+    loss = (terms.nll + terms.kl.sum(dim=0)).mean()
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters()]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_config, photo_patches):
+    return gradients(tiny_config, photo_patches)
+
+
+def test_checkpointed_activations_change_nothing(tiny_config, photo_patches, expected):
+    loss, found = gradients(tiny_config, photo_patches, checkpoint_activations=True)
+    assert torch.equal(loss, expected[0])
+    for ours, other in zip(found, expected[1], strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-7)
+
+
+def test_checkpointed_activations_are_not_kept(tiny_config, photo_patches):
+    kept = []
+    for options in ({}, {"checkpoint_activations": True}):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            torch.manual_seed(1)
+            model = HVAE(tiny_config.model)
+            network = make_network(model, dataclasses.replace(TrainConfig(precision="fp32"), **options))
+            network(
+                torch.from_numpy(photo_patches[:6]),
+                image_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"),
+            )
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
+def test_compiled_parts_compute_the_same(tiny_config, photo_patches, expected):
+    """With the compiler's front end alone: its back end needs a C++ compiler, and minutes."""
+    torch._dynamo.reset()
+    loss, found = gradients(tiny_config, photo_patches, lambda model: model.compile_parts("aot_eager"))
+    torch._dynamo.reset()
+    torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=0)
+    for ours, other in zip(found, expected[1], strict=True):
+        assert (ours - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_bfloat16_is_near(tiny_config, photo_patches, expected):
+    loss, found = gradients(tiny_config, photo_patches, precision="bf16")
+    torch.testing.assert_close(loss, expected[0], rtol=0.02, atol=0)
+    assert {g.dtype for g in found} == {torch.float32}
+    ours, other = (torch.cat([g.flatten() for g in all_]) for all_ in (found, expected[1]))
+    assert torch.cosine_similarity(ours, other, dim=0) > 0.98
+
+
+def test_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch: pytest.MonkeyPatch):
+    assert resolve_precision("fp32", "cpu") == "fp32"
+    assert resolve_precision("bf16", "cpu") == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert resolve_precision("auto", "cpu") == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    assert resolve_precision("auto", "cpu") == "fp32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch, which cannot tell
+    assert resolve_precision("auto", "cpu") == "fp32"
+
+
+def test_tuning_ends_with_its_context():
+    tiny = torch.tensor(1e-39)
+    with tuned_for_training():
+        assert tiny * 0.5 == 0
+    assert tiny * 0.5 != 0

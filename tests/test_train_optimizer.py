@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hvae_codec.config import OptimizerConfig
+from hvae_codec.errors import ModelError
+from hvae_codec.train.optimizer import FlatOptimizer
+
+DECAY = 0.75
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 1)).to(memory_format=torch.channels_last)
+
+
+def optimizer_config(name: str, **options) -> OptimizerConfig:
+    return OptimizerConfig(name=name, skip_threshold=options.pop("skip_threshold", 1e3), **options)
+
+
+def set_gradients(optimizer: FlatOptimizer, step: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for part in optimizer.named(optimizer.gradients).values():
+        part.normal_(generator=generator).mul_(scale)
+
+
+def library_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.Adamax
+    return kind(model.parameters(), betas=(config.beta1, config.beta2), eps=config.epsilon)
+
+
+@pytest.mark.parametrize("name", ["adamax", "adam"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_updates_are_the_librarys(name, clip_norm):
+    config = optimizer_config(name, clip_norm=clip_norm)
+    ours, theirs = network(), network()
+    optimizer, library = FlatOptimizer(ours, config, DECAY), library_optimizer(theirs, config)
+    average = [p.detach().clone() for p in theirs.parameters()]
+    for step, rate in enumerate((0.1, 0.2, 0.05)):
+        optimizer.zero_grad()
+        set_gradients(optimizer, step)
+        for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.grad = own.grad.clone()
+        expected = nn.utils.get_total_norm([p.grad for p in theirs.parameters()])
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
+        library.param_groups[0]["lr"] = rate
+        library.step()
+        for mean, p in zip(average, theirs.parameters(), strict=True):
+            mean.lerp_(p.detach(), 1 - DECAY)
+        norm, skipped = optimizer.step(rate)
+        torch.testing.assert_close(norm, expected)
+        assert not skipped
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
+    for own, other in zip(optimizer.named(optimizer.ema).values(), average, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("name", ["adamax", "adam"])
+def test_what_a_gpu_does_is_what_a_cpu_does(name):
+    """A GPU makes every update and takes bad ones back; also the first one, before there are moments."""
+    config = optimizer_config(name)
+    branching, branchless = (FlatOptimizer(network(), config, DECAY) for _ in range(2))
+    for step, scale in enumerate((float("nan"), 1.0, 1e6, 1.0, float("inf"), 1.0)):
+        for optimizer in (branching, branchless):
+            optimizer.zero_grad()
+            set_gradients(optimizer, step, scale)
+        norm, skipped = branching.step(0.1)
+        with torch.no_grad():
+            branchless._advance_where(norm < config.skip_threshold, 0.1)
+        assert bool(skipped) == (scale != 1.0)
+        expected, found = branching.tensors(), branchless.tensors()
+        for key in expected:
+            if not key.startswith("skipped"):
+                torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0, msg=f"step {step}: {key}")
+    assert (int(branching.skipped), int(branching.skipped_in_a_row)) == (3, 0)
+
+
+def test_skips_in_a_row_are_counted_from_the_last_update():
+    optimizer = FlatOptimizer(network(), optimizer_config("adamax", skip_threshold=None), DECAY)
+    for step, scale in enumerate((float("nan"), 1.0, float("inf"), float("nan"))):
+        set_gradients(optimizer, step, scale)
+        optimizer.step(0.1)
+    assert (int(optimizer.skipped), int(optimizer.skipped_in_a_row)) == (3, 2)
+
+
+def test_gradients_arrive_in_the_flat_tensor():
+    model = network()
+    optimizer = FlatOptimizer(model, optimizer_config("adamax"), DECAY)
+    images = torch.randn(2, 3, 6, 6)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images).square().sum().backward()
+    other = network()
+    other(images).square().sum().backward()
+    for own, p in zip(optimizer.named(optimizer.gradients).values(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, p.grad)
+
+
+def test_weights_keep_their_memory_format():
+    model = network()
+    before = [p.stride() for p in model.parameters()]
+    optimizer = FlatOptimizer(model, optimizer_config("adamax"), DECAY)
+    assert [p.stride() for p in model.parameters()] == before
+    assert all(p.untyped_storage().data_ptr() == optimizer.weights.data_ptr() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamax", "adam"])
+def test_tensors_come_back(name):
+    config = optimizer_config(name)
+    trained, fresh = FlatOptimizer(network(), config, DECAY), FlatOptimizer(network(), config, DECAY)
+    set_gradients(trained, 1)
+    trained.step(0.1)
+    fresh.load({key: tensor.clone() for key, tensor in trained.tensors().items()})
+    for optimizer in (trained, fresh):
+        set_gradients(optimizer, 2)
+        optimizer.step(0.1)
+    expected, found = trained.tensors(), fresh.tensors()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_tensor_too_few_is_named():
+    config = dataclasses.replace(optimizer_config("adamax"), name="adamax")
+    optimizer = FlatOptimizer(network(), config, DECAY)
+    tensors = optimizer.tensors()
+    del tensors["weights.0.weight"]
+    with pytest.raises(ModelError, match=r"tensor weights\.0\.weight"):
+        optimizer.load(tensors)
