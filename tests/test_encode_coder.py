@@ -196,7 +196,7 @@ def test_the_encoder_computes_no_posterior_that_nobody_needs(model, images, stat
     mask = masks(model.config)[name]
     coder = make_coder(model, stats, mask, IntCodec())
     priors, posteriors = Counter(), Counter()
-    forward, posterior = TopDownBlock.forward, TopDownBlock.posterior
+    forward, posterior = TopDownBlock.forward, TopDownBlock.posterior_raw
     blocks = {id(block): index for index, block in enumerate(model.top_down.blocks)}
 
     def counted_forward(block, *arguments):
@@ -208,7 +208,7 @@ def test_the_encoder_computes_no_posterior_that_nobody_needs(model, images, stat
         return posterior(block, *arguments)
 
     monkeypatch.setattr(TopDownBlock, "forward", counted_forward)
-    monkeypatch.setattr(TopDownBlock, "posterior", counted_posterior)
+    monkeypatch.setattr(TopDownBlock, "posterior_raw", counted_posterior)
     stored = coder.encode(images)
     with_latents = [i for i, keep in enumerate(mask.keep) if keep.any()]
     assert posteriors == dict.fromkeys(with_latents, 1)

@@ -1,4 +1,8 @@
-"""Noise of training and validation as a function of seed, step and image: the same on one process and on many."""
+"""Noise of training and validation as a function of seed, step and image: the same on one process and on many.
+
+Drawn on the device, for all groups at once, since a step should wait for nothing; `model.image_noise`, for results that
+are reported, is the same on every device.
+"""
 
 from __future__ import annotations
 
