@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
 
-from . import analyze_kl, decode, encode, export, import_published, info, presets, sample, sample_data, train
+from . import analyze_kl, decode, encode, evaluate, export, import_published, info, presets, sample, sample_data, train
 
 app = typer.Typer(
     name="hvae-codec",
@@ -28,6 +28,7 @@ for module, name in (
     (encode, "encode"),
     (decode, "decode"),
     (sample, "sample"),
+    (evaluate, "evaluate"),
     (info, "info"),
     (presets, "presets"),
     (import_published, "import"),

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from .images import ImageSource, open_images
     from .model.checkpoint import load_model
     from .model.hvae import HVAE, Elbo
+    from .model.importance import importance_bound
+    from .model.sampling import sample_images
     from .presets import load_preset, preset_names
     from .prune.kl_stats import KLStats, kl_stats
     from .prune.mask import LatentMask
     from .prune.sweep import sweep
+    from .report.evaluation import Evaluation, evaluate
 
 _HOMES = {
     "Config": "config",
@@ -41,18 +44,23 @@ _HOMES = {
     "load_model": "model.checkpoint",
     "HVAE": "model.hvae",
     "Elbo": "model.hvae",
+    "importance_bound": "model.importance",
+    "sample_images": "model.sampling",
     "load_preset": "presets",
     "preset_names": "presets",
     "KLStats": "prune.kl_stats",
     "kl_stats": "prune.kl_stats",
     "LatentMask": "prune.mask",
     "sweep": "prune.sweep",
+    "Evaluation": "report.evaluation",
+    "evaluate": "report.evaluation",
 }
 
 __all__ = [
     "HVAE",
     "Config",
     "Elbo",
+    "Evaluation",
     "HvaeCodecError",
     "ImageSource",
     "KLStats",
@@ -61,6 +69,8 @@ __all__ = [
     "StageConfig",
     "Store",
     "encode",
+    "evaluate",
+    "importance_bound",
     "kl_stats",
     "load_config",
     "load_model",
@@ -69,6 +79,7 @@ __all__ = [
     "open_images",
     "open_store",
     "preset_names",
+    "sample_images",
     "sweep",
 ]
 

@@ -1,0 +1,73 @@
+"""`hvae-codec evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .display import console, interruptible, report_source, stages
+from .encode import SplitName
+from .options import LATEST_RUN, AsJson, BatchSize, Data, Device, DeviceOption, Model, Seed, SkipBroken, torch_device
+
+
+def command(
+    data: Data,
+    split: Annotated[
+        SplitName, typer.Option("--split", help="Evaluate the images of one split, or all.")
+    ] = SplitName.val,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Images at most, evenly spaced (all, if not given).")
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=1, help="Posterior samples an image; from 2 on with the importance-weighted bound."
+        ),
+    ] = 1,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures of every image to this file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --csv file that is there.")] = False,
+    as_json: AsJson = False,
+    model: Model = LATEST_RUN,
+    device: DeviceOption = Device.auto,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    skip_broken: SkipBroken = False,
+) -> None:
+    """Measure a model on held-out images: NELBO, rate, distortion, PSNR and SSIM, with standard errors.
+
+    PSNR and SSIM are of reconstructions from the posterior's mean, with all latents. With --samples K, also the
+    importance-weighted bound on -log p(x), which is tighter than the NELBO.
+    """
+    from hvae_codec.images import open_images
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.report.evaluation import (
+        check_image_csv,
+        evaluate,
+        evaluation_data,
+        evaluation_table,
+        save_image_csv,
+    )
+
+    if csv is not None:
+        check_image_csv(csv, overwrite=overwrite)
+    hvae = load_model(model, torch_device(device))
+    config = hvae.config
+    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+    chosen = source.split(split.value)
+    chosen = chosen if images is None else chosen.evenly(images)
+    with interruptible("Nothing was written."), stages() as stage:
+        progress = stage("Evaluating")
+        found = evaluate(hvae, chosen, samples=samples, batch_size=batch_size, seed=seed, progress=progress)
+    if csv is not None:
+        save_image_csv(csv, found)
+    report_source(source)
+    if as_json:
+        about = {"model": str(hvae.run or model), "data": str(data), "split": split.value, "seed": seed}
+        print(json.dumps(evaluation_data(found, about), indent=2))
+        return
+    console().print(evaluation_table(found))
+    if csv is not None:
+        console().print(f"Every image: {csv}")
