@@ -94,13 +94,13 @@ class GaussianForm(NamedTuple):
             return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std)
         return own
 
-    def through_scale(self, by_std: Tensor, scale: Tensor, std: Tensor) -> Tensor:
-        """Derivative by the raw `scale`, from that by its `std`; none where the std was clamped."""
+    def through_scale(self, by_std: Tensor, scale: Tensor, std: Tensor, out: Tensor) -> None:
+        """Fill `out` with the derivative by the raw `scale`, from that by its `std`; 0 where the std was clamped."""
         if self.base == "std":
             by_scale = torch.ops.aten.softplus_backward(by_std, scale, self.beta, 20.0)
         else:
             by_scale = by_std * std * self.beta
-        return torch.ops.aten.hardtanh_backward(by_scale, std, SMALLEST_STD, LARGEST_STD)
+        torch.ops.aten.hardtanh_backward.grad_input(by_scale, std, SMALLEST_STD, LARGEST_STD, grad_input=out)
 
 
 def sample_and_kl(
@@ -154,10 +154,10 @@ class _SampleAndKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        gradients = [torch.empty_like(by_z, dtype=ctx.dtype) for _ in range(4)]
+        gradients = [torch.empty_like(by_z) for _ in range(4)]
         for part in blocks(len(by_z), by_z.shape[1:].numel(), by_z.device):
             _combine(ctx.form, by_z[part], by_kl[part], [d[part] for d in saved], [g[part] for g in gradients])
-        return *gradients, None, None, None
+        return *(gradient.to(ctx.dtype) for gradient in gradients), None, None, None
 
 
 def _kept(form: GaussianForm) -> int:
@@ -188,11 +188,11 @@ def _derivatives(
     if form.residual:  # the posterior's own std is multiplied by the prior's
         by_p_std.addcmul_(by_q_std, own.std)
         by_q_std.mul_(p.std)
-        out[4].copy_(form.through_scale(noise * own.std, p_scale, p.std))
+        form.through_scale(noise * own.std, p_scale, p.std, out[4])
         noise = noise * p.std
-    out[1].copy_(form.through_scale(by_q_std, q_scale, own.std))
-    out[2].copy_(form.through_scale(by_p_std, p_scale, p.std))
-    out[3].copy_(form.through_scale(noise, q_scale, own.std))
+    form.through_scale(by_q_std, q_scale, own.std, out[1])
+    form.through_scale(by_p_std, p_scale, p.std, out[2])
+    form.through_scale(noise, q_scale, own.std, out[3])
 
 
 def _combine(
@@ -202,10 +202,11 @@ def _combine(
     kl_by_q_mean, kl_by_q_scale, kl_by_p_scale, z_by_q_scale = derivatives[:4]
     by_kl = by_kl.view(-1, 1, 1, 1)
     by_shift = by_kl * kl_by_q_mean
-    by_p_mean, by_p_scale = -by_shift, by_kl * kl_by_p_scale
+    torch.add(by_z, by_shift, out=out[0])
+    torch.addcmul(by_z * z_by_q_scale, by_kl, kl_by_q_scale, out=out[1])
     if form.residual:  # the posterior's mean moves with the prior's, so that the KL does not change
-        by_p_mean = by_z
-        by_p_scale.addcmul_(by_z, derivatives[4])
-    by_q_scale = (by_z * z_by_q_scale).addcmul_(by_kl, kl_by_q_scale)
-    for whole, gradient in zip(out, (by_z + by_shift, by_q_scale, by_p_mean, by_p_scale), strict=True):
-        whole.copy_(gradient)
+        out[2].copy_(by_z)
+        torch.addcmul(by_z * derivatives[4], by_kl, kl_by_p_scale, out=out[3])
+    else:
+        torch.neg(by_shift, out=out[2])
+        torch.mul(by_kl, kl_by_p_scale, out=out[3])
