@@ -24,9 +24,7 @@ from ..model.image_noise import ImageNoise
 from ..model.importance import PosteriorEstimates, posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
-
-ACTIVE_BITS = 1e-4
-"""A latent group is active where its KL is above this, in bits per latent dimension, averaged over images."""
+from ..train.metrics import ACTIVE_NATS
 
 COLUMNS = {
     "nelbo": "negative ELBO with the analytic KL, bits/dim, average over the posterior samples",
@@ -61,16 +59,16 @@ class Evaluation:
     """By name, such as `nelbo`; `LABELS` says how a table calls them."""
     images: pd.DataFrame
     """One row an image: `name`, `label`, then those of `COLUMNS` that were measured."""
-    kl_bits: NDArray[np.float64]
-    """KL of each latent group in bits per latent dimension, averaged over images, [groups]."""
+    kl_nats: NDArray[np.float64]
+    """KL of each latent group in nats an image, averaged over images, [groups]."""
     samples: int
     """Posterior samples an image."""
     model_hash: str
 
     @property
     def active_groups(self) -> int:
-        """Latent groups whose average KL is above `ACTIVE_BITS`."""
-        return int((self.kl_bits > ACTIVE_BITS).sum())
+        """Latent groups whose average KL is above `ACTIVE_NATS`, as in the metrics of training."""
+        return int((self.kl_nats > ACTIVE_NATS).sum())
 
 
 def evaluate(
@@ -103,9 +101,7 @@ def evaluate(
     table.insert(0, "name", list(source.names))
     table.insert(1, "label", list(source.labels))
     _check_finite(table)
-    dims = np.array([group.dims for group in model.config.groups])
-    figures = _figures(table, model)
-    return Evaluation(figures, table, kl / len(source) / dims / math.log(2.0), samples, model_hash(model))
+    return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model))
 
 
 # --- one batch -------------------------------------------------------------------------------------------------------
@@ -241,12 +237,11 @@ def _psnr(mse: NDArray[np.float64]) -> Figure:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """The figures for the terminal."""
-    count, groups = len(evaluation.images), len(evaluation.kl_bits)
-    shown = f"{evaluation.samples:,} posterior sample{'s' * (evaluation.samples > 1)}"
-    active = f"{evaluation.active_groups} of {groups} latent groups are active (KL above {ACTIVE_BITS:g} bits a "
+    count, samples = len(evaluation.images), evaluation.samples
+    active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)} latent groups are active"
     table = Table(
-        title=f"{count:,} image{'s' * (count > 1)}, {shown} each",
-        caption=f"± is the standard error over images; {active}latent dimension)",
+        title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
+        caption=f"± is the standard error over images\n{active} (KL above {ACTIVE_NATS:g} nats an image)",
     )
     table.add_column("")
     nats = any(name.endswith("_nats") for name in evaluation.figures)
@@ -282,7 +277,8 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
         if math.isnan(figure["standard_error"]):
             figure["standard_error"] = None
     header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
-    groups = {"active": evaluation.active_groups, "active_above": ACTIVE_BITS, "kl_bits": evaluation.kl_bits.tolist()}
+    groups: dict[str, Any] = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
+    groups |= {"kl_nats": evaluation.kl_nats.tolist()}
     return {"about": dict(about) | header, "figures": figures, "groups": groups}
 
 
