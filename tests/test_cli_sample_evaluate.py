@@ -1,0 +1,293 @@
+"""The whole commands sample and evaluate: what they write, what they say, and how they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hvae_codec.model import sampling
+from hvae_codec.model.checkpoint import load_model, load_run_config, load_weights, save_model
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.sampling import sample_images
+from hvae_codec.report import samples
+from hvae_codec_cli.app import main
+
+
+@pytest.fixture
+def work(tiny_run, photo_patches, tmp_path, monkeypatch) -> Path:
+    """A folder with data/train (16 patches), data/val (8) and runs/latest, the tiny run."""
+    monkeypatch.chdir(tmp_path)
+    for i, patch in enumerate(photo_patches):
+        path = Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+    Path("runs").mkdir()
+    Path("runs/latest").symlink_to(tiny_run)
+    return tmp_path
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(argument) for argument in arguments])
+    return int(exit_info.value.code or 0), *capsys.readouterr()
+
+
+@pytest.fixture
+def hvae(capsys):
+    """`hvae(arguments)`: standard output of a command that succeeds."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = call(capsys, *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """`refused(code, arguments)`: the one sentence of a command that exits with `code`."""
+
+    def run(code: int, *arguments: object) -> str:
+        found, out, err = call(capsys, *arguments)
+        assert (found, out) == (code, ""), err
+        *bars, sentence = err.splitlines()
+        assert not any(bar.strip() for bar in bars), err
+        assert sentence.startswith("hvae-codec: "), err
+        return sentence.removeprefix("hvae-codec: ")
+
+    return run
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+# --- sample
+
+
+def test_a_grid_by_default(work, hvae):
+    assert hvae("sample") == "samples.png: 64 images drawn at temperature 0.85\n"
+    grid = pixels("samples.png")
+    assert grid.shape == (8 * 18 - 2, 8 * 18 - 2, 3)
+    (images,) = sample_images(load_model("runs/latest"), 64, 0.85)
+    for place in (0, 7, 8, 63):
+        top, left = (18 * i for i in divmod(place, 8))
+        assert (grid[top : top + 16, left : left + 16] == images[place].transpose(1, 2, 0)).all()
+    assert (grid[16:18] == 255).all()
+
+
+def test_one_file_an_image(work, hvae):
+    hvae("sample", "--n", 5, "--out", "drawn/new", "--batch-size", 2, "--temperature", "0.7:0.9", "--seed", 4)
+    names = sorted(p.name for p in Path("drawn/new").iterdir())
+    assert names == [f"{i:06d}.png" for i in range(5)]
+    assert [p.name for p in Path("drawn").iterdir()] == ["new"]
+    (images,) = sample_images(load_model("runs/latest"), 3, "0.7:0.9", seed=4)
+    for name, image in zip(names, images, strict=False):
+        assert np.abs(pixels(f"drawn/new/{name}").astype(int) - image.transpose(1, 2, 0)).max() <= 1
+
+
+def test_an_array(work, hvae):
+    out = hvae("sample", "--n", 5, "--out", "drawn.npy", "--batch-size", 2, "--output-temperature", 0.8)
+    assert out == "drawn.npy: 5 images drawn at temperature 0.85\n"
+    (images,) = sample_images(load_model("runs/latest"), 5, 0.85, output_temperature=0.8)
+    array = np.load("drawn.npy")
+    assert array.shape == (5, 16, 16, 3)
+    assert np.abs(array.astype(int) - images.transpose(0, 2, 3, 1)).max() <= 1
+    assert not list(work.glob("*.partial"))
+
+
+def test_one_image(work, hvae):
+    assert hvae("sample", "--n", 1, "--temperature", "0.5,1,1").startswith("samples.png: 1 image drawn at")
+    assert pixels("samples.png").shape == (16, 16, 3)
+
+
+def test_a_grid_is_replaced_when_asked(work, hvae, refused):
+    Path("samples.png").write_text("mine")
+    assert refused(1, "sample", "--n", 2) == "samples.png exists; give another name or pass --overwrite"
+    assert Path("samples.png").read_text() == "mine"
+    hvae("sample", "--n", 3, "--overwrite")
+    assert pixels("samples.png").shape == (34, 34, 3)
+    assert (pixels("samples.png")[18:, 18:] == 255).all()
+
+
+def test_grey_images(work, hvae, tiny_config):
+    config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, channels=1))
+    save_model(Path("runs/grey"), config, HVAE(config.model).state_dict())
+    hvae("sample", "--n", 4, "--model", "runs/grey")
+    assert pixels("samples.png").shape == (34, 34)
+    hvae("sample", "--n", 1, "--model", "runs/grey", "--out", "grey")
+    assert pixels("grey/000000.png").shape == (16, 16)
+
+
+def test_memory_does_not_grow_with_the_number_of_files(work, hvae, monkeypatch):
+    """Drawing is replaced by making arrays, whose memory is counted: 20 times the images, no more at once."""
+    monkeypatch.setattr(sampling, "_draw", lambda model, images, *_: np.zeros((len(images), 3, 16, 16), np.uint8))
+    peaks = []
+    for count in (100, 2000):
+        tracemalloc.start()
+        hvae("sample", "--n", count, "--batch-size", 50, "--out", f"drawn{count}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(list(Path("drawn2000").iterdir())) == 2000
+    assert peaks[1] < peaks[0] + 200_000  # the 1,900 further images are 1,459,200 bytes
+
+
+def test_an_interrupted_sample_leaves_nothing(work, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samples, "_image", stop)
+    for out in ("drawn", "grid.png"):
+        code, _, err = call(capsys, "sample", "--n", 2, "--out", out)
+        assert code == 130
+        assert err.strip().endswith("Stopped. Nothing was written.")
+    assert sorted(p.name for p in work.iterdir()) == ["data", "runs"]
+
+
+def test_a_full_disk_leaves_nothing(work, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        results = [call(capsys, "sample", "--out", out) for out in ("grid.png", "drawn.npy")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for code, out, err in results:
+        assert (code, out) == (1, "")
+        assert "hvae-codec: no space left" in err
+    assert sorted(p.name for p in work.iterdir()) == ["data", "runs"]
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "sentence"),
+    [
+        (
+            2,
+            ("--temperature", "hot"),
+            "the temperature is 'hot'; give one number, a linear schedule such as 0.7:0.9, or a list such as "
+            "0.7,0.8,0.9",
+        ),
+        (
+            2,
+            ("--temperature", "0.7,0.9"),
+            "2 temperatures are given; give 1 for all, 3 (one a latent resolution: 2, 8, 16) or 4 (one a latent group)",
+        ),
+        (2, ("--temperature=-1",), "the temperature -1 is not possible; it must be 0 (the prior's mean) or above"),
+        (
+            2,
+            ("--output-temperature", 0),
+            "the output temperature is 0; it must be above 0, or left out for expected images",
+        ),
+        (
+            2,
+            ("--out", "samples.jpg"),
+            "samples.jpg cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder",
+        ),
+        (
+            2,
+            ("--n", 1_000_000),
+            "a grid of 1,000,000 images has more than 89,478,485 pixels; give fewer images, or a folder for single "
+            "files",
+        ),
+        (1, ("--out", "data"), "data exists and is not empty; give another folder"),
+        (1, ("--out", "data", "--overwrite"), "data exists and is not empty; give another folder"),
+        (1, ("--model", "runs/none"), "there is no run at runs/none; check the path"),
+    ],
+)
+def test_sample_refuses(work, refused, code, arguments, sentence):
+    assert refused(code, "sample", *arguments) == sentence
+    assert sorted(p.name for p in work.iterdir()) == ["data", "runs"]
+
+
+def test_png_holds_no_four_channels(work, hvae, refused, tiny_config):
+    config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, channels=4))
+    save_model(Path("runs/four"), config, HVAE(config.model).state_dict())
+    for out in ("grid.png", "folder"):
+        sentence = refused(2, "sample", "--model", "runs/four", "--out", out)
+        assert sentence == "PNG files hold 1 or 3 channels, this model's images have 4; give a name ending in .npy"
+    hvae("sample", "--model", "runs/four", "--n", 2, "--out", "four.npy")
+    assert np.load("four.npy").shape == (2, 16, 16, 4)
+
+
+# --- evaluate
+
+
+def test_evaluate_shows_a_table(work, hvae):
+    out = hvae("evaluate", "data")
+    assert "8 images, 1 posterior sample each" in out
+    for word in ("NELBO", "rate (KL)", "distortion", "PSNR", "SSIM", "±", "bits/dim", "dB", "of 4 latent groups are"):
+        assert word in out
+    assert "importance" not in out
+    assert "importance-weighted bound" in hvae("evaluate", "data", "--samples", 2)
+
+
+def test_evaluate_as_json_and_csv(work, hvae):
+    arguments = ("evaluate", "data", "--samples", 3, "--seed", 1)
+    data = json.loads(hvae(*arguments, "--json", "--csv", "images.csv"))
+    assert data["about"]["split"] == "val"
+    assert data["about"]["data"] == "data"
+    assert data["about"]["images"] == 8
+    assert set(data["figures"]["nelbo"]) == {"mean", "standard_error", "unit"}
+    assert data["figures"]["importance_bound"]["mean"] < data["figures"]["nelbo"]["mean"]
+    table = pd.read_csv("images.csv")
+    assert table["name"].tolist() == sorted(table["name"])
+    assert table["name"].str.startswith("val/").all()
+    assert set(table["label"]) == {"class0", "class1"}
+    assert table["nelbo"].mean() == pytest.approx(data["figures"]["nelbo"]["mean"])
+    again = json.loads(hvae(*arguments, "--json", "--batch-size", 3))
+    assert again["figures"]["nelbo"]["mean"] == pytest.approx(data["figures"]["nelbo"]["mean"], rel=1e-5)
+    assert "Every image: images.csv" in hvae(*arguments, "--csv", "images.csv", "--overwrite")
+
+
+def test_evaluate_takes_a_split_and_a_number_of_images(work, hvae):
+    for arguments, count in ((("--split", "train"), 16), (("--split", "all"), 24), (("--images", 3), 3)):
+        assert json.loads(hvae("evaluate", "data", "--json", *arguments))["about"]["images"] == count
+    out = hvae("evaluate", "data", "--images", 1)
+    assert "nan" not in out
+    assert " - " in out
+
+
+def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
+    config = load_run_config(tiny_run)
+    five = dataclasses.replace(config, model=dataclasses.replace(config.model, bits=5, bins="published"))
+    save_model(Path("runs/five"), five, load_weights(tiny_run / "model.safetensors"))
+    out = hvae("evaluate", "data", "--model", "runs/five")
+    for row in ("NELBO, exact bins", "NELBO, published bins", "change by published bins"):
+        assert row in out
+    figures = json.loads(hvae("evaluate", "data", "--model", "runs/five", "--json"))["figures"]
+    assert figures["nelbo"]["mean"] == figures["nelbo_published_bins"]["mean"] < figures["nelbo_exact_bins"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "sentence"),
+    [
+        (1, ("missing",), "there is no missing; give a folder of images, or a .npy, .npz or zarr array"),
+        (1, ("data", "--csv", "mine.csv"), "mine.csv exists; give another name or pass --overwrite"),
+        (1, ("data", "--csv", "runs"), "runs is a folder; give the name of a file, such as evaluation.csv"),
+        (1, ("data", "--model", "data"), "data is not a run: it holds no config.json"),
+        (2, ("data", "--samples", 0), "Invalid value for '--samples': "),
+        (2, ("data", "--images", 0), "Invalid value for '--images': "),
+        (2, ("data", "--split", "test"), "Invalid value for '--split': "),
+    ],
+)
+def test_evaluate_refuses(work, refused, code, arguments, sentence):
+    Path("mine.csv").write_text("mine")
+    found = refused(code, "evaluate", *arguments)
+    assert found == sentence or (code == 2 and found.startswith(sentence))  # the rest is typer's
+    assert Path("mine.csv").read_text() == "mine"
+
+
+def test_evaluate_refuses_images_that_do_not_fit(work, refused):
+    grey = Image.fromarray(np.zeros((16, 16), np.uint8))
+    grey.save("data/val/class0/99.png")
+    assert refused(1, "evaluate", "data").startswith("data/val/class0/99.png is grey (1 channel) but the model takes")
