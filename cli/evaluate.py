@@ -36,9 +36,9 @@ def command(
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
-    """Measure a model on held-out images: NELBO, rate, distortion, PSNR and SSIM, with standard errors.
+    """Measure a model on held-out images, with standard errors.
 
-    PSNR and SSIM are of reconstructions from the posterior's mean, with all latents. With --samples K, also the
+    Shows NELBO, rate and distortion in bits/dim, PSNR, SSIM and the active latent groups. PSNR and SSIM are of reconstructions from the posterior's mean, with all latents. With --samples K, also the
     importance-weighted bound on -log p(x), which is tighter than the NELBO.
     """
     from hvae_codec.images import open_images

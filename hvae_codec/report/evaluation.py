@@ -238,10 +238,10 @@ def _psnr(mse: NDArray[np.float64]) -> Figure:
 def evaluation_table(evaluation: Evaluation) -> Table:
     """The figures for the terminal."""
     count, samples = len(evaluation.images), evaluation.samples
-    active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)} latent groups are active"
+    active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
     table = Table(
         title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
-        caption=f"± is the standard error over images\n{active} (KL above {ACTIVE_NATS:g} nats an image)",
+        caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
     )
     table.add_column("")
     nats = any(name.endswith("_nats") for name in evaluation.figures)
