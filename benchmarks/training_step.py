@@ -1,27 +1,29 @@
-"""Time of a training step against the time of its convolutions alone, in one process.
+"""Time and memory of a training step, in several ways, against the time of its convolutions alone.
 
     python benchmarks/training_step.py --preset tiny32 --batch-size 64
-    python benchmarks/training_step.py --preset cifar10_C1 --batch-size 16 --checkpoint-activations
+    python benchmarks/training_step.py --preset cifar10_C1 --batch-size 16
 
-The convolutions alone are the model's own as its configuration has them, forward and backward, one after the other,
-each on an input of its own of the same shape and memory layout, with gradients of input (where the model needs it),
-weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise, optimiser,
-moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs fewer than
-the configuration has.) Rounds of both alternate, so that a machine whose speed drifts slows both; the ratio is of
-medians.
+The convolutions alone are the model's own as its configuration has them, in float32, forward and backward, one after
+the other, each on an input of its own of the same shape and memory layout, with gradients of input (where the model
+needs it), weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise,
+optimiser, moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs
+fewer than the configuration has.) Rounds of all ways alternate in one process, so that a machine whose speed drifts
+slows all; ratios are of medians. Peak memory is that of a process of its own, everything that it loads included.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from conditions import conditions
@@ -29,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from hvae_codec.config import Config
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset
 from hvae_codec.train.cpu import tuned_for_training
@@ -37,6 +38,8 @@ from hvae_codec.train.network import make_network
 from hvae_codec.train.noise import image_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
+
+CONVOLUTIONS = "convolutions alone"
 
 
 @dataclass(frozen=True)
@@ -60,63 +63,69 @@ class ConvCall:
         )
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "fp32"},
+    "float32, checkpointed": {"precision": "fp32", "checkpoint_activations": True},
+    "bfloat16": {"precision": "bf16"},
+}
+"""How a step is taken: fields of the configuration's `train`."""
+
+
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     with tuned_for_training():
-        measure(arguments)
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    config = load_preset(arguments.preset)
-    torch.manual_seed(0)
-    model = HVAE(config.model).to(memory_format=torch.channels_last)
-    images = torch.randint(0, 256, (arguments.batch_size, *image_shape(config)), dtype=torch.uint8)
-    step = make_step(model, with_options(config, arguments), images)
-    before = peak_megabytes()
-    step()
-    step()
-    memory = peak_megabytes()
-    calls = configured_convolutions(model, len(images))
-    timed = {"step": step, "convolutions": lambda: [call.run() for call in calls]}
-    times = alternate(timed, arguments.rounds)
-    report(arguments, len(calls), times, before, memory)
+        if arguments.memory_of is not None:
+            step = make_step(arguments, WAYS[arguments.memory_of])
+            step()
+            step()
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024))
+            return
+        memory = {name: peak_megabytes(name) for name in arguments.ways}
+        timed = {name: make_step(arguments, WAYS[name]) for name in arguments.ways}
+        calls = configured_convolutions(make_model(arguments), arguments.batch_size)
+        times = alternate({**timed, CONVOLUTIONS: lambda: [call.run() for call in calls]}, arguments.rounds)
+    report(arguments, times, memory)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny32")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--checkpoint-activations", action="store_true")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+    parser.add_argument("--memory-of", choices=list(WAYS), help="take two steps this way and print the peak memory, MB")
     return parser.parse_args()
 
 
-def with_options(config: Config, arguments: argparse.Namespace) -> Config:
-    train = dataclasses.replace(
-        config.train, precision=arguments.precision, checkpoint_activations=arguments.checkpoint_activations
-    )
-    return dataclasses.replace(config, train=train)
+def peak_megabytes(way: str) -> int:
+    """Peak resident memory of a process that takes two steps that way."""
+    command = [sys.executable, *sys.argv, "--memory-of", way]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def image_shape(config: Config) -> tuple[int, int, int]:
-    model = config.model
-    return model.channels, model.image_size, model.image_size
+def make_model(arguments: argparse.Namespace) -> HVAE:
+    torch.manual_seed(0)
+    return HVAE(load_preset(arguments.preset).model).to(memory_format=torch.channels_last)
 
 
-def make_step(model: HVAE, config: Config, images: Tensor) -> Callable[[], object]:
+def make_step(arguments: argparse.Namespace, way: dict[str, Any]) -> Callable[[], object]:
     """A training step as `train` takes it, noise included."""
-    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
-    network = make_network(model, config.train)
+    config = load_preset(arguments.preset)
+    train, shape = dataclasses.replace(config.train, **way), config.model
+    images = torch.randint(
+        0, 256, (arguments.batch_size, shape.channels, shape.image_size, shape.image_size), dtype=torch.uint8
+    )
+    model = make_model(arguments)
+    optimizer = FlatOptimizer(model, config.optimizer, train.ema_decay)
+    network = make_network(model, train)
     count = iter(range(1, sys.maxsize))
 
     def step() -> object:
         number = next(count)
-        keys = [(0, number, i) for i in range(len(images))]
-        return update(network, optimizer, config, images, image_noise(config.model, keys, model.device), number)
+        noise = image_noise(config.model, [(0, number, i) for i in range(len(images))], "cpu")
+        return update(network, optimizer, config, images, noise, number)
 
     return step
 
@@ -161,36 +170,19 @@ def alternate(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     return times
 
 
-def peak_megabytes() -> float:
-    """Peak resident memory of this process so far."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def report(
-    arguments: argparse.Namespace, calls: int, times: dict[str, list[float]], before: float, peak: float
-) -> None:
+def report(arguments: argparse.Namespace, times: dict[str, list[float]], memory: dict[str, int]) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = sorted(a / b for a, b in zip(times["step"], times["convolutions"], strict=True))
-    facts = {
-        "preset": arguments.preset,
-        "batch size": arguments.batch_size,
-        "convolutions": calls,
-        "step, s": round(medians["step"], 4),
-        "convolutions alone, s": round(medians["convolutions"], 4),
-        "ratio": round(medians["step"] / medians["convolutions"], 3),
-        "ratio of rounds, least to most": f"{ratios[0]:.3f} to {ratios[-1]:.3f}",
-        "peak memory, MB": round(peak),
-        "of it before the first step, MB": round(before),
-    }
-    if arguments.json:
-        print(json.dumps(facts))
-        return
+    table = Table(caption=f"{arguments.preset}, batch size {arguments.batch_size}, {arguments.threads} threads")
+    for heading in ("", "seconds", "least to most", "times the convolutions", "times float32", "peak memory, MB"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, values in times.items():
+        ratios = [
+            medians[name] / medians[other] if other in medians else math.nan for other in (CONVOLUTIONS, "float32")
+        ]
+        cells = [f"{medians[name]:.3f}", f"{min(values):.3f} to {max(values):.3f}", *(f"{r:.2f}" for r in ratios)]
+        table.add_row(name, *cells, f"{memory[name]:,}" if name in memory else "")
     print(conditions())
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
