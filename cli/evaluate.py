@@ -38,8 +38,9 @@ def command(
 ) -> None:
     """Measure a model on held-out images, with standard errors.
 
-    Shows NELBO, rate and distortion in bits/dim, PSNR, SSIM and the active latent groups. PSNR and SSIM are of reconstructions from the posterior's mean, with all latents. With --samples K, also the
-    importance-weighted bound on -log p(x), which is tighter than the NELBO.
+    Shows NELBO, rate and distortion in bits/dim, PSNR and SSIM of reconstructions from the posterior's mean (with all
+    latents), and the active latent groups. With --samples K, also the importance-weighted bound on -log p(x), which is
+    tighter than the NELBO.
     """
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
