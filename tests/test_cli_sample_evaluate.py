@@ -274,6 +274,11 @@ def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
         (1, ("missing",), "there is no missing; give a folder of images, or a .npy, .npz or zarr array"),
         (1, ("data", "--csv", "mine.csv"), "mine.csv exists; give another name or pass --overwrite"),
         (1, ("data", "--csv", "runs"), "runs is a folder; give the name of a file, such as evaluation.csv"),
+        (
+            1,
+            ("data", "--csv", "mine.csv/new/images.csv"),
+            "mine.csv/new/images.csv cannot be written: {work}/mine.csv is a file; give another name",
+        ),
         (1, ("data", "--model", "data"), "data is not a run: it holds no config.json"),
         (2, ("data", "--samples", 0), "Invalid value for '--samples': "),
         (2, ("data", "--images", 0), "Invalid value for '--images': "),
@@ -283,6 +288,7 @@ def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
 def test_evaluate_refuses(work, refused, code, arguments, sentence):
     Path("mine.csv").write_text("mine")
     found = refused(code, "evaluate", *arguments)
+    sentence = sentence.format(work=work)
     assert found == sentence or (code == 2 and found.startswith(sentence))  # the rest is typer's
     assert Path("mine.csv").read_text() == "mine"
 

@@ -283,7 +283,10 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
 
 
 def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
-    """Raise `UsageError` or `DataError` where `save_image_csv` must not write to `path`."""
+    """Raise `DataError` where `save_image_csv` cannot or must not write to `path`."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise DataError(f"{path} cannot be written: {above} is a file; give another name")
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the name of a file, such as evaluation.csv")
     if path.exists() and not overwrite:
