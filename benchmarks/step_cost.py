@@ -99,7 +99,7 @@ def timed_steps(model: Any, config: Config, device: str, steps: int) -> list[flo
     import torch
 
     from hvae_codec.train.network import make_network
-    from hvae_codec.train.noise import image_noise
+    from hvae_codec.train.noise import keyed_noise
     from hvae_codec.train.optimizer import FlatOptimizer
     from hvae_codec.train.update import update
 
@@ -112,7 +112,7 @@ def timed_steps(model: Any, config: Config, device: str, steps: int) -> list[flo
     for step in range(1, steps + 2):
         wait()
         started = time.perf_counter()
-        noise = image_noise(config.model, [(0, step, i) for i in range(count)], device)
+        noise = keyed_noise(config.model, [(0, step, i) for i in range(count)], device)
         update(network, optimizer, config, images, noise, step)
         wait()
         times.append(time.perf_counter() - started)

@@ -32,7 +32,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.precision import full_float32
 from hvae_codec.sample_data import write_sample_data
 from hvae_codec.train.network import make_network
-from hvae_codec.train.noise import image_noise
+from hvae_codec.train.noise import keyed_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import Network, StepResult, update
 
@@ -160,7 +160,7 @@ def _train_until(
     while step < stop and before + time.perf_counter() - started < plan.max_seconds:
         step += 1
         images = batch_of(patches.training, size, seed, step, flip=flip).to(plan.device)
-        noise = image_noise(config.model, [(seed, step, i) for i in range(size)], plan.device)
+        noise = keyed_noise(config.model, [(seed, step, i) for i in range(size)], plan.device)
         pending.append((step, update(network, optimizer, config, images, noise, step)))
         if len(pending) == LOG_EVERY or step == stop:
             _fetch(pending, history, before, started)
@@ -200,7 +200,7 @@ def bound(model: HVAE, pixels: NDArray[np.uint8], batch_size: int = 50) -> tuple
     for first in range(0, len(pixels), batch_size):
         batch = pixels[first : first + batch_size]
         # Training has step numbers from 1 in the second place.
-        noise = image_noise(model.config, [(0, 0, first + i) for i in range(len(batch))], model.device)
+        noise = keyed_noise(model.config, [(0, 0, first + i) for i in range(len(batch))], model.device)
         terms = model(torch.from_numpy(batch), noise)
         rates.append(terms.kl.sum(dim=0).double().cpu().numpy() / model.nats_per_bit_dim)
         distortions.append(terms.nll.double().cpu().numpy() / model.nats_per_bit_dim)

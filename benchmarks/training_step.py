@@ -35,7 +35,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset
 from hvae_codec.train.cpu import tuned_for_training
 from hvae_codec.train.network import make_network
-from hvae_codec.train.noise import image_noise
+from hvae_codec.train.noise import keyed_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
 
@@ -124,7 +124,7 @@ def make_step(arguments: argparse.Namespace, way: dict[str, Any]) -> Callable[[]
 
     def step() -> object:
         number = next(count)
-        noise = image_noise(config.model, [(0, number, i) for i in range(len(images))], "cpu")
+        noise = keyed_noise(config.model, [(0, number, i) for i in range(len(images))], "cpu")
         return update(network, optimizer, config, images, noise, number)
 
     return step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import shlex
@@ -73,9 +72,18 @@ def command(
     from hvae_codec.train.processes import FailedElsewhere, joined
 
     options = TrainOptions(
-        seed or 0, save_every, keep_states, eval_every, log_every, validation_images, max_skips, workers, tensorboard
+        seed=seed or 0,
+        save_every=save_every,
+        keep_states=keep_states,
+        eval_every=eval_every,
+        log_every=log_every,
+        validation_images=validation_images,
+        max_skips=max_skips,
+        workers=workers,
+        tensorboard=tensorboard,
+        other_data=allow_other_data,
+        latest=LATEST_RUN,
     )
-    options = dataclasses.replace(options, other_data=allow_other_data, latest=LATEST_RUN)
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
     advice = None
     try:

@@ -48,6 +48,11 @@ class StageConfig:
     extra_top_down_after: int = 0
     """The linked block they follow, counted from 0 in top-down order."""
 
+    @property
+    def state_size(self) -> int:
+        """Elements of the activations between two blocks, an image: channels × height × width."""
+        return self.width * self.resolution**2
+
 
 @dataclass(frozen=True)
 class GroupShape:

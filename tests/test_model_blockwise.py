@@ -49,3 +49,13 @@ def test_an_empty_batch_has_no_numbers():
     likelihood = LogisticMixture(ModelConfig(4, (StageConfig(4, 4, 2),), mixtures=3))
     output = torch.randn(0, likelihood.out_channels, 4, 4, requires_grad=True)
     assert likelihood.nll(output, torch.zeros(0, 3, 4, 4, dtype=torch.uint8)).shape == (0,)
+
+
+def test_a_bfloat16_output_does_not_round_the_weight_of_its_gradient():
+    """1 / (batch · dims) rounded to bfloat16 made the likelihood's gradient 0.2% too large beside the KL's."""
+    likelihood = LogisticMixture(ModelConfig(4, (StageConfig(4, 4, 2),), mixtures=3))
+    images = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8)
+    output = torch.randn(3, likelihood.out_channels, 4, 4).bfloat16().requires_grad_()
+    gradients = [torch.autograd.grad(likelihood.nll(output, images).sum() * w, output)[0] for w in (1.0, 1 / 3072)]
+    ratio = gradients[1].float().norm() / gradients[0].float().norm()
+    assert ratio.item() == pytest.approx(1 / 3072, rel=5e-4)

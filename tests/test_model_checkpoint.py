@@ -26,6 +26,7 @@ from hvae_codec.model.checkpoint import (
     save_model,
 )
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.train.optimizer import FlatOptimizer
 
 
 @pytest.fixture
@@ -218,3 +219,12 @@ def test_a_latest_whose_run_is_gone(run: Path):
     point_latest(run.parent / "latest", run)
     shutil.rmtree(run)
     assert "there is no run at" in refused(find_run, run.parent / "latest")
+
+
+def test_the_hash_follows_an_optimiser_that_owns_the_weights(tiny_config):
+    model = HVAE(tiny_config.model)
+    optimizer = FlatOptimizer(model, tiny_config.optimizer, 0.9)
+    before = model_hash(model)
+    optimizer.gradients.fill_(1.0)
+    optimizer.step(0.1)
+    assert model_hash(model) != before

@@ -7,12 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from hvae_codec.config import TrainConfig
+from hvae_codec.config import ModelConfig, StageConfig, TrainConfig
+from hvae_codec.model import silu_conv
+from hvae_codec.model.activations import checkpointing
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.precision import resolve_precision
 from hvae_codec.train.cpu import tuned_for_training
 from hvae_codec.train.network import make_network
-from hvae_codec.train.noise import image_noise
+from hvae_codec.train.noise import keyed_noise
 
 
 def gradients(tiny_config, photo_patches, prepare=None, **options) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -23,7 +25,7 @@ def gradients(tiny_config, photo_patches, prepare=None, **options) -> tuple[torc
         prepare(model)
     network = make_network(model, dataclasses.replace(TrainConfig(precision="fp32"), **options))
     images = torch.from_numpy(photo_patches[:6])
-    terms = network(images, image_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"))
+    terms = network(images, keyed_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"))
     loss = (terms.nll + terms.kl.sum(dim=0)).mean()
     loss.backward()
     return loss.detach(), [p.grad for p in model.parameters()]
@@ -51,10 +53,27 @@ def test_checkpointed_activations_are_not_kept(tiny_config, photo_patches):
             network = make_network(model, dataclasses.replace(TrainConfig(precision="fp32"), **options))
             network(
                 torch.from_numpy(photo_patches[:6]),
-                image_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"),
+                keyed_noise(tiny_config.model, [(0, 1, i) for i in range(6)], "cpu"),
             )
         kept.append(sum(sizes))
-    assert kept[1] < 0.5 * kept[0]
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_small_blocks_keep_what_is_inside(tiny_config):
+    """Those at 2 × 2 pixels hold little memory, and to run them again takes time."""
+    run = checkpointing(tiny_config.model)
+    ran = []
+
+    def block_of(size: int) -> torch.nn.Module:
+        block = torch.nn.Linear(2, 2)
+        block.state_size = size
+        block.register_forward_pre_hook(lambda *_: ran.append(size))
+        return block
+
+    largest = 8 * 16**2
+    for size in (largest, largest // 4):
+        run(block_of(size), torch.ones(1, 2, requires_grad=True)).square().sum().backward()
+    assert ran == [largest, largest, largest // 4]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
@@ -66,6 +85,22 @@ def test_compiled_parts_compute_the_same(tiny_config, photo_patches, expected):
     torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=0)
     for ours, other in zip(found, expected[1], strict=True):
         assert (ours - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_every_part_is_compiled_however_many_shapes_there_are(monkeypatch: pytest.MonkeyPatch):
+    """More shapes than the compiler allows for by itself (8) left most blocks of the larger presets as they were."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    torch._dynamo.reset()
+    stages = tuple(StageConfig(resolution, 4, 2, bottleneck=0.5) for resolution in (16, 8, 4, 2))
+    model = HVAE(ModelConfig(16, stages, mixtures=1, middle_layers=0))
+    plain = []
+    monkeypatch.setattr(silu_conv._SiluConv, "apply", lambda *_: plain.append(1))
+    model.compile_parts("eager")
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    model(images, keyed_noise(model.config, [(0, 1, 0)], "cpu"))
+    torch._dynamo.reset()
+    assert not plain
 
 
 def test_bfloat16_is_near(tiny_config, photo_patches, expected):

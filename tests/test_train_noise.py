@@ -4,11 +4,11 @@ import torch
 
 from hvae_codec.model.gaussian import DiagonalGaussian
 from hvae_codec.model.top_down import LatentGroup
-from hvae_codec.train.noise import image_noise
+from hvae_codec.train.noise import keyed_noise
 
 
 def drawn(config, keys) -> list[torch.Tensor]:
-    noise = image_noise(config, keys, "cpu")
+    noise = keyed_noise(config, keys, "cpu")
     groups = []
     for index, shape in enumerate(config.groups):
         mean = torch.zeros(len(keys), shape.variates, shape.resolution, shape.resolution)

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from hvae_codec.config import with_settings
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.images import as_source
-from hvae_codec.model.checkpoint import load_run_config, save_model
+from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.run_folder import Origin, keep_origin, read_origin, start_run
 from hvae_codec.train.run_lock import RunLock
@@ -105,7 +106,7 @@ def test_a_folder_that_a_kill_left_empty_is_begun(tiny_config, tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.partial").write_text('{"mod')
     start_run(tmp_path / "run", tiny_config, resume=False)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock", "config.json"]
 
 
 def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):
@@ -137,3 +138,26 @@ def test_a_run_is_trained_by_one_at_a_time(run: Path):
     first.release()
     second.acquire()
     second.release()
+
+
+def test_a_run_in_training_keeps_its_configuration(tiny_config, tmp_path: Path):
+    """A second command was refused, but not before it had written its own configuration."""
+    run = tmp_path / "run"
+    start_run(run, tiny_config, resume=False)
+    before = (run / "config.json").read_bytes()
+    lock = RunLock(run)
+    lock.acquire()
+    with pytest.raises(ModelError, match="is being trained by another process"):
+        start_run(run, with_settings(tiny_config, ["optimizer.learning_rate=1.0"]), resume=True)
+    lock.release()
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_run_from_before_there_was_a_choice_stays_in_float32(tiny_config, tmp_path: Path, monkeypatch):
+    run = tmp_path / "run"
+    save_config(run, with_settings(tiny_config, ["train.precision=auto"]))
+    (run / "state").mkdir()
+    for ending in ("safetensors", "json"):
+        (run / "state" / f"step-000000001.{ending}").touch()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert start_run(run, with_settings(tiny_config, ["train.precision=auto"]), resume=True).train.precision == "fp32"

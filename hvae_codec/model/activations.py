@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from ..config import ModelConfig
 
 RunBlock = Callable[..., Any]
 """Runs a block of the network, given first, on the arguments that follow."""
@@ -18,11 +20,18 @@ def run_plainly(block: nn.Module, *arguments: Any) -> Any:
     return block(*arguments)
 
 
-def run_checkpointed(block: nn.Module, *arguments: Any) -> Any:
-    """Run the block and keep its arguments alone; the backward pass runs it again.
+def checkpointing(config: ModelConfig) -> RunBlock:
+    """Runs a block of a model of `config` so that the backward pass, which needs what is inside, runs it again.
 
-    What chooses z must choose the same again, so its noise must be a function of the group.
+    Blocks whose state has at most a quarter of the largest one's elements keep what is inside: they hold little of the
+    memory and cost much of the time. What chooses z must choose the same again, so its noise must be a function of the
+    group.
     """
-    if not torch.is_grad_enabled():
-        return block(*arguments)
-    return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+    least = max(stage.state_size for stage in config.stages) / 4
+
+    def run_checkpointed(block: nn.Module, *arguments: Any) -> Any:
+        if not torch.is_grad_enabled() or cast(int, block.state_size) <= least:
+            return block(*arguments)
+        return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    return run_checkpointed

@@ -72,4 +72,6 @@ class _PerImage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_numbers: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_numbers.to(gradient.dtype).view(-1, 1, 1, 1), None, None, None, None
+        # In the numbers' type: a factor rounded to bfloat16 would weigh the likelihood against the KL.
+        by_output = gradient * by_numbers.view(-1, 1, 1, 1)
+        return by_output.to(gradient.dtype), None, None, None, None

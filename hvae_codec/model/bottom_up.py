@@ -16,6 +16,7 @@ class BottomUpBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
         super().__init__()
+        self.state_size = stage.state_size
         scale = 1.0 / math.sqrt(len(config.groups)) if config.stable_init else 1.0
         width, middle = stage.width, int(stage.width * stage.bottleneck)
         self.cells = nn.Sequential(

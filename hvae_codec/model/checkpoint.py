@@ -143,11 +143,13 @@ def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
 def model_hash(model: HVAE) -> str:
     """SHA-256 (hex) of the configuration and of every weight: equal exactly where two models compute the same.
 
-    Kept with the model until a weight changes.
+    Kept with a model that is not being trained until a weight changes: an optimiser may write to the memory of weights
+    without their knowing.
     """
     weights = model.state_dict()
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())
-    if model.known_hash is None or model.known_hash[0] != versions:
+    trained = any(parameter.requires_grad for parameter in model.parameters())
+    if trained or model.known_hash is None or model.known_hash[0] != versions:
         model.known_hash = (versions, _hash(model.config, weights))
     return model.known_hash[1]
 

@@ -182,14 +182,15 @@ def _derivatives(
     """
     inverse = p.std.reciprocal()
     ratio, shift = q.std * inverse, (q.mean - p.mean) * inverse
-    by_q_std = (ratio - ratio.reciprocal()) * inverse
     torch.mul(shift, inverse, out=out[0])
-    by_p_std = (1.0 - ratio.square()).addcmul_(shift, shift, value=-1.0).mul_(inverse)
-    if form.residual:  # the posterior's own std is multiplied by the prior's
-        by_p_std.addcmul_(by_q_std, own.std)
-        by_q_std.mul_(p.std)
+    by_q_std = ratio - ratio.reciprocal()
+    if form.residual:  # r is the posterior's own std, whatever the prior's
+        by_p_std = -shift.square() * inverse
         form.through_scale(noise * own.std, p_scale, p.std, out[4])
         noise = noise * p.std
+    else:
+        by_q_std.mul_(inverse)
+        by_p_std = (1.0 - ratio.square()).addcmul_(shift, shift, value=-1.0).mul_(inverse)
     form.through_scale(by_q_std, q_scale, own.std, out[1])
     form.through_scale(by_p_std, p_scale, p.std, out[2])
     form.through_scale(noise, q_scale, own.std, out[3])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import DataError
-from .activations import run_checkpointed
+from .activations import checkpointing
 from .bottom_up import BottomUp
 from .likelihood import make_likelihood
 from .precision import full_float32
@@ -70,14 +70,17 @@ class SampledPosterior:
     """Per group, True = keep, broadcast against [B, variates, H, W]; None keeps all."""
 
     def __post_init__(self) -> None:
-        self.kl: list[Tensor] = []
+        self._kl: dict[int, Tensor] = {}
+
+    @property
+    def kl(self) -> list[Tensor]:
         """[B] nats of each group seen so far."""
+        return list(self._kl.values())
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """z of `group`, [B, variates, H, W]."""
         z, kl = self._sample_and_kl(group)
-        if len(self.kl) == group.index:  # a checkpointed block is run again in the backward pass
-            self.kl.append(kl)
+        self._kl.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
 
     def _sample_and_kl(self, group: LatentGroup) -> tuple[Tensor, Tensor]:
@@ -133,10 +136,14 @@ class HVAE(nn.Module):
 
         Noise must then be a function of the group: asked for again, it must be the same.
         """
-        self.bottom_up.run_block = self.top_down.run_block = run_checkpointed
+        self.bottom_up.run_block = self.top_down.run_block = checkpointing(self.config)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile each block and the likelihood (torch.compile); blocks of equal shapes share what is compiled."""
+        # All blocks share their code, and each shape of a block is compiled once for all blocks that have it.
+        dynamo = torch._dynamo.config
+        shapes = len(self.bottom_up.blocks) + len(self.top_down.blocks)
+        dynamo.recompile_limit = max(dynamo.recompile_limit, shapes)
         for block in self.bottom_up.blocks:
             block.compile(dynamic=False, backend=backend)
         for block in self.top_down.blocks:

@@ -218,12 +218,13 @@ class Bernoulli:
 
     def _central(self, output: Tensor) -> Tensor:
         p = self.config.padding
-        return output[:, :, p:-p, p:-p].float()
+        return output[:, :, p:-p, p:-p].to(torch.promote_types(output.dtype, torch.float32))
 
     def nll(self, output: Tensor, images: Tensor) -> Tensor:
         """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
-        target = (images >= 128).float()
-        loss = F.binary_cross_entropy_with_logits(self._central(output), target, reduction="none")
+        logits = self._central(output)
+        target = (images >= 128).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return loss.flatten(1).sum(dim=1)
 
     def mean(self, output: Tensor) -> Tensor:

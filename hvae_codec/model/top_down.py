@@ -71,6 +71,7 @@ class TopDownBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, stage: StageConfig, *, unpool: Unpool | None) -> None:
         super().__init__()
+        self.state_size = stage.state_size
         self.form = GaussianForm(config.posterior_scale, config.posterior_beta, config.residual_distribution)
         scale = 1.0 / math.sqrt(len(config.groups))
         width, both = stage.width, 2 * stage.width

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from .metrics import (
     read_validation,
 )
 from .network import make_network
-from .noise import image_noise
+from .noise import keyed_noise
 from .optimizer import FlatOptimizer
 from .processes import Processes, StopAgreement
 from .run_folder import Origin, keep_origin, start_run
@@ -205,6 +206,7 @@ class _Loop:
         self.training, self.validation = training, validation
         self.on_step, self.on_warning = on_step, on_warning
         self.first_bad = torch.full((), _NEVER, device=state.model.device)
+        self.saved_step = state.step
         self.elbo: Elbo | None = None
         self.log: MetricsLog | None = None
         self.board: Board | None = None
@@ -275,9 +277,8 @@ class _Loop:
         images = self.read_batch(step)
         first = self.processes.rank * len(images)
         keys = [(self.state.seed, step, first + i) for i in range(len(images))]
-        noise = image_noise(self.config.model, keys, self.state.model.device)
-        mean = self.processes.mean if self.processes.count > 1 else None
-        result = update(self.network, self.state.optimizer, self.config, images, noise, step, mean)
+        noise = keyed_noise(self.config.model, keys, self.state.model.device)
+        result = update(self.network, self.state.optimizer, self.config, images, noise, step, self.processes.mean)
         self.state.step = step
         self.remember_bad(result, first)
         self.packed = partial(packed, result, self.state.optimizer)
@@ -288,8 +289,9 @@ class _Loop:
         try:
             images = self.batches.batch(step)
         except HvaeCodecError:
-            if self.processes.count == 1 and self.state.step:
-                self.save()
+            if self.processes.count == 1 and self.state.step != self.saved_step:
+                with suppress(HvaeCodecError, OSError):  # what is wrong with the image is what there is to say
+                    self.save()
             raise
         if self.state.model.device.type == "cuda":
             return images.pin_memory().to(self.state.model.device, non_blocking=True)
@@ -363,6 +365,7 @@ class _Loop:
             )
         self.state.seconds = time.monotonic() - self.since
         self.processes.on_first(self.write)
+        self.saved_step = self.state.step
 
     def write(self) -> None:
         """What `save` does on the first process."""

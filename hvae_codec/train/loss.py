@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,12 @@ def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
     """alpha_i = n a_i / sum(a), [groups], without gradient; a_i is the group's KL, or its KL per latent dimension."""
     share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
     if loss.balance_by_size:
-        share = share / torch.tensor([float(group.dims) for group in model.groups], device=kl.device)
+        share = share / _group_dims(model, kl.device)
     # All groups may have collapsed; equal zeros then weigh nothing, rather than 0 / 0.
     return len(share) * share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+
+
+@functools.cache  # a copy to a GPU makes the host wait for it
+def _group_dims(model: ModelConfig, device: torch.device) -> Tensor:
+    """Latent dimensions of each group, [groups]."""
+    return torch.tensor([float(group.dims) for group in model.groups], device=device)

@@ -18,8 +18,8 @@ from ..model.hvae import Noise
 from ..model.top_down import LatentGroup
 
 
-def image_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str) -> Noise:
-    """Standard normal numbers for every group of a batch with one key an image, such as (seed, step, position).
+def keyed_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str) -> Noise:
+    """Standard normal numbers, float32, for every group of a batch with one key an image: (seed, step, position).
 
     An image's numbers depend on its key (and on the kind of device) alone, not on the batch it is in, so that work can
     be divided among processes in any way. All are drawn at once: training keeps them for the backward pass anyway.
@@ -32,8 +32,7 @@ def image_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: to
         shape = config.groups[group.index]
         part = drawn[:, starts[group.index] : ends[group.index]]
         # Channels last, as the activations are.
-        part = part.unflatten(1, (shape.resolution, shape.resolution, shape.variates)).permute(0, 3, 1, 2)
-        return part.to(group.prior.mean.dtype)
+        return part.unflatten(1, (shape.resolution, shape.resolution, shape.variates)).permute(0, 3, 1, 2)
 
     return noise
 
@@ -57,5 +56,5 @@ def _draw(rows: Tensor, keys: Sequence[tuple[int, ...]]) -> Tensor:
 
 
 def mix(*key: int) -> int:
-    """A 63-bit seed for every key."""
+    """A seed for every key: 63 bits on a GPU, of which torch's generator on a CPU uses 32."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1

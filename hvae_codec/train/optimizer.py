@@ -23,7 +23,8 @@ _ALIGNMENT = 16
 class FlatOptimizer:
     """Weights, gradients, moments and moving average of `model`, each one flat float32 tensor.
 
-    Changes where `model`'s parameters live: they become views, with the memory format that they have. `ema` is the
+    Changes where `model`'s parameters live: they become views, with the memory format that they have; a model that is
+    moved to another device or memory format afterwards is no longer the optimiser's. `ema` is the
     exponential moving average of the weights, ema = d · ema + (1 - d) · weights after each update.
     """
 

@@ -15,12 +15,17 @@ from ..errors import DataError, ModelError
 from ..images import ImageSource
 from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_run_config, replace_atomically, save_config
 from ..model.precision import resolve_precision
+from .run_lock import LOCK_FILE, RunLock
 from .state import has_state
 
 ORIGIN_FILE = "origin.json"
 
 _FIXED = ("model.", "optimizer.name", "train.batch_size")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
+
+
+_BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial"}
+"""What a command that was killed at its very beginning may leave."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,36 @@ def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = Non
         if (run / WEIGHTS_FILE).exists() and not has_state(run):
             raise ModelError(f"{run} holds a model without a training state, so it cannot go on; give another --out")
         if config.train.precision == "auto":
-            config = _with_precision(config, resolve_precision(saved.train.precision, device))
+            config = _with_precision(config, _kept_precision(saved, run, device))
         _check_unchanged(run, saved, config, resume)
         _check_seed(run, seed)
-    save_config(run, config)
+    _save_config(run, config)
     return config
+
+
+def _save_config(run: Path, config: Config) -> None:
+    """Write the configuration, unless another process trains this run."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(run)
+    lock.acquire()
+    try:
+        save_config(run, config)
+    finally:
+        lock.release()
 
 
 def _check_empty(run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise ModelError(f"{run} exists and is a file; give another --out")
-    if run.exists() and any(path.name != f"{CONFIG_FILE}.partial" for path in run.iterdir()):
+    if run.exists() and any(path.name not in _BEGUN for path in run.iterdir()):
         raise ModelError(f"{run} exists and is not a run; give another --out")
+
+
+def _kept_precision(saved: Config, run: Path, device: str) -> str:
+    """What `auto` became in an existing run; one that was trained before there was a choice computed in float32."""
+    if saved.train.precision == "auto" and has_state(run):
+        return "fp32"
+    return resolve_precision(saved.train.precision, device)
 
 
 def _with_precision(config: Config, precision: Any) -> Config:

@@ -14,9 +14,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..errors import ModelError
 from ..model.checkpoint import replace_atomically, save_weights
@@ -71,11 +73,13 @@ def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] |
     paths = _complete_states(run)[::-1]
     for path in paths:
         try:
-            _fill(state, path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            counters, tensors = _read(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             if on_warning is not None:
                 on_warning(f"the state {path} is damaged ({error}); the one before it is used")
             continue
+        state.optimizer.load(tensors)
+        state.step, state.seed, state.seconds = counters["step"], counters["seed"], counters["seconds"]
         return path
     if paths:
         raise ModelError(f"no training state in {run / STATE_FOLDER} can be read; train again under another --out")
@@ -103,11 +107,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fill(state: TrainState, path: Path) -> None:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Counters and tensors of a state, checked to be those that were written."""
     counters = json.loads(path.with_suffix(".json").read_text())
     if counters["sha256"] != _digest(path):
         raise ValueError("its bytes are not those that were written")
     with safe_open(path, framework="pt") as file:
-        loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    state.optimizer.load(loaded)
-    state.step, state.seed, state.seconds = counters["step"], counters["seed"], counters["seconds"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return {name: counters[name] for name in ("step", "seed", "seconds")}, tensors

@@ -7,7 +7,7 @@ import torch
 from ..images import ImageSource
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import full_float32
-from .noise import image_noise
+from .noise import keyed_noise
 from .processes import Processes
 
 
@@ -29,7 +29,7 @@ def validate(
         first = number * batch_size
         # Training has step numbers from 1 in the second place.
         keys = [(seed, 0, position) for position in positions[first : first + len(batch)]]
-        terms = model(torch.from_numpy(batch), image_noise(model.config, keys, model.device))
+        terms = model(torch.from_numpy(batch), keyed_noise(model.config, keys, model.device))
         total += torch.stack([terms.kl.double().sum(), terms.nll.double().sum()])
     rate, distortion = processes.sum(total) / (len(chosen) * model.nats_per_bit_dim)
     return Elbo(rate, distortion)
