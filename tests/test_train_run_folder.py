@@ -106,7 +106,7 @@ def test_a_folder_that_a_kill_left_empty_is_begun(tiny_config, tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.partial").write_text('{"mod')
     start_run(tmp_path / "run", tiny_config, resume=False)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock", "config.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
 
 
 def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):
