@@ -84,8 +84,7 @@ def command(
         other_data=allow_other_data,
         latest=LATEST_RUN,
     )
-    changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
-    advice = None
+    changes, advice = _changes(settings, steps, precision, checkpoint_activations, compile_), None
     try:
         with joined() as processes:
             processes = processes.on(torch_device(device))
