@@ -91,6 +91,8 @@ def halves(kernel: Kernel) -> list[Kernel]:
 def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
     """One kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
 
+    Weights [middle, inputs, k, k] and [outputs, middle, 1, 1] give [outputs, inputs, k, k].
+
     The prior's and posterior's parameters are such: no feature between the two is ever written to memory.
     """
     (weight, bias), (pointwise, last_bias) = first, second
