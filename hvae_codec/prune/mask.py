@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,58 +16,88 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..model.checkpoint import model_hash
+from ..model.checkpoint import model_hash, replace_atomically
 from ..model.hvae import HVAE
 from .kl_stats import KLStats
+
+Granularity = Literal["variate", "position"]
+"""What is kept or pruned as one: a variate at all its positions, or each latent dimension by itself."""
+Count = Literal["dimensions", "variates"]
+"""What a keep fraction is a fraction of."""
 
 
 @dataclass(frozen=True)
 class LatentMask:
-    """The variates that are kept, True, in each latent group in top-down order."""
+    """What is kept, True, of each latent group in top-down order."""
 
     keep: tuple[NDArray[np.bool_], ...]
-    """[variates] a group."""
+    """[variates] a group; of granularity position, [variates, H, W]."""
     resolutions: tuple[int, ...]
     """Height and width of each group."""
     model_hash: str = ""
     """The model it was made for; empty where it fits any of this shape."""
 
     @classmethod
-    def from_keep(cls, stats: KLStats, fraction: float) -> LatentMask:
+    def from_keep(
+        cls,
+        stats: KLStats,
+        fraction: float,
+        *,
+        granularity: Granularity = "variate",
+        count: Count = "dimensions",
+    ) -> LatentMask:
         """Keep the highest-ranked variates that together hold at most `fraction` (0 to 1) of the dimensions.
 
         Variates are ranked by KL in bits per latent dimension (paper section 7); ties go to the earlier one. The first
         variate that does not fit ends the list, so that every mask is also a KL cutoff and masks nest. At least one
-        variate is kept. Raises `UsageError` where `fraction` is not above 0 and at most 1.
+        variate is kept. Of granularity position, single dimensions are ranked by their own average KL.
+
+        `count="variates"` is the published code's rule: keep the variates whose KL is above (not at) the 1 - `fraction`
+        quantile over all variates, whatever their resolution; 1 keeps all. Raises `UsageError` where `fraction` is not
+        above 0 and at most 1, or single positions are to be counted as variates.
         """
         if not 0.0 < fraction <= 1.0:
             raise UsageError(f"keep is {100 * fraction:g}%; it must be above 0% and at most 100%")
-        kl = np.concatenate(stats.per_variate)
-        dims = np.concatenate([np.full(len(a), a[0].size) for a in stats.kl_bits])
+        units = _units(stats, granularity)
+        if count == "variates":
+            return cls._split(stats, granularity, _above_quantile(units, fraction, granularity))
+        kl, dims = np.concatenate(units), _dims_of_units(stats, granularity)
         order = np.argsort(-kl, kind="stable")
         # The product may round just below a whole number of dimensions.
         budget = math.floor(fraction * dims.sum() + 1e-6)
-        count = max(1, int(np.searchsorted(np.cumsum(dims[order]), budget, side="right")))
+        kept = max(1, int(np.searchsorted(np.cumsum(dims[order]), budget, side="right")))
         keep = np.zeros(len(kl), dtype=bool)
-        keep[order[:count]] = True
-        return cls._split(stats, keep)
+        keep[order[:kept]] = True
+        return cls._split(stats, granularity, keep)
 
     @classmethod
-    def from_cutoff(cls, stats: KLStats, bits: float) -> LatentMask:
-        """Keep the variates whose average KL is above `bits` per latent dimension.
+    def from_cutoff(cls, stats: KLStats, bits: float, *, granularity: Granularity = "variate") -> LatentMask:
+        """Keep the variates (or single dimensions) whose average KL is above `bits` per latent dimension.
 
         Raises `UsageError` where none is, or where `bits` is not a number.
         """
-        kl = np.concatenate(stats.per_variate)
+        kl = np.concatenate(_units(stats, granularity))
         if not (kl > bits).any():
-            raise UsageError(f"no variate has more than {bits:g} bits per latent dimension; the most is {kl.max():g}")
-        return cls._split(stats, kl > bits)
+            what = "variate" if granularity == "variate" else "latent dimension"
+            raise UsageError(f"no {what} has more than {bits:g} bits per latent dimension; the most is {kl.max():g}")
+        return cls._split(stats, granularity, kl > bits)
 
     @classmethod
-    def _split(cls, stats: KLStats, keep: NDArray[np.bool_]) -> LatentMask:
-        ends = np.cumsum([len(a) for a in stats.kl_bits])[:-1]
-        resolutions = tuple(a.shape[-1] for a in stats.kl_bits)
-        return cls(tuple(np.split(keep, ends)), resolutions, stats.model_hash)
+    def everything(cls, stats: KLStats) -> LatentMask:
+        """Keep all latent dimensions: what pruning is measured against."""
+        return cls.from_keep(stats, 1.0)
+
+    @classmethod
+    def _split(cls, stats: KLStats, granularity: Granularity, keep: NDArray[np.bool_]) -> LatentMask:
+        shapes = [a.shape if granularity == "position" else a.shape[:1] for a in stats.kl_bits]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = tuple(part.reshape(shape) for part, shape in zip(np.split(keep, ends), shapes, strict=True))
+        return cls(parts, tuple(a.shape[-1] for a in stats.kl_bits), stats.model_hash)
+
+    @property
+    def granularity(self) -> Granularity:
+        """What is kept or pruned as one."""
+        return "position" if self.keep[0].ndim == 3 else "variate"
 
     @property
     def dims(self) -> int:
@@ -74,53 +107,156 @@ class LatentMask:
     @property
     def kept_dims(self) -> int:
         """Latent dimensions that are kept."""
-        return sum(int(k.sum()) * r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
+        each = (1 if k.ndim == 3 else r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
+        return sum(int(k.sum()) * dims for k, dims in zip(self.keep, each, strict=True))
 
     @property
     def kept_variates(self) -> int:
-        """Variates that are kept."""
-        return sum(int(k.sum()) for k in self.keep)
+        """Variates that are kept, at one position at least."""
+        return sum(int(k.reshape(len(k), -1).any(axis=1).sum()) for k in self.keep)
 
     @property
     def groups_needed(self) -> int:
         """Groups up to and with the last one that something is kept of: all that an encoder must run."""
         return max((i + 1 for i, k in enumerate(self.keep) if k.any()), default=0)
 
+    def same_groups(self, other: LatentMask) -> int:
+        """How many groups, from the first, both masks prune alike."""
+        pairs = zip(self.keep, other.keep, self.resolutions, strict=True)
+        alike = (np.array_equal(_planes(a, r), _planes(b, r)) for a, b, r in pairs)
+        return sum(1 for _ in itertools.takewhile(bool, alike))
+
     def check_fits(self, model: HVAE) -> None:
         """Raise `UsageError` where this mask is of another model."""
-        shape = [(len(keep), resolution) for keep, resolution in zip(self.keep, self.resolutions, strict=True)]
+        own = [(*k.shape[:1], r) for k, r in zip(self.keep, self.resolutions, strict=True)]
         groups = [(group.variates, group.resolution) for group in model.config.groups]
-        if shape != groups or (self.model_hash and self.model_hash != model_hash(model)):
+        if own != groups or (self.model_hash and self.model_hash != model_hash(model)):
             raise UsageError("the mask was made for another model; make one from this model's KL statistics")
 
     def tensors(self, device: torch.device | str) -> list[Tensor]:
-        """Per group bool [variates, 1, 1] on `device`, to broadcast against z."""
-        return [torch.from_numpy(k.copy()).to(device)[:, None, None] for k in self.keep]
+        """Per group bool [variates, 1, 1] (or [variates, H, W]) on `device`, to broadcast against z."""
+        return [torch.from_numpy(k.reshape(*k.shape, *[1] * (3 - k.ndim)).copy()).to(device) for k in self.keep]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the kept variates' numbers in each group."""
+        """Plain data for JSON: the kept variates' numbers in each group.
+
+        Of granularity position, each kept variate's kept positions y · W + x as ranges: `{"3": "0-5 7"}`.
+        """
+        keep = _positions_text if self.granularity == "position" else _numbers
         groups = [
-            {"resolution": r, "variates": len(k), "keep": np.flatnonzero(k).tolist()}
+            {"resolution": r, "variates": len(k), "keep": keep(k)}
             for k, r in zip(self.keep, self.resolutions, strict=True)
         ]
-        return {"granularity": "variate", "model_hash": self.model_hash, "groups": groups}
+        return {"granularity": self.granularity, "model_hash": self.model_hash, "groups": groups}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
         """The inverse of `to_dict`; `ModelError` where `data` is no mask."""
         try:
-            groups = data["groups"]
-            keep = tuple(_flags(group["variates"], group["keep"]) for group in groups)
-            return cls(keep, tuple(int(group["resolution"]) for group in groups), str(data["model_hash"]))
-        except (KeyError, TypeError, ValueError) as error:
+            flags = {"variate": _flags, "position": _position_flags}[data.get("granularity", "variate")]
+            keep = tuple(flags(group) for group in data["groups"])
+            if not any(k.any() for k in keep):
+                raise ValueError("nothing is kept")
+            return cls(keep, tuple(int(group["resolution"]) for group in data["groups"]), str(data["model_hash"]))
+        except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
             raise ModelError(f"the mask is damaged ({error}); make it again with hvae-codec analyze-kl") from None
 
 
-def _flags(variates: int, keep: Sequence[int]) -> NDArray[np.bool_]:
-    known = set(range(variates))
-    if not known.issuperset(keep):
-        raise ValueError(f"kept variates {keep} of {variates}")
-    return np.array([variate in set(keep) for variate in range(variates)], dtype=bool)
+def save_mask(path: Path, mask: LatentMask) -> None:
+    """Write `mask` as JSON, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, json.dumps(mask.to_dict(), indent=1).encode() + b"\n")
+
+
+def load_mask(path: Path) -> LatentMask:
+    """Read what `save_mask` wrote; `ModelError` where it is missing or damaged."""
+    try:
+        return LatentMask.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ModelError(f"cannot read the mask {path} ({error.strerror}); check the path") from None
+    except (ValueError, ModelError) as error:
+        reason = error if isinstance(error, ModelError) else f"the mask is no JSON ({error})"
+        raise ModelError(f"{path}: {reason}") from None
+
+
+def _units(stats: KLStats, granularity: Granularity) -> list[NDArray[np.float64]]:
+    """Average KL of what is kept or pruned as one, flat, a group; bits per latent dimension."""
+    return [kl.ravel() for kl in stats.kl_bits] if granularity == "position" else list(stats.per_variate)
+
+
+def _dims_of_units(stats: KLStats, granularity: Granularity) -> NDArray[np.int64]:
+    """Latent dimensions of each unit."""
+    if granularity == "position":
+        return np.ones(sum(kl.size for kl in stats.kl_bits), dtype=np.int64)
+    return np.concatenate([np.full(len(kl), kl[0].size, dtype=np.int64) for kl in stats.kl_bits])
+
+
+def _above_quantile(units: list[NDArray[np.float64]], fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
+    if granularity == "position":
+        raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
+    kl = np.concatenate(units)
+    if fraction == 1.0:
+        return np.ones(len(kl), dtype=bool)
+    keep = kl > np.quantile(kl, 1.0 - fraction)
+    if not keep.any():  # all of the highest are equal
+        keep[np.argmax(kl)] = True
+    return np.asarray(keep)
+
+
+def _planes(keep: NDArray[np.bool_], resolution: int) -> NDArray[np.bool_]:
+    """[variates, H, W], whatever the granularity."""
+    return np.broadcast_to(keep.reshape(*keep.shape, *[1] * (3 - keep.ndim)), (len(keep), resolution, resolution))
+
+
+def _numbers(keep: NDArray[np.bool_]) -> list[int]:
+    numbers: list[int] = np.flatnonzero(keep).tolist()
+    return numbers
+
+
+def _flags(group: Mapping[str, Any]) -> NDArray[np.bool_]:
+    return _flagged(int(group["variates"]), group["keep"], "variates")
+
+
+def _flagged(length: int, kept: Iterable[int], what: str) -> NDArray[np.bool_]:
+    kept = list(kept)
+    if not all(isinstance(number, int) and 0 <= number < length for number in kept):
+        raise ValueError(f"kept {what} {str(kept)[:60]} of {length}")
+    flags = np.zeros(length, dtype=bool)
+    flags[kept] = True
+    return flags
+
+
+def _positions_text(keep: NDArray[np.bool_]) -> dict[str, str]:
+    return {str(v): _ranges(plane.ravel()) for v, plane in enumerate(keep) if plane.any()}
+
+
+def _position_flags(group: Mapping[str, Any]) -> NDArray[np.bool_]:
+    variates, resolution = int(group["variates"]), int(group["resolution"])
+    keep = np.zeros((variates, resolution**2), dtype=bool)
+    for variate, text in group["keep"].items():
+        _flagged(variates, [int(variate)], "variates")
+        keep[int(variate)] = _flagged(resolution**2, _numbers_in(text, resolution**2), "positions")
+    return keep.reshape(variates, resolution, resolution)
+
+
+def _ranges(flags: NDArray[np.bool_]) -> str:
+    """Numbers of the True ones as ranges.
+
+    >>> _ranges(np.array([True, True, False, True]))
+    '0-1 3'
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    pairs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
+    return " ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in pairs)
+
+
+def _numbers_in(ranges: str, length: int) -> Iterable[int]:
+    """The inverse of `_ranges`."""
+    for part in ranges.split():
+        first, _, last = part.partition("-")
+        if int(last or first) >= length:
+            raise ValueError(f"kept positions {part} of {length}")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def parse_keep(text: str) -> float:
