@@ -98,8 +98,8 @@ def timed_steps(model: Any, config: Config, device: str, steps: int) -> list[flo
 
     import torch
 
+    from hvae_codec.model.keyed_noise import keyed_noise
     from hvae_codec.train.network import make_network
-    from hvae_codec.train.noise import keyed_noise
     from hvae_codec.train.optimizer import FlatOptimizer
     from hvae_codec.train.update import update
 

@@ -20,8 +20,8 @@ from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_d
 from .training_display import training_display
 
 if TYPE_CHECKING:
+    from hvae_codec.processes import Processes
     from hvae_codec.train.loop import TrainOptions, TrainResult
-    from hvae_codec.train.processes import Processes
 
 KEPT_BY_RUN = {
     "data",
@@ -68,8 +68,8 @@ def command(
     validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
     torchrun --nproc-per-node N -m hvae_codec_cli train ...; train.batch_size is that of all together.
     """
+    from hvae_codec.processes import FailedElsewhere, joined
     from hvae_codec.train.loop import TrainOptions
-    from hvae_codec.train.processes import FailedElsewhere, joined
 
     options = TrainOptions(
         seed=seed or 0,
@@ -110,8 +110,8 @@ def _train(
     resume: bool,
     skip_broken: bool,
 ) -> None:
+    from hvae_codec.cpu import tuned_for_training
     from hvae_codec.images import open_images
-    from hvae_codec.train.cpu import tuned_for_training
     from hvae_codec.train.loop import start_run, train
     from hvae_codec.train.watch import Watch
 

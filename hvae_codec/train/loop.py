@@ -22,6 +22,8 @@ from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
 from ..images import ImageSource
 from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
+from ..model.keyed_noise import keyed_noise
+from ..processes import Processes, StopAgreement
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import (
@@ -33,9 +35,7 @@ from .metrics import (
     read_validation,
 )
 from .network import make_network
-from .noise import keyed_noise
 from .optimizer import FlatOptimizer
-from .processes import Processes, StopAgreement
 from .run_folder import Origin, keep_origin, start_run
 from .run_lock import RunLock
 from .state import KEEP, TrainState, load_state, save_state

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..model.hvae import HVAE, Noise, Terms
 from ..model.precision import autocast, resolve_precision
-from .processes import Processes
+from ..processes import Processes
 from .update import Network
 
 

@@ -6,9 +6,9 @@ import torch
 
 from ..images import ImageSource
 from ..model.hvae import HVAE, Elbo
+from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
-from .noise import keyed_noise
-from .processes import Processes
+from ..processes import Processes
 
 
 @torch.no_grad()

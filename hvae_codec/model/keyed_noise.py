@@ -1,7 +1,7 @@
-"""Noise of training and validation as a function of seed, step and image: the same on one process and on many.
+"""Noise as a function of seed, step and image: the same whatever the batch it is in, on one process and on many.
 
-Drawn on the device, for all groups at once, since a step should wait for nothing; `model.image_noise`, for results that
-are reported, is the same on every device.
+For training and for averages over many images. Drawn on the device, for all groups at once, since a step should wait
+for nothing; `image_noise`, for results that are reported image by image, is the same on every device.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..model.hvae import Noise
-from ..model.top_down import LatentGroup
+from .hvae import Noise
+from .top_down import LatentGroup
 
 
 def keyed_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str) -> Noise:

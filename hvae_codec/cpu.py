@@ -1,4 +1,4 @@
-"""Settings of a whole process that make training on a CPU faster; a command's to make, not a library's."""
+"""Settings of a whole process that make a model faster on a CPU; a command's to make, not a library's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def tuned_for_training() -> Iterator[None]:
     """Flush numbers too near 0 for normal floats to 0, and keep freed memory for the next step.
 
-    CPUs handle denormals slowly. And memory that is handed back to the system after each step must be cleared by it
-    page by page in the next one: together a tenth of a step. The second setting stays for the life of the process.
+    CPUs handle denormals slowly: a few percent of a step. The second setting stays for the life of the process.
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
@@ -29,7 +28,11 @@ def tuned_for_training() -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Make malloc reuse large blocks; True where the system's malloc is one that can be told so (glibc)."""
+    """Make malloc reuse large blocks; True where the system's malloc is one that can be told so (glibc).
+
+    Memory that is handed back to the system must be cleared by it page by page when it is asked for again, which takes
+    as long as a third of a forward pass.
+    """
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as `torchrun` starts them; alone, everything here is the identity.
+"""The processes that work on one model together, as `torchrun` starts them; alone, everything here is the identity.
 
 Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
 one finds no peers after the launcher restarted them. What makes a process fail is told to the others through the
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import HvaeCodecError, TrainingError, UsageError
+from .errors import HvaeCodecError, TrainingError, UsageError
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class FailedElsewhere(HvaeCodecError):  # noqa: N818 - not this process's error
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; `Processes()` is one alone."""
+    """This process among those that work together; `Processes()` is one alone."""
 
     rank: int = 0
     """From 0; the first one writes files and speaks."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from hvae_codec.model.gaussian import DiagonalGaussian
+from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.top_down import LatentGroup
-from hvae_codec.train.noise import keyed_noise
 
 
 def drawn(config, keys) -> list[torch.Tensor]:

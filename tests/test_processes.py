@@ -20,8 +20,8 @@ from hvae_codec.errors import TrainingError, UsageError
 from hvae_codec.images import as_source, open_images
 from hvae_codec.model.checkpoint import load_weights
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.processes import Processes, StopAgreement, joined
 from hvae_codec.train.loop import TrainOptions, start_run, train
-from hvae_codec.train.processes import Processes, StopAgreement, joined
 from hvae_codec.train.validation import validate
 
 WITHOUT_CACHE = """
