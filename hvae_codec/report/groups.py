@@ -1,0 +1,117 @@
+"""What each latent group holds: its KL, active variates, and how its latent dimensions' KL is spread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from ..model.checkpoint import replace_atomically
+from ..prune.kl_stats import KLStats
+
+GROUPS_NAME = "groups"
+ACTIVE_BITS = 0.01
+"""A variate is active above this average KL, bits per latent dimension: a bit in a hundred of its dimensions."""
+HISTOGRAM_EDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Bounds of the histogram's bins, bits per latent dimension. A bin holds its lower bound and not its upper one; the
+first takes all below 1e-5, the last 10 and all above."""
+TERMINAL_ROWS = 16
+"""Groups that the terminal shows one by one; deeper models are summed up by resolution."""
+
+GROUP_COLUMNS = {
+    "group": "number in top-down order, from 0",
+    "resolution": "height and width of the group",
+    "variates": "variates (channels) of the group",
+    "dims": "latent dimensions, an image",
+    "kl": "rate, bits/dim of the image",
+    "share": "of the KL of all groups, 0 to 1",
+    "active_variates": "variates whose average KL is above the threshold",
+}
+
+
+def group_table(stats: KLStats, image_dims: int, threshold_bits: float = ACTIVE_BITS) -> pd.DataFrame:
+    """One row a latent group in top-down order; `GROUP_COLUMNS` says what is in it.
+
+    `image_dims` is C · H · W of the image. A variate is active (as in Burda et al., 2015, with the KL in place of
+    their covariance) where its KL averaged over images and positions is above `threshold_bits` per latent dimension.
+    """
+    total = stats.per_group.sum()
+    return pd.DataFrame(
+        {
+            "group": range(len(stats.kl_bits)),
+            "resolution": [kl.shape[-1] for kl in stats.kl_bits],
+            "variates": [len(kl) for kl in stats.kl_bits],
+            "dims": [kl.size for kl in stats.kl_bits],
+            "kl": stats.per_group / image_dims,
+            "share": stats.per_group / total if total > 0 else np.zeros(len(stats.kl_bits)),
+            "active_variates": [int((kl > threshold_bits).sum()) for kl in stats.per_variate],
+        },
+        columns=list(GROUP_COLUMNS),
+    )
+
+
+def kl_histogram(stats: KLStats) -> pd.DataFrame:
+    """Latent dimensions of each group (a row) whose average KL is in each bin of `HISTOGRAM_EDGES` (a column)."""
+    bounds = np.array([-np.inf, *HISTOGRAM_EDGES, np.inf])
+    counts = [np.histogram(kl, bounds)[0] for kl in stats.kl_bits]
+    return pd.DataFrame(counts, columns=_bin_names())
+
+
+def _bin_names() -> list[str]:
+    between = [f"dims_{low:g}_to_{high:g}" for low, high in pairwise(HISTOGRAM_EDGES)]
+    return [f"dims_below_{HISTOGRAM_EDGES[0]:g}", *between, f"dims_from_{HISTOGRAM_EDGES[-1]:g}"]
+
+
+def resolution_table(groups: pd.DataFrame) -> pd.DataFrame:
+    """Sums of a `group_table` over the groups of each resolution, lowest first; `groups` is how many there are."""
+    summed = ["variates", "dims", "kl", "share", "active_variates"]
+    by_resolution = groups.groupby("resolution", sort=True)
+    return by_resolution[summed].sum().assign(groups=by_resolution.size()).reset_index()
+
+
+def save_groups(
+    folder: Path, stats: KLStats, image_dims: int, about: Mapping[str, Any], threshold_bits: float = ACTIVE_BITS
+) -> None:
+    """Write `groups.csv` (the histogram in further columns), and `groups.json` with `about` and the bins' bounds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, histogram = group_table(stats, image_dims, threshold_bits), kl_histogram(stats)
+    wide = pd.concat([table, histogram], axis=1)
+    replace_atomically(folder / f"{GROUPS_NAME}.csv", wide.to_csv(index=False).encode())
+    rows = [
+        {**{str(key): value for key, value in row.items()}, "histogram": counts}
+        for row, counts in zip(table.to_dict(orient="records"), histogram.to_numpy().tolist(), strict=True)
+    ]
+    document = {
+        "about": dict(about),
+        "active_above_bits": threshold_bits,
+        "histogram_edges_bits": HISTOGRAM_EDGES,
+        "groups": rows,
+    }
+    replace_atomically(folder / f"{GROUPS_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+
+
+def group_rich_table(groups: pd.DataFrame, threshold_bits: float = ACTIVE_BITS) -> Table:
+    """A `group_table` for the terminal; more than `TERMINAL_ROWS` groups are summed up by resolution."""
+    single = len(groups) <= TERMINAL_ROWS
+    title = "KL by latent group" if single else f"KL of {len(groups)} latent groups, by resolution"
+    caption = f"active: variates with more than {threshold_bits:g} bits per latent dimension on average"
+    rich = Table(title=title, caption=caption)
+    _add_columns(rich, ("group", "resolution") if single else ("resolution", "groups"))
+    table = groups if single else resolution_table(groups)
+    for row in table.to_dict(orient="records"):
+        size = f"{row['resolution']} × {row['resolution']}"
+        first = (str(row["group"]), size) if single else (size, str(row["groups"]))
+        kl = (f"{row['kl']:.4f}", f"{100 * row['share']:.1f}%")
+        rich.add_row(*first, f"{row['dims']:,}", f"{row['active_variates']:,} of {row['variates']:,}", *kl)
+    return rich
+
+
+def _add_columns(rich: Table, first: Sequence[str]) -> None:
+    for heading in (*first, "dims", "active\nvariates", "KL\nbits/dim", "share"):
+        rich.add_column(heading, justify="right")
