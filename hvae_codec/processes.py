@@ -200,7 +200,7 @@ def _fail(processes: Processes, error: Exception) -> NoReturn:
                 raise FailedElsewhere("another process failed") from None
             error = TrainingError(
                 "the connection to another process was lost, which may have been killed; run the same command again to "
-                "go on from the last state"
+                "go on"
             )
         board.set(f"error {processes.rank}", str(error))
         if board.compare_set("first", "", str(processes.rank)).decode() != str(processes.rank):

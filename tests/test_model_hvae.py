@@ -145,7 +145,7 @@ def test_run_groups_stops_early(tiny_model, images):
         seen.append(group.index)
         return group.prior.mean
 
-    tiny_model.top_down.run_groups(None, choose, 1, 2)
+    tiny_model.top_down.run_groups(None, choose, 1, range(2))
     assert seen == [0, 1]
 
 

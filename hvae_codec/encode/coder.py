@@ -80,7 +80,7 @@ class LatentCoder:
         """Stored numbers of uint8 `images` [B, C, H, W]; runs no group after the last one that something is kept of."""
         choose = _Encoding(self)
         activations = self.model.activations(images)
-        self.model.top_down.run_groups(activations, choose, len(images), self.mask.groups_needed)
+        self.model.top_down.run_groups(activations, choose, len(images), range(self.mask.groups_needed))
         return choose.stored()
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ its own. Tests hold it to the plain formulas above it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -55,6 +55,10 @@ class DiagonalGaussian(NamedTuple):
         shift = (self.mean - prior.mean) / prior.std
         return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
 
+    def variates(self, numbers: Tensor) -> DiagonalGaussian:
+        """The variates `numbers`, int64 [k], alone: [B, k, H, W] of [B, variates, H, W]."""
+        return DiagonalGaussian(self.mean[:, numbers], self.std[:, numbers])
+
     def where(self, mask: Tensor, other: DiagonalGaussian) -> DiagonalGaussian:
         """This distribution where `mask` is True, `other` elsewhere; a pruned posterior is `q.where(mask, prior)`."""
         return DiagonalGaussian(torch.where(mask, self.mean, other.mean), torch.where(mask, self.std, other.std))
@@ -66,6 +70,10 @@ class RawGaussian(NamedTuple):
 
     mean: Tensor
     scale: Tensor
+
+    def variates(self, numbers: Tensor) -> RawGaussian:
+        """The variates `numbers`, int64 [k], alone."""
+        return RawGaussian(self.mean[:, numbers], self.scale[:, numbers])
 
     def widened(self) -> RawGaussian:
         """In float32, or float64 where that is given: what KL and likelihood are computed in."""
@@ -118,6 +126,28 @@ def sample_and_kl(
     wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
     z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)  # type: ignore[no-untyped-call]
     return z, kl
+
+
+@torch.no_grad()
+def observed_z(
+    posterior: RawGaussian, prior: RawGaussian, noise: Tensor | None, form: GaussianForm, observe: Observe
+) -> Tensor:
+    """z of the posterior, [B, variates, H, W]: a sample for `noise`, the mean for None.
+
+    Block by block, `observe` sees the KL of each element from the prior in nats and the posterior's std, while they
+    are in the cache; nothing of them is kept.
+    """
+    z = torch.empty_like(posterior.mean, dtype=torch.promote_types(posterior.mean.dtype, torch.float32))
+    for part in blocks(len(z), z.shape[1:].numel(), z.device):
+        p = form.distribution(RawGaussian(prior.mean[part], prior.scale[part]))
+        q = form.relative(form.distribution(RawGaussian(posterior.mean[part], posterior.scale[part])), p)
+        observe(q.kl(p), q.std)
+        z[part] = q.mean if noise is None else q.sample(noise[part])
+    return z
+
+
+Observe = Callable[[Tensor, Tensor], None]
+"""Called with the KL and the posterior's std of some images, [b, variates, H, W] each."""
 
 
 class _SampleAndKL(torch.autograd.Function):

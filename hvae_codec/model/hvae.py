@@ -57,6 +57,24 @@ def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
 
 
+class KeptVariates(NamedTuple):
+    """What a mask keeps of one latent group."""
+
+    variates: Tensor
+    """Those kept at one position at least, int64 [k]."""
+    positions: Tensor | None
+    """Where they are kept, bool [k, H, W]; None where everywhere."""
+    whole: bool
+    """Whether all variates are kept everywhere."""
+
+    @classmethod
+    def of(cls, keep: Tensor) -> KeptVariates:
+        """Of a mask True = keep, [variates, 1, 1] or [variates, H, W]."""
+        variates = keep.flatten(1).any(dim=1).nonzero().flatten()
+        positions = None if bool(keep[variates].all()) else keep[variates]
+        return cls(variates, positions, len(variates) == len(keep) and positions is None)
+
+
 @dataclass
 class SampledPosterior:
     """Chooses z from the posterior, collapsed to the prior where pruned; remembers each group's KL, once.
@@ -67,31 +85,43 @@ class SampledPosterior:
 
     noise: Noise
     mask: Sequence[Tensor] | None = None
-    """Per group, True = keep, broadcast against [B, variates, H, W]; None keeps all."""
+    """Per group True = keep, [variates, 1, 1] or [variates, H, W]; None keeps all."""
 
     def __post_init__(self) -> None:
-        self._kl: dict[int, Tensor] = {}
+        self.recorded: dict[int, Tensor] = {}
+        """KL of each group seen so far, [B] nats."""
+        self._kept = None if self.mask is None else [KeptVariates.of(keep) for keep in self.mask]
 
     @property
     def kl(self) -> list[Tensor]:
         """[B] nats of each group seen so far."""
-        return list(self._kl.values())
+        return list(self.recorded.values())
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """z of `group`, [B, variates, H, W]."""
         z, kl = self._sample_and_kl(group)
-        self._kl.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
+        self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
 
     def _sample_and_kl(self, group: LatentGroup) -> tuple[Tensor, Tensor]:
-        keep = None if self.mask is None else self.mask[group.index]
-        if keep is None:
-            return group.sample_posterior(self.noise(group))
-        if not keep.any():
-            z = group.prior.sample(self.noise(group))
+        kept = None if self._kept is None else self._kept[group.index]
+        noise = self.noise(group)
+        if kept is None or kept.whole:
+            return group.sample_posterior(noise)
+        z = group.prior.sample(noise)
+        if not len(kept.variates):
             return z, z.new_zeros(len(z))
-        posterior = group.posterior().where(keep, group.prior)
-        return posterior.sample(self.noise(group)), posterior.kl(group.prior).flatten(1).sum(dim=1)
+        of_kept, kl = _sample_kept(group, kept, noise[:, kept.variates])
+        return z.index_copy(1, kept.variates, of_kept), kl
+
+
+def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """z of the kept variates, [B, k, H, W], and their KL in nats, [B]; where one is pruned, it is the prior."""
+    if kept.positions is None:
+        return group.sample_posterior(noise, kept.variates)
+    prior = group.prior.variates(kept.variates)
+    q = group.posterior(kept.variates).where(kept.positions, prior)
+    return q.sample(noise), q.kl(prior).flatten(1).sum(dim=1)
 
 
 def posterior_mean(group: LatentGroup) -> Tensor:
@@ -184,7 +214,8 @@ class HVAE(nn.Module):
     ) -> Elbo:
         """Rate, distortion and their sum for uint8 `images` [B, C, H, W]: [B] each, bits/dim, one posterior sample.
 
-        `mask` (per group, True = keep) collapses pruned posteriors to the prior. Raises `DataError` on other images.
+        `mask` (per group, True = keep, [variates, 1, 1] or [variates, H, W]) collapses pruned posteriors to the prior.
+        Raises `DataError` on other images.
         """
         terms = self.forward(images, gaussian_noise(generator), mask)
         return Elbo(terms.kl.sum(dim=0) / self.nats_per_bit_dim, terms.nll / self.nats_per_bit_dim)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +18,54 @@ from torch import Tensor, nn
 from ..config import ModelConfig, StageConfig
 from .activations import RunBlock, run_plainly
 from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
-from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian, sample_and_kl
+from .gaussian import DiagonalGaussian, GaussianForm, Observe, RawGaussian, observed_z, sample_and_kl
 from .silu_conv import Kernel
 
 
 class LatentGroup:
-    """What is known of one latent group when its z is to be chosen; shapes are [B, variates, H, W]."""
+    """What is known of one latent group when its z is to be chosen; shapes are [B, variates, H, W].
+
+    Whatever is not asked for costs nothing. `variates`, int64 [k], asks for these alone: [B, k, H, W].
+    """
 
     def __init__(self, index: int, prior: DiagonalGaussian, posterior: Callable[[], DiagonalGaussian]) -> None:
         self.index = index
         """Position in top-down order."""
         self.prior = prior
         """p(z_i | z_<i)."""
-        self.posterior = posterior
-        """q(z_i | z_<i, image); computed only when called, so that a group nobody asks for costs nothing."""
+        self._posterior = posterior
 
-    def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def prior_mean(self) -> Tensor:
+        """The prior's mean."""
+        return self.prior.mean
+
+    def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
+        """q(z_i | z_<i, image)."""
+        q = self._posterior()
+        return q if variates is None else q.variates(variates)
+
+    def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
+        q, p = self.posterior(variates), self.prior if variates is None else self.prior.variates(variates)
+        return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
+
+    def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
+        """z of the posterior, a sample or, without `noise`, its mean; `observe` sees its KL and std, in parts."""
         q = self.posterior()
-        return q.sample(noise), q.kl(self.prior).flatten(1).sum(dim=1)
+        observe(q.kl(self.prior), q.std)
+        return q.mean if noise is None else q.sample(noise)
 
 
 class _RawGroup(LatentGroup):
-    """A latent group known by the network's raw outputs, from which training samples in one pass over memory."""
+    """A latent group known by the network's raw outputs, which are worked on in few passes over memory."""
 
     def __init__(
-        self, index: int, block: TopDownBlock, prior_raw: RawGaussian, posterior_raw: Callable[[], RawGaussian]
+        self,
+        index: int,
+        block: TopDownBlock,
+        prior_raw: RawGaussian,
+        posterior_raw: Callable[[Tensor | None], RawGaussian],
     ) -> None:
         self.index = index
         self._block, self._prior_raw, self._posterior_raw = block, prior_raw, posterior_raw
@@ -54,12 +77,21 @@ class _RawGroup(LatentGroup):
             self._prior = self._block.form.distribution(self._prior_raw)
         return self._prior
 
-    def posterior(self) -> DiagonalGaussian:
-        form = self._block.form
-        return form.relative(form.distribution(self._posterior_raw()), self.prior)
+    @property
+    def prior_mean(self) -> Tensor:
+        return self._prior_raw.widened().mean
 
-    def sample_posterior(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return self._block.sample_and_kl(self._posterior_raw(), self._prior_raw, noise)
+    def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
+        form = self._block.form
+        own = form.distribution(self._posterior_raw(variates))
+        return form.relative(own, self.prior if variates is None else self.prior.variates(variates))
+
+    def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        prior_raw = self._prior_raw if variates is None else self._prior_raw.variates(variates)
+        return self._block.sample_and_kl(self._posterior_raw(variates), prior_raw, noise)
+
+    def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
+        return observed_z(self._posterior_raw(None), self._prior_raw, noise, self._block.form, observe)
 
 
 Choose = Callable[[LatentGroup], Tensor]
@@ -96,7 +128,7 @@ class TopDownBlock(nn.Module):
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """The state [B, width, H, W] after this group's z."""
         state, residual, prior_raw = self.before_z(state)
-        z = choose(_RawGroup(index, self, prior_raw, lambda: self.posterior_raw(state, skip)))
+        z = choose(_RawGroup(index, self, prior_raw, lambda variates: self.posterior_raw(state, skip, variates)))
         return self.after_z(state, residual, z)
 
     def before_z(self, state: Tensor) -> tuple[Tensor, Tensor, RawGaussian]:
@@ -106,11 +138,13 @@ class TopDownBlock(nn.Module):
         residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
         return state, residual, RawGaussian(*prior_raw)
 
-    def posterior_raw(self, state: Tensor, skip: Tensor | None) -> RawGaussian:
-        """Output for q(z_i | z_<i, image), from the state before z and the skip."""
+    def posterior_raw(self, state: Tensor, skip: Tensor | None, variates: Tensor | None = None) -> RawGaussian:
+        """Output for q(z_i | z_<i, image), from the state before z and the skip; of `variates` alone where given."""
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
         heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
+        if variates is not None:
+            heads = [(weight[variates], bias[variates]) for weight, bias in heads]
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
 
     def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,19 +186,27 @@ class TopDown(nn.Module):
 
         `activations` are the bottom-up path's skips, in its order; None where no posterior will be asked for.
         """
-        state = self.run_groups(activations, choose, batch, len(self.blocks))
-        return self.output_conv(state)
+        return self.output_conv(self.run_groups(activations, choose, batch, range(len(self.blocks))))
 
-    def run_groups(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int, groups: int) -> Tensor:
-        """The loop: the state after the first `groups` latent groups.
+    def run_groups(
+        self,
+        activations: Sequence[Tensor] | None,
+        choose: Choose,
+        batch: int,
+        groups: range,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """The loop over consecutive `groups`: the state after the last of them.
 
-        An encoder needs no group after the last one that it keeps something of.
+        `state` is that before the first of them where this is not group 0. An encoder needs no group after the last
+        one that it keeps something of.
         """
-        state = self.start.expand(batch, -1, -1, -1)
-        for index, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
-            if index == groups:
-                break
-            state = self.run_block(block, state, None if activations is None else activations[skip], index, choose)
+        if state is None:
+            state = self.start.expand(batch, -1, -1, -1)
+        for index in groups:
+            block = cast(TopDownBlock, self.blocks[index])
+            skip = None if activations is None else activations[self.skips[index]]
+            state = self.run_block(block, state, skip, index, choose)
         return state
 
 

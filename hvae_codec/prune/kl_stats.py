@@ -96,7 +96,7 @@ class _Sums:
     @full_float32()
     def add(self, images: Tensor) -> None:
         groups = len(self.model.config.groups)
-        self.model.top_down.run_groups(self.model.activations(images), self._choose, len(images), groups)
+        self.model.top_down.run_groups(self.model.activations(images), self._choose, len(images), range(groups))
 
     def _choose(self, group: LatentGroup) -> Tensor:
         q = group.posterior()
