@@ -91,8 +91,7 @@ class ImageSource:
         A few batches are decoded ahead by threads, which end with the generator. Their errors are raised here, in
         the place of the batch they belong to.
         """
-        if batch_size < 1:
-            raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
+        check_batch_size(batch_size)
         return self._batches(range(len(self))[start:stop], batch_size)
 
     def _batches(self, wanted: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
@@ -176,6 +175,12 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
     if not path.is_dir():
         raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
     return _open_folder(path, size, channels, skip_broken)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `UsageError` where `batch_size` is none."""
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
 
 
 def as_source(images: ImageSource | ArrayLike) -> ImageSource:

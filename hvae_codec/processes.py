@@ -67,6 +67,16 @@ class Processes:
         torch.cuda.set_device(self.local_rank)
         return replace(self, device=f"cuda:{self.local_rank}")
 
+    def share(self, total: int, unit: int) -> range:
+        """This process's part of `total` items: a stretch of whole units of `unit` items; the last may be short.
+
+        >>> [Processes(rank, 3).share(10, 2) for rank in range(3)]
+        [range(0, 2), range(2, 6), range(6, 10)]
+        """
+        units = -(-total // unit)
+        first, last = (units * rank // self.count * unit for rank in (self.rank, self.rank + 1))
+        return range(min(first, total), min(last, total))
+
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean of `tensor` over the processes, in its own precision."""
         return self.sum(tensor) / self.count if self.count > 1 else tensor

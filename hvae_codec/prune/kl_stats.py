@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, ModelError
-from ..images import ImageSource, as_source
+from ..images import ImageSource, as_source, check_batch_size
 from ..model.checkpoint import model_hash, replace_atomically
-from ..model.hvae import HVAE, gaussian_noise
+from ..model.hvae import HVAE, Noise
+from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
+from ..processes import Processes
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
@@ -61,56 +64,88 @@ def kl_stats(
     seed: int = 0,
     sample: bool = True,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> KLStats:
     """Average KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
-    z is a posterior sample in each group, or the posterior's mean where `sample` is False. Sums run in float64 and
-    count images, so a short last batch weighs what it should. Raises `DataError` where there are no images, they do
-    not fit the model, or its output is not finite.
+    z is a posterior sample in each group, or the posterior's mean where `sample` is False; an image's noise depends on
+    `seed` and its place among the images alone. Sums run in float64 and count images, so a short last batch weighs
+    what it should; nothing grows with the number of images. `processes` take whole batches of one process each, and all
+    get the averages of all. Raises `DataError` where there are no images, they do not fit the model, or its output is
+    not finite.
     """
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
-    noise = gaussian_noise(torch.Generator(model.device).manual_seed(seed)) if sample else None
-    sums = _Sums(model, noise)
+    check_batch_size(batch_size)
+    processes = processes or Processes()
+    share = processes.share(len(source), batch_size)
+    sums = _Sums(model)
     done = 0
-    for batch in source.batches(batch_size):
-        sums.add(torch.from_numpy(batch))
+    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
+        keys = [(seed, image) for image in share[done : done + len(batch)]]
+        sums.add(torch.from_numpy(batch), keyed_noise(model.config, keys, model.device) if sample else None)
         done += len(batch)
         if progress is not None:
-            progress(done, len(source))
-    return sums.average(done, source.fingerprint)
+            progress(min(done * processes.count, len(source)), len(source))
+    return sums.average(len(source), source.fingerprint, processes)
 
 
 class _Sums:
-    """Chooses z in each group while adding up its KL and posterior std, in float64 on the model's device."""
+    """KL of every latent dimension and posterior std of every variate, added up over images on the model's device."""
 
-    def __init__(self, model: HVAE, noise: Callable[[LatentGroup], Tensor] | None) -> None:
+    def __init__(self, model: HVAE) -> None:
         self.model = model
-        self.noise = noise
-        shapes = [(g.variates, g.resolution, g.resolution) for g in model.config.groups]
-        self.kl = [torch.zeros(shape, dtype=torch.float64, device=model.device) for shape in shapes]
-        self.std = [torch.zeros(shape[0], dtype=torch.float64, device=model.device) for shape in shapes]
+        # Positions first, in memory, as the activations have them.
+        shapes = [(g.resolution, g.resolution, g.variates) for g in model.config.groups]
+        self.kl = [_zeros(shape, model.device).permute(2, 0, 1) for shape in shapes]
+        self.std = [_zeros(shape[2:], model.device) for shape in shapes]
 
     @torch.no_grad()
     @full_float32()
-    def add(self, images: Tensor) -> None:
-        groups = len(self.model.config.groups)
-        self.model.top_down.run_groups(self.model.activations(images), self._choose, len(images), range(groups))
+    def add(self, images: Tensor, noise: Noise | None) -> None:
+        """Add a batch, uint8 [B, C, H, W]; z is the posterior's mean where there is no noise."""
+        activations = self.model.activations(images)
 
-    def _choose(self, group: LatentGroup) -> Tensor:
-        q = group.posterior()
-        self.kl[group.index] += q.kl(group.prior).sum(dim=0, dtype=torch.float64)
-        self.std[group.index] += q.std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
-        return q.mean if self.noise is None else q.sample(self.noise(group))
+        def choose(group: LatentGroup) -> Tensor:
+            add = partial(self._add, group.index)
+            return group.observed_z(None if noise is None else noise(group), add)
 
-    def average(self, images: int, source: str) -> KLStats:
-        kl = tuple((s / (images * math.log(2.0))).cpu().numpy() for s in self.kl)
-        std = tuple((s / images).cpu().numpy() for s in self.std)
-        for index, values in enumerate(kl):
-            if not np.isfinite(values).all():
-                raise DataError(f"the KL of latent group {index} is not finite; the model's weights are damaged")
-        return KLStats(kl, std, images, model_hash(self.model), source)
+        # What comes after the last z is of no interest, but a block is one piece.
+        self.model.top_down.run_groups(activations, choose, len(images), range(len(self.kl)))
+
+    def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
+        if kl[0].numel() > _MANY:
+            for image in kl:  # several times faster than a sum over the first axis
+                self.kl[group] += image
+        else:
+            self.kl[group] += kl.sum(dim=0, dtype=torch.float64)
+        self.std[group] += std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
+
+    def average(self, images: int, source: str, processes: Processes) -> KLStats:
+        """The averages over `images`, those of all processes."""
+        sums = processes.sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
+        if not bool(torch.isfinite(sums).all()):
+            raise DataError(_not_finite(self.kl))
+        parts = (sums / images).split([s.numel() for s in (*self.kl, *self.std)])
+        groups = len(self.kl)
+        kl = tuple((p.view(s.shape) / math.log(2.0)).numpy() for p, s in zip(parts[:groups], self.kl, strict=True))
+        return KLStats(kl, tuple(p.numpy() for p in parts[groups:]), images, model_hash(self.model), source)
+
+
+_MANY = 4096
+"""Latent dimensions of a group from which images are added one by one."""
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64, device=device)
+
+
+def _not_finite(kl: list[Tensor]) -> str:
+    """What is wrong, by this process's sums."""
+    broken = [index for index, group in enumerate(kl) if not bool(torch.isfinite(group).all())]
+    where = f"latent group {broken[0]}" if broken else "a latent group"
+    return f"the KL of {where} is not finite; the model's weights are damaged"
 
 
 def save_kl_stats(path: Path, stats: KLStats) -> None:
