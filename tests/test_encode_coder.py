@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections import Counter
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hvae_codec.config import ModelConfig, StageConfig
-from hvae_codec.encode.coder import LatentCoder, _Decoding, _Encoding, decode_rows, quantiser_steps, stored_channels
+from hvae_codec.encode.coder import LatentCoder, _Decoding, _Encoding, decode_rows, quantiser_steps
+from hvae_codec.encode.columns import read_columns, stored_columns
 from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.pipeline import encode
 from hvae_codec.errors import StoreError, UsageError
@@ -108,6 +114,20 @@ def masks(config: ModelConfig) -> dict[str, LatentMask]:
     }
 
 
+def position_masks(config: ModelConfig) -> dict[str, LatentMask]:
+    """Masks that cut through the planes of variates; some variates and some groups are pruned whole."""
+    groups = config.groups
+    shapes = [(g.variates, g.resolution, g.resolution) for g in groups]
+    generator = np.random.default_rng(0)
+    scattered = [generator.random(shape) < 0.3 for shape in shapes]
+    scattered[1][:] = False
+    scattered[0][1] = True
+    one = [np.zeros(shape, dtype=bool) for shape in shapes]
+    one[-1][1, 3, 1] = True
+    resolutions = tuple(g.resolution for g in groups)
+    return {name: LatentMask(tuple(keep), resolutions) for name, keep in (("scattered", scattered), ("one", one))}
+
+
 def make_coder(model: HVAE, stats: KLStats, mask: LatentMask, codec) -> LatentCoder:
     return LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
 
@@ -139,7 +159,7 @@ def both_directions(coder: LatentCoder, images: torch.Tensor):
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
 def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, codec):
-    for name, mask in masks(model.config).items():
+    for name, mask in (masks(model.config) | position_masks(model.config)).items():
         coder = make_coder(model, stats, mask, codec)
         stored, chosen, own, recomputed, decoded = both_directions(coder, images)
         assert len(chosen) == len(recomputed) == len(model.config.groups)
@@ -148,12 +168,26 @@ def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, cod
             torch.testing.assert_close(theirs[:, ~keep], ours[:, ~keep], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(decoded, own, rtol=0, atol=1e-4)
         again, pixels = coder.encode_and_decode(model.activations(images))
-        assert stored.keys() == again.keys() == coder.encode(images).keys() == stored_channels(mask).keys()
+        assert stored.keys() == again.keys() == coder.encode(images).keys() == set(coder.columns.resolutions)
         for resolution, numbers in coder.encode(images).items():
             assert numbers.dtype == codec.dtype
+            assert numbers.shape == (len(images), *coder.columns.item(resolution))
             np.testing.assert_array_equal(numbers, stored[resolution])
             np.testing.assert_array_equal(numbers, again[resolution])
         assert torch.equal(pixels, coder.model.likelihood.to_pixels(own))
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_all_positions_are_all_variates(model, images, stats, codec):
+    """The same latents in another order: decoded, the images are equal to the last bit."""
+    variates = make_coder(model, stats, LatentMask.from_keep(stats, 1.0), codec)
+    positions = make_coder(model, stats, LatentMask.from_keep(stats, 1.0, granularity="position"), codec)
+    whole, single = variates.encode(images), positions.encode(images)
+    for resolution, numbers in whole.items():
+        np.testing.assert_array_equal(single[resolution], numbers.reshape(len(images), -1))
+    assert torch.equal(positions.decode(single), variates.decode(whole))
+    pixels = positions.encode_and_decode(model.activations(images))[1]
+    assert torch.equal(pixels, variates.encode_and_decode(model.activations(images))[1])
 
 
 def test_the_models_of_these_tests_are_not_trivial(model, images, stats):
@@ -237,22 +271,61 @@ def test_errors_do_not_pile_up(rgb_model, cut_patches):
     assert any((open_loop[r] != stored[r]).any() for r in stored)
 
 
-def test_channels_run_through_the_groups_of_a_resolution(rgb_model):
-    mask = masks(RGB)["every other"]
+def test_columns_run_through_the_groups_of_a_resolution(rgb_model):
+    columns = stored_columns(masks(RGB)["every other"])
     # Groups, top-down: 2 × 2 (5 variates), 8 × 8 (4), 8 × 8 (4), 16 × 16 (3).
-    assert stored_channels(mask) == {
-        2: ((0, 0), (0, 2), (0, 4)),
-        8: ((1, 1), (1, 3), (2, 0), (2, 2)),
-        16: ((3, 1),),
+    assert {r: columns.places[r].tolist() for r in columns.resolutions} == {
+        2: [[0, 0], [0, 2], [0, 4]],
+        8: [[1, 1], [1, 3], [2, 0], [2, 2]],
+        16: [[3, 1]],
     }
+    assert [columns.item(r) for r in columns.resolutions] == [(3, 2, 2), (4, 8, 8), (1, 16, 16)]
+    columns = stored_columns(position_masks(RGB)["one"])
+    assert columns.resolutions == (16,)
+    assert columns.places[16].tolist() == [[3, 1, 3, 1]]
 
 
-@pytest.fixture(scope="module")
-def written(rgb_model, cut_patches, tmp_path_factory):
+def test_steps_of_positions_are_those_of_their_variates(rgb_model, cut_patches):
+    stats = kl_stats(rgb_model, cut_patches(12))
+    codec, mask = IntCodec(2.0), position_masks(RGB)["scattered"]
+    for resolution, steps in quantiser_steps(mask, codec, stats).items():
+        places = stored_columns(mask).places[resolution]
+        std = [stats.posterior_std[group][variate] for group, variate, _, _ in places]
+        np.testing.assert_array_equal(steps, (np.array(std) * 2.0).astype(np.float32))
+
+
+@st.composite
+def arbitrary_masks(draw) -> LatentMask:
+    resolutions = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    planes = draw(st.booleans())
+    shapes = [(draw(st.integers(1, 3)), *([r, r] if planes else [])) for r in resolutions]
+    return LatentMask(tuple(draw(hypothesis.extra.numpy.arrays(bool, shape)) for shape in shapes), tuple(resolutions))
+
+
+@given(arbitrary_masks())
+def test_a_columns_place_is_where_the_mask_keeps(mask):
+    columns = stored_columns(mask)
+    kept = [np.zeros_like(keep) for keep in mask.keep]
+    for resolution in columns.resolutions:
+        places = columns.places[resolution].tolist()
+        assert places == sorted(places)
+        for group, *place in places:
+            assert mask.resolutions[group] == resolution
+            kept[group][tuple(place)] = True
+    assert all(np.array_equal(a, b) for a, b in zip(kept, mask.keep, strict=True))
+    assert sum(math.prod(columns.item(r)) for r in columns.resolutions) == mask.kept_dims
+    arrays = {name: places for name, (places, _) in columns.tables().items()}
+    if columns.resolutions:
+        metadata = json.loads(json.dumps(columns.attributes()))
+        assert read_columns(metadata, arrays.__getitem__).agree_with(columns)
+
+
+@pytest.fixture(scope="module", params=["variate", "position"])
+def written(request, rgb_model, cut_patches, tmp_path_factory):
     images = cut_patches(60)
     stats = kl_stats(rgb_model, images[:24])
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
-    mask = LatentMask.from_keep(stats, 0.3)
+    mask = LatentMask.from_keep(stats, 0.3, granularity=request.param)
     return encode(rgb_model, images, path, mask=mask, stats=stats), torch.from_numpy(images)
 
 
@@ -280,6 +353,16 @@ def test_another_model_does_not_decode(written, rgb_model):
         other.top_down.start.add_(1e-6)
     with pytest.raises(StoreError, match=r"was made with model .* give the run it was made with as --model"):
         store.decode([0], other)
+
+
+def test_columns_that_are_not_the_masks_do_not_decode(written, rgb_model):
+    store, _ = written
+    resolution = store.resolutions[-1]
+    moved = {**store.columns.places, resolution: store.columns.places[resolution].copy()}
+    moved[resolution][0, 1] += 1
+    damaged = dataclasses.replace(store, columns=type(store.columns)(moved))
+    with pytest.raises(StoreError, match="not the latents of its mask"):
+        damaged.decode([0], rgb_model)
 
 
 def test_masks_of_other_models_are_refused(rgb_model):

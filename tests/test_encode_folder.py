@@ -64,6 +64,14 @@ def test_names_and_class_folders_come_back(store, tiny_model, tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+def test_single_positions_are_decoded_too(tiny_model, stats, photo_patches, tmp_path):
+    mask = LatentMask.from_keep(stats, 0.1, granularity="position")
+    store = encode(tiny_model, photo_patches[:3], tmp_path / "out.zarr", mask=mask, stats=stats)
+    decode_to_folder(store, tiny_model, tmp_path / "out", file_format="npy")
+    images = np.load(tmp_path / "out" / "images.npy")
+    np.testing.assert_allclose(images.transpose(0, 3, 1, 2), store.decode(range(3), tiny_model), atol=1)
+
+
 def test_npy_is_one_array_with_its_names(store, tiny_model, tmp_path):
     assert decode_to_folder(store, tiny_model, tmp_path / "out", file_format="npy", batch_size=4) == 7
     assert files(tmp_path / "out") == ["images.npy", "names.csv"]

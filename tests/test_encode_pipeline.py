@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -181,13 +182,34 @@ def test_plain_zarr_and_xarray_read_the_same_latents(store):
             np.testing.assert_array_equal(labelled.values, latents[f"z{r}"])
 
 
+def test_plain_zarr_scatters_single_positions(images, model, stats, tmp_path):
+    mask = LatentMask.from_keep(stats, 0.1, granularity="position")
+    store = encode(model, images[:9], tmp_path / "out.zarr", mask=mask, stats=stats)
+    assert (store.kept_dims, store.metadata["granularity"]) == (mask.kept_dims, "position")
+    group = zarr.open_group(store.path, mode="r")
+    planes = [np.full((9, *keep.shape), np.nan, np.float32) for keep in mask.keep]
+    for r in store.resolutions:
+        z = group[f"z{r}"][:] * group[f"step{r}"][:]
+        for column, (latent_group, variate, y, x) in enumerate(group[f"dimension{r}"][:]):
+            planes[latent_group][:, variate, y, x] = z[:, column]
+    coder, z = LatentCoder.of_store(store, model), store.latents(slice(None))
+    for index, (plane, keep) in enumerate(zip(planes, mask.keep, strict=True)):
+        np.testing.assert_array_equal(~np.isnan(plane), np.broadcast_to(keep, plane.shape))
+        if index in coder.groups:
+            kept = coder.groups[index]
+            expected = z[f"z{kept.resolution}"][:, kept.columns]
+            np.testing.assert_array_equal(kept.take(torch.from_numpy(plane)).numpy(), expected)
+
+
 class Stop(Exception):  # noqa: N818 - not an error
     """The process dies."""
 
 
-@pytest.mark.parametrize("after", [256, 512])
-def test_an_interrupted_encode_goes_on(store, source, model, mask, stats, tmp_path, after):
-    path = tmp_path / "out.zarr"
+@pytest.mark.parametrize(("after", "granularity"), [(256, "variate"), (512, "variate"), (256, "position")])
+def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, granularity):
+    path, unbroken = tmp_path / "out.zarr", tmp_path / "unbroken.zarr"
+    mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
+    encode(model, source, unbroken, mask=mask, stats=stats)
 
     def stop(done, total):
         assert total == IMAGES
@@ -202,8 +224,8 @@ def test_an_interrupted_encode_goes_on(store, source, model, mask, stats, tmp_pa
     seen: list[int] = []
     encode(model, source, path, mask=mask, stats=stats, progress=lambda done, total: seen.append(done))
     assert seen == [*range(after + 256, IMAGES, 256), IMAGES]
-    assert tree(path) == tree(store.path)
-    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+    assert tree(path) == tree(unbroken)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "unbroken.zarr"]
 
 
 def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
@@ -217,7 +239,12 @@ def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
             encode(model, source, path, mask=mask, stats=stats, progress=stop, **options)
 
     start(source, mask)
-    for other, kept in ((source.subset(range(599)), mask), (source, LatentMask.from_keep(stats, 0.2))):
+    positions = LatentMask.from_keep(stats, 0.5, granularity="position")
+    for other, kept in (
+        (source.subset(range(599)), mask),
+        (source, LatentMask.from_keep(stats, 0.2)),
+        (source, positions),
+    ):
         with pytest.raises(StoreError, match="unfinished store of other images, another model or other settings"):
             encode(model, other, path, mask=kept, stats=stats)
     start(source.subset(range(300)), mask, options=EncodeOptions(overwrite=True))
@@ -300,9 +327,12 @@ def test_integer_codes_are_small(images, model, mask, stats, store, tmp_path):
     assert latent_bytes(halves) > 4 * latent_bytes(store)
 
 
-@pytest.mark.parametrize(("keep", "codec"), [(0.1, "int"), (1.0, "int"), (0.5, "float16")])
-def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_path, keep, codec):
-    mask = LatentMask.from_keep(stats, keep)
+@pytest.mark.parametrize(
+    ("keep", "codec", "granularity"),
+    [(0.1, "int", "variate"), (1.0, "int", "variate"), (0.5, "float16", "variate"), (0.1, "int", "position")],
+)
+def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_path, keep, codec, granularity):
+    mask = LatentMask.from_keep(stats, keep, granularity=granularity)
     written = encode(model, images, tmp_path / "o.zarr", mask=mask, stats=stats, codec=make_codec(codec))
     coder = LatentCoder.of_store(written, model)
     meter = SizeMeter()
@@ -311,5 +341,5 @@ def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_pat
     assert meter.images == IMAGES
     assert meter.bytes_per_image() == pytest.approx(latent_bytes(written) / IMAGES, rel=0.05)
     for r in written.resolutions:
-        image_bytes = len(written.channels[r]) * r * r * 2
+        image_bytes = 2 * math.prod(written.columns.item(r))
         assert written.group[f"z{r}"].chunks[0] == chunk_length(256, CHUNK_BYTES, image_bytes)

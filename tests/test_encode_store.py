@@ -11,22 +11,39 @@ import xarray
 import zarr
 from skimage import data
 
+from hvae_codec.encode.columns import PositionColumns, VariateColumns
 from hvae_codec.encode.latents import FloatCodec, IntCodec
-from hvae_codec.encode.layout import chunk_length
+from hvae_codec.encode.layout import chunk_length, shard_key, spec_fingerprint
 from hvae_codec.encode.store import StoreSpec, StoreWriter, open_store
 from hvae_codec.errors import StoreError, UsageError
 
 CHANNELS = {16: ((4, 1), (5, 0)), 8: (), 4: ((2, 0), (2, 3), (3, 1)), 1: ((0, 0), (0, 2))}
 STEPS = {16: np.array([0.5, 0.3], np.float32), 4: np.array([0.1, 0.2, 1.5], np.float32), 1: np.ones(2, np.float32)}
+GRANULARITIES = ["variate", "position"]
 
 
-def make_spec(images=20, shard=8, codec=None, **changes):
-    codec = codec or IntCodec()
+def kept_positions(r):
+    """Channel in `CHANNELS`, y and x of the latent dimensions that a store of granularity position keeps."""
+    channels = len(CHANNELS[r])
+    return np.argwhere(np.add.outer(np.arange(channels), np.add.outer(np.arange(r), 2 * np.arange(r))) % 3 < 2)
+
+
+def make_columns(granularity):
+    pairs = {r: np.array(pairs, np.int32).reshape(-1, 2) for r, pairs in CHANNELS.items()}
+    if granularity == "variate":
+        return VariateColumns(pairs)
+    kept = {r: kept_positions(r) for r in CHANNELS}
+    return PositionColumns({r: np.hstack([pairs[r][k[:, 0]], k[:, 1:]]).astype(np.int32) for r, k in kept.items()})
+
+
+def make_spec(images=20, shard=8, codec=None, granularity="variate", **changes):
+    codec, columns = codec or IntCodec(), make_columns(granularity)
+    steps = STEPS if granularity == "variate" else {r: s[kept_positions(r)[:, 0]] for r, s in STEPS.items()}
     spec = StoreSpec(
         names=[f"photo/{i:03d}-é.png" for i in range(images)],
         labels=["cat" if i % 2 else "" for i in range(images)],
-        channels=CHANNELS,
-        steps={r: s if codec.name == "int" else np.ones_like(s) for r, s in STEPS.items()},
+        columns=columns,
+        steps={r: s if codec.name == "int" else np.ones_like(s) for r, s in steps.items()},
         codec=codec,
         model={"hash": "ab" * 32, "config": {"resolution": 32}, "run": "runs/tiny32"},
         mask={"keep": 0.03},
@@ -39,14 +56,16 @@ def make_spec(images=20, shard=8, codec=None, **changes):
 
 
 def photo_latents(spec):
-    """Latents with a photograph's statistics: block averages of patches, standardised, in all stored channels."""
+    """Latents with a photograph's statistics: block averages of patches, standardised, in all stored columns."""
     photo = data.astronaut().astype(np.float32).mean(axis=2) / 16 - 8
     patches = np.stack([photo[16 * i : 16 * i + 16, 8 * i : 8 * i + 16] for i in range(len(spec.names))])
     latents = {}
     for r in spec.resolutions:
         pooled = patches.reshape(len(patches), r, 16 // r, r, 16 // r).mean(axis=(2, 4))
-        channels = np.stack([pooled * (c + 1) for c in range(len(spec.channels[r]))], axis=1)
-        latents[r] = spec.codec.encode(channels, spec.steps[r][:, None, None])
+        z = np.stack([pooled * (c + 1) for c in range(len(CHANNELS[r]))], axis=1)
+        if spec.columns.granularity == "position":
+            z = z[:, *kept_positions(r).T]
+        latents[r] = spec.codec.encode(z, spec.columns.spread(spec.steps[r]))
     return latents
 
 
@@ -68,17 +87,20 @@ def tree(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("codec", [IntCodec(), FloatCodec("float16"), FloatCodec("float32")])
 @pytest.mark.parametrize("images", [1, 8, 20])
-def test_what_is_written_is_read(tmp_path, codec, images):
-    spec = make_spec(images, codec=codec)
+def test_what_is_written_is_read(tmp_path, codec, images, granularity):
+    spec = make_spec(images, codec=codec, granularity=granularity)
     store, expected = make_store(tmp_path / "out.zarr", spec), photo_latents(spec)
     assert len(store) == images
     assert (store.names, store.labels) == (spec.names, spec.labels)
     assert (store.codec, store.resolutions, store.model_hash) == (codec, (1, 4, 16), "ab" * 32)
-    assert (store.image_size, store.image_dims, store.kept_dims) == (32, 3072, 2 + 48 + 512)
-    assert (store.mask, store.config, store.format_version) == (spec.mask, spec.model["config"], 1)
-    assert store.channels == {r: CHANNELS[r] for r in (1, 4, 16)}
+    kept_dims = 2 + 48 + 512 if granularity == "variate" else sum(len(kept_positions(r)) for r in (1, 4, 16))
+    assert (store.image_size, store.image_dims, store.kept_dims) == (32, 3072, kept_dims)
+    assert (store.mask, store.config) == (spec.mask, spec.model["config"])
+    assert store.format_version == (1 if granularity == "variate" else 2)
+    assert store.columns.agree_with(spec.columns)
     for r, numbers in store.stored(slice(None)).items():
         assert numbers.dtype == codec.dtype
         np.testing.assert_array_equal(numbers, expected[r])
@@ -89,14 +111,17 @@ def test_what_is_written_is_read(tmp_path, codec, images):
     assert store.bits_per_dim() == pytest.approx(8 * store.nbytes_on_disk() / (images * 3072))
 
 
-def test_images_are_chosen_as_in_a_list(tmp_path):
-    store = make_store(tmp_path / "out.zarr")
+SHAPES = {
+    "variate": {"z1": (20, 2, 1, 1), "z4": (20, 3, 4, 4), "z16": (20, 2, 16, 16)},
+    "position": {"z1": (20, 2), "z4": (20, 32), "z16": (20, 342)},
+}
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_images_are_chosen_as_in_a_list(tmp_path, granularity):
+    store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     everything = store.latents(slice(None))
-    assert {k: v.shape for k, v in everything.items()} == {
-        "z1": (20, 2, 1, 1),
-        "z4": (20, 3, 4, 4),
-        "z16": (20, 2, 16, 16),
-    }
+    assert {k: v.shape for k, v in everything.items()} == SHAPES[granularity]
     for index in (
         0,
         7,
@@ -113,10 +138,28 @@ def test_images_are_chosen_as_in_a_list(tmp_path):
         for name, latents in store.latents(index).items():
             assert latents.dtype == np.float32
             np.testing.assert_array_equal(latents, everything[name][index])
-    assert store.latents(slice(5, 5))["z4"].shape == (0, 3, 4, 4)
+    assert store.latents(slice(5, 5))["z4"].shape == (0, *SHAPES[granularity]["z4"][1:])
     for index in (20, -21):
         with pytest.raises(UsageError, match=f"no image {index}; .* has 20"):
             store.latents(index)
+
+
+@pytest.mark.parametrize("codec", [IntCodec(), FloatCodec("float16")])
+def test_xarray_and_plain_zarr_read_single_positions(tmp_path, codec):
+    store = make_store(tmp_path / "out.zarr", make_spec(codec=codec, granularity="position"))
+    latents, group = store.latents(slice(None)), zarr.open_group(store.path, mode="r")
+    with xarray.open_zarr(store.path, consolidated=False) as dataset:
+        assert dataset["z16"].dims == ("image", "d16")
+        assert dataset["dimension16"].dims == ("d16", "place")
+        for r in store.resolutions:
+            z = dataset[f"z{r}"] * dataset[f"step{r}"]
+            np.testing.assert_array_equal(z.values.astype(np.float32), latents[f"z{r}"])
+            np.testing.assert_array_equal(group[f"z{r}"][:] * group[f"step{r}"][:], latents[f"z{r}"])
+            channel, y, x = kept_positions(r).T
+            places = np.column_stack([np.array(CHANNELS[r])[channel], y, x])
+            np.testing.assert_array_equal(dataset[f"dimension{r}"], places)
+            np.testing.assert_array_equal(group[f"dimension{r}"][:], places)
+            assert sorted(map(tuple, places)) == list(map(tuple, places))
 
 
 @pytest.mark.parametrize("codec", [IntCodec(), FloatCodec("float16")])
@@ -148,14 +191,15 @@ def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.asarray(z, np.float32), store.latents(slice(None))["z16"])
 
 
-def test_a_resumed_encode_leaves_the_same_bytes(tmp_path):
-    spec = make_spec()
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
+    spec = make_spec(granularity=granularity)
     unbroken, latents = tmp_path / "a.zarr", photo_latents(spec)
     make_store(unbroken, spec)
     resumed = tmp_path / "b.zarr"
     writer = write_all(resumed, spec, latents, only=1)
     assert writer.pending() == [1, 2]
-    torn = writer.partial / "z16" / "c" / "1" / "0" / "0"
+    torn = (writer.partial / "z16" / shard_key(1, spec.columns.item(16))).parent
     torn.mkdir(parents=True)
     (torn / "0").write_bytes(b"torn")
     (torn / "0.0123abcd.partial").write_bytes(b"left over")
@@ -206,6 +250,7 @@ def _disk_full(root, key):
 def test_another_encode_is_not_continued(tmp_path):
     path, spec = tmp_path / "out.zarr", make_spec()
     write_all(path, spec, photo_latents(spec), only=1)
+    assert spec_fingerprint(spec) != spec_fingerprint(make_spec(granularity="position"))
     others = {"codec": IntCodec(2.0), "mask": {"keep": 0.1}, "model": {"hash": "x", "config": {}}, "shard": 4}
     for field, value in others.items():
         with pytest.raises(StoreError, match="other images, another model or other settings"):
@@ -279,7 +324,8 @@ def test_numbers_that_are_no_latents_are_refused(tmp_path, codec):
     [
         ({"names": [], "labels": []}, "no images"),
         ({"labels": ["a"]}, "20 names and 1 labels"),
-        ({"channels": {4: ()}}, "keeps no latents"),
+        ({"columns": VariateColumns({4: np.empty((0, 2), np.int32)})}, "keeps no latents"),
+        ({"columns": make_columns("position")}, r"steps at resolution 4 .* one a column, 32"),
         ({"steps": {}}, "steps at resolution 1"),
         ({"steps": {**STEPS, 4: np.zeros(3, np.float32)}}, "a step at resolution 4"),
         ({"codec": FloatCodec("float16"), "steps": STEPS}, "steps of float16 latents must be 1"),
@@ -335,11 +381,13 @@ def test_damaged_metadata_are_told(tmp_path):
     original = root.read_text()
     metadata = json.loads(original)["attributes"]["hvae_codec"]
     for changes, message in (
-        ({"format_version": 2}, "format version 2, this package reads 1"),
+        ({"format_version": 3}, "format version 3, this package reads up to 2; update hvae-codec"),
         ({"codec": {"name": "ans"}}, "no latent codec 'ans'"),
         ({"channels": {"2": [[0, 0]]}}, "no array z2"),
         ({"channels": {"4": [[0, 0]]}}, "array z4 is int16"),
         ({"channels": None}, "damaged metadata"),
+        ({"channels": {}}, "name no latents"),
+        ({"granularity": "pixel"}, "its granularity is 'pixel', not variate or position"),
     ):
         document = json.loads(original)
         document["attributes"]["hvae_codec"] = {**metadata, **changes}
@@ -352,10 +400,48 @@ def test_damaged_metadata_are_told(tmp_path):
         open_store(path)
 
 
+def test_damaged_metadata_of_single_positions_are_told(tmp_path):
+    path = make_store(tmp_path / "out.zarr", make_spec(granularity="position")).path
+    original = (path / "zarr.json").read_text()
+    metadata = json.loads(original)["attributes"]["hvae_codec"]
+    assert metadata["dimensions"] == {"1": 2, "4": 32, "16": 342}
+    assert "channels" not in metadata
+    for changes, message in (
+        ({"dimensions": {"2": 1}}, "no array dimension2"),
+        ({"dimensions": {"4": 33}}, r"array dimension4 is int32 \(32, 4\), not int32 \(33, 4\)"),
+        ({"dimensions": {}}, "name no latents"),
+        ({"granularity": "variate"}, "damaged metadata"),
+    ):
+        document = json.loads(original)
+        document["attributes"]["hvae_codec"] = {**metadata, **changes}
+        (path / "zarr.json").write_text(json.dumps(document))
+        with pytest.raises(StoreError, match=message):
+            open_store(path)
+    (path / "zarr.json").write_text(original)
+    table = path / "dimension4" / "c" / "0" / "0"
+    content = table.read_bytes()
+    table.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
+    with pytest.raises(StoreError, match="array dimension4 is damaged"):
+        open_store(path)
+    table.unlink()
+    with pytest.raises(StoreError, match="array dimension4 is empty"):
+        open_store(path)
+
+
+def test_single_positions_are_refused_by_readers_that_know_version_1(tmp_path, monkeypatch):
+    variates = make_store(tmp_path / "a.zarr").path
+    positions = make_store(tmp_path / "b.zarr", make_spec(granularity="position")).path
+    monkeypatch.setattr("hvae_codec.encode.store.FORMAT_VERSION", 1)
+    assert open_store(variates).latents(0)
+    with pytest.raises(StoreError, match=r"b\.zarr has format version 2, this package reads up to 1"):
+        open_store(positions)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("codec", [IntCodec(), FloatCodec("float16")])
-def test_a_lost_shard_does_not_read_as_latents(tmp_path, codec):
-    store = make_store(tmp_path / "out.zarr", make_spec(codec=codec))
-    (store.path / "z4" / "c" / "1" / "0" / "0" / "0").unlink()
+def test_a_lost_shard_does_not_read_as_latents(tmp_path, codec, granularity):
+    store = make_store(tmp_path / "out.zarr", make_spec(codec=codec, granularity=granularity))
+    (store.path / "z4" / shard_key(1, store.columns.item(4))).unlink()
     assert store.latents(7)
     with pytest.raises(StoreError, match="array z4 lacks latents of image 8"):
         store.latents(8)
@@ -369,10 +455,11 @@ def test_lost_names_do_not_read_as_names(tmp_path):
     assert store.labels[:2] == ["", "cat"]
 
 
-def test_damage_is_an_error_and_never_a_wrong_number(tmp_path):
-    store = make_store(tmp_path / "out.zarr")
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_damage_is_an_error_and_never_a_wrong_number(tmp_path, granularity):
+    store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     expected, rng = store.stored(slice(None)), np.random.default_rng(0)
-    shard = store.path / "z16" / "c" / "1" / "0" / "0" / "0"
+    shard = store.path / "z16" / shard_key(1, store.columns.item(16))
     original, seen = shard.read_bytes(), 0
     for trial in range(60):
         damaged = bytearray(original)
@@ -391,9 +478,10 @@ def test_damage_is_an_error_and_never_a_wrong_number(tmp_path):
     assert seen > 60
 
 
-def test_swapped_shards_fail_the_check(tmp_path):
-    store = make_store(tmp_path / "out.zarr")
-    first, second = (store.path / "z4" / "c" / str(r) / "0" / "0" / "0" for r in (0, 1))
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_swapped_shards_fail_the_check(tmp_path, granularity):
+    store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
+    first, second = (store.path / "z4" / shard_key(r, store.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
     with pytest.raises(StoreError, match="latents of images 0 to 7 are not what encode wrote"):
         store.check(0)

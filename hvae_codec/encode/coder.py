@@ -22,45 +22,52 @@ from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
+from .columns import Columns, Places, stored_columns
 from .latents import Codec
 
 if TYPE_CHECKING:
     from .store import Store
 
 Stored = dict[int, NDArray[np.generic]]
-"""Latent resolution to stored numbers, [B, channels, y, x]; a resolution's channels run through its groups in order."""
+"""Latent resolution to stored numbers, [B, columns, ...]; a resolution's columns run through its groups in order."""
 
 
 @dataclass(frozen=True)
-class GroupChannels:
-    """Where the kept variates of one latent group stand."""
+class GroupColumns:
+    """Where the kept latents of one group stand, in the stored array and in z."""
 
-    variates: Tensor
-    """Numbers of the kept variates, int64 [kept]."""
     resolution: int
     """Which stored array they are in."""
-    first: int
-    """Their first channel in that array."""
+    columns: slice
+    """Their columns in that array."""
+    index: tuple[slice | Tensor, ...]
+    """Index into z [B, variates, H, W]: all images, then variates or, of single dimensions, variates, y and x."""
     steps: Tensor
-    """Quantiser steps, float32 [kept, 1, 1]."""
+    """Quantiser steps, float32, to broadcast against stored numbers."""
 
-    @property
-    def channels(self) -> slice:
-        """Their channels in the stored array."""
-        return slice(self.first, self.first + len(self.variates))
+    def take(self, z: Tensor) -> Tensor:
+        """Those of z [B, variates, H, W], shaped as they are stored: [B, kept, H, W] or [B, kept]."""
+        return z[self.index]
+
+    def put(self, kept: Tensor, others: Tensor) -> Tensor:
+        """z [B, variates, H, W]: `kept`, shaped as stored, in their places and `others` [B, variates, H, W] around."""
+        z = others.clone()
+        z[self.index] = kept
+        return z
 
 
 class LatentCoder:
     """Encodes and decodes batches with one model, mask and codec."""
 
     def __init__(self, model: HVAE, mask: LatentMask, codec: Codec, steps: Mapping[int, NDArray[np.float32]]) -> None:
-        """`steps`: latent resolution to quantiser steps, [channels]; see `quantiser_steps`."""
+        """`steps`: latent resolution to quantiser steps, [columns]; see `quantiser_steps`."""
         mask.check_fits(model)
         self.model = model
         self.mask = mask
         self.codec = codec
         self.steps = steps
-        self.groups = _group_channels(mask, steps, model.device)
+        self.columns = stored_columns(mask)
+        self.groups = _group_columns(self.columns, steps, model.device)
 
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
@@ -72,7 +79,12 @@ class LatentCoder:
                 f"{store.path} was made with model {store.model_hash[:12]}, and this one{where} is {own[:12]}; "
                 "give the run it was made with as --model"
             )
-        return cls(model, LatentMask.from_dict(store.mask), store.codec, store.steps)
+        mask = LatentMask.from_dict(store.mask)
+        if not stored_columns(mask).agree_with(store.columns):
+            raise StoreError(
+                f"{store.path} has damaged metadata (not the latents of its mask); encode the images again"
+            )
+        return cls(model, mask, store.codec, store.steps)
 
     @torch.no_grad()
     @full_float32()
@@ -115,13 +127,12 @@ class _Encoding:
         self.parts: dict[int, list[Tensor]] = {}
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        place = self.coder.groups[group.index]
-        if not len(place.variates):
+        kept = self.coder.groups.get(group.index)
+        if kept is None:
             return group.prior.mean
-        mean = group.posterior().mean[:, place.variates]
-        stored = self.coder.codec.encode(mean, place.steps)
-        self.parts.setdefault(place.resolution, []).append(stored)
-        return _filled(group, place, self.coder.codec.decode(stored, place.steps))
+        stored = self.coder.codec.encode(kept.take(group.posterior().mean), kept.steps)
+        self.parts.setdefault(kept.resolution, []).append(stored)
+        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior.mean)
 
     def stored(self) -> Stored:
         return {resolution: torch.cat(parts, dim=1).cpu().numpy() for resolution, parts in self.parts.items()}
@@ -135,47 +146,36 @@ class _Decoding:
         self.stored = {r: torch.from_numpy(np.ascontiguousarray(s)).to(coder.model.device) for r, s in stored.items()}
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        place = self.coder.groups[group.index]
-        if not len(place.variates):
+        kept = self.coder.groups.get(group.index)
+        if kept is None:
             return group.prior.mean
-        stored = self.stored[place.resolution][:, place.channels]
-        return _filled(group, place, self.coder.codec.decode(stored, place.steps))
-
-
-def _filled(group: LatentGroup, place: GroupChannels, z: Tensor) -> Tensor:
-    return group.prior.mean.index_copy(1, place.variates, z)
-
-
-def stored_channels(mask: LatentMask) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Latent resolution to the (group, variate) of each stored channel, groups in top-down order."""
-    table: dict[int, list[tuple[int, int]]] = {}
-    for group, (keep, resolution) in enumerate(zip(mask.keep, mask.resolutions, strict=True)):
-        for variate in np.flatnonzero(keep).tolist():
-            table.setdefault(resolution, []).append((group, variate))
-    return {resolution: tuple(channels) for resolution, channels in sorted(table.items())}
+        stored = self.stored[kept.resolution][:, kept.columns]
+        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior.mean)
 
 
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
-    """Quantiser steps of the stored channels, float32 [channels] a resolution, from the average posterior std."""
-    return {
-        resolution: codec.steps(np.array([stats.posterior_std[group][variate] for group, variate in channels]))
-        for resolution, channels in stored_channels(mask).items()
-    }
+    """Quantiser steps, float32 [columns] a resolution, from the average posterior std of each column's variate."""
+    columns = stored_columns(mask)
+    return {resolution: codec.steps(_std_of(columns.places[resolution], stats)) for resolution in columns.resolutions}
 
 
-def _group_channels(
-    mask: LatentMask, steps: Mapping[int, NDArray[np.float32]], device: torch.device
-) -> list[GroupChannels]:
-    used = dict.fromkeys(mask.resolutions, 0)
-    places = []
-    for keep, resolution in zip(mask.keep, mask.resolutions, strict=True):
-        variates = np.flatnonzero(keep)
-        first = used[resolution]
-        used[resolution] += len(variates)
-        step = steps[resolution][first : used[resolution]] if len(variates) else np.empty(0, np.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(step)).to(device)[:, None, None]
-        places.append(GroupChannels(torch.from_numpy(variates).to(device), resolution, first, tensor))
-    return places
+def _std_of(places: Places, stats: KLStats) -> NDArray[np.float64]:
+    return np.array([stats.posterior_std[group][variate] for group, variate in places[:, :2]])
+
+
+def _group_columns(
+    columns: Columns, steps: Mapping[int, NDArray[np.float32]], device: torch.device
+) -> dict[int, GroupColumns]:
+    """Number of the latent group to its columns; groups that nothing is kept of are left out."""
+    groups = {}
+    for resolution in columns.resolutions:
+        places = columns.places[resolution].astype(np.int64)
+        for group in np.unique(places[:, 0]).tolist():
+            own = slice(*np.searchsorted(places[:, 0], [group, group + 1]).tolist())
+            axes: list[Tensor] = [torch.from_numpy(axis.copy()).to(device) for axis in places[own, 1:].T]
+            step = torch.from_numpy(columns.spread(steps[resolution][own]).copy()).to(device)
+            groups[group] = GroupColumns(resolution, own, (slice(None), *axes), step)
+    return groups
 
 
 def decode_rows(

@@ -3,7 +3,7 @@
 A row group is `shard` images, exactly one shard in each latent array, and is written whole by one writer:
 
     images        0 ... 255 | 256 ... 511 | 512 ...
-    z1            shard 0   | shard 1     | shard 2      [image, channel, y, x]
+    z1            shard 0   | shard 1     | shard 2      [image, columns ...]
     z16           shard 0   | shard 1     | shard 2
     committed     digest 0  | digest 1    | digest 2     0 = not written
 """
@@ -24,20 +24,22 @@ import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from ..errors import StoreError
+from .columns import Columns
 from .latents import MAX_CODE, Codec
 
-FORMAT_VERSION = 1
+# The newest that is read. A store has the lowest one that suffices: 2 where single latent dimensions are kept.
+FORMAT_VERSION = 2
 ATTRIBUTE = "hvae_codec"
 # Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)
 NO_TEXT = "\uffff"
+_FILL_VALUES: dict[str, Any] = {"f": np.nan, "i": -1, "T": NO_TEXT}
+"""By kind of a table's data type: what entries that are lost read as."""
 # Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written.
 WRITE_ALL: Any = {"write_empty_chunks": True}
 
 # Uncompressed size of a chunk, where it holds two images or more: a random image reads in milliseconds.
 CHUNK_BYTES = 131072
 CHECKSUM_BYTES = 4
-
-Channels = Mapping[int, tuple[tuple[int, int], ...]]
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class StoreSpec:
     """One per image, in the order of the store."""
     labels: Sequence[str]
     """One per image; empty strings where there are none."""
-    channels: Channels
-    """Latent resolution to the (group, variate) of each stored channel, groups in top-down order."""
+    columns: Columns
+    """What is kept of each latent resolution."""
     steps: Mapping[int, np.ndarray]
-    """Latent resolution to quantiser steps, float32 [channels]."""
+    """Latent resolution to quantiser steps, float32 [columns]."""
     codec: Codec
     """How z became the stored numbers."""
     model: dict[str, Any]
@@ -72,8 +74,8 @@ class StoreSpec:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Latent resolutions that have stored channels, ascending."""
-        return tuple(sorted(resolution for resolution, channels in self.channels.items() if channels))
+        """Latent resolutions that something is kept of, ascending."""
+        return self.columns.resolutions
 
 
 def check_spec(spec: StoreSpec) -> None:
@@ -95,10 +97,10 @@ def check_spec(spec: StoreSpec) -> None:
 def _check_steps(spec: StoreSpec) -> None:
     for resolution in spec.resolutions:
         steps = np.asarray(spec.steps.get(resolution, ()))
-        if steps.shape != (len(spec.channels[resolution]),):
+        if steps.shape != (spec.columns.count(resolution),):
             raise StoreError(
                 f"steps at resolution {resolution} have shape {steps.shape}; "
-                f"they must be one a channel, {len(spec.channels[resolution])}"
+                f"they must be one a column, {spec.columns.count(resolution)}"
             )
         if not (np.isfinite(steps).all() and (steps > 0).all()):
             raise StoreError(f"a step at resolution {resolution} is not a finite number above 0; check the codec")
@@ -109,10 +111,11 @@ def _check_steps(spec: StoreSpec) -> None:
 def spec_fingerprint(spec: StoreSpec) -> str:
     """SHA-256 of all that decides a store's arrays: equal for two encodes that may continue each other."""
     facts = {
-        "format_version": FORMAT_VERSION,
+        "format_version": spec.columns.format_version,
         "names": list(spec.names),
         "labels": list(spec.labels),
-        "channels": _channels_json(spec),
+        **spec.columns.attributes(),
+        **{name: np.asarray(places, "<i4").tobytes().hex() for name, (places, _) in spec.columns.tables().items()},
         "steps": {str(r): np.asarray(spec.steps[r], "<f4").tobytes().hex() for r in spec.resolutions},
         "codec": spec.codec.to_dict(),
         "model": spec.model.get("hash"),
@@ -128,21 +131,17 @@ def spec_fingerprint(spec: StoreSpec) -> str:
 def store_attributes(spec: StoreSpec) -> dict[str, Any]:
     """The group's `hvae_codec` attribute. No dates: a store's bytes depend on its contents alone."""
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": spec.columns.format_version,
         "package_version": _package_version(),
         "fingerprint": spec_fingerprint(spec),
         "shard": spec.shard,
         "codec": spec.codec.to_dict(),
-        "channels": _channels_json(spec),
+        **spec.columns.attributes(),
         "image": spec.image,
         "model": spec.model,
         "mask": spec.mask,
         "source": spec.source,
     }
-
-
-def _channels_json(spec: StoreSpec) -> dict[str, list[list[int]]]:
-    return {str(r): [[int(g), int(v)] for g, v in spec.channels[r]] for r in spec.resolutions}
 
 
 def _package_version() -> str:
@@ -156,10 +155,13 @@ def _package_version() -> str:
 
 
 def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
-    """Create all arrays of a store, latents and markers empty, and write names, labels and steps."""
+    """Create all arrays of a store, latents and markers empty, and write names, labels, steps and places."""
     for resolution in spec.resolutions:
         _create_latents(group, spec, resolution)
-        write_table(group, f"step{resolution}", np.asarray(spec.steps[resolution], np.float32), f"c{resolution}")
+        steps = np.asarray(spec.steps[resolution], np.float32)
+        write_table(group, f"step{resolution}", steps, spec.columns.dimension_names(resolution)[0])
+    for name, (places, dimensions) in spec.columns.tables().items():
+        write_table(group, name, places, *dimensions)
     write_table(group, "name", np.array(spec.names, dtype=np.dtypes.StringDType()), "image")
     write_table(group, "label", np.array(spec.labels, dtype=np.dtypes.StringDType()), "image")
     row_groups = -(-len(spec.names) // spec.shard)
@@ -175,7 +177,7 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
 
 
 def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None:
-    item = (len(spec.channels[resolution]), resolution, resolution)
+    item = spec.columns.item(resolution)
     image_bytes = int(np.prod(item)) * np.dtype(spec.codec.dtype).itemsize
     chunk = chunk_length(spec.shard, spec.chunk_bytes, image_bytes)
     group.create_array(
@@ -185,11 +187,20 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
         chunks=(chunk, *item),
         dtype=spec.codec.dtype,
         fill_value=spec.codec.fill_value,
-        filters=[TransposeCodec(order=(1, 0, 2, 3))],
+        filters=[TransposeCodec(order=(1, 0, *range(2, 1 + len(item))))],
         compressors=[_compressor(spec.codec.dtype), Crc32cCodec()],
-        dimension_names=("image", f"c{resolution}", f"y{resolution}", f"x{resolution}"),
+        dimension_names=("image", *spec.columns.dimension_names(resolution)),
         config=WRITE_ALL,
     )
+
+
+def shard_key(row_group: int, item: tuple[int, ...]) -> str:
+    """The shard of a row group, below a latent array whose images have the shape `item`.
+
+    >>> shard_key(2, (5, 8, 8))
+    'c/2/0/0/0'
+    """
+    return "/".join(["c", str(row_group), *("0" for _ in item)])
 
 
 def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
@@ -202,7 +213,7 @@ def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
 
 
 def compressed_bytes(chunk: np.ndarray) -> int:
-    """Bytes of one latent chunk [images, channel, y, x] in a store, without its entry in the shard's index."""
+    """Bytes of one latent chunk [images, columns, ...] in a store, without its entry in the shard's index."""
     compressor = _compressor(chunk.dtype.name)
     shuffles = {BloscShuffle.shuffle: numcodecs.Blosc.SHUFFLE, BloscShuffle.bitshuffle: numcodecs.Blosc.BITSHUFFLE}
     blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, shuffles[compressor.shuffle])
@@ -215,16 +226,16 @@ def _compressor(dtype: str) -> BloscCodec:
     return BloscCodec(cname="zstd", clevel=7, shuffle=shuffle, typesize=np.dtype(dtype).itemsize)
 
 
-def write_table(group: zarr.Group, name: str, values: np.ndarray, dimension: str) -> None:
-    """Write a whole one-dimensional array, in place of an earlier one of that name."""
+def write_table(group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
+    """Write a whole array, in place of an earlier one of that name."""
     array = group.create_array(
         name,
         shape=values.shape,
-        chunks=(min(len(values), 65536),),
+        chunks=(min(len(values), 65536), *values.shape[1:]),
         dtype="str" if values.dtype.kind == "T" else values.dtype,
-        fill_value=np.nan if values.dtype.kind == "f" else NO_TEXT,
+        fill_value=_FILL_VALUES[values.dtype.kind],
         compressors=[ZstdCodec(level=9), Crc32cCodec()],
-        dimension_names=(dimension,),
+        dimension_names=dimensions,
         overwrite=True,
         config=WRITE_ALL,
     )
@@ -235,9 +246,9 @@ def write_table(group: zarr.Group, name: str, values: np.ndarray, dimension: str
 
 
 def unstorable(stored: np.ndarray) -> np.ndarray:
-    """Whether each image, of [image, channel, y, x], holds a number no latent can have: NaN, infinity, a fill value."""
+    """Whether each image, of [image, columns, ...], holds a number no latent can have: NaN, infinity, a fill value."""
     wrong = np.abs(stored.astype(np.int32)) > MAX_CODE if stored.dtype.kind == "i" else ~np.isfinite(stored)
-    return np.asarray(wrong.any(axis=(1, 2, 3)))
+    return np.asarray(wrong.any(axis=tuple(range(1, wrong.ndim))))
 
 
 def row_group_digest(stored: Sequence[np.ndarray]) -> int:

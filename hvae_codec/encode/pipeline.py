@@ -17,9 +17,10 @@ from ..errors import DataError, UsageError
 from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..prune.kl_stats import KLStats, Progress, kl_stats
+from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from .coder import LatentCoder, Stored, quantiser_steps, stored_channels
+from ..prune.own_batches import Progress
+from .coder import LatentCoder, Stored, quantiser_steps
 from .latents import Codec, IntCodec
 from .store import Store, StoreSpec, StoreWriter, open_store
 
@@ -85,7 +86,7 @@ def store_spec(coder: LatentCoder, source: ImageSource) -> StoreSpec:
     return StoreSpec(
         names=source.names,
         labels=source.labels,
-        channels=stored_channels(coder.mask),
+        columns=coder.columns,
         steps=coder.steps,
         codec=coder.codec,
         model={"hash": model_hash(coder.model), "config": model_config, "run": run},

@@ -20,7 +20,7 @@ class SizeMeter:
         self.images = 0
 
     def add(self, stored: Stored) -> None:
-        """Take up one batch: latent resolution to [B, channels, y, x]."""
+        """Take up one batch: latent resolution to [B, columns, ...]."""
         for resolution, numbers in stored.items():
             waiting = self._waiting.get(resolution, numbers[:0])
             self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))

@@ -1,6 +1,6 @@
 """Reading a store: open, validate, and give stored numbers, latents or decoded images.
 
-    out.zarr ── open_store ──> Store ── latents(i) ──> {"z1": float32 [channels, y, x], "z16": ...}
+    out.zarr ── open_store ──> Store ── latents(i) ──> {"z1": float32 [columns, ...], "z16": ...}
                                      └─ decode(indices) ──> uint8 [n, C, H, W]
 
 Nothing here needs torch but `Store.decode`. Damage is an error, never a wrong number: chunks have checksums, and
@@ -9,8 +9,10 @@ numbers that were never written are told by their fill value.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 import zarr
 
 from ..errors import HvaeCodecError, StoreError, UsageError
+from .columns import Columns, VariateColumns, read_columns
 from .latents import Codec, codec_from_dict
 from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unstorable
 from .writer import StoreWriter, partial_path
@@ -43,12 +46,14 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"{path} is a zarr group but no latent store of this package; give the folder encode wrote")
     version = metadata.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise StoreError(f"{path} has format version {version}, this package reads {FORMAT_VERSION}; update hvae-codec")
+        raise StoreError(
+            f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}; update hvae-codec"
+        )
     try:
         return _read_metadata(path, group, metadata)
     except HvaeCodecError as error:
         raise StoreError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
 
 
@@ -62,10 +67,10 @@ class Store:
     """The group's `hvae_codec` attribute."""
     codec: Codec
     """How z became the stored numbers."""
-    channels: Mapping[int, tuple[tuple[int, int], ...]]
-    """Latent resolution to the (group, variate) of each stored channel; resolutions ascend."""
+    columns: Columns
+    """What is kept of each latent resolution: whole variates or single latent dimensions."""
     steps: Mapping[int, np.ndarray]
-    """Latent resolution to quantiser steps, float32 [channels]."""
+    """Latent resolution to quantiser steps, float32 [columns]."""
     group: zarr.Group
     """The zarr group."""
 
@@ -74,8 +79,8 @@ class Store:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Latent resolutions that have stored channels, ascending."""
-        return tuple(self.channels)
+        """Latent resolutions that something is kept of, ascending."""
+        return self.columns.resolutions
 
     @property
     def format_version(self) -> int:
@@ -115,7 +120,7 @@ class Store:
     @property
     def kept_dims(self) -> int:
         """Latent dimensions stored of each image."""
-        return sum(len(channels) * resolution**2 for resolution, channels in self.channels.items())
+        return sum(math.prod(self.columns.item(resolution)) for resolution in self.resolutions)
 
     @property
     def images_per_row_group(self) -> int:
@@ -148,6 +153,7 @@ class Store:
     def stored(self, index: int | slice) -> dict[int, np.ndarray]:
         """Stored numbers by resolution: [images, channels, y, x] for a slice, [channels, y, x] for one image.
 
+        Of granularity position they are [images, dimensions] and [dimensions]; `columns` says which ones.
         Raises `UsageError` where there is no such image, `StoreError` where the store is damaged.
         """
         rows = self._rows(index)
@@ -155,7 +161,7 @@ class Store:
         return numbers if isinstance(index, slice) else {r: array[0] for r, array in numbers.items()}
 
     def gather(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), channels, y, x]."""
+        """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), columns, ...]."""
         rows = [self._rows(i)[0] for i in indices]
         runs = [self.stored(slice(first, last + 1)) for first, last in _runs(rows)] or [self.stored(slice(0, 0))]
         return {resolution: np.concatenate([run[resolution] for run in runs]) for resolution in self.resolutions}
@@ -163,7 +169,7 @@ class Store:
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
         return {
-            f"z{resolution}": self.codec.decode(numbers, self.steps[resolution][:, None, None])
+            f"z{resolution}": self.codec.decode(numbers, self.columns.spread(self.steps[resolution]))
             for resolution, numbers in self.stored(index).items()
         }
 
@@ -295,18 +301,17 @@ def _open_array(path: Path, group: zarr.Group, name: str) -> zarr.Array:
 
 
 def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Store:
-    channels = {int(r): tuple((g, v) for g, v in pairs) for r, pairs in metadata["channels"].items()}
-    channels = dict(sorted(channels.items()))
-    store = Store(path, metadata, codec_from_dict(metadata["codec"]), channels, {}, group)
+    bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group)
+    store = dataclasses.replace(bare, columns=read_columns(metadata, lambda name: bare._read(name, slice(None))))
     steps = {}
-    for resolution, pairs in channels.items():
-        shape = (len(store), len(pairs), resolution, resolution)
+    for resolution in store.resolutions:
+        shape = (len(store), *store.columns.item(resolution))
         array = store._array(f"z{resolution}")
         if array.shape != shape or array.dtype != store.codec.dtype:
             raise StoreError(f"array z{resolution} is {array.dtype} {array.shape}, not {store.codec.dtype} {shape}")
         steps[resolution] = store._read(f"step{resolution}", slice(None))
-        if not np.isfinite(steps[resolution]).all():
-            raise StoreError(f"array step{resolution} is empty; {_REMEDY}")
+        if steps[resolution].shape != shape[1:2] or not np.isfinite(steps[resolution]).all():
+            raise StoreError(f"array step{resolution} is empty or of another length than z{resolution}; {_REMEDY}")
     for name in ("name", "label", "committed"):
         store._array(name)
-    return Store(path, metadata, store.codec, channels, steps, group)
+    return dataclasses.replace(store, steps=steps)

@@ -26,13 +26,14 @@ from .layout import (
     StoreSpec,
     create_arrays,
     row_group_digest,
+    shard_key,
     spec_fingerprint,
     store_attributes,
     unstorable,
     write_table,
 )
 
-_OUR_ENTRIES = re.compile(r"z\d+|step\d+|name|label|committed|zarr(\.[0-9a-f]+)?\.(json|partial)")
+_OUR_ENTRIES = re.compile(r"(z|step|dimension)\d+|name|label|committed|zarr(\.[0-9a-f]+)?\.(json|partial)")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class StoreWriter:
         return [r for r in range(self.row_groups) if str(r) not in written or not _marker(markers, r)]
 
     def write(self, row_group: int, stored: Mapping[int, np.ndarray]) -> None:
-        """Write and commit a whole row group: resolution to stored numbers [rows, channels, y, x].
+        """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
 
         Raises `StoreError` where shapes or types are not the store's, or a number is NaN, infinite or out of range.
         An `OSError` (a full disk) leaves the row group uncommitted: the same encode can go on later.
@@ -107,7 +108,8 @@ class StoreWriter:
         self._check(rows, stored)
         for resolution in self.spec.resolutions:
             _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
-            _sync_branch(self.partial / f"z{resolution}", f"c/{row_group}/0/0/0")
+            key = shard_key(row_group, self.spec.columns.item(resolution))
+            _sync_branch(self.partial / f"z{resolution}", key)
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
         _open_array(self.partial, "committed")[row_group] = np.uint32(digest)
         _sync_branch(self.partial / "committed", f"c/{row_group}")
@@ -142,7 +144,7 @@ class StoreWriter:
         if sorted(stored) != list(self.spec.resolutions):
             raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.spec.resolutions}")
         for resolution, numbers in stored.items():
-            shape = (len(rows), len(self.spec.channels[resolution]), resolution, resolution)
+            shape = (len(rows), *self.spec.columns.item(resolution))
             if numbers.shape != shape or numbers.dtype != self.spec.codec.dtype:
                 raise StoreError(
                     f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; "

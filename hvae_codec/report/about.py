@@ -66,7 +66,7 @@ def _run_facts(run: Path) -> Facts:
 
 def _store_facts(store: Store) -> Facts:
     labels = sorted(set(store.labels) - {""})
-    arrays = ", ".join(f"z{r} {[len(store.channels[r]), r, r]}" for r in store.resolutions)
+    arrays = ", ".join(f"z{r} {list(store.columns.item(r))}" for r in store.resolutions)
     pairs = {
         "images": f"{len(store):,}, in {len(labels)} classes" if labels else f"{len(store):,}",
         "arrays": f"{arrays}, {store.codec.dtype}",
@@ -75,7 +75,13 @@ def _store_facts(store: Store) -> Facts:
         "format version": str(store.format_version),
     }
     data = {"kind": "store", "path": str(store.path), "images": len(store), "kept_dims": store.kept_dims}
-    data |= {"labels": labels, "codec": store.codec.to_dict(), "model_hash": store.model_hash, "run": store.run}
+    data |= {
+        "granularity": store.columns.granularity,
+        "labels": labels,
+        "codec": store.codec.to_dict(),
+        "model_hash": store.model_hash,
+        "run": store.run,
+    }
     data |= {"format_version": store.format_version, "bits_per_dim": store.bits_per_dim(), "bytes": store_sizes(store)}
     return Facts(store.path, data, pairs, store=store)
 
