@@ -51,7 +51,7 @@ def command(
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.kl_stats import save_kl_stats
-    from hvae_codec.prune.mask import parse_keep
+    from hvae_codec.prune.cutoffs import parse_keep
     from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
     from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
     from hvae_codec.report.tables import cutoff_table, save_table

@@ -59,7 +59,7 @@ def command(
     from hvae_codec.encode.writer import check_target
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.mask import parse_keep
+    from hvae_codec.prune.cutoffs import parse_keep
     from hvae_codec.report.encoded import cost_sentence, cutoff_cost, find_ranking, make_mask, store_table
 
     fraction = parse_keep(keep)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.prune.kl_stats import KLStats
-from hvae_codec.prune.mask import LatentMask, parse_keep
+from hvae_codec.prune.cutoffs import parse_keep
+from hvae_codec.prune.mask import LatentMask
 
 FRACTIONS = st.floats(1e-6, 1.0)
 

@@ -7,7 +7,6 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, ModelError
-from ..images import ImageSource, as_source, check_batch_size
+from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash, replace_atomically
 from ..model.hvae import HVAE, Noise
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..processes import Processes
-
-Progress = Callable[[int, int], None]
-"""Called with the images done and the images in all."""
+from .own_batches import Progress, own_batches
 
 
 @dataclass(frozen=True)
@@ -77,17 +74,11 @@ def kl_stats(
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
-    check_batch_size(batch_size)
     processes = processes or Processes()
-    share = processes.share(len(source), batch_size)
     sums = _Sums(model)
-    done = 0
-    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
-        keys = [(seed, image) for image in share[done : done + len(batch)]]
+    for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
+        keys = [(seed, first + i) for i in range(len(batch))]
         sums.add(torch.from_numpy(batch), keyed_noise(model.config, keys, model.device) if sample else None)
-        done += len(batch)
-        if progress is not None:
-            progress(min(done * processes.count, len(source)), len(source))
     return sums.average(len(source), source.fingerprint, processes)
 
 

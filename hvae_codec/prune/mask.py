@@ -58,17 +58,18 @@ class LatentMask:
         """
         if not 0.0 < fraction <= 1.0:
             raise UsageError(f"keep is {100 * fraction:g}%; it must be above 0% and at most 100%")
-        units = _units(stats, granularity)
         if count == "variates":
-            return cls._split(stats, granularity, _above_quantile(units, fraction, granularity))
-        kl, dims = np.concatenate(units), _dims_of_units(stats, granularity)
-        order = np.argsort(-kl, kind="stable")
+            return cls._split(stats, granularity, _above_quantile(stats, fraction, granularity))
+        order, dims = _ranked(stats, granularity)
         # The product may round just below a whole number of dimensions.
         budget = math.floor(fraction * dims.sum() + 1e-6)
         kept = max(1, int(np.searchsorted(np.cumsum(dims[order]), budget, side="right")))
-        keep = np.zeros(len(kl), dtype=bool)
-        keep[order[:kept]] = True
-        return cls._split(stats, granularity, keep)
+        return cls._split(stats, granularity, _first(order, kept))
+
+    @classmethod
+    def from_rank(cls, stats: KLStats, kept: int, *, granularity: Granularity = "variate") -> LatentMask:
+        """Keep the `kept` highest-ranked variates (or single dimensions), ranked as in `from_keep`."""
+        return cls._split(stats, granularity, _first(_ranked(stats, granularity)[0], kept))
 
     @classmethod
     def from_cutoff(cls, stats: KLStats, bits: float, *, granularity: Granularity = "variate") -> LatentMask:
@@ -114,6 +115,17 @@ class LatentMask:
     def kept_variates(self) -> int:
         """Variates that are kept, at one position at least."""
         return sum(int(k.reshape(len(k), -1).any(axis=1).sum()) for k in self.keep)
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the latent dimensions that is kept, 0 to 1."""
+        return self.kept_dims / self.dims
+
+    def cutoff_bits(self, stats: KLStats) -> float:
+        """The highest average KL of what is pruned, bits per latent dimension: what the mask cuts off. 0 of nothing."""
+        kl = np.concatenate(_units(stats, self.granularity))
+        pruned = ~np.concatenate([keep.ravel() for keep in self.keep])
+        return float(kl[pruned].max()) if pruned.any() else 0.0
 
     @property
     def groups_needed(self) -> int:
@@ -191,10 +203,22 @@ def _dims_of_units(stats: KLStats, granularity: Granularity) -> NDArray[np.int64
     return np.concatenate([np.full(len(kl), kl[0].size, dtype=np.int64) for kl in stats.kl_bits])
 
 
-def _above_quantile(units: list[NDArray[np.float64]], fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
+def _ranked(stats: KLStats, granularity: Granularity) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The units from the highest KL to the lowest, and the latent dimensions of each unit in its own place."""
+    order = np.argsort(-np.concatenate(_units(stats, granularity)), kind="stable")
+    return order, _dims_of_units(stats, granularity)
+
+
+def _first(order: NDArray[np.int64], kept: int) -> NDArray[np.bool_]:
+    keep = np.zeros(len(order), dtype=bool)
+    keep[order[:kept]] = True
+    return keep
+
+
+def _above_quantile(stats: KLStats, fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
     if granularity == "position":
         raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
-    kl = np.concatenate(units)
+    kl = np.concatenate(_units(stats, granularity))
     if fraction == 1.0:
         return np.ones(len(kl), dtype=bool)
     keep = kl > np.quantile(kl, 1.0 - fraction)
@@ -257,21 +281,3 @@ def _numbers_in(ranges: str, length: int) -> Iterable[int]:
         if int(last or first) >= length:
             raise ValueError(f"kept positions {part} of {length}")
         yield from range(int(first), int(last or first) + 1)
-
-
-def parse_keep(text: str) -> float:
-    """A keep fraction from `3%` or `0.03`.
-
-    >>> parse_keep("3%"), parse_keep("0.5")
-    (0.03, 0.5)
-
-    Raises `UsageError` where `text` is no number, or not above 0% and at most 100%.
-    """
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        fraction = float(number) / (100.0 if percent else 1.0)
-    except ValueError:
-        raise UsageError(f"keep is {text!r}; give a share of the latent dimensions such as 3% or 0.03") from None
-    if not 0.0 < fraction <= 1.0:
-        raise UsageError(f"keep is {text}; it must be above 0% and at most 100%")
-    return fraction

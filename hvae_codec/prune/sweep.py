@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..images import ImageSource, as_source
-from ..model.hvae import HVAE, Elbo, SampledPosterior, normal_like
+from ..model.hvae import HVAE, SampledPosterior
+from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
-from ..model.top_down import LatentGroup
-from .kl_stats import Progress
+from ..processes import Processes
 from .mask import LatentMask
+from .own_batches import Progress, own_batches
+from .shared_prefix import masked_outputs
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def sweep(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> list[SweepRow]:
     """Rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
@@ -55,50 +58,39 @@ def sweep(
     Raises `DataError` where there are no images or they do not fit the model, `UsageError` on another model's mask.
     """
     source = as_source(images)
-    if not len(source):
-        raise DataError("there are no images to measure the NELBO on; give at least one")
-    for mask in masks:
-        mask.check_fits(model)
-    generator = torch.Generator(model.device).manual_seed(seed)
-    parts: list[list[Elbo]] = [[] for _ in masks]
-    done = 0
-    for batch in source.batches(batch_size):
-        for part, elbo in zip(parts, _elbos(model, torch.from_numpy(batch), masks, generator), strict=True):
-            part.append(elbo)
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(source))
-    return [_row(mask, part) for mask, part in zip(masks, parts, strict=True)]
+    bounds = Bounds(model, masks, len(source), seed)
+    for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
+        pixels = torch.from_numpy(batch)
+        bounds.add(model.activations(pixels), pixels, first)
+    return bounds.rows(processes)
 
 
-@torch.no_grad()
-@full_float32()
-def _elbos(model: HVAE, images: Tensor, masks: Sequence[LatentMask], generator: torch.Generator) -> list[Elbo]:
-    activations = model.activations(images)
-    images = images.to(model.device)
-    noise = _SharedNoise(generator)
-    elbos = []
-    for mask in masks:
-        choose = SampledPosterior(noise, mask.tensors(model.device))
-        output = model.top_down(activations, choose, len(images))
-        rate = torch.stack(choose.kl).sum(dim=0) / model.nats_per_bit_dim
-        elbos.append(Elbo(rate, model.likelihood.nll(output, images) / model.nats_per_bit_dim))
-    return elbos
+class Bounds:
+    """Rate and distortion of images under several masks, filled in batch by batch."""
 
+    def __init__(self, model: HVAE, masks: Sequence[LatentMask], images: int, seed: int) -> None:
+        if not images:
+            raise DataError("there are no images to measure the NELBO on; give at least one")
+        for mask in masks:
+            mask.check_fits(model)
+        self.model, self.masks, self.seed = model, masks, seed
+        self._tensors = [mask.tensors(model.device) for mask in masks]
+        self._terms = np.zeros((len(masks), 2, images))
 
-class _SharedNoise:
-    """The same noise for a group however often it is asked for, so that masks are compared on equal terms."""
+    @torch.no_grad()
+    @full_float32()
+    def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
+        """Measure uint8 `images` [B, C, H, W], the first of which is number `first`, from their activations."""
+        rows = range(first, first + len(images))
+        noise = keyed_noise(self.model.config, [(self.seed, row) for row in rows], self.model.device)
+        images = images.to(self.model.device)
+        choices = [SampledPosterior(noise, tensors) for tensors in self._tensors]
+        outputs = masked_outputs(self.model, activations, self.masks, choices)
+        for terms, choose, output in zip(self._terms, choices, outputs, strict=True):
+            both = torch.stack([torch.stack(choose.kl).sum(dim=0), self.model.likelihood.nll(output, images)])
+            terms[:, rows.start : rows.stop] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.drawn: dict[int, Tensor] = {}
-
-    def __call__(self, group: LatentGroup) -> Tensor:
-        if group.index not in self.drawn:
-            self.drawn[group.index] = normal_like(group.prior.mean, self.generator)
-        return self.drawn[group.index]
-
-
-def _row(mask: LatentMask, parts: Sequence[Elbo]) -> SweepRow:
-    rate, distortion = (torch.cat([getattr(p, name) for p in parts]) for name in ("rate", "distortion"))
-    return SweepRow(mask, rate.double().cpu().numpy(), distortion.double().cpu().numpy())
+    def rows(self, processes: Processes | None = None) -> list[SweepRow]:
+        """A row a mask, of the images that all processes together have measured."""
+        terms = (processes or Processes()).sum(torch.from_numpy(self._terms)).numpy()
+        return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]

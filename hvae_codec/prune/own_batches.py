@@ -1,0 +1,33 @@
+"""The batches that one of several processes measures, and how far all of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..images import ImageSource, check_batch_size
+from ..processes import Processes
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+
+def own_batches(
+    source: ImageSource,
+    batch_size: int,
+    unit: int,
+    progress: Progress | None,
+    processes: Processes | None,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """This process's batches of `source`, each with the number of its first image; whole units of `unit` images."""
+    check_batch_size(batch_size)
+    processes = processes or Processes()
+    share = processes.share(len(source), unit)
+    first = share.start
+    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
+        yield first, batch
+        first += len(batch)
+        if progress is not None:
+            progress(min((first - share.start) * processes.count, len(source)), len(source))

@@ -1,0 +1,51 @@
+"""The one loop for many masks: each goes on from the group where it first differs from the mask before it.
+
+mask 1    o──o──o──o──o──o──output       masks of rising size often prune the first groups alike:
+mask 2             └──o──o──output       what these compute is the same, and is computed once
+mask 3             └──o──o──output
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..model.hvae import HVAE
+from ..model.top_down import LatentGroup
+from .mask import LatentMask
+
+
+class RecordingChoice(Protocol):
+    """Chooses z as a mask says, and records what is to be known of each group."""
+
+    recorded: dict[int, Any]
+    """Group to what was recorded of it."""
+
+    def __call__(self, group: LatentGroup) -> Tensor:
+        """z of `group`; depends on what the mask says of this group and the ones before, and on nothing else."""
+
+
+def masked_outputs(
+    model: HVAE, activations: Sequence[Tensor], masks: Sequence[LatentMask], choices: Sequence[RecordingChoice]
+) -> Iterator[Tensor]:
+    """Parameters of the output distribution, [B, out_channels, H, W], under each of `masks` with its choice, in order.
+
+    When one is given, its choice has recorded all groups. Holds one state for each group at which masks part.
+    """
+    top_down, groups = model.top_down, len(model.top_down.blocks)
+    shared = [0, *(one.same_groups(other) for one, other in itertools.pairwise(masks))][: len(masks)]
+    states: dict[int, Tensor] = {}
+    for number, (first, choose) in enumerate(zip(shared, choices, strict=True)):
+        known = choices[number - 1].recorded
+        choose.recorded |= {group: known[group] for group in range(first) if group in known}
+        later = set(shared[number + 1 :])
+        start = first
+        for stop in sorted({stop for stop in later if stop > first} | {groups}):
+            before = states[start] if start else None
+            states[stop] = top_down.run_groups(activations, choose, len(activations[0]), range(start, stop), before)
+            start = stop
+        states = {group: kept for group, kept in states.items() if group in later or group == groups}
+        yield top_down.output_conv(states[groups])

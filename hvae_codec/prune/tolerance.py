@@ -1,0 +1,131 @@
+"""The smallest keep whose loss of NELBO is tolerable, by bisection over the ranking."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UsageError
+from ..images import ImageSource, as_source
+from ..model.hvae import HVAE
+from ..processes import Processes
+from .kl_stats import KLStats
+from .mask import Granularity, LatentMask
+from .own_batches import Progress
+from .sweep import SweepRow, sweep
+
+
+@dataclass(frozen=True)
+class Tolerated:
+    """The mask that was found, and what it costs on the images it was found on."""
+
+    mask: LatentMask
+    tolerance: float
+    """Share of the NELBO with all latents, 0 to 1."""
+    nelbo: float
+    """Mean NELBO with all latents, bits/dim."""
+    change: float
+    """Mean paired difference of the mask's NELBO from that, bits/dim."""
+    change_se: float
+    """Its standard error over images; NaN of one image."""
+    confidence: float
+    """One-sided confidence that the mean loss over all images like these is tolerable; NaN of one image."""
+    images: int
+
+    @property
+    def loss(self) -> float:
+        """The change as a share of the NELBO."""
+        return self.change / self.nelbo
+
+
+def find_tolerated(
+    model: HVAE,
+    images: ImageSource | NDArray[np.uint8] | Tensor,
+    stats: KLStats,
+    tolerance: float,
+    *,
+    granularity: Granularity = "variate",
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    processes: Processes | None = None,
+) -> Tolerated:
+    """The smallest mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times
+    that of all latents, on the same noise.
+
+    Bisection takes the loss to fall as more is kept, which it does but for mild cutoffs, where it hardly changes: what
+    is found is tolerable, and keeping one variate less is not. All latents always are. Raises `UsageError` where
+    `tolerance` is negative or not a number, `DataError` as `sweep`.
+    """
+    if not tolerance >= 0.0:
+        raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
+    source = as_source(images)
+    units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
+    passes = _Passes(1 + math.ceil(math.log2(max(units, 2))), progress)
+
+    def measured(mask: LatentMask) -> SweepRow:
+        (row,) = sweep(
+            model, source, [mask], batch_size=batch_size, seed=seed, progress=passes.next(), processes=processes
+        )
+        return row
+
+    dense = best = measured(LatentMask.everything(stats))
+    too_few, enough = 0, units
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        row = measured(LatentMask.from_rank(stats, middle, granularity=granularity))
+        if _excess(row, dense, tolerance).mean() <= 0.0:
+            best, enough = row, middle
+        else:
+            too_few = middle
+    passes.finish(len(source))
+    return _tolerated(best, dense, tolerance)
+
+
+def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.float64]:
+    """What each image's NELBO is above the tolerated one."""
+    return row.nelbo - (1.0 + tolerance) * dense.nelbo
+
+
+def _tolerated(row: SweepRow, dense: SweepRow, tolerance: float) -> Tolerated:
+    change, change_se = row.change_from(dense)
+    confidence = _confidence(_excess(row, dense, tolerance))
+    return Tolerated(row.mask, tolerance, dense.nelbo.mean(), change, change_se, confidence, len(dense.nelbo))
+
+
+def _confidence(excess: NDArray[np.float64]) -> float:
+    """One-sided confidence that the mean of what `excess` was drawn from is not above 0, by the normal approximation.
+
+    >>> _confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
+    True
+    """
+    if len(excess) < 2:
+        return math.nan
+    error = excess.std(ddof=1) / math.sqrt(len(excess))
+    if error == 0.0:
+        return float(excess.mean() <= 0.0)
+    return 0.5 * (1.0 + math.erf(-excess.mean() / error / math.sqrt(2.0)))
+
+
+class _Passes:
+    """Progress of several passes over the same images, as of one."""
+
+    def __init__(self, count: int, progress: Progress | None) -> None:
+        self.count, self.progress, self.done = count, progress, 0
+
+    def next(self) -> Progress | None:
+        """Progress of the next pass."""
+        progress, number = self.progress, self.done
+        self.done += 1
+        if progress is None:
+            return None
+        return lambda done, total: progress(number * total + done, max(self.count, self.done) * total)
+
+    def finish(self, images: int) -> None:
+        """All is done, also where fewer passes were needed."""
+        if self.progress is not None:
+            self.progress(self.count * images, self.count * images)
