@@ -1,0 +1,242 @@
+"""The page's plots as Plotly figures: plain data, with what each cutoff marks in them.
+
+Colours of text, grids and marks are the page's, which knows whether it is light or dark.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from .groups import resolution_table
+from .page_text import Row, change_text, keep_label, percent
+from .ranking_curve import RankingCurve
+
+LINE = "#3d7fd6"
+RESOLUTION_SCALE = ("#8a63d2", "#3d7fd6", "#17a2a2", "#4fae4a", "#d9a21b", "#e2703a", "#cc4b6c")
+"""From the lowest resolution to the highest; each is seen on white and on black."""
+SHARE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+LEAST_KL = 1e-6
+"""The ranking is drawn down to this share of its highest KL: collapsed variates have next to none."""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """One plot of the page, with its words."""
+
+    name: str
+    title: str
+    caption: str
+    figure: dict[str, Any]
+    """`data` and `layout`, as Plotly takes them."""
+    marks: Sequence[Mapping[str, float]]
+    """A cutoff: where its vertical line stands (`x`), and its horizontal one where there is one (`y`)."""
+    kept: Sequence[Sequence[Sequence[float]]] = ()
+    """A cutoff: the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
+    wide: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the page's script needs."""
+        return {"name": self.name, "figure": self.figure, "marks": list(self.marks), "kept": list(self.kept)}
+
+
+def cutoff_figures(rows: Sequence[Row], dims: int) -> list[PageFigure]:
+    """NELBO, its two terms, and quality against size; `rows` of the cutoff table, `dims` latent dimensions in all."""
+    bars = "Bars: one standard error of the paired change. Dotted: all latents."
+    share = "bits/dim of held-out images."
+    return [
+        _against_share(rows, dims, "nelbo", "Negative ELBO", bars, with_change=True),
+        _quality(rows, dims),
+        _against_share(rows, dims, "reconstruction", "Reconstruction", f"The distortion term, {share}"),
+        _against_share(rows, dims, "kl", "KL", f"The rate term, {share} Pruned dimensions have none."),
+    ]
+
+
+def _against_share(
+    rows: Sequence[Row], dims: int, column: str, title: str, caption: str, *, with_change: bool = False
+) -> PageFigure:
+    shares = [100 * row["kept_dims"] / dims for row in rows]
+    trace = _line(shares, [row[column] for row in rows], [_hover(row, dims, column) for row in rows])
+    layout = _layout("latent dimensions kept", "bits/dim")
+    layout.xaxis.update(type="log", range=_log_range(shares))
+    layout.xaxis.update(tickvals=SHARE_TICKS, ticktext=[f"{tick:g}%" for tick in SHARE_TICKS])
+    if with_change:
+        errors = [0.0 if math.isnan(row["nelbo_change_se"]) else row["nelbo_change_se"] for row in rows]
+        trace.error_y = {"array": errors, "thickness": 1.5, "width": 4}
+        everything = rows[-1]["nelbo"] - rows[-1]["nelbo_change"]
+        layout.shapes = [*layout.shapes, _all_latents(everything)]
+    return PageFigure(column, title, caption, _plain([trace], layout), [{"x": share} for share in shares])
+
+
+def _all_latents(value: float) -> go.layout.Shape:
+    line = {"dash": "dot", "width": 1, "color": "#888"}
+    return go.layout.Shape(xref="paper", x0=0, x1=1, y0=value, y1=value, line=line, layer="below")
+
+
+def _hover(row: Row, dims: int, column: str) -> str:
+    lines = [f"<b>keep {keep_label(row, dims)}</b>: {row['kept_dims']:,} dims ({percent(row['kept_dims'] / dims)})"]
+    lines.append(f"{row[column]:.4f} bits/dim")
+    if column == "nelbo" and row["nelbo_change"] != 0:
+        lines.append(f"{change_text(row)} from all latents")
+    return "<br>".join(lines)
+
+
+def _quality(rows: Sequence[Row], dims: int) -> PageFigure:
+    sizes = [row["bits_per_dim"] for row in rows]
+    hover = [
+        f"<b>keep {keep_label(row, dims)}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
+        f"<br>{row['bits_per_dim']:.3f} bits/dim ({row['bytes']:,.0f} bytes an image)"
+        for row in rows
+    ]
+    trace = _line(sizes, [row["psnr"] for row in rows], hover)
+    layout = _layout("stored, bits/dim", "PSNR, dB")
+    caption = "Held-out images really encoded and decoded at each cutoff."
+    return PageFigure("quality", "Quality against size", caption, _plain([trace], layout), [{"x": x} for x in sizes])
+
+
+def kl_figures(rows: Sequence[Row], ranking: RankingCurve, stats_groups: pd.DataFrame) -> list[PageFigure]:
+    """The ranking, KL by resolution and by latent group; `stats_groups` is the ranking's `group_table`."""
+    colours = _resolution_colours(stats_groups["resolution"])
+    image_dims = _image_dims(stats_groups, ranking)
+    kept = [ranking.group_bits(row["kept_dims"]) / image_dims for row in rows]
+    return [
+        _sorted_kl(rows, ranking),
+        _by_resolution(stats_groups, kept, colours),
+        _by_group(stats_groups, kept, colours),
+    ]
+
+
+def _image_dims(groups: pd.DataFrame, ranking: RankingCurve) -> float:
+    total = groups["kl"].sum()
+    return float(ranking.group_bits(ranking.dims).sum() / total) if total > 0 else 1.0
+
+
+def _sorted_kl(rows: Sequence[Row], ranking: RankingCurve) -> PageFigure:
+    ranks, kl = ranking.points()
+    seen = kl > max(ranking.kl_bits[0], 0.0) * LEAST_KL
+    ranks, kl = ranks[seen], kl[seen]
+    hover = [
+        f"rank {rank:,} of {ranking.dims:,} ({percent(rank / ranking.dims)})<br>{bits:.3g} bits"
+        f"<br>up to here {100 * ranking.share(rank):.1f}% of the KL"
+        for rank, bits in zip(ranks.tolist(), kl.tolist(), strict=True)
+    ]
+    trace = _line(ranks.tolist(), kl.tolist(), hover, mode="lines")
+    layout = _layout("latent dimensions, ranked", "bits per latent dimension")
+    layout.xaxis.update(type="log", range=_log_range([1, ranking.dims]), dtick=1)
+    layout.yaxis.update(type="log", dtick=1, exponentformat="power")
+    layout.shapes = [*layout.shapes, _horizontal_mark()]
+    marks = [{"x": row["kept_dims"], "y": _cutoff_bits(row, ranking)} for row in rows]
+    caption = "Average KL of each latent dimension, highest first. Left of the line is kept."
+    return PageFigure("sorted", "Ranking", caption, _plain([trace], layout), marks)
+
+
+def _cutoff_bits(row: Row, ranking: RankingCurve) -> float:
+    cutoff = row.get("cutoff")
+    known = cutoff is not None and math.isfinite(cutoff) and cutoff > 0
+    return float(cutoff) if known else ranking.cutoff(row["kept_dims"])  # type: ignore[arg-type]
+
+
+def _horizontal_mark() -> go.layout.Shape:
+    return go.layout.Shape(name="mark", xref="paper", x0=0, x1=1, y0=1, y1=1, line={"width": 1.5, "dash": "dash"})
+
+
+def _by_resolution(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[int, str]) -> PageFigure:
+    table = resolution_table(groups)
+    resolutions = table["resolution"].tolist()
+    names = [f"{r} × {r}" for r in resolutions]
+    dims = table["dims"].sum()
+    hover = [
+        f"<b>{name}</b>: {row['kl']:.4f} bits/dim ({percent(row['share'])} of the KL)"
+        f"<br>{row['groups']} groups, {row['dims']:,} dims ({percent(row['dims'] / dims)})"
+        for name, row in zip(names, table.to_dict(orient="records"), strict=True)
+    ]
+    fill = [colours[r] for r in resolutions]
+    whole = go.Bar(y=names, x=table["kl"].tolist(), orientation="h", marker={"color": fill, "opacity": 0.3})
+    whole.update(hovertext=hover, hoverinfo="text")
+    part = go.Bar(y=names, x=[0.0] * len(names), orientation="h", marker={"color": fill}, hoverinfo="skip")
+    layout = _layout("bits/dim", "")
+    layout.update(barmode="overlay", hovermode="closest")
+    layout.shapes = ()
+    layout.yaxis.update(type="category", autorange="reversed")
+    of = groups["resolution"].to_numpy()
+    lengths = [[[float(bits[of == r].sum()) for r in resolutions]] for bits in kept]
+    caption = "Full colour: what the cutoff keeps. Faded: what it prunes."
+    return PageFigure("resolutions", "KL by resolution", caption, _plain([whole, part], layout), (), lengths)
+
+
+def _by_group(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[int, str]) -> PageFigure:
+    members = {r: np.flatnonzero(groups["resolution"] == r).tolist() for r in sorted(set(groups["resolution"]))}
+    whole = [_group_bars(groups.iloc[places], f"{r} × {r}", colours[r]) for r, places in members.items()]
+    part = [
+        go.Bar(x=places, y=[0.0] * len(places), marker={"color": colours[r]}, hoverinfo="skip", name=f"{r} × {r}")
+        for r, places in members.items()
+    ]
+    layout = _layout("latent group, in top-down order", "bits/dim")
+    layout.update(barmode="overlay", hovermode="closest", showlegend=True)
+    layout.shapes = ()
+    layout.legend.update(orientation="h", y=1.02, yanchor="bottom", x=0, itemclick=False, itemdoubleclick=False)
+    layout.xaxis.update(dtick=1 if len(groups) <= 30 else 5, range=[-0.7, len(groups) - 0.3])
+    layout.margin.t = 36
+    lengths = [[[float(bits[place]) for place in places] for places in members.values()] for bits in kept]
+    caption = "In the order in which they are decoded, coloured by resolution. Faded: what the cutoff prunes."
+    figure = _plain([*whole, *part], layout)
+    return PageFigure("groups", "KL by latent group", caption, figure, (), lengths, wide=True)
+
+
+def _group_bars(groups: pd.DataFrame, name: str, colour: str) -> go.Bar:
+    hover = [
+        f"<b>group {row['group']}</b>, {name}<br>{row['kl']:.4f} bits/dim ({percent(row['share'])} of the KL)"
+        f"<br>{row['active_variates']} of {row['variates']} variates active, {row['dims']:,} dims"
+        for row in groups.to_dict(orient="records")
+    ]
+    bars = go.Bar(x=groups["group"].tolist(), y=groups["kl"].tolist(), name=name, showlegend=False)
+    return bars.update(marker={"color": colour, "opacity": 0.3}, hovertext=hover, hoverinfo="text")
+
+
+def _resolution_colours(resolutions: pd.Series) -> dict[int, str]:
+    distinct = sorted(set(resolutions.tolist()))
+    places = np.linspace(0, 1, len(distinct)).tolist() if len(distinct) > 1 else [0.15]
+    return dict(zip(distinct, sample_colorscale(list(RESOLUTION_SCALE), places), strict=True))
+
+
+def _line(x: Sequence[float], y: Sequence[float], hover: Sequence[str], mode: str = "lines+markers") -> go.Scatter:
+    trace = go.Scatter(x=list(x), y=list(y), mode=mode, hovertext=list(hover), hoverinfo="text")
+    return trace.update(line={"color": LINE, "width": 2}, marker={"size": 8}, showlegend=False)
+
+
+def _layout(x_title: str, y_title: str) -> go.Layout:
+    """Without zooming, so that a finger on a plot scrolls the page; the first shape is the cutoff's vertical line."""
+    axis = {"fixedrange": True, "zeroline": False, "automargin": True}
+    mark = {"name": "mark", "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1, "line": {"width": 1.5, "dash": "dash"}}
+    return go.Layout(
+        xaxis={**axis, "title": {"text": x_title, "standoff": 10}},
+        yaxis={**axis, "title": {"text": y_title, "standoff": 10}},
+        shapes=[mark],
+        margin={"l": 8, "r": 8, "t": 12, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        dragmode=False,
+        hovermode="x",
+        showlegend=False,
+        font={"size": 13},
+    )
+
+
+def _log_range(values: Sequence[float]) -> list[float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    room = max(0.05 * (high - low), 0.05)
+    return [low - room, high + room]
+
+
+def _plain(traces: Sequence[Any], layout: go.Layout) -> dict[str, Any]:
+    figure = json.loads(go.Figure(list(traces), layout).to_json())
+    figure["layout"].pop("template", None)  # the page has its own colours, and a template is 7 kB
+    return {"data": figure["data"], "layout": figure["layout"]}

@@ -1,0 +1,137 @@
+"""What the page says in words: of one cutoff, of all of them, and of how they were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .ranking_curve import RankingCurve
+
+Row = Mapping[str, Any]
+"""A row of the cutoff table; `analysis.COLUMNS` says what is in it."""
+
+CLEAR_ERRORS = 2.0
+"""A paired change of at least so many standard errors is called a change."""
+CLOSE_TO_ALL = 0.01
+"""The first finding names the smallest cutoff whose NELBO is within this share of that of all latents."""
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, with three significant digits.
+
+    >>> percent(0.03), percent(0.025791), percent(1.0)
+    ('3%', '2.58%', '100%')
+    """
+    return f"{100 * share:.3g}%"
+
+
+def keep_label(row: Row, dims: int) -> str:
+    """The share that was asked for, or the one that is kept where the table does not say."""
+    keep = row.get("keep")
+    return percent(row["kept_dims"] / dims if keep is None or math.isnan(keep) else keep)
+
+
+def change_text(row: Row) -> str:
+    """The paired change of the NELBO and its standard error, bits/dim.
+
+    >>> change_text({"nelbo_change": 0.0157, "nelbo_change_se": 0.0009})
+    '+0.01570 ± 0.00090'
+    """
+    change, error = row["nelbo_change"], row["nelbo_change_se"]
+    if change == 0:
+        return "–"
+    return f"{change:+.5f}" if math.isnan(error) else f"{change:+.5f} ± {error:.5f}"
+
+
+def is_clear(row: Row) -> bool:
+    """Whether the change of the NELBO is at least `CLEAR_ERRORS` standard errors."""
+    return bool(abs(row["nelbo_change"]) >= CLEAR_ERRORS * row["nelbo_change_se"])
+
+
+def cutoff_sentences(row: Row, ranking: RankingCurve) -> str:
+    """What one cutoff keeps, costs and takes."""
+    return f"{_kept(row, ranking)} {_bound(row)} {_decoded(row)}"
+
+
+def _kept(row: Row, ranking: RankingCurve) -> str:
+    kept, dims = row["kept_dims"], ranking.dims
+    if kept == dims:
+        return f"All {dims:,} latent dimensions are kept."
+    return (
+        f"{kept:,} of {dims:,} latent dimensions are kept ({percent(kept / dims)}): "
+        f"they hold {100 * ranking.share(kept):.1f}% of the KL."
+    )
+
+
+def _bound(row: Row) -> str:
+    text = f"The NELBO is {row['nelbo']:.3f} bits/dim"
+    if row["nelbo_change"] == 0:
+        return f"{text}."
+    change, error = row["nelbo_change"], row["nelbo_change_se"]
+    size = f"{abs(change):.5f}" if math.isnan(error) else f"{abs(change):.5f} ± {error:.5f}"
+    side = "above" if change > 0 else "below"
+    relative = 100 * abs(change) / abs(row["nelbo"] - change)
+    text += f", {size} ({relative:.2f}%) {side} that of all latents"
+    if math.isnan(error):
+        return f"{text} (one image: no standard error)."
+    return f"{text}." if is_clear(row) else f"{text}: no clear difference."
+
+
+def _decoded(row: Row) -> str:
+    return (
+        f"An image is stored in {row['bytes']:,.0f} bytes ({row['bits_per_dim']:.3f} bits/dim) "
+        f"and decoded at {row['psnr']:.2f} dB PSNR, SSIM {row['ssim']:.3f}."
+    )
+
+
+def findings(rows: Sequence[Row], ranking: RankingCurve) -> list[str]:
+    """What is seen over all cutoffs, a sentence each."""
+    return [_smallest_close(rows, ranking), _best(rows, ranking)]
+
+
+def _smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:
+    limit = f"{100 * CLOSE_TO_ALL:g}%"
+    close = [row for row in rows if row["nelbo_change"] <= CLOSE_TO_ALL * abs(row["nelbo"] - row["nelbo_change"])]
+    if not close:
+        return f"At none of these cutoffs is the NELBO within {limit} of that of all latents."
+    row = min(close, key=lambda row: row["kept_dims"])
+    kept = row["kept_dims"]
+    if kept == ranking.dims:
+        return f"No smaller cutoff has a NELBO within {limit} of that of all latents."
+    return (
+        f"{percent(kept / ranking.dims)} of the latent dimensions ({kept:,} of {ranking.dims:,}) suffice for a NELBO "
+        f"within {limit} of that of all; they hold {100 * ranking.share(kept):.1f}% of the KL."
+    )
+
+
+def _best(rows: Sequence[Row], ranking: RankingCurve) -> str:
+    better = [row for row in rows if row["nelbo_change"] < 0 and is_clear(row)]
+    if not better:
+        return f"No cutoff has a NELBO clearly below that of all latents (by {CLEAR_ERRORS:g} standard errors or more)."
+    row = min(better, key=lambda row: row["nelbo_change"])
+    return f"Pruning improves the bound: at keep {keep_label(row, ranking.dims)} by {change_text(row)} bits/dim."
+
+
+def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what the figures depend on; what `about` lacks is left out."""
+    named = {
+        "model": about.get("model_hash"),
+        "held-out images": _count(about.get("images")),
+        "images ranked on": _count(about.get("ranking_images")),
+        "codec": _codec(about.get("codec")),
+        "granularity": about.get("granularity"),
+        "seed": about.get("seed"),
+    }
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+def _count(value: Any) -> str | None:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _codec(codec: Any) -> str | None:
+    if not isinstance(codec, Mapping):
+        return codec
+    options = [f"{key} {value}" for key, value in codec.items() if key != "name"]
+    return ", ".join([str(codec.get("name", "")), *options]).removeprefix(", ")
