@@ -179,16 +179,26 @@ def test_xarray_and_plain_zarr_read_the_same_latents(tmp_path, codec):
 
 
 def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
-    store = make_store(tmp_path / "out.zarr")
-    monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
-    examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(examples) == 2
-    for example in examples:
+    first, second, positions = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    for granularity in GRANULARITIES:
+        (tmp_path / granularity).mkdir()
+    monkeypatch.chdir(tmp_path / "variate")
+    latents = make_store("out.zarr").latents(slice(None))["z16"]
+    for example in (first, second):
         names = {}
         exec(example, names)
         z = names["z"].transpose("image", ...).values if hasattr(names["z"], "dims") else names["z"]
-        np.testing.assert_array_equal(np.asarray(z, np.float32), store.latents(slice(None))["z16"])
+        np.testing.assert_array_equal(np.asarray(z, np.float32), latents)
+    monkeypatch.chdir(tmp_path / "position")
+    groups = [{"variates": variates} for variates in (3, 1, 4, 2, 5, 6)]
+    make_store("out.zarr", make_spec(granularity="position", mask={"groups": groups}))
+    names = {}
+    exec(positions, names)
+    channel, y, x = kept_positions(16).T
+    expected = np.full((20, 5, 16, 16), np.nan, np.float32)
+    expected[:, 1, y[channel == 0], x[channel == 0]] = latents[:, 0, y[channel == 0], x[channel == 0]]
+    np.testing.assert_array_equal(names["one_group"], expected)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
