@@ -22,6 +22,7 @@ from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
+from ..prune.shared_prefix import masked_outputs
 from .columns import Columns, Places, stored_columns
 from .latents import Codec
 
@@ -40,19 +41,27 @@ class GroupColumns:
     """Which stored array they are in."""
     columns: slice
     """Their columns in that array."""
-    index: tuple[slice | Tensor, ...]
-    """Index into z [B, variates, H, W]: all images, then variates or, of single dimensions, variates, y and x."""
+    variates: Tensor
+    """The variates that something is kept of, int64 [k]."""
+    positions: tuple[Tensor, Tensor, Tensor] | None
+    """Of single dimensions, [kept] each: number among `variates`, y and x. None where all positions are kept."""
     steps: Tensor
     """Quantiser steps, float32, to broadcast against stored numbers."""
 
     def take(self, z: Tensor) -> Tensor:
-        """Those of z [B, variates, H, W], shaped as they are stored: [B, kept, H, W] or [B, kept]."""
-        return z[self.index]
+        """Of z [B, k, H, W] of `variates` what is stored: [B, kept, H, W] or [B, kept]."""
+        if self.positions is None:
+            return z
+        number, y, x = self.positions
+        return z[:, number, y, x]
 
     def put(self, kept: Tensor, others: Tensor) -> Tensor:
         """z [B, variates, H, W]: `kept`, shaped as stored, in their places and `others` [B, variates, H, W] around."""
         z = others.clone()
-        z[self.index] = kept
+        if self.positions is None:
+            return z.index_copy_(1, self.variates, kept)
+        number, y, x = self.positions
+        z[:, self.variates[number], y, x] = kept
         return z
 
 
@@ -95,13 +104,9 @@ class LatentCoder:
         self.model.top_down.run_groups(activations, choose, len(images), range(self.mask.groups_needed))
         return choose.stored()
 
-    @torch.no_grad()
-    @full_float32()
     def encode_and_decode(self, activations: Sequence[Tensor]) -> tuple[Stored, Tensor]:
         """Stored numbers and the encoder's own reconstruction, uint8 [B, C, H, W], from bottom-up activations."""
-        choose = _Encoding(self)
-        output = self.model.top_down(activations, choose, len(activations[0]))
-        return choose.stored(), self._pixels(output)
+        return encode_and_decode([self], activations)[0]
 
     @torch.no_grad()
     @full_float32()
@@ -115,8 +120,20 @@ class LatentCoder:
         """Expected images of stored numbers, uint8 [B, C, H, W]."""
         return self.model.likelihood.to_pixels(self.decode(stored))
 
-    def _pixels(self, output: Tensor) -> Tensor:
-        return self.model.likelihood.to_pixels(self.model.likelihood.mean(output))
+
+@torch.no_grad()
+@full_float32()
+def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tensor]) -> list[tuple[Stored, Tensor]]:
+    """What `LatentCoder.encode_and_decode` gives with each of `coders`, which have one model.
+
+    Latent groups that masks prune alike are run once, from coder to coder: give them by rising size.
+    """
+    model, choices = coders[0].model, [_Encoding(coder) for coder in coders]
+    outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
+    return [
+        (choice.stored(), model.likelihood.to_pixels(model.likelihood.mean(output)))
+        for choice, output in zip(choices, outputs, strict=True)
+    ]
 
 
 class _Encoding:
@@ -124,18 +141,22 @@ class _Encoding:
 
     def __init__(self, coder: LatentCoder) -> None:
         self.coder = coder
-        self.parts: dict[int, list[Tensor]] = {}
+        self.recorded: dict[int, Tensor] = {}
+        """Stored numbers of each group seen so far that something is kept of."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
         kept = self.coder.groups.get(group.index)
         if kept is None:
-            return group.prior.mean
-        stored = self.coder.codec.encode(kept.take(group.posterior().mean), kept.steps)
-        self.parts.setdefault(kept.resolution, []).append(stored)
-        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior.mean)
+            return group.prior_mean
+        stored = self.coder.codec.encode(kept.take(group.posterior(kept.variates).mean), kept.steps)
+        self.recorded[group.index] = stored
+        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior_mean)
 
     def stored(self) -> Stored:
-        return {resolution: torch.cat(parts, dim=1).cpu().numpy() for resolution, parts in self.parts.items()}
+        parts: dict[int, list[Tensor]] = {}
+        for index, stored in self.recorded.items():
+            parts.setdefault(self.coder.groups[index].resolution, []).append(stored)
+        return {resolution: torch.cat(part, dim=1).cpu().numpy() for resolution, part in parts.items()}
 
 
 class _Decoding:
@@ -148,9 +169,9 @@ class _Decoding:
     def __call__(self, group: LatentGroup) -> Tensor:
         kept = self.coder.groups.get(group.index)
         if kept is None:
-            return group.prior.mean
+            return group.prior_mean
         stored = self.stored[kept.resolution][:, kept.columns]
-        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior.mean)
+        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior_mean)
 
 
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
@@ -172,10 +193,16 @@ def _group_columns(
         places = columns.places[resolution].astype(np.int64)
         for group in np.unique(places[:, 0]).tolist():
             own = slice(*np.searchsorted(places[:, 0], [group, group + 1]).tolist())
-            axes: list[Tensor] = [torch.from_numpy(axis.copy()).to(device) for axis in places[own, 1:].T]
-            step = torch.from_numpy(columns.spread(steps[resolution][own]).copy()).to(device)
-            groups[group] = GroupColumns(resolution, own, (slice(None), *axes), step)
+            variates, number = np.unique(places[own, 1], return_inverse=True)
+            y_x = [_on(device, axis) for axis in places[own, 2:].T]
+            positions = (_on(device, number), y_x[0], y_x[1]) if y_x else None
+            step = _on(device, columns.spread(steps[resolution][own]))
+            groups[group] = GroupColumns(resolution, own, _on(device, variates), positions, step)
     return groups
+
+
+def _on(device: torch.device, array: NDArray) -> Tensor:
+    return torch.from_numpy(array.copy()).to(device)
 
 
 def decode_rows(
