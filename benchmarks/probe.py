@@ -1,0 +1,382 @@
+"""What the kept latents are worth to a classifier: linear probes on latents, pixels and their principal components.
+
+    python benchmarks/probe.py --out studies/probe
+    python benchmarks/probe.py --out studies/probe --data quickstart/data --run quickstart/runs/photos
+
+Three tasks, none of whose images the model was trained on: digits (scikit-learn's, the model is trained on one half,
+the other is probed), photo patches by photograph, and the same with whole bands of each photograph left out, so that
+no test patch shares a pixel with a training patch. Latents are read back from stores that `encode` wrote; pruned masks
+are ranked on training images. Principal components are those of a fold's training images, or of all images the model
+was trained on. A control is all latents of the model before its first step. See linear_probe.py for the classifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from linear_probe import Fold, Score, cross_validate, principal_components, random_folds, standard_error
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from results import COLOURS, print_table, save_figure, write_markdown, write_results
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from study import make_model, use_threads
+
+from hvae_codec import HVAE, ImageSource, KLStats, LatentMask, kl_stats, load_model, make_codec, open_images
+from hvae_codec.config import with_settings
+from hvae_codec.encode.pipeline import encode
+from hvae_codec.errors import DataError, HvaeCodecError, UsageError
+from hvae_codec.model.checkpoint import load_run_config
+from hvae_codec.presets import load_preset
+from hvae_codec.prune.cutoffs import parse_keep
+from hvae_codec.sample_data import MARKER, Box, choose_patches, load_photographs, write_sample_data
+from hvae_codec.train.loop import start_run, train
+from hvae_codec.train.run_folder import read_origin
+
+DIGITS, PATCHES, BANDS = "digits", "photo patches", "photo patches, bands"
+KEPT, ALL, PIXELS = "kept latents", "all latents", "pixels"
+UNTRAINED = "all latents, untrained"
+FOLD_PCA, MODEL_PCA = "PCA, training folds", "PCA, model's images"
+STYLES: dict[str, dict[str, Any]] = {
+    KEPT: {"marker": "o"},
+    FOLD_PCA: {"marker": "s", "linestyle": "--"},
+    MODEL_PCA: {"marker": "^", "linestyle": "-."},
+    ALL: {"marker": "*", "markersize": 11, "linestyle": "none"},
+    PIXELS: {"marker": "D", "linestyle": "none"},
+    UNTRAINED: {"marker": "x", "linestyle": "none"},
+}
+STATS_IMAGES = 1000
+"""Training images that latents are ranked on, at most."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A model, the images it was trained on, and labelled images that it never saw."""
+
+    model: HVAE
+    training: ImageSource
+    probed: ImageSource
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """[N], of the probed images."""
+        return np.array(self.probed.labels)
+
+
+@dataclass(frozen=True)
+class Features:
+    """One representation of the probed images."""
+
+    name: str
+    values: NDArray[np.float32]
+    """[N, dims]"""
+    keep: str = ""
+    """The shares of latent dimensions it belongs to."""
+    components: int | None = None
+    """How many principal components of a fold's training images stand for the values; None: the values themselves."""
+
+    @property
+    def dims(self) -> int:
+        """Numbers an image."""
+        return self.components or self.values.shape[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    use_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = list(run_tasks(options))
+    folds = [
+        {key: row[key] for key in ("task", "representation", "dims")} | f for row in rows for f in row.pop("folds")
+    ]
+    write_results(options.out, "probe_folds", folds, vars(options))
+    write_results(options.out, "probe", rows, vars(options))
+    report(options, rows)
+    save_figure(plot(rows), options.out / "probe.png")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("studies/probe"), help="folder of data, runs and results")
+    parser.add_argument("--data", type=Path, help="photo patches of sample-data; made below --out where not given")
+    parser.add_argument("--run", type=Path, help="run that was trained on --data; trained below --out where not given")
+    parser.add_argument("--tasks", nargs="+", choices=["digits", "photos"], default=["digits", "photos"])
+    parser.add_argument("--keep", nargs="+", default=["0.5%", "1%", "3%", "10%", "30%"], help="shares of latent dimensions")
+    parser.add_argument("--splits", type=int, default=5, help="folds of a cross-validation")
+    parser.add_argument("--repeats", type=int, default=2, help="cross-validations, each with other folds")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the presets, as train does")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--small", "--quick", action="store_true", help="a moment of training, to see that it works")
+    options = parser.parse_args(arguments)
+    if options.run and not options.data:
+        parser.error("--run needs --data, the photo patches that it was trained on")
+    if options.small:
+        options.keep, options.splits, options.repeats = ["1%", "10%"], 2, 1
+        options.set = ["train.steps=2", "train.batch_size=2", *options.set]
+    return options
+
+
+# --- what is probed --------------------------------------------------------------------------------------------------
+
+
+def run_tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row a task and representation."""
+    keeps = [parse_keep(text) for text in options.keep]
+    make_folds = partial(random_folds, splits=options.splits, repeats=options.repeats)
+    if "digits" in options.tasks:
+        data = digits(options)
+        yield from probe(DIGITS, data, make_features(data, keeps, options.out), make_folds(data.labels))
+    if "photos" in options.tasks:
+        data, boxes = photos(options)
+        features = make_features(data, keeps, options.out)
+        yield from probe(PATCHES, data, features, make_folds(data.labels))
+        yield from probe(BANDS, data, features, band_folds(data.labels, boxes, options.splits, options.repeats))
+
+
+def digits(options: argparse.Namespace) -> Data:
+    """scikit-learn's digits, 8 × 8: one stratified half for the model, the other to be probed."""
+    loaded = load_digits()
+    images = (loaded.images * 255 / 16).round().astype(np.uint8)
+    halves = train_test_split(np.arange(len(images)), test_size=0.5, stratify=loaded.target, random_state=0)
+    sources = []
+    for name, half in zip(("model", "probe"), halves, strict=True):
+        path = options.out / f"digits-{name}.npz"
+        np.savez(path, images=images[half], labels=loaded.target[half])
+        sources.append(open_images(path, size=images.shape[1], channels=1))
+    model = trained_model(options, "digits8", sources[0])
+    return Data(model, sources[0].split("train"), sources[1])
+
+
+def photos(options: argparse.Namespace) -> tuple[Data, list[Box]]:
+    """The patches of `sample-data`: train/ for the model, val/ to be probed; and where the latter were cut."""
+    folder = options.data or options.out / "patches32"
+    if not options.data:
+        write_sample_data(folder)
+    boxes = cut_boxes(folder)
+    source = open_images(folder, size=boxes[0].side, channels=3)
+    model = given_model(options.run, source) if options.run else trained_model(options, "tiny32", source)
+    return Data(model, source.split("train"), source.split("val")), boxes
+
+
+def cut_boxes(folder: Path) -> list[Box]:
+    """Where in its photograph each held-out patch of `folder` was cut, in the order of their names."""
+    try:
+        about = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{folder} holds no sample data; make some with hvae-codec sample-data {folder}") from None
+    patches = choose_patches(load_photographs(), "val", about["size"], about["seed"])
+    return [patch.box for patch in sorted(patches, key=lambda patch: patch.file_name)]
+
+
+def given_model(run: Path, source: ImageSource) -> HVAE:
+    """The model of `run`; `UsageError` where it may have been trained on the images to be probed."""
+    model, origin = load_model(run), read_origin(run)
+    if origin is None or origin.training != source.split("train").fingerprint:
+        raise UsageError(f"{run} was not trained on the train/ patches of --data; leave out --run to train a model")
+    return model
+
+
+def trained_model(options: argparse.Namespace, preset: str, source: ImageSource) -> HVAE:
+    """The preset trained on `source`'s share for training, below --out; a finished run is only read."""
+    run = options.out / "runs" / preset
+    config = start_run(run, with_settings(load_preset(preset), ["train.precision=fp32", *options.set]), resume=False)
+    result = train(run, config, source.split("train"), source.split("val"))
+    print(f"{run}: {result.step:,} steps, held-out NELBO {result.validation.nelbo:.3f} bits/dim")
+    return load_model(run)
+
+
+def band_folds(labels: NDArray, boxes: Sequence[Box], splits: int, repeats: int) -> list[Fold]:
+    """Folds that leave out a band of each photograph's held-out strip, and of the rest what shares a pixel with it.
+
+    Bands run across the strip, which the boxes' longer extent tells; each repeat shifts them.
+    """
+    corners, side = np.array([(box.top, box.left) for box in boxes]), boxes[0].side
+    near = (np.abs(corners[:, None] - corners) < side).all(axis=2) & (labels[:, None] == labels)
+    place = np.empty(len(boxes))  # along the strip, from 0 to below 1
+    for name in np.unique(labels):
+        own = corners[labels == name]
+        along = own[:, np.argmax(np.ptp(own, axis=0))]
+        places, place_of = np.unique(along, return_inverse=True)
+        place[labels == name] = place_of / len(places)
+    folds = []
+    for repeat in range(repeats):
+        band = np.floor(place * splits + repeat / repeats).astype(int) % splits
+        for number in range(splits):
+            test = band == number
+            training = ~near[test].any(axis=0)
+            folds.append(Fold(np.flatnonzero(training), np.flatnonzero(test)))
+    return folds
+
+
+# --- representations -------------------------------------------------------------------------------------------------
+
+
+def make_features(data: Data, keeps: Sequence[float], out: Path) -> list[Features]:
+    """Latents at each share, all latents, pixels, and principal components of each number of kept latents."""
+    stats = kl_stats(data.model, data.training.evenly(STATS_IMAGES))
+    kept = [
+        Features(KEPT, stored_latents(data.model, data.probed, stats, mask, out, "int"), ", ".join(shares))
+        for shares, mask in different_masks(stats, keeps)
+    ]
+    pixels, seen = flat_pixels(data.probed), flat_pixels(data.training)
+    sizes = [features.dims for features in kept]
+    components = principal_components(seen.shape).fit(seen).transform(pixels)
+    reduced = [Features(MODEL_PCA, components[:, :size]) for size in capped(sizes, components.shape[1])]
+    everything = Features(ALL, all_latents(data.model, data, out))
+    control = Features(UNTRAINED, all_latents(untrained(data.model), data, out))
+    return [*kept, everything, control, Features(PIXELS, pixels), *reduced]
+
+
+def fold_components(features: Sequence[Features], folds: Sequence[Fold]) -> list[Features]:
+    """Pixels to be reduced to each number of kept latents, or to as many as the smallest fold gives."""
+    pixels = next(f.values for f in features if f.name == PIXELS)
+    most = min(pixels.shape[1], *(len(fold.training) - 1 for fold in folds))
+    sizes = capped([f.dims for f in features if f.name == KEPT], most)
+    return [Features(FOLD_PCA, pixels, components=size) for size in sizes]
+
+
+def capped(sizes: Sequence[int], most: int) -> list[int]:
+    """`sizes`, none above `most`, each once.
+
+    >>> capped([8, 64, 128], 50)
+    [8, 50]
+    """
+    return list(dict.fromkeys(min(size, most) for size in sizes))
+
+
+def different_masks(stats: KLStats, keeps: Sequence[float]) -> list[tuple[list[str], LatentMask]]:
+    """Masks, smallest first, each with the shares that lead to it."""
+    found: dict[int, tuple[list[str], LatentMask]] = {}  # masks nest, so their size tells them apart
+    for keep in sorted(keeps):
+        mask = LatentMask.from_keep(stats, keep)
+        found.setdefault(mask.kept_dims, ([], mask))[0].append(f"{100 * keep:g}%")
+    return list(found.values())
+
+
+def all_latents(model: HVAE, data: Data, out: Path) -> NDArray[np.float32]:
+    """[N, all dims]: posterior means, each group's given those before it."""
+    stats = kl_stats(model, data.training.evenly(1))  # for what is kept; float32 latents have no quantiser steps
+    return stored_latents(model, data.probed, stats, LatentMask.everything(stats), out, "float32")
+
+
+def stored_latents(
+    model: HVAE, images: ImageSource, stats: KLStats, mask: LatentMask, out: Path, codec: str
+) -> NDArray[np.float32]:
+    """[N, kept dims]: what a store of `images` holds, as z."""
+    with tempfile.TemporaryDirectory(prefix="store-", dir=out) as folder:
+        store = encode(model, images, Path(folder) / "probed.zarr", mask=mask, codec=make_codec(codec), stats=stats)
+        latents = store.latents(slice(0, len(store))).values()
+    return np.concatenate([z.reshape(len(z), -1) for z in latents], axis=1)
+
+
+def untrained(model: HVAE) -> HVAE:
+    """The model as it was before its first training step: what its layers alone make of the images."""
+    origin = read_origin(model.run) if model.run else None
+    fresh = make_model(load_run_config(model.run), origin.seed if origin else 0, "cpu")
+    return fresh.requires_grad_(False).eval()
+
+
+def flat_pixels(source: ImageSource) -> NDArray[np.float32]:
+    """[N, C · H · W], 0 to 1."""
+    return source.read(range(len(source))).reshape(len(source), -1) / np.float32(255)
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def probe(task: str, data: Data, features: Sequence[Features], folds: Sequence[Fold]) -> Iterator[dict[str, Any]]:
+    """One row a representation; `folds` in it are the scores of each."""
+    scores: list[tuple[Features, list[Score]]] = []
+    for each in [*features, *fold_components(features, folds)]:
+        scores.append((each, cross_validate(each.values, data.labels, folds, each.components)))
+        accuracy = np.mean([score.accuracy for score in scores[-1][1]])
+        print(f"{task}: {each.name}, {each.dims:,} dims: {accuracy:.3f}", flush=True)
+    about = {"task": task, "images": len(data.labels), "chance": chance(data.labels)}
+    about |= {"classes": len(np.unique(data.labels)), "training": np.mean([len(fold.training) for fold in folds])}
+    for each, own in scores:
+        row = about | {"representation": each.name, "keep": each.keep, "dims": each.dims}
+        for name in ("accuracy", "balanced"):
+            row |= estimate(name, [getattr(score, name) for score in own], folds)
+        for name, other in references(each, scores).items():
+            row |= estimate(name, [a.accuracy - b.accuracy for a, b in zip(own, other, strict=True)], folds)
+        yield row | {"folds": [{"fold": number, **asdict(score)} for number, score in enumerate(own)]}
+
+
+def references(features: Features, scores: Sequence[tuple[Features, list[Score]]]) -> dict[str, list[Score]]:
+    """What a representation is compared with, on the same folds."""
+    found = {} if features.name == ALL else {"from_all": next(own for each, own in scores if each.name == ALL)}
+    if features.name == KEPT:
+        of_model = {each.dims: own for each, own in scores if each.name == MODEL_PCA}
+        found["from_pca"] = of_model[min(features.dims, max(of_model))]
+    return found
+
+
+def estimate(name: str, values: Sequence[float], folds: Sequence[Fold]) -> dict[str, float]:
+    """Mean over folds, and its standard error."""
+    return {name: float(np.mean(values)), f"{name}_se": standard_error(values, folds)}
+
+
+def chance(labels: NDArray) -> float:
+    """Accuracy of naming the largest class every time."""
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
+def report(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
+    columns = ["task", "representation", "keep", "dims", "accuracy, %", "balanced accuracy, %"]
+    columns += ["from all latents, points", "from PCA, model's images, points"]
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        for row in own:
+            line = [task, row["representation"], row["keep"], f"{row['dims']:,}"]
+            line += [percent(row, "accuracy"), percent(row, "balanced")]
+            lines.append([*line, percent(row, "from_all", "+"), percent(row, "from_pca", "+")])
+        lines.append(
+            [task, "chance", "", "", f"{100 * own[0]['chance']:.1f}", f"{100 / own[0]['classes']:.1f}", "", ""]
+        )
+    caption = f"{options.splits} folds, {options.repeats} times; ± is the standard error over folds, corrected"
+    print_table("Linear probes", columns, lines, caption)
+    write_markdown(options.out / "probe.md", columns, lines)
+
+
+def percent(row: dict[str, Any], name: str, sign: str = "") -> str:
+    return f"{100 * row[name]:{sign}.1f} ± {100 * row[f'{name}_se']:.1f}" if name in row else "–"
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Accuracy against the numbers an image has, a panel a task."""
+    panels = list(dict.fromkeys(row["task"] for row in rows))
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        plot_task(axes, [row for row in rows if row["task"] == task])
+    figure.axes[0].set_ylabel("accuracy, %")
+    figure.axes[0].legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def plot_task(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    for (name, style), colour in zip(STYLES.items(), COLOURS, strict=False):
+        own = sorted((row for row in rows if row["representation"] == name), key=lambda row: row["dims"])
+        dims, accuracy, error = ([row[key] for row in own] for key in ("dims", "accuracy", "accuracy_se"))
+        errors = 100 * np.array(error)
+        axes.errorbar(dims, 100 * np.array(accuracy), errors, label=name, color=colour, capsize=3, **style)
+    axes.axhline(100 * rows[0]["chance"], color="grey", linestyle=":", label="chance")
+    axes.set(xscale="log", xlabel="numbers an image", title=rows[0]["task"])
+    axes.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HvaeCodecError as error:
+        sys.exit(f"probe.py: {error}")
