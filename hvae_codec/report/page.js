@@ -66,7 +66,8 @@ function mark(figure, index) {
     const { x, y } = figure.marks[index];
     const vertical = { "shapes[0].x0": x, "shapes[0].x1": x };
     const last = `shapes[${figure.figure.layout.shapes.length - 1}]`;
-    Plotly.relayout(plot, y === undefined ? vertical : { ...vertical, [`${last}.y0`]: y, [`${last}.y1`]: y });
+    const lines = y === undefined ? vertical : { ...vertical, [`${last}.y0`]: y, [`${last}.y1`]: y };
+    Plotly.update(plot, figure.points ? { selectedpoints: [[index]] } : {}, lines, [0]);
   }
   if (figure.kept.length) {
     const lengths = figure.kept[index];
@@ -108,9 +109,7 @@ async function drawPlots() {
     await Plotly.newPlot(plot, figure.figure.data, figure.figure.layout, settings);
     colour(figure);
     mark(figure, shown());
-    if (figure.marks.length === figure.figure.data[0].x.length) {
-      plot.on("plotly_click", (event) => show(event.points[0].pointIndex));
-    }
+    if (figure.points) plot.on("plotly_click", (event) => show(event.points[0].pointIndex));
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.forEach(colour));
   document.body.dataset.drawn = "true";

@@ -30,7 +30,7 @@ CHOSEN_SHARE = 0.03
 Cell = Callable[[Row], str]
 TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
     "kept_dims": ("dims", "an image", lambda row: f"{row['kept_dims']:,}"),
-    "kept_variates": ("variates", "an image", lambda row: f"{row['kept_variates']:,}"),
+    "kept_variates": ("variates", "", lambda row: f"{row['kept_variates']:,}"),
     "cutoff": ("cutoff", "bits/latent dim", lambda row: f"{row['cutoff']:.3g}"),
     "nelbo": ("NELBO", "bits/dim", lambda row: f"{row['nelbo']:.3f}"),
     "nelbo_nats": ("NELBO", "nats", lambda row: f"{row['nelbo_nats']:.2f}"),
@@ -94,8 +94,9 @@ def _content(
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     count = shown_images(analysis.originals)
-    groups = group_table(analysis.stats, math.prod(analysis.originals.shape[1:]))
-    sections = {"cutoffs": cutoff_figures(rows, ranking.dims), "kl": kl_figures(rows, ranking, groups)}
+    image_dims = math.prod(analysis.originals.shape[1:])
+    groups = group_table(analysis.stats, image_dims)
+    sections = {"cutoffs": cutoff_figures(rows, ranking.dims), "kl": kl_figures(rows, ranking, groups, image_dims)}
     columns = [column for column in TABLE_COLUMNS if column in analysis.table]
     labels = [keep_label(row, ranking.dims) for row in rows]
     data = {
@@ -124,7 +125,7 @@ def _cutoff(row: Row, images: np.ndarray, ranking: RankingCurve) -> dict[str, An
     return {
         "label": label,
         "brief": brief,
-        "spoken": f"{label} of the latent dimensions: {', '.join(brief)}",
+        "spoken": f"{label} of the latent dimensions",
         "sentences": cutoff_sentences(row, ranking),
         "picture": sprite_uri(images),
     }

@@ -23,7 +23,7 @@ from .ranking_curve import RankingCurve
 LINE = "#3d7fd6"
 RESOLUTION_SCALE = ("#8a63d2", "#3d7fd6", "#17a2a2", "#4fae4a", "#d9a21b", "#e2703a", "#cc4b6c")
 """From the lowest resolution to the highest; each is seen on white and on black."""
-SHARE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+SHARE_TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 LEAST_KL = 1e-6
 """The ranking is drawn down to this share of its highest KL: collapsed variates have next to none."""
 
@@ -41,11 +41,15 @@ class PageFigure:
     """A cutoff: where its vertical line stands (`x`), and its horizontal one where there is one (`y`)."""
     kept: Sequence[Sequence[Sequence[float]]] = ()
     """A cutoff: the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
+    points: bool = False
+    """Whether the first trace has a point for each cutoff."""
     wide: bool = False
+    """Whether it takes the whole width of the page."""
 
     def to_dict(self) -> dict[str, Any]:
         """What the page's script needs."""
-        return {"name": self.name, "figure": self.figure, "marks": list(self.marks), "kept": list(self.kept)}
+        marks, kept = list(self.marks), list(self.kept)
+        return {"name": self.name, "figure": self.figure, "marks": marks, "kept": kept, "points": self.points}
 
 
 def cutoff_figures(rows: Sequence[Row], dims: int) -> list[PageFigure]:
@@ -67,13 +71,14 @@ def _against_share(
     trace = _line(shares, [row[column] for row in rows], [_hover(row, dims, column) for row in rows])
     layout = _layout("latent dimensions kept", "bits/dim")
     layout.xaxis.update(type="log", range=_log_range(shares))
-    layout.xaxis.update(tickvals=SHARE_TICKS, ticktext=[f"{tick:g}%" for tick in SHARE_TICKS])
+    layout.xaxis.update(tickvals=SHARE_TICKS, ticktext=[f"{tick:g}%" for tick in SHARE_TICKS], tickangle=0)
     if with_change:
         errors = [0.0 if math.isnan(row["nelbo_change_se"]) else row["nelbo_change_se"] for row in rows]
         trace.error_y = {"array": errors, "thickness": 1.5, "width": 4}
         everything = rows[-1]["nelbo"] - rows[-1]["nelbo_change"]
         layout.shapes = [*layout.shapes, _all_latents(everything)]
-    return PageFigure(column, title, caption, _plain([trace], layout), [{"x": share} for share in shares])
+    marks = [{"x": share} for share in shares]
+    return PageFigure(column, title, caption, _plain([trace], layout), marks, points=True)
 
 
 def _all_latents(value: float) -> go.layout.Shape:
@@ -99,49 +104,49 @@ def _quality(rows: Sequence[Row], dims: int) -> PageFigure:
     trace = _line(sizes, [row["psnr"] for row in rows], hover)
     layout = _layout("stored, bits/dim", "PSNR, dB")
     caption = "Held-out images really encoded and decoded at each cutoff."
-    return PageFigure("quality", "Quality against size", caption, _plain([trace], layout), [{"x": x} for x in sizes])
+    marks = [{"x": size} for size in sizes]
+    return PageFigure("quality", "Quality against size", caption, _plain([trace], layout), marks, points=True)
 
 
-def kl_figures(rows: Sequence[Row], ranking: RankingCurve, stats_groups: pd.DataFrame) -> list[PageFigure]:
-    """The ranking, KL by resolution and by latent group; `stats_groups` is the ranking's `group_table`."""
-    colours = _resolution_colours(stats_groups["resolution"])
-    image_dims = _image_dims(stats_groups, ranking)
+def kl_figures(rows: Sequence[Row], ranking: RankingCurve, groups: pd.DataFrame, image_dims: int) -> list[PageFigure]:
+    """The ranking, KL by resolution and by latent group.
+
+    `groups` is the `group_table` of what was ranked, for images of `image_dims` = C · H · W.
+    """
+    colours = _resolution_colours(groups["resolution"])
     kept = [ranking.group_bits(row["kept_dims"]) / image_dims for row in rows]
     return [
         _sorted_kl(rows, ranking),
-        _by_resolution(stats_groups, kept, colours),
-        _by_group(stats_groups, kept, colours),
+        _by_resolution(groups, kept, colours),
+        _by_group(groups, kept, colours),
     ]
-
-
-def _image_dims(groups: pd.DataFrame, ranking: RankingCurve) -> float:
-    total = groups["kl"].sum()
-    return float(ranking.group_bits(ranking.dims).sum() / total) if total > 0 else 1.0
 
 
 def _sorted_kl(rows: Sequence[Row], ranking: RankingCurve) -> PageFigure:
     ranks, kl = ranking.points()
-    seen = kl > max(ranking.kl_bits[0], 0.0) * LEAST_KL
-    ranks, kl = ranks[seen], kl[seen]
+    drawn = kl > max(ranking.kl_bits[0] * LEAST_KL, 0.0)
+    ranks, kl = ranks[drawn], kl[drawn]
     hover = [
         f"rank {rank:,} of {ranking.dims:,} ({percent(rank / ranking.dims)})<br>{bits:.3g} bits"
-        f"<br>up to here {100 * ranking.share(rank):.1f}% of the KL"
+        f"<br>up to here {percent(ranking.share(rank))} of the KL"
         for rank, bits in zip(ranks.tolist(), kl.tolist(), strict=True)
     ]
     trace = _line(ranks.tolist(), kl.tolist(), hover, mode="lines")
     layout = _layout("latent dimensions, ranked", "bits per latent dimension")
     layout.xaxis.update(type="log", range=_log_range([1, ranking.dims]), dtick=1)
     layout.yaxis.update(type="log", dtick=1, exponentformat="power")
-    layout.shapes = [*layout.shapes, _horizontal_mark()]
-    marks = [{"x": row["kept_dims"], "y": _cutoff_bits(row, ranking)} for row in rows]
+    marks: list[dict[str, float]] = [{"x": row["kept_dims"]} for row in rows]
+    if len(kl):
+        layout.yaxis.range = _log_range(kl.tolist())
+        layout.shapes = [*layout.shapes, _horizontal_mark()]
+        marks = [{"x": row["kept_dims"], "y": max(_cutoff_bits(row, ranking), float(kl[-1]))} for row in rows]
     caption = "Average KL of each latent dimension, highest first. Left of the line is kept."
     return PageFigure("sorted", "Ranking", caption, _plain([trace], layout), marks)
 
 
 def _cutoff_bits(row: Row, ranking: RankingCurve) -> float:
     cutoff = row.get("cutoff")
-    known = cutoff is not None and math.isfinite(cutoff) and cutoff > 0
-    return float(cutoff) if known else ranking.cutoff(row["kept_dims"])  # type: ignore[arg-type]
+    return ranking.cutoff(row["kept_dims"]) if cutoff is None or math.isnan(cutoff) else float(cutoff)
 
 
 def _horizontal_mark() -> go.layout.Shape:
@@ -165,7 +170,7 @@ def _by_resolution(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[i
     layout = _layout("bits/dim", "")
     layout.update(barmode="overlay", hovermode="closest")
     layout.shapes = ()
-    layout.yaxis.update(type="category", autorange="reversed")
+    layout.yaxis.update(type="category", autorange="reversed", ticklabelstandoff=6)
     of = groups["resolution"].to_numpy()
     lengths = [[[float(bits[of == r].sum()) for r in resolutions]] for bits in kept]
     caption = "Full colour: what the cutoff keeps. Faded: what it prunes."
@@ -182,7 +187,9 @@ def _by_group(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[int, s
     layout = _layout("latent group, in top-down order", "bits/dim")
     layout.update(barmode="overlay", hovermode="closest", showlegend=True)
     layout.shapes = ()
-    layout.legend.update(orientation="h", y=1.02, yanchor="bottom", x=0, itemclick=False, itemdoubleclick=False)
+    layout.legend.update(
+        orientation="h", y=1.02, yanchor="bottom", x=0, itemclick=False, itemdoubleclick=False, entrywidth=62
+    )
     layout.xaxis.update(dtick=1 if len(groups) <= 30 else 5, range=[-0.7, len(groups) - 0.3])
     layout.margin.t = 36
     lengths = [[[float(bits[place]) for place in places] for places in members.values()] for bits in kept]
@@ -209,6 +216,7 @@ def _resolution_colours(resolutions: pd.Series) -> dict[int, str]:
 
 def _line(x: Sequence[float], y: Sequence[float], hover: Sequence[str], mode: str = "lines+markers") -> go.Scatter:
     trace = go.Scatter(x=list(x), y=list(y), mode=mode, hovertext=list(hover), hoverinfo="text")
+    trace.update(selected={"marker": {"size": 14}}, unselected={"marker": {"opacity": 1}})
     return trace.update(line={"color": LINE, "width": 2}, marker={"size": 8}, showlegend=False)
 
 
@@ -231,8 +239,9 @@ def _layout(x_title: str, y_title: str) -> go.Layout:
 
 
 def _log_range(values: Sequence[float]) -> list[float]:
+    """Exponents of a log axis that holds `values`: a decade at least, so that it has ticks."""
     low, high = math.log10(min(values)), math.log10(max(values))
-    room = max(0.05 * (high - low), 0.05)
+    room = max(0.05 * (high - low), (1 - (high - low)) / 2)
     return [low - room, high + room]
 
 

@@ -87,7 +87,10 @@ def _decoded(row: Row) -> str:
 
 def findings(rows: Sequence[Row], ranking: RankingCurve) -> list[str]:
     """What is seen over all cutoffs, a sentence each."""
-    return [_smallest_close(rows, ranking), _best(rows, ranking)]
+    sentences = [_smallest_close(rows, ranking)]
+    if not all(math.isnan(row["nelbo_change_se"]) for row in rows):
+        sentences.append(_best(rows, ranking))
+    return sentences
 
 
 def _smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:

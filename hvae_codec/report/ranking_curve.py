@@ -57,13 +57,13 @@ class RankingCurve:
 
     def points(self, at_most: int = 600) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rank in dimensions (from 1) and KL of a polyline: both ends of each entry, thinned evenly in log rank."""
-        ranks = np.stack([np.append(1, self.ends[:-1] + 1), self.ends], axis=1).ravel()
-        kl = np.repeat(self.kl_bits, 2)
+        both_ends = np.stack([np.append(1, self.ends[:-1] + 1), self.ends], axis=1).ravel()
+        ranks, places = np.unique(both_ends, return_index=True)  # an entry of one dimension has but one end
         if len(ranks) > at_most:
-            wanted = np.geomspace(1, self.dims, at_most)
-            places = np.unique(np.append(np.searchsorted(ranks, wanted), len(ranks) - 1))
-            ranks, kl = ranks[places], kl[places]
-        return ranks, kl
+            wanted = np.searchsorted(ranks, np.geomspace(1, self.dims, at_most - 1))
+            thinned = np.unique(np.append(wanted, len(ranks) - 1).clip(max=len(ranks) - 1))
+            ranks, places = ranks[thinned], places[thinned]
+        return ranks, self.kl_bits[places // 2]
 
     def _entries(self, kept_dims: int) -> int:
         return int(np.searchsorted(self.ends, kept_dims, side="right"))
