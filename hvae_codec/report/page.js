@@ -12,7 +12,7 @@ function show(index) {
   const cutoff = cutoffs[index];
   slider.value = index;
   slider.setAttribute("aria-valuetext", cutoff.spoken);
-  byId("label").textContent = cutoff.label;
+  byId("rule").textContent = cutoff.rule;
   byId("brief").textContent = cutoff.brief.join(" · ");
   byId("sentences").textContent = cutoff.sentences;
   byId("fewer").disabled = index === 0;

@@ -19,7 +19,7 @@ from .analysis import Analysis
 from .groups import ACTIVE_BITS, group_table
 from .page_figures import cutoff_figures, kl_figures
 from .page_pictures import shown_images, sprite_uri
-from .page_text import Row, change_text, cutoff_sentences, findings, keep_label, measured, percent
+from .page_text import Row, change_text, cutoff_sentences, keep_label, measured, percent, rule_label, smallest_close
 from .ranking_curve import RankingCurve
 
 PAGE_FILE = "report.html"
@@ -31,7 +31,7 @@ Cell = Callable[[Row], str]
 TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
     "kept_dims": ("dims", "an image", lambda row: f"{row['kept_dims']:,}"),
     "kept_variates": ("variates", "", lambda row: f"{row['kept_variates']:,}"),
-    "cutoff": ("cutoff", "bits/latent dim", lambda row: f"{row['cutoff']:.3g}"),
+    "cutoff": ("KL cutoff", "bits/latent dim", lambda row: f"{row['cutoff']:.3g}"),
     "nelbo": ("NELBO", "bits/dim", lambda row: f"{row['nelbo']:.3f}"),
     "nelbo_nats": ("NELBO", "nats", lambda row: f"{row['nelbo_nats']:.2f}"),
     "reconstruction": ("recon.", "bits/dim", lambda row: f"{row['reconstruction']:.3f}"),
@@ -46,20 +46,21 @@ TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
 """Columns of the cutoff table that the page shows, where there are such: heading, unit, and the cell of a row."""
 
 
-def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any]) -> Path:
+def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:
     """Write `report.html` of `analysis` into `folder`, atomically; returns its path.
 
     `about` says how it was measured: `images`, `ranking_images`, `codec` (plain data), `seed`, `model_hash`; where
-    there are such, `granularity` of the masks (variate) and `chosen`, the number of the table's row to show first.
-    What it lacks is left out of the page.
+    there are such, `source` and `ranking_source` (fingerprints), `granularity` of the masks (variate), `count`, and
+    `chosen`, the number of the table's row to show first. What it lacks is left out of the page. `sentences` stand at
+    the top, under the page's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PAGE_FILE
-    replace_atomically(path, render_page(analysis, about).encode("utf-8"))
+    replace_atomically(path, render_page(analysis, about, sentences).encode("utf-8"))
     return path
 
 
-def render_page(analysis: Analysis, about: Mapping[str, Any]) -> str:
+def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> str:
     """The page as text; see `save_page`."""
     rows: list[dict[str, Any]] = [
         {str(key): value for key, value in row.items()} for row in analysis.table.to_dict(orient="records")
@@ -75,6 +76,7 @@ def render_page(analysis: Analysis, about: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(
         **_content(analysis, [rows[i] for i in order], [analysis.decoded[i] for i in order], ranking, about),
         chosen=first,
+        sentences=sentences,
         plotly=_packed_plotly(),
     )
 
@@ -98,7 +100,6 @@ def _content(
     groups = group_table(analysis.stats, image_dims)
     sections = {"cutoffs": cutoff_figures(rows, ranking.dims), "kl": kl_figures(rows, ranking, groups, image_dims)}
     columns = [column for column in TABLE_COLUMNS if column in analysis.table]
-    labels = [keep_label(row, ranking.dims) for row in rows]
     data = {
         "cutoffs": [_cutoff(row, images[:count], ranking) for row, images in zip(rows, decoded, strict=True)],
         "originals": sprite_uri(analysis.originals[:count]),
@@ -106,8 +107,9 @@ def _content(
     }
     return {
         "data": data,
-        "labels": labels,
-        "findings": findings(rows, ranking),
+        "labels": [keep_label(row, ranking.dims) for row in rows],
+        "rules": [rule_label(row, ranking.dims) for row in rows],
+        "finding": smallest_close(rows, ranking),
         "measured": measured(about),
         "sections": sections,
         "headings": [TABLE_COLUMNS[column][:2] for column in columns],
@@ -120,12 +122,13 @@ def _content(
 
 
 def _cutoff(row: Row, images: np.ndarray, ranking: RankingCurve) -> dict[str, Any]:
-    label = keep_label(row, ranking.dims)
+    """What the page's script shows of a cutoff."""
+    rule, share = rule_label(row, ranking.dims), percent(row["kept_dims"] / ranking.dims)
     brief = [f"NELBO {row['nelbo']:.3f}", f"{row['psnr']:.2f} dB", f"{row['bytes']:,.0f} bytes an image"]
     return {
-        "label": label,
+        "rule": rule,
         "brief": brief,
-        "spoken": f"{label} of the latent dimensions",
+        "spoken": f"{rule}: {share} of the latent dimensions",
         "sentences": cutoff_sentences(row, ranking),
         "picture": sprite_uri(images),
     }

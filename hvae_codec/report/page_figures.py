@@ -5,6 +5,7 @@ Colours of text, grids and marks are the page's, which knows whether it is light
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from .groups import resolution_table
-from .page_text import Row, change_text, keep_label, percent
+from .page_text import Row, change_text, percent, rule_label
 from .ranking_curve import RankingCurve
 
 LINE = "#3d7fd6"
@@ -87,17 +88,22 @@ def _all_latents(value: float) -> go.layout.Shape:
 
 
 def _hover(row: Row, dims: int, column: str) -> str:
-    lines = [f"<b>keep {keep_label(row, dims)}</b>: {row['kept_dims']:,} dims ({percent(row['kept_dims'] / dims)})"]
+    lines = [f"<b>{_rule(row, dims)}</b>: {row['kept_dims']:,} dims ({percent(row['kept_dims'] / dims)})"]
     lines.append(f"{row[column]:.4f} bits/dim")
     if column == "nelbo" and row["nelbo_change"] != 0:
         lines.append(f"{change_text(row)} from all latents")
     return "<br>".join(lines)
 
 
+def _rule(row: Row, dims: int) -> str:
+    """Escaped: Plotly reads some HTML in its texts, and a rule may be the name of a file."""
+    return html.escape(rule_label(row, dims))
+
+
 def _quality(rows: Sequence[Row], dims: int) -> PageFigure:
     sizes = [row["bits_per_dim"] for row in rows]
     hover = [
-        f"<b>keep {keep_label(row, dims)}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
+        f"<b>{_rule(row, dims)}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
         f"<br>{row['bits_per_dim']:.3f} bits/dim ({row['bytes']:,.0f} bytes an image)"
         for row in rows
     ]

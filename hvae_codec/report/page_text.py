@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 CLEAR_ERRORS = 2.0
 """A paired change of at least so many standard errors is called a change."""
 CLOSE_TO_ALL = 0.01
-"""The first finding names the smallest cutoff whose NELBO is within this share of that of all latents."""
+"""A NELBO is close to that of all latents within this share of it."""
 
 
 def percent(share: float) -> str:
@@ -30,6 +30,11 @@ def keep_label(row: Row, dims: int) -> str:
     """The share that was asked for, or the one that is kept where the table does not say."""
     keep = row.get("keep")
     return percent(row["kept_dims"] / dims if keep is None or math.isnan(keep) else keep)
+
+
+def rule_label(row: Row, dims: int) -> str:
+    """What was asked for: a share, a KL, a tolerance, a file; where the table does not say, the share."""
+    return str(row.get("rule") or f"keep {keep_label(row, dims)}")
 
 
 def change_text(row: Row) -> str:
@@ -85,15 +90,8 @@ def _decoded(row: Row) -> str:
     )
 
 
-def findings(rows: Sequence[Row], ranking: RankingCurve) -> list[str]:
-    """What is seen over all cutoffs, a sentence each."""
-    sentences = [_smallest_close(rows, ranking)]
-    if not all(math.isnan(row["nelbo_change_se"]) for row in rows):
-        sentences.append(_best(rows, ranking))
-    return sentences
-
-
-def _smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:
+def smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:
+    """The smallest cutoff whose NELBO is within `CLOSE_TO_ALL` of that of all latents."""
     limit = f"{100 * CLOSE_TO_ALL:g}%"
     close = [row for row in rows if row["nelbo_change"] <= CLOSE_TO_ALL * abs(row["nelbo"] - row["nelbo_change"])]
     if not close:
@@ -108,29 +106,24 @@ def _smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:
     )
 
 
-def _best(rows: Sequence[Row], ranking: RankingCurve) -> str:
-    better = [row for row in rows if row["nelbo_change"] < 0 and is_clear(row)]
-    if not better:
-        return f"No cutoff has a NELBO clearly below that of all latents (by {CLEAR_ERRORS:g} standard errors or more)."
-    row = min(better, key=lambda row: row["nelbo_change"])
-    return f"Pruning improves the bound: at keep {keep_label(row, ranking.dims)} by {change_text(row)} bits/dim."
-
-
 def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of what the figures depend on; what `about` lacks is left out."""
     named = {
         "model": about.get("model_hash"),
-        "held-out images": _count(about.get("images")),
-        "images ranked on": _count(about.get("ranking_images")),
+        "held-out images": _images(about.get("images"), about.get("source")),
+        "images ranked on": _images(about.get("ranking_images"), about.get("ranking_source")),
         "codec": _codec(about.get("codec")),
         "granularity": about.get("granularity"),
+        "a share counts": about.get("count"),
         "seed": about.get("seed"),
     }
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def _count(value: Any) -> str | None:
-    return f"{value:,}" if isinstance(value, int) else value
+def _images(count: Any, fingerprint: Any) -> str | None:
+    """How many, and which: the beginning of their fingerprint."""
+    text = f"{count:,}" if isinstance(count, int) else count
+    return f"{text} (fingerprint {str(fingerprint)[:12]})" if fingerprint else text
 
 
 def _codec(codec: Any) -> str | None:
