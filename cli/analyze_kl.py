@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,26 +13,48 @@ from .options import (
     BatchSize,
     Codec,
     CodecName,
+    Count,
+    CountName,
     Data,
     Device,
     DeviceOption,
+    Granularity,
+    GranularityName,
     Model,
     Seed,
     SkipBroken,
     Step,
-    torch_device,
 )
+from .together import together
+
+if TYPE_CHECKING:
+    from hvae_codec.images import ImageSource
+    from hvae_codec.report.analysis_files import Measured
 
 
 def command(
     data: Data,
     keep: Annotated[
-        str, typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas.")
+        str, typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas; may be empty.")
     ] = "1%,2%,3%,5%,7%,10%,20%,100%",
+    cutoff: Annotated[
+        str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
+    ] = "",
+    tolerance: Annotated[
+        str,
+        typer.Option("--tolerance", help="Find the smallest keep whose NELBO is worse by at most this, such as 0.5%."),
+    ] = "",
+    mask: Annotated[
+        list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
+    ] = None,
+    granularity: Granularity = GranularityName.variate,
+    count: Count = CountName.dimensions,
     images: Annotated[
         int, typer.Option("--images", min=1, help="Images at most, for the ranking and for the table each.")
     ] = 1000,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures (RUN/analysis).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
+    ] = None,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
     model: Model = LATEST_RUN,
@@ -44,34 +66,39 @@ def command(
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
     Variates are ranked by their KL on training images. The table is of held-out images: negative ELBO, reconstruction
-    and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes cutoffs.csv,
-    cutoffs.json, cutoffs.png and reconstructions.png, and keeps the ranking in the run for encode.
+    and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
+    the same as tables and pictures, and the masks; keeps the ranking in the run for encode. Several processes:
+    torchrun --nproc-per-node N -m hvae_codec_cli analyze-kl ...
     """
+    from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.latents import make_codec
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.kl_stats import save_kl_stats
-    from hvae_codec.prune.cutoffs import parse_keep
-    from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
-    from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
-    from hvae_codec.report.tables import cutoff_table, save_table
+    from hvae_codec.prune.cutoffs import read_wishes
+    from hvae_codec.report.analysis_files import AnalysisPlan, measure
 
-    keeps = sorted({parse_keep(part) for part in keep.split(",")})
-    latent_codec = make_codec(codec.value, step)
-    hvae = load_model(model, torch_device(device))
-    run = hvae.run or model
-    config = hvae.config
-    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-    held_out = source.split("val").evenly(images)
-    with interruptible("Nothing was written."), stages() as stage:
-        stats = rank(hvae, source.split("train"), images, batch_size, seed, stage)
-        analysis = analyze(hvae, stats, held_out, keeps, latent_codec, batch_size=batch_size, seed=seed, stage=stage)
-    save_kl_stats(ranking_path(run), stats)
-    folder = out or run / FOLDER
-    about = {"images": len(held_out), "ranking_images": stats.images, "codec": latent_codec.to_dict(), "seed": seed}
-    save_table(folder, analysis.table, about | {"model_hash": stats.model_hash})
-    curve = save_cutoff_curve(folder, analysis.table)
-    sheet = save_reconstruction_sheet(folder, analysis.originals, analysis.decoded, keeps)
+    wishes = read_wishes(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
+    plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, batch_size, seed)
+    keep_freed_memory()
+    with together(device) as processes:
+        hvae = load_model(model, processes.device)
+        config = hvae.config
+        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        with interruptible("Nothing was written."), stages(quiet=not processes.is_first) as stage:
+            measured = measure(hvae, source, plan, stage, processes)
+        processes.on_first(lambda: _write(measured, out or (hvae.run or model) / "analysis", hvae.run or model, source))
+
+
+def _write(measured: Measured, folder: Path, run: Path, source: ImageSource) -> None:
+    from hvae_codec.report.analysis_files import save_measured
+    from hvae_codec.report.groups import group_rich_table, group_table
+    from hvae_codec.report.tables import cutoff_table
+
+    written = save_measured(measured, folder, run)
     report_source(source)
-    console().print(cutoff_table(analysis.table, about))
-    console().print(f"Curve: {curve}\nReconstructions: {sheet}\nRanking, for encode: {ranking_path(run)}")
+    print_ = console().print
+    print_(group_rich_table(group_table(measured.analysis.stats, measured.image_dims)))
+    print_(cutoff_table(measured.analysis.table, measured.about))
+    print_(*measured.sentences, sep="\n")
+    for name, path in written.items():
+        print_(f"{name}: {path}", soft_wrap=True)

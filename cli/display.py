@@ -35,7 +35,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(unit: str = "images") -> Iterator[Progress]:
+def progress_bar(unit: str = "images", *, quiet: bool = False) -> Iterator[Progress]:
     """A bar on standard error with count, rate and remaining time; work that fails takes its bars with it."""
     progress = Progress(
         TextColumn("{task.description}"),
@@ -44,6 +44,7 @@ def progress_bar(unit: str = "images") -> Iterator[Progress]:
         RateColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
+        disable=quiet,
     )
     with progress:
         try:
@@ -65,12 +66,12 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def stages(unit: str = "images") -> Iterator[Stage]:
+def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
     """Progress of work that has several pieces: a bar for each, shown from the first images done.
 
-    So work that is refused before it starts leaves no bar above its error.
+    So work that is refused before it starts leaves no bar above its error. Nothing is shown where it is to be `quiet`.
     """
-    with progress_bar(unit) as bar:
+    with progress_bar(unit, quiet=quiet) as bar:
 
         def announce(name: str) -> Callable[[int, int], None]:
             task = bar.add_task(name, total=None, visible=False)

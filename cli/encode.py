@@ -14,9 +14,13 @@ from .options import (
     BatchSize,
     Codec,
     CodecName,
+    Count,
+    CountName,
     Data,
     Device,
     DeviceOption,
+    Granularity,
+    GranularityName,
     Model,
     Seed,
     SkipBroken,
@@ -36,7 +40,18 @@ class SplitName(StrEnum):
 def command(
     data: Data,
     store: Annotated[Path, typer.Argument(help="Store to write, such as out.zarr.")],
-    keep: Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.")] = "3%",
+    keep: Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")] = "",
+    cutoff: Annotated[
+        str, typer.Option("--cutoff", help="Or keep what has a higher KL than this, bits per latent dimension.")
+    ] = "",
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", help="Or keep the least whose NELBO is worse by at most this, such as 0.5%.")
+    ] = "",
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="Or keep what this mask does, such as RUN/analysis/masks/keep-3.json.")
+    ] = None,
+    granularity: Granularity = GranularityName.variate,
+    count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
     split: Annotated[
@@ -54,32 +69,34 @@ def command(
     Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode goes on
     when the same command is run again.
     """
+    from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.latents import make_codec
     from hvae_codec.encode.pipeline import EncodeOptions, encode
     from hvae_codec.encode.writer import check_target
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import parse_keep
-    from hvae_codec.report.encoded import cost_sentence, cutoff_cost, find_ranking, make_mask, store_table
+    from hvae_codec.prune.cutoffs import read_wish
+    from hvae_codec.report.cutoff_cost import choose_and_measure
+    from hvae_codec.report.encoded import find_ranking, store_table
 
-    fraction = parse_keep(keep)
+    wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
     check_target(store, overwrite)
     latent_codec = make_codec(codec.value, step)
+    keep_freed_memory()
     hvae = load_model(model, torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     out = console()
     with interruptible("The same command goes on where it stopped."), stages() as stage:
         stats, note = find_ranking(hvae, source, batch_size, seed, stage)
-        mask, mask_note = make_mask(stats, fraction)
         # Before the long part, so that its price is known and nothing is left to fail once the store stands.
-        cost = cutoff_cost(hvae, source, stats, mask, batch_size, seed, stage("NELBO at this cutoff"))
-        out.print(*(line for line in (note, mask_note, cost_sentence(cost, mask)) if line), sep="\n")
+        kept, sentences = choose_and_measure(wish, hvae, stats, source, batch_size, seed, stage)
+        out.print(note, *sentences, sep="\n")
         written = encode(
             hvae,
             source.split(split.value),
             store,
-            mask=mask,
+            mask=kept,
             codec=latent_codec,
             stats=stats,
             options=EncodeOptions(batch_size, overwrite),

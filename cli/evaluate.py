@@ -42,6 +42,7 @@ def command(
     latents), and the active latent groups. With --samples K, also the importance-weighted bound on -log p(x), which is
     tighter than the NELBO.
     """
+    from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.evaluation import (
@@ -54,6 +55,7 @@ def command(
 
     if csv is not None:
         check_image_csv(csv, overwrite=overwrite)
+    keep_freed_memory()
     hvae = load_model(model, torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

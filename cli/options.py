@@ -27,6 +27,20 @@ class CodecName(StrEnum):
     float32 = "float32"
 
 
+class GranularityName(StrEnum):
+    """What is kept or pruned as one."""
+
+    variate = "variate"
+    position = "position"
+
+
+class CountName(StrEnum):
+    """What a keep share is a share of."""
+
+    dimensions = "dimensions"
+    variates = "variates"
+
+
 Data = Annotated[
     Path, typer.Argument(help="Folder of images (train/ and val/ below it are used as such), .npy, .npz or zarr array.")
 ]
@@ -38,6 +52,14 @@ Codec = Annotated[
     CodecName, typer.Option("--codec", help="int stores codes of a quantiser, float16 and float32 the latents.")
 ]
 Step = Annotated[float, typer.Option("--step", help="Quantiser step of --codec int, in average posterior stds.")]
+Granularity = Annotated[
+    GranularityName,
+    typer.Option("--granularity", help="Keep variates at all their positions, or each latent dimension by itself."),
+]
+Count = Annotated[
+    CountName,
+    typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
+]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out image files that cannot be decoded, and count them.")
 ]

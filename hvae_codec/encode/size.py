@@ -35,5 +35,8 @@ class SizeMeter:
 
     def bytes_per_image(self) -> float:
         """Compressed bytes an image, chunk by chunk; a store's metadata and names come on top."""
-        rest = sum(compressed_bytes(numbers) for numbers in self._waiting.values() if len(numbers))
-        return (self._bytes + rest) / self.images
+        return self.total_bytes() / self.images
+
+    def total_bytes(self) -> float:
+        """Compressed bytes of all images so far."""
+        return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))

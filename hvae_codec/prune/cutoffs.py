@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from .kl_stats import KLStats
 from .mask import Count, Granularity, LatentMask, load_mask
+from .tolerance import Tolerated
+
+DEFAULT_KEEP = 0.03
+"""Share of the latent dimensions kept where nobody says how much: that of the paper's section 7."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Cutoff:
     """A mask and what was asked for."""
 
     rule: str
-    """What was asked for: `3%`, `0.01 bits`, `tolerance 0.5%`, `mask.json`."""
+    """What was asked for: `keep 3%`, `cutoff 0.01 bits`, `tolerance 0.5%`, `mask.json`."""
     keep: float
     """Share of the dimensions (or variates) asked for; where none was, the share of the dimensions kept."""
     mask: LatentMask
@@ -25,33 +30,99 @@ class Cutoff:
     """A sentence where the mask keeps more than was asked for, else empty."""
 
 
-def cutoff_at_keep(
-    stats: KLStats, keep: float, granularity: Granularity = "variate", count: Count = "dimensions"
-) -> Cutoff:
-    """The cutoff of a keep fraction (0 to 1); raises `UsageError` like `LatentMask.from_keep`."""
+@dataclass(frozen=True)
+class CutoffWish:
+    """What to keep, as a user says it: one of `keep`, `bits`, `tolerance` and `file`."""
+
+    keep: float | None = None
+    """Share of the latent dimensions, or of what `count` names, 0 to 1."""
+    bits: float | None = None
+    """KL in bits per latent dimension that is to be exceeded."""
+    tolerance: float | None = None
+    """Tolerated loss as a share of the NELBO, 0 to 1."""
+    file: Path | None = None
+    """A mask."""
+    granularity: Granularity = "variate"
+    count: Count = "dimensions"
+
+    def cutoff(self, model: HVAE, stats: KLStats) -> Cutoff | None:
+        """The cutoff; None of a tolerance, for which images are needed: `find_tolerated`, then `tolerated_cutoff`.
+
+        Raises `UsageError` where nothing can be kept that way or the mask is another model's, `ModelError` where the
+        mask is missing or damaged.
+        """
+        if self.keep is not None:
+            return _cutoff_at_keep(stats, self.keep, self.granularity, self.count)
+        if self.bits is not None:
+            mask = LatentMask.from_cutoff(stats, self.bits, granularity=self.granularity)
+            return Cutoff(f"cutoff {self.bits:g} bits", mask.kept_share, mask)
+        return None if self.file is None else _cutoff_of_file(model, self.file)
+
+
+def read_wishes(
+    keep: str = "",
+    bits: str = "",
+    tolerance: str = "",
+    files: Sequence[Path] = (),
+    granularity: Granularity = "variate",
+    count: Count = "dimensions",
+) -> list[CutoffWish]:
+    """Wishes from text, lists of values separated by commas: `3%,10%`, `0.01,0.1`, `0.5%`; and from masks in `files`.
+
+    Raises `UsageError` where one cannot be read.
+    """
+    wish = CutoffWish(granularity=granularity, count=count)
+    return [
+        *(replace(wish, keep=share) for share in sorted({parse_keep(part) for part in _parts(keep)})),
+        *(replace(wish, bits=cutoff) for cutoff in sorted({parse_bits(part) for part in _parts(bits)})),
+        *(replace(wish, tolerance=loss) for loss in sorted({parse_tolerance(part) for part in _parts(tolerance)})),
+        *(replace(wish, file=file) for file in files),
+    ]
+
+
+def read_wish(
+    keep: str = "",
+    bits: str = "",
+    tolerance: str = "",
+    file: Path | None = None,
+    granularity: Granularity = "variate",
+    count: Count = "dimensions",
+) -> CutoffWish:
+    """The one wish among these; 3% of the dimensions without any. `UsageError` on several, or one unreadable."""
+    wishes = read_wishes(keep, bits, tolerance, [] if file is None else [file], granularity, count)
+    if len(wishes) > 1:
+        raise UsageError("several cutoffs are asked for; give one of --keep, --cutoff, --tolerance and --mask")
+    return wishes[0] if wishes else CutoffWish(keep=DEFAULT_KEEP, granularity=granularity, count=count)
+
+
+def _parts(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count: Count) -> Cutoff:
     mask = LatentMask.from_keep(stats, keep, granularity=granularity, count=count)
+    if count == "variates":
+        return Cutoff(f"keep {100 * keep:g}% of variates", keep, mask)
     what = "latent dimension" if granularity == "position" else "variate"
     note = ""
-    if count == "dimensions" and mask.kept_dims > math.floor(keep * mask.dims + 1e-6):
+    if mask.kept_dims > math.floor(keep * mask.dims + 1e-6):
         share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
         note = f"The highest-ranked {what} alone holds {share}; kept it."
-    return Cutoff(f"{100 * keep:g}%", keep, mask, note)
+    return Cutoff(f"keep {100 * keep:g}%", keep, mask, note)
 
 
-def cutoff_at_bits(stats: KLStats, bits: float, granularity: Granularity = "variate") -> Cutoff:
-    """The cutoff at a KL in bits per latent dimension; raises `UsageError` where nothing is above it."""
-    mask = LatentMask.from_cutoff(stats, bits, granularity=granularity)
-    return Cutoff(f"{bits:g} bits", mask.kept_share, mask)
-
-
-def cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
-    """The mask in a file; raises `ModelError` where it is missing or damaged, `UsageError` where of another model."""
+def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
     mask = load_mask(path)
     try:
         mask.check_fits(model)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return Cutoff(path.name, mask.kept_share, mask)
+
+
+def tolerated_cutoff(found: Tolerated) -> Cutoff:
+    """The cutoff that a tolerance led to."""
+    return Cutoff(f"tolerance {100 * found.tolerance:g}%", found.mask.kept_share, found.mask)
 
 
 def parse_keep(text: str) -> float:

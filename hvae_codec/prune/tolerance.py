@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,7 @@ def _confidence(excess: NDArray[np.float64]) -> float:
     error = excess.std(ddof=1) / math.sqrt(len(excess))
     if error == 0.0:
         return float(excess.mean() <= 0.0)
-    return 0.5 * (1.0 + math.erf(-excess.mean() / error / math.sqrt(2.0)))
+    return NormalDist().cdf(-excess.mean() / error)
 
 
 class _Passes:

@@ -1,10 +1,7 @@
-"""What encode says: where its ranking comes from, what the cutoff costs, what the store takes."""
+"""What encode says: where its ranking comes from, what the store takes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rich.table import Table
@@ -16,21 +13,8 @@ from ..images import ImageSource
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, load_kl_stats, save_kl_stats
-from ..prune.mask import LatentMask
-from ..prune.sweep import sweep
 from .analysis import Stage, rank, ranking_path
 from .tables import size_table
-
-
-@dataclass(frozen=True)
-class CutoffCost:
-    """Mean NELBO of the same held-out images with the kept latents and with all, bits/dim."""
-
-    kept: float
-    everything: float
-    change_se: float
-    """Standard error of the paired difference."""
-    images: int
 
 
 def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> tuple[KLStats, str]:
@@ -57,44 +41,6 @@ def _kept(path: Path | None, stats: KLStats) -> str:
     except OSError as error:
         return f", which could not be kept in {path} ({error.strerror})"
     return f", kept in {path}"
-
-
-def make_mask(stats: KLStats, fraction: float) -> tuple[LatentMask, str]:
-    """The mask of a keep fraction; and a sentence where a single variate is more than that."""
-    mask = LatentMask.from_keep(stats, fraction)
-    if mask.kept_dims <= math.floor(fraction * mask.dims + 1e-6):
-        return mask, ""
-    share = 100 * mask.kept_dims / mask.dims
-    return mask, f"The highest-ranked variate alone holds {share:.2g}% of the dimensions; kept it."
-
-
-def cutoff_cost(
-    model: HVAE,
-    source: ImageSource,
-    stats: KLStats,
-    mask: LatentMask,
-    batch_size: int,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> CutoffCost:
-    """NELBO with `mask` and without pruning, on at most 1,000 held-out images."""
-    images = source.split("val").evenly(SAMPLE_IMAGES)
-    everything = LatentMask.from_keep(stats, 1.0)
-    kept, dense = sweep(model, images, [mask, everything], batch_size=batch_size, seed=seed, progress=progress)
-    _, error = kept.change_from(dense)
-    return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))
-
-
-def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
-    """What the cutoff costs, for the terminal."""
-    change = cost.kept - cost.everything
-    error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.5f}"
-    return (
-        f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_dims / mask.dims:.2f}%, "
-        f"{mask.kept_variates} variates).\n"
-        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
-        f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
-    )
 
 
 def store_sizes(store: Store) -> dict[str, int]:

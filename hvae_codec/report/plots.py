@@ -23,7 +23,7 @@ def save_cutoff_curve(folder: Path, table: pd.DataFrame) -> Path:
     """Draw against the share of dimensions kept: NELBO, its two terms, and what is decoded with its size."""
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     bound, terms, decoded = figure.subplots(1, 3)
-    keep = [100 * share for share in table["keep"]]
+    keep = [100 * share for share in table["kept_dims"] / table["dims"]]
     errors = table["nelbo_change_se"].fillna(0.0)
     bound.errorbar(keep, table["nelbo"], yerr=errors, marker="o", capsize=3)
     bound.set(title="Negative ELBO", ylabel="bits/dim (bars: standard error of the change)")
@@ -45,19 +45,32 @@ def save_cutoff_curve(folder: Path, table: pd.DataFrame) -> Path:
 
 def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
     axes.set_xscale("log")
-    axes.set_xticks(keep, minor=False)
+    axes.set_xticks(_apart(keep), minor=False)
     axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}%"))
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("latent dimensions kept")
     axes.grid(alpha=0.3)
 
 
+def _apart(keep: Sequence[float]) -> list[float]:
+    """Of `keep`, those whose labels do not run into each other on a logarithmic axis.
+
+    >>> _apart([1.0, 1.0, 1.2, 2.0])
+    [1.0, 2.0]
+    """
+    ticks: list[float] = []
+    for value in sorted(keep):
+        if not ticks or value > 1.25 * ticks[-1]:
+            ticks.append(value)
+    return ticks
+
+
 def save_reconstruction_sheet(
-    folder: Path, originals: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], keeps: Sequence[float]
+    folder: Path, originals: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], labels: Sequence[str]
 ) -> Path:
-    """Draw originals, uint8 [n, C, H, W], above the same images decoded at each cutoff."""
-    labels = ["original", *(f"{100 * keep:g}%" for keep in keeps)]
+    """Draw originals, uint8 [n, C, H, W], above the same images decoded at each cutoff, labelled `labels`."""
+    labels = ["original", *labels]
     rows = [originals, *decoded]
     count = len(originals)
     figure = Figure(figsize=(0.9 * count + 1.2, 0.95 * len(rows)), layout="constrained")

@@ -48,7 +48,7 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     """The cutoff table (paper, table 5) for the terminal."""
     title = f"{about['images']:,} held-out images, variates ranked on {about['ranking_images']:,}"
     rich = Table(title=title, caption="NELBO = reconstruction + KL; ± is the standard error of a paired difference")
-    for heading in ("keep", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
+    for heading in ("", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
         rich.add_column(heading, justify="right")
     for heading in ("SSIM", "bytes\nan image", "stored\nbits/dim"):
         rich.add_column(heading, justify="right")
@@ -60,7 +60,7 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
 
 
 def _cutoff_cells(row: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{100 * row['keep']:g}%"
+    yield row.get("rule", f"keep {100 * row['keep']:g}%")
     yield f"{row['kept_dims']:,}"
     for key in ("nelbo", "reconstruction", "kl"):
         yield f"{row[key]:.3f}"

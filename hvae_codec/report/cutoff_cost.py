@@ -1,0 +1,136 @@
+"""What a cutoff costs, measured and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import pandas as pd
+
+from ..encode.pipeline import SAMPLE_IMAGES
+from ..images import ImageSource
+from ..model.hvae import HVAE
+from ..processes import Processes
+from ..prune.cutoffs import Cutoff, CutoffWish, tolerated_cutoff
+from ..prune.kl_stats import KLStats
+from ..prune.mask import LatentMask
+from ..prune.own_batches import Progress
+from ..prune.sweep import sweep
+from ..prune.tolerance import Tolerated, find_tolerated
+from .analysis import Stage
+
+
+@dataclass(frozen=True)
+class CutoffCost:
+    """Mean NELBO of the same held-out images with the kept latents and with all, bits/dim."""
+
+    kept: float
+    everything: float
+    change_se: float
+    """Standard error of the paired difference."""
+    images: int
+
+
+def chosen_cutoff(
+    wish: CutoffWish,
+    model: HVAE,
+    stats: KLStats,
+    images: ImageSource,
+    *,
+    batch_size: int,
+    seed: int,
+    stage: Stage,
+    processes: Processes | None = None,
+) -> tuple[Cutoff, str]:
+    """The cutoff that `wish` asks for, looked for on `images` where it is a tolerance; and a sentence about it."""
+    cutoff = wish.cutoff(model, stats)
+    if cutoff is not None:
+        return cutoff, cutoff.note
+    found = find_tolerated(
+        model,
+        images,
+        stats,
+        wish.tolerance or 0.0,
+        granularity=wish.granularity,
+        batch_size=batch_size,
+        seed=seed,
+        progress=stage("Looking for the cutoff"),
+        processes=processes,
+    )
+    return tolerated_cutoff(found), tolerance_sentence(found)
+
+
+def choose_and_measure(
+    wish: CutoffWish, model: HVAE, stats: KLStats, source: ImageSource, batch_size: int, seed: int, stage: Stage
+) -> tuple[LatentMask, list[str]]:
+    """The mask that `wish` asks for, and what is to be said of it and of its cost on images held out of `source`."""
+    held_out = source.split("val").evenly(SAMPLE_IMAGES)
+    cutoff, sentence = chosen_cutoff(wish, model, stats, held_out, batch_size=batch_size, seed=seed, stage=stage)
+    cost = cutoff_cost(model, held_out, stats, cutoff.mask, batch_size, seed, stage("NELBO at this cutoff"))
+    return cutoff.mask, [*([sentence] if sentence else []), cost_sentence(cost, cutoff.mask)]
+
+
+def cutoff_cost(
+    model: HVAE,
+    images: ImageSource,
+    stats: KLStats,
+    mask: LatentMask,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+) -> CutoffCost:
+    """NELBO of `images` with `mask` and without pruning."""
+    everything = LatentMask.everything(stats)
+    kept, dense = sweep(model, images, [mask, everything], batch_size=batch_size, seed=seed, progress=progress)
+    _, error = kept.change_from(dense)
+    return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))
+
+
+def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
+    """What the cutoff costs, for the terminal."""
+    change = cost.kept - cost.everything
+    error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.5f}"
+    of = f"{mask.kept_variates} variates" + (", in part" if mask.granularity == "position" else "")
+    return (
+        f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_share:.2f}%, {of}).\n"
+        f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
+        f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
+    )
+
+
+def tolerance_sentence(found: Tolerated) -> str:
+    """What was found for a tolerance, and how sure it is."""
+    wanted, images = f"{100 * found.tolerance:g}%", f"{found.images:,} held-out images"
+    if found.mask.kept_dims == found.mask.dims:
+        return f"Nothing less than all latents loses at most {wanted} of the NELBO on {images}; kept all."
+    share = f"{100 * found.mask.kept_share:.2f}% of the dimensions"
+    loss = f"{100 * found.loss:+.3f}%"
+    if math.isnan(found.confidence):
+        return f"Tolerance {wanted}: {share} change the NELBO by {loss}, on {images}; one image gives no confidence."
+    error = 100 * found.change_se / found.nelbo
+    return (
+        f"Tolerance {wanted}: {share} change the NELBO by {loss} ± {error:.3f}%, on {images}; "
+        f"below {wanted} with {100 * found.confidence:.0f}% confidence."
+    )
+
+
+def best_sentence(table: pd.DataFrame) -> str:
+    """Whether a cutoff of the table improves the bound, and by how many standard errors."""
+    rows: Sequence[Mapping[Any, Any]] = table.to_dict(orient="records")
+    best = min(rows, key=lambda row: row["nelbo_change"])
+    if best["nelbo_change"] >= 0:
+        return "No cutoff improves the bound."
+    change = f"{best['rule']} improves the bound by {-best['nelbo_change']:.5f} bits/dim"
+    if math.isnan(best["nelbo_change_se"]):
+        return f"{change}; one image says nothing about others."
+    errors = -best["nelbo_change"] / max(best["nelbo_change_se"], 1e-12)
+    sure = "significant" if errors > _critical(len(rows)) else "which may be chance"
+    return f"{change}: {errors:.1f} standard errors, {sure} at the 5% level for the best of {len(rows)} cutoffs."
+
+
+def _critical(comparisons: int) -> float:
+    """Standard errors that the best of several differences must exceed (Bonferroni, one-sided 5%)."""
+    return NormalDist().inv_cdf(1.0 - 0.05 / comparisons)
