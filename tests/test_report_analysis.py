@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ from hvae_codec.encode.latents import IntCodec
 from hvae_codec.encode.quality import mean_squared_error, psnr
 from hvae_codec.images import as_source
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.keyed_noise import keyed_noise
+from hvae_codec.processes import Processes
+from hvae_codec.prune.cutoffs import CutoffWish
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.analysis import COLUMNS, Analysis, analyze, rank
@@ -30,9 +34,10 @@ def stats(tiny_model, photo_patches):
     return rank(tiny_model, as_source(photo_patches), 1000, 64, 0, silent)
 
 
-def run(model, stats, images, keeps=KEEPS, stage=silent, **changes) -> Analysis:
-    options = {"batch_size": 64, "seed": 3, "stage": stage} | changes
-    return analyze(model, stats, as_source(images), keeps, IntCodec(), **options)
+def run(model, stats, images, keeps=KEEPS, **changes) -> Analysis:
+    options = {"batch_size": 64, "seed": 3} | changes
+    cutoffs = [CutoffWish(keep=keep).cutoff(model, stats) for keep in keeps]
+    return analyze(model, stats, as_source(images), cutoffs, IntCodec(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +79,11 @@ def test_pruned_dimensions_count_no_kl(tiny_model, stats, photo_patches):
     table = run(tiny_model, stats, images, seed=5).table
     for row, keep in zip(table.to_dict(orient="records"), KEEPS, strict=True):
         mask = LatentMask.from_keep(stats, keep).keep
-        generator = torch.Generator().manual_seed(5)
+        noise_of = keyed_noise(tiny_model.config, [(5, image) for image in range(6)], "cpu")
         kl = torch.zeros(6, dtype=torch.float64)
 
-        def choose(group, mask=mask, generator=generator, kl=kl):
-            q, p = group.posterior(), group.prior
-            noise = torch.randn(p.mean.shape, generator=generator)
+        def choose(group, mask=mask, noise_of=noise_of, kl=kl):
+            q, p, noise = group.posterior(), group.prior, noise_of(group)
             kept = torch.from_numpy(mask[group.index])
             terms = (p.std / q.std).log() + (q.std**2 + (q.mean - p.mean) ** 2) / (2 * p.std**2) - 0.5
             kl += terms[:, kept].flatten(1).sum(1)
@@ -105,11 +109,31 @@ def test_quality_is_that_of_encoded_images(analysis, tiny_model, stats, photo_pa
 
 
 def test_the_batch_size_changes_nothing_but_rounding(analysis, tiny_model, stats, photo_patches):
-    """Sizes aside the figures are means over images; noise is drawn a batch at a time, so it differs."""
+    """Figures are means over images, and an image's noise is its own."""
     table = run(tiny_model, stats, photo_patches, batch_size=7).table
     for column in ("kept_dims", "psnr", "ssim", "bytes"):
         np.testing.assert_allclose(table[column], analysis.table[column], rtol=1e-3)
-    np.testing.assert_allclose(table["nelbo"], analysis.table["nelbo"], rtol=0.02)
+    for column in ("nelbo", "nelbo_change", "nelbo_change_se"):
+        np.testing.assert_allclose(table[column], analysis.table[column], rtol=1e-3, atol=1e-6)
+
+
+def test_shares_make_the_whole(analysis, tiny_model, stats, photo_patches):
+    """Three processes, each with its own row groups, together have the table and the pictures of one."""
+    images = np.concatenate([photo_patches] * 30)[:700]
+    alone = run(tiny_model, stats, images, keeps=[0.3, 1.0])
+    sums: dict[int, list[torch.Tensor]] = {}
+
+    class Share(Processes):
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            calls = sums.setdefault(self.rank, [])
+            calls.append(tensor)
+            return sum(parts[len(calls) - 1] for rank, parts in sums.items() if rank <= self.rank)
+
+    for rank_ in range(3):
+        together = run(tiny_model, stats, images, keeps=[0.3, 1.0], processes=Share(rank_, 3))
+    pd.testing.assert_frame_equal(together.table, alone.table, check_exact=False, rtol=1e-9)
+    np.testing.assert_array_equal(together.originals, alone.originals)
+    np.testing.assert_array_equal(together.decoded, alone.decoded)
 
 
 def test_all_latents_need_not_be_asked_for(analysis, tiny_model, stats, photo_patches):
@@ -124,15 +148,38 @@ def test_one_image_has_no_standard_error(tiny_model, stats, photo_patches):
     assert analysis.originals.shape == (1, 3, 16, 16)
 
 
-def test_progress_is_announced(tiny_model, stats, photo_patches):
-    seen: dict[str, list[tuple[int, int]]] = {}
+def test_progress_counts_images(tiny_model, stats, photo_patches):
+    seen: list[tuple[int, int]] = []
+    run(tiny_model, stats, photo_patches, progress=lambda *args: seen.append(args), batch_size=10)
+    assert seen == [(10, 24), (20, 24), (24, 24)]
 
-    def stage(name):
-        return lambda done, total: seen.setdefault(name, []).append((done, total))
 
-    run(tiny_model, stats, photo_patches, stage=stage, batch_size=10)
-    assert len(seen) == 2
-    assert all(calls == [(10, 24), (20, 24), (24, 24)] for calls in seen.values())
+def test_the_bottom_up_path_runs_once_a_batch(tiny_model, stats, photo_patches, monkeypatch):
+    calls = []
+    activations = HVAE.activations
+    monkeypatch.setattr(HVAE, "activations", lambda self, images: calls.append(1) or activations(self, images))
+    run(tiny_model, stats, photo_patches, batch_size=10)
+    assert len(calls) == 3
+
+
+def test_rows_go_from_the_smallest_mask_to_the_largest(tiny_model, stats, photo_patches):
+    """Whatever the order they were asked for, with masks of both granularities; each is as it is alone."""
+    wishes = [
+        CutoffWish(keep=0.3),
+        CutoffWish(keep=0.05, granularity="position"),
+        CutoffWish(bits=float(np.sort(np.concatenate(stats.per_variate))[-4])),
+        CutoffWish(keep=0.25, count="variates"),
+    ]
+    cutoffs = [wish.cutoff(tiny_model, stats) for wish in wishes]
+    options = {"codec": IntCodec(), "batch_size": 64, "seed": 3}
+    source = as_source(photo_patches[:6])
+    table = analyze(tiny_model, stats, source, cutoffs, **options).table
+    assert table["kept_dims"].is_monotonic_increasing
+    assert sorted(table["rule"]) == sorted(cutoff.rule for cutoff in cutoffs)
+    for cutoff in cutoffs:
+        alone = analyze(tiny_model, stats, source, [cutoff], **options).table
+        row = table[table["rule"] == cutoff.rule].reset_index(drop=True)
+        pd.testing.assert_frame_equal(row, alone, check_exact=False, rtol=1e-5, atol=1e-7)
 
 
 def test_binarised_images_have_nats(tiny_config, cut_patches):

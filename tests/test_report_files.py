@@ -20,16 +20,19 @@ from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_model, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, preset_names
+from hvae_codec.prune.cutoffs import CutoffWish
 from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.about import count_parameters, describe, render
 from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
-from hvae_codec.report.encoded import cost_sentence, cutoff_cost, find_ranking, make_mask, store_sizes
+from hvae_codec.report.cutoff_cost import best_sentence, choose_and_measure, cost_sentence, cutoff_cost
+from hvae_codec.report.encoded import find_ranking, store_sizes
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
 from hvae_codec.report.tables import cutoff_table, load_table, save_table
 
 KEEPS = (0.05, 0.3, 1.0)
+LABELS = ("keep 5%", "keep 30%", "keep 100%")
 ABOUT = {"images": 24, "ranking_images": 24, "codec": {"name": "int"}, "seed": 0}
 
 
@@ -45,7 +48,8 @@ def stats(tiny_model, photo_patches):
 @pytest.fixture(scope="module")
 def analysis(tiny_model, stats, photo_patches):
     source = as_source(photo_patches)
-    return analyze(tiny_model, stats, source, KEEPS, IntCodec(), batch_size=64, seed=0, stage=silent)
+    cutoffs = [CutoffWish(keep=keep).cutoff(tiny_model, stats) for keep in KEEPS]
+    return analyze(tiny_model, stats, source, cutoffs, IntCodec(), batch_size=64, seed=0)
 
 
 @pytest.fixture
@@ -104,16 +108,16 @@ def test_the_curve_is_a_picture(analysis, tmp_path, rows):
 
 
 def test_the_sheet_shows_the_images(analysis, tmp_path, cut_patches):
-    path = save_reconstruction_sheet(tmp_path, analysis.originals, analysis.decoded, KEEPS)
+    path = save_reconstruction_sheet(tmp_path, analysis.originals, analysis.decoded, LABELS)
     assert_drawn(path, (500, 200))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     white = np.full_like(analysis.originals, 255)
-    other = save_reconstruction_sheet(tmp_path, white, [white] * 3, KEEPS)
+    other = save_reconstruction_sheet(tmp_path, white, [white] * 3, LABELS)
     with Image.open(other) as blank:
         assert np.asarray(blank.convert("L")).mean() > 240
     for channels in (1, 2, 4):
         images = cut_patches(2, 16, channels)
-        assert_drawn(save_reconstruction_sheet(tmp_path, images, [images], [0.1]), (100, 50))
+        assert_drawn(save_reconstruction_sheet(tmp_path, images, [images], ["10%"]), (100, 50))
 
 
 def assert_drawn(path, at_least) -> None:
@@ -208,20 +212,39 @@ def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     assert load_kl_stats(ranking_path(run)).model_hash == newer.model_hash
 
 
-def test_a_variate_larger_than_the_share_is_said(stats):
-    mask, note = make_mask(stats, 0.0001)
-    assert mask.kept_variates == 1
-    assert f"holds {100 * mask.kept_dims / mask.dims:.2g}% of the dimensions" in note
-    assert make_mask(stats, 1.0)[1] == ""
+def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):
+    cutoff = CutoffWish(keep=0.0001).cutoff(tiny_model, stats)
+    assert cutoff.mask.kept_variates == 1
+    assert f"alone holds {100 * cutoff.mask.kept_share:.2g}% of the dimensions, more than 0.01%" in cutoff.note
+    assert CutoffWish(keep=1.0).cutoff(tiny_model, stats).note == ""
 
 
 def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     source = as_source(photo_patches)
     mask = LatentMask.from_keep(stats, 0.3)
     cost = cutoff_cost(tiny_model, source, stats, mask, 64, 0, silent("x"))
-    assert cost.images == len(source.split("val"))
-    everything = cutoff_cost(tiny_model, source, stats, LatentMask.from_keep(stats, 1.0), 64, 0, silent("x"))
+    assert cost.images == len(source)
+    everything = cutoff_cost(tiny_model, source, stats, LatentMask.everything(stats), 64, 0, silent("x"))
     assert everything.kept == everything.everything == cost.everything
     text = cost_sentence(cost, mask)
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
+    chosen, sentences = choose_and_measure(CutoffWish(keep=0.3), tiny_model, stats, source, 64, 0, silent)
+    assert chosen.kept_dims == mask.kept_dims
+    assert f"on {len(source.split('val'))} held-out images" in sentences[-1]
+
+
+def best(**changes: float) -> str:
+    """Of three cutoffs, the second of which may be better than all latents."""
+    rows = [
+        {"rule": rule, "nelbo_change": c, "nelbo_change_se": 1e-3}
+        for rule, c in zip("abc", (0.1, 0.0, 0.0), strict=True)
+    ]
+    return best_sentence(pd.DataFrame([rows[0], rows[1] | changes, rows[2]]))
+
+
+def test_whether_a_cutoff_improves_the_bound():
+    assert best() == "No cutoff improves the bound."
+    assert "b improves the bound by 0.00300 bits/dim: 3.0 standard errors, significant" in best(nelbo_change=-0.003)
+    assert "2.0 standard errors, which may be chance" in best(nelbo_change=-0.002)  # of three, 2.13 are needed
+    assert "one image says nothing" in best(nelbo_change=-0.002, nelbo_change_se=math.nan)
