@@ -12,10 +12,12 @@ import torch
 from rich.console import Console
 
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
+from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.groups import (
     GROUP_COLUMNS,
     group_rich_table,
     group_table,
+    kept_group_bits,
     kl_histogram,
     resolution_table,
     save_groups,
@@ -63,6 +65,16 @@ def test_known_values():
     assert table["share"].tolist() == pytest.approx([0.06 / 0.144, 0.084 / 0.144])
     assert table["active_variates"].tolist() == [3, 1], "exactly at the threshold is not above it"
     assert group_table(stats_of(loud), 10, threshold_bits=0.005)["active_variates"].tolist() == [2]
+
+
+@pytest.mark.parametrize("granularity", ["variate", "position"])
+def test_what_a_mask_keeps(stats, granularity):
+    """All of it, or what is left when the pruned dimensions' KL is set to zero."""
+    mask = LatentMask.from_keep(stats, 0.2, granularity=granularity)
+    planes = zip(mask.keep, stats.kl_bits, strict=True)
+    left = [np.where(keep if keep.ndim == 3 else keep[:, None, None], kl, 0.0).sum() for keep, kl in planes]
+    np.testing.assert_allclose(kept_group_bits(stats, mask), left)
+    np.testing.assert_allclose(kept_group_bits(stats, LatentMask.everything(stats)), stats.per_group)
 
 
 def test_nothing_learnt_has_no_share():

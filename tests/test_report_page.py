@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.analysis import Analysis
+from hvae_codec.report.groups import kept_group_bits
 from hvae_codec.report.page import PAGE_FILE, render_page, save_page
 from hvae_codec.report.page_pictures import shown_images
 
@@ -44,9 +45,12 @@ def analysis_of(stats, images, keeps=KEEPS, granularity="variate", error=0.004) 
     changes = [CHANGES[KEEPS.index(keep)] for keep in keeps]
     table = pd.DataFrame(
         {
+            "rule": [f"keep {100 * keep:g}%" for keep in keeps],
             "keep": keeps,
+            "cutoff": [mask.cutoff_bits(stats) for mask in masks],
             "kept_variates": [mask.kept_variates for mask in masks],
             "kept_dims": [mask.kept_dims for mask in masks],
+            "dims": masks[0].dims,
             "nelbo": [3.5 + change for change in changes],
             "reconstruction": [3.2 + change - 0.1 * keep for change, keep in zip(changes, keeps, strict=True)],
             "kl": [0.3 + 0.1 * keep for keep in keeps],
@@ -59,7 +63,7 @@ def analysis_of(stats, images, keeps=KEEPS, granularity="variate", error=0.004) 
             "dense_bytes": 8 * masks[0].dims,
         }
     )
-    return Analysis(stats, table, images, decoded)
+    return Analysis(stats, table, images, decoded, tuple(masks))
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +131,9 @@ def test_nothing_is_loaded(page):
 
 def test_figures_of_the_table_are_shown(page, analysis):
     for row in analysis.table.to_dict(orient="records"):
-        for cell in (f"{row['kept_dims']:,}", f"{row['nelbo']:.3f}", f"{row['psnr']:.2f}", f"{row['dense_bytes']:,}"):
+        for cell in (f"{row['kept_dims']:,}", f"{row['nelbo']:.3f}", f"{row['psnr']:.2f}", f"{row['cutoff']:.3g}"):
             assert cell in page.text
+    assert f"{analysis.table['dense_bytes'][0]:,} bytes an image" in " ".join(page.text.split())
     assert "+0.01000 ± 0.00400" in page.text
     assert "-0.02000 ± 0.00400" in page.text
     for value in ("0123abcd", "1,234", "int, step 1.0", "bits/dim"):
@@ -150,12 +155,14 @@ def test_an_unclear_change_is_called_so(stats, photo_patches):
     assert "no clear difference" in page.data["cutoffs"][1]["sentences"]
 
 
-def test_rows_are_sorted_with_their_pictures(analysis):
-    """The slider goes from few to many, whatever the table's order, and shows the row that was chosen."""
-    shuffled = [2, 0, 3, 1]
-    table = analysis.table.iloc[shuffled].reset_index(drop=True)
-    other = Analysis(analysis.stats, table, analysis.originals, tuple(analysis.decoded[i] for i in shuffled))
-    assert render_page(other, ABOUT | {"chosen": 0}) == render_page(analysis, ABOUT | {"chosen": 2})
+def test_the_row_shown_first(analysis):
+    """The chosen one, else the one nearest to the paper's 3%."""
+
+    def first(chosen):
+        page = Page(render_page(analysis, ABOUT | {"chosen": chosen}))
+        return next(a["value"] for tag, a in page.tags if a.get("type") == "range")
+
+    assert [first(2), first(0), first(None)] == ["2", "0", "0"]
 
 
 @pytest.mark.parametrize("granularity", ["variate", "position"])
@@ -164,7 +171,7 @@ def test_bars_of_a_cutoff_are_what_its_mask_keeps(stats, photo_patches, granular
     figures = {f["name"]: f for f in Page(render_page(analysis, ABOUT | {"granularity": granularity})).data["figures"]}
     for index, keep in enumerate(KEEPS):
         mask = LatentMask.from_keep(stats, keep, granularity=granularity)
-        kept = sum(kl[flags].sum() for flags, kl in zip(mask.keep, stats.kl_bits, strict=True))
+        kept = kept_group_bits(stats, mask).sum()
         for name in ("groups", "resolutions"):
             assert np.concatenate(figures[name]["kept"][index]).sum() == pytest.approx(kept / (3 * 16 * 16))
     whole = [y for trace in figures["groups"]["figure"]["data"][:3] for y in trace["y"]]
@@ -205,9 +212,9 @@ def test_one_image_one_row(stats, photo_patches):
 
 
 def test_what_is_unknown_is_left_out(analysis):
-    table = analysis.table.assign(cutoff=0.0123, other="more")
-    text = Page(render_page(Analysis(analysis.stats, table, analysis.originals, analysis.decoded), {})).text
-    assert "0.0123" in text
+    table = analysis.table.assign(other="more", nelbo_nats=[123.456, 2.0, 1.0, 0.0])
+    text = Page(render_page(dataclasses.replace(analysis, table=table), {})).text
+    assert "123.46" in text
     assert "seed" not in text
     assert "more" not in text.split("How it was measured")[0].split("All figures")[1]
 
@@ -314,6 +321,8 @@ def _assert_shown(window, analysis, index):
     )
     expected = [share, share, share, row["bits_per_dim"], row["kept_dims"]]
     np.testing.assert_allclose(places, np.repeat(expected, 2).reshape(5, 2))
+    level = window.execute_script("return document.getElementById('plot-sorted').layout.shapes[1].y0")
+    assert level == pytest.approx(row["cutoff"]) or row["cutoff"] == 0
     for place in (0, 9):
         _wait_for_pixels(window, "decoded", place, analysis.decoded[index][place])
         assert (_pixels(window, "original", place) == analysis.originals[place].transpose(1, 2, 0)).all()

@@ -7,6 +7,7 @@ import pytest
 
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.report.groups import kept_group_bits
 from hvae_codec.report.ranking_curve import RankingCurve
 
 
@@ -20,13 +21,13 @@ def stats(tiny_model, photo_patches):
 def test_masks_are_its_beginnings(stats, granularity, keep):
     curve = RankingCurve.of(stats, granularity)
     mask = LatentMask.from_keep(stats, keep, granularity=granularity)
-    kept = [kl[flags] for flags, kl in zip(mask.keep, stats.kl_bits, strict=True)]
-    units = stats.kl_bits if granularity == "position" else stats.per_variate
-    np.testing.assert_allclose(curve.group_bits(mask.kept_dims), [bits.sum() for bits in kept], rtol=1e-12)
-    assert curve.share(mask.kept_dims) == pytest.approx(sum(bits.sum() for bits in kept) / stats.per_group.sum())
-    lowest = [unit[flags].min() for flags, unit in zip(mask.keep, units, strict=True) if flags.any()]
-    assert curve.cutoff(mask.kept_dims) == min(lowest)
+    share = kept_group_bits(stats, mask).sum() / stats.per_group.sum()
+    assert curve.shares(np.array([mask.kept_dims])) == pytest.approx([share])
+    assert mask.kept_dims in curve.ends
     assert curve.dims == mask.dims
+    units = stats.kl_bits if granularity == "position" else stats.per_variate
+    lowest = min(unit[flags].min() for flags, unit in zip(mask.keep, units, strict=True) if flags.any())
+    assert curve.kl_bits[curve.ends == mask.kept_dims] == lowest
 
 
 def test_points_are_steps():
@@ -36,7 +37,8 @@ def test_points_are_steps():
     ranks, bits = curve.points()
     assert ranks.tolist() == [1, 4, 5, 6]
     assert bits.tolist() == [2.0, 2.0, 1.0, 0.5]
-    assert curve.group_bits(5).tolist() == [1.0, 8.0]
+    shares = curve.shares(np.array([1, 4, 5, 6]))
+    assert shares.tolist() == pytest.approx([2 / 9.5, 8 / 9.5, 9 / 9.5, 1.0])
 
 
 def test_a_long_ranking_is_thinned_to_its_ends():
@@ -51,5 +53,4 @@ def test_a_long_ranking_is_thinned_to_its_ends():
 
 def test_no_kl_at_all():
     curve = RankingCurve.of(KLStats((np.zeros((2, 2, 2)),), (np.ones(2),), 1, ""))
-    assert curve.share(4) == 0.0
-    assert curve.cutoff(4) == 0.0
+    assert curve.shares(np.array([1, 8])).tolist() == [0.0, 0.0]

@@ -43,6 +43,8 @@ class Analysis:
     """A few of the images as the model sees them, uint8 [n, C, H, W]."""
     decoded: tuple[NDArray[np.uint8], ...]
     """The same ones encoded and decoded at each cutoff."""
+    masks: tuple[LatentMask, ...]
+    """What each row of the table keeps."""
 
 
 COLUMNS = {
@@ -120,7 +122,8 @@ def analyze(
     table = [
         _table_row(*each, rows[-1], stats, model) for each in zip(cutoffs, rows[: len(masks)], decoded, strict=True)
     ]
-    return Analysis(stats, pd.DataFrame(table, columns=_columns(model)), originals, tuple(d.examples for d in decoded))
+    frame = pd.DataFrame(table, columns=_columns(model))
+    return Analysis(stats, frame, originals, tuple(d.examples for d in decoded), tuple(masks))
 
 
 def _columns(model: HVAE) -> list[str]:

@@ -104,7 +104,7 @@ def save_measured(measured: Measured, folder: Path, run: Path) -> dict[str, Path
     save_cutoff_curve(folder, analysis.table)
     labels = analysis.table["rule"].tolist()
     save_reconstruction_sheet(folder, analysis.originals, analysis.decoded, labels)
-    page = save_page(folder, analysis, about)
+    page = save_page(folder, analysis, about, measured.sentences)
     return {"Page": page, "Tables, pictures, masks": folder, "Ranking, for encode": ranking_path(run)}
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.table import Table
 
 from ..model.checkpoint import replace_atomically
 from ..prune.kl_stats import KLStats
+from ..prune.mask import LatentMask
 
 GROUPS_NAME = "groups"
 ACTIVE_BITS = 0.01
@@ -54,6 +56,11 @@ def group_table(stats: KLStats, image_dims: int, threshold_bits: float = ACTIVE_
         },
         columns=list(GROUP_COLUMNS),
     )
+
+
+def kept_group_bits(stats: KLStats, mask: LatentMask) -> NDArray[np.float64]:
+    """Average KL of what `mask` keeps in each latent group, bits an image, [groups]."""
+    return np.array([kl[keep].sum() for keep, kl in zip(mask.keep, stats.kl_bits, strict=True)])
 
 
 def kl_histogram(stats: KLStats) -> pd.DataFrame:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
 from .groups import resolution_table
-from .page_text import Row, change_text, percent, rule_label
+from .page_text import Row, change_text, percent
 from .ranking_curve import RankingCurve
 
 LINE = "#3d7fd6"
@@ -53,23 +54,23 @@ class PageFigure:
         return {"name": self.name, "figure": self.figure, "marks": marks, "kept": kept, "points": self.points}
 
 
-def cutoff_figures(rows: Sequence[Row], dims: int) -> list[PageFigure]:
-    """NELBO, its two terms, and quality against size; `rows` of the cutoff table, `dims` latent dimensions in all."""
+def cutoff_figures(rows: Sequence[Row]) -> list[PageFigure]:
+    """NELBO, its two terms, and quality against size, of the rows of the cutoff table."""
     bars = "Bars: one standard error of the paired change. Dotted: all latents."
     share = "bits/dim of held-out images."
     return [
-        _against_share(rows, dims, "nelbo", "Negative ELBO", bars, with_change=True),
-        _quality(rows, dims),
-        _against_share(rows, dims, "reconstruction", "Reconstruction", f"The distortion term, {share}"),
-        _against_share(rows, dims, "kl", "KL", f"The rate term, {share} Pruned dimensions have none."),
+        _against_share(rows, "nelbo", "Negative ELBO", bars, with_change=True),
+        _quality(rows),
+        _against_share(rows, "reconstruction", "Reconstruction", f"The distortion term, {share}"),
+        _against_share(rows, "kl", "KL", f"The rate term, {share} Pruned dimensions have none."),
     ]
 
 
 def _against_share(
-    rows: Sequence[Row], dims: int, column: str, title: str, caption: str, *, with_change: bool = False
+    rows: Sequence[Row], column: str, title: str, caption: str, *, with_change: bool = False
 ) -> PageFigure:
-    shares = [100 * row["kept_dims"] / dims for row in rows]
-    trace = _line(shares, [row[column] for row in rows], [_hover(row, dims, column) for row in rows])
+    shares = [100 * row["kept_dims"] / row["dims"] for row in rows]
+    trace = _line(shares, [row[column] for row in rows], [_hover(row, column) for row in rows])
     layout = _layout("latent dimensions kept", "bits/dim")
     layout.xaxis.update(type="log", range=_log_range(shares))
     layout.xaxis.update(tickvals=SHARE_TICKS, ticktext=[f"{tick:g}%" for tick in SHARE_TICKS], tickangle=0)
@@ -87,23 +88,23 @@ def _all_latents(value: float) -> go.layout.Shape:
     return go.layout.Shape(xref="paper", x0=0, x1=1, y0=value, y1=value, line=line, layer="below")
 
 
-def _hover(row: Row, dims: int, column: str) -> str:
-    lines = [f"<b>{_rule(row, dims)}</b>: {row['kept_dims']:,} dims ({percent(row['kept_dims'] / dims)})"]
+def _hover(row: Row, column: str) -> str:
+    lines = [f"<b>{_rule(row)}</b>: {row['kept_dims']:,} dims ({percent(row['kept_dims'] / row['dims'])})"]
     lines.append(f"{row[column]:.4f} bits/dim")
     if column == "nelbo" and row["nelbo_change"] != 0:
         lines.append(f"{change_text(row)} from all latents")
     return "<br>".join(lines)
 
 
-def _rule(row: Row, dims: int) -> str:
+def _rule(row: Row) -> str:
     """Escaped: Plotly reads some HTML in its texts, and a rule may be the name of a file."""
-    return html.escape(rule_label(row, dims))
+    return html.escape(row["rule"])
 
 
-def _quality(rows: Sequence[Row], dims: int) -> PageFigure:
+def _quality(rows: Sequence[Row]) -> PageFigure:
     sizes = [row["bits_per_dim"] for row in rows]
     hover = [
-        f"<b>{_rule(row, dims)}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
+        f"<b>{_rule(row)}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
         f"<br>{row['bits_per_dim']:.3f} bits/dim ({row['bytes']:,.0f} bytes an image)"
         for row in rows
     ]
@@ -114,13 +115,15 @@ def _quality(rows: Sequence[Row], dims: int) -> PageFigure:
     return PageFigure("quality", "Quality against size", caption, _plain([trace], layout), marks, points=True)
 
 
-def kl_figures(rows: Sequence[Row], ranking: RankingCurve, groups: pd.DataFrame, image_dims: int) -> list[PageFigure]:
+def kl_figures(
+    rows: Sequence[Row], ranking: RankingCurve, groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]]
+) -> list[PageFigure]:
     """The ranking, KL by resolution and by latent group.
 
-    `groups` is the `group_table` of what was ranked, for images of `image_dims` = C · H · W.
+    `groups` is the `group_table` of what was ranked, `kept` the KL that each cutoff keeps in each group, [groups] in
+    bits/dim.
     """
     colours = _resolution_colours(groups["resolution"])
-    kept = [ranking.group_bits(row["kept_dims"]) / image_dims for row in rows]
     return [
         _sorted_kl(rows, ranking),
         _by_resolution(groups, kept, colours),
@@ -134,8 +137,8 @@ def _sorted_kl(rows: Sequence[Row], ranking: RankingCurve) -> PageFigure:
     ranks, kl = ranks[drawn], kl[drawn]
     hover = [
         f"rank {rank:,} of {ranking.dims:,} ({percent(rank / ranking.dims)})<br>{bits:.3g} bits"
-        f"<br>up to here {percent(ranking.share(rank))} of the KL"
-        for rank, bits in zip(ranks.tolist(), kl.tolist(), strict=True)
+        f"<br>up to here {100 * share:.1f}% of the KL"
+        for rank, bits, share in zip(ranks.tolist(), kl.tolist(), ranking.shares(ranks).tolist(), strict=True)
     ]
     trace = _line(ranks.tolist(), kl.tolist(), hover, mode="lines")
     layout = _layout("latent dimensions, ranked", "bits per latent dimension")
@@ -145,21 +148,16 @@ def _sorted_kl(rows: Sequence[Row], ranking: RankingCurve) -> PageFigure:
     if len(kl):
         layout.yaxis.range = _log_range(kl.tolist())
         layout.shapes = [*layout.shapes, _horizontal_mark()]
-        marks = [{"x": row["kept_dims"], "y": max(_cutoff_bits(row, ranking), float(kl[-1]))} for row in rows]
-    caption = "Average KL of each latent dimension, highest first. Left of the line is kept."
+        marks = [{"x": row["kept_dims"], "y": max(row["cutoff"], float(kl[-1]))} for row in rows]
+    caption = "Average KL of each latent dimension, highest first. Lines: how many are kept, the highest KL pruned."
     return PageFigure("sorted", "Ranking", caption, _plain([trace], layout), marks)
-
-
-def _cutoff_bits(row: Row, ranking: RankingCurve) -> float:
-    cutoff = row.get("cutoff")
-    return ranking.cutoff(row["kept_dims"]) if cutoff is None or math.isnan(cutoff) else float(cutoff)
 
 
 def _horizontal_mark() -> go.layout.Shape:
     return go.layout.Shape(name="mark", xref="paper", x0=0, x1=1, y0=1, y1=1, line={"width": 1.5, "dash": "dash"})
 
 
-def _by_resolution(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[int, str]) -> PageFigure:
+def _by_resolution(groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]], colours: Mapping[int, str]) -> PageFigure:
     table = resolution_table(groups)
     resolutions = table["resolution"].tolist()
     names = [f"{r} × {r}" for r in resolutions]
@@ -183,7 +181,7 @@ def _by_resolution(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[i
     return PageFigure("resolutions", "KL by resolution", caption, _plain([whole, part], layout), (), lengths)
 
 
-def _by_group(groups: pd.DataFrame, kept: Sequence[Any], colours: Mapping[int, str]) -> PageFigure:
+def _by_group(groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]], colours: Mapping[int, str]) -> PageFigure:
     members = {r: np.flatnonzero(groups["resolution"] == r).tolist() for r in sorted(set(groups["resolution"]))}
     whole = [_group_bars(groups.iloc[places], f"{r} × {r}", colours[r]) for r, places in members.items()]
     part = [

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .ranking_curve import RankingCurve
-
 Row = Mapping[str, Any]
 """A row of the cutoff table; `analysis.COLUMNS` says what is in it."""
 
@@ -24,17 +22,6 @@ def percent(share: float) -> str:
     ('3%', '2.58%', '100%')
     """
     return f"{100 * share:.3g}%"
-
-
-def keep_label(row: Row, dims: int) -> str:
-    """The share that was asked for, or the one that is kept where the table does not say."""
-    keep = row.get("keep")
-    return percent(row["kept_dims"] / dims if keep is None or math.isnan(keep) else keep)
-
-
-def rule_label(row: Row, dims: int) -> str:
-    """What was asked for: a share, a KL, a tolerance, a file; where the table does not say, the share."""
-    return str(row.get("rule") or f"keep {keep_label(row, dims)}")
 
 
 def change_text(row: Row) -> str:
@@ -54,19 +41,17 @@ def is_clear(row: Row) -> bool:
     return bool(abs(row["nelbo_change"]) >= CLEAR_ERRORS * row["nelbo_change_se"])
 
 
-def cutoff_sentences(row: Row, ranking: RankingCurve) -> str:
-    """What one cutoff keeps, costs and takes."""
-    return f"{_kept(row, ranking)} {_bound(row)} {_decoded(row)}"
+def cutoff_sentences(row: Row, kl_share: float) -> str:
+    """What one cutoff keeps, which holds the share `kl_share` of the KL, what it costs, and what it takes."""
+    return f"{_kept(row, kl_share)} {_bound(row)} {_decoded(row)}"
 
 
-def _kept(row: Row, ranking: RankingCurve) -> str:
-    kept, dims = row["kept_dims"], ranking.dims
+def _kept(row: Row, kl_share: float) -> str:
+    kept, dims = row["kept_dims"], row["dims"]
     if kept == dims:
         return f"All {dims:,} latent dimensions are kept."
-    return (
-        f"{kept:,} of {dims:,} latent dimensions are kept ({percent(kept / dims)}): "
-        f"they hold {100 * ranking.share(kept):.1f}% of the KL."
-    )
+    share = f"{100 * kl_share:.1f}% of the KL"
+    return f"{kept:,} of {dims:,} latent dimensions are kept ({percent(kept / dims)}): they hold {share}."
 
 
 def _bound(row: Row) -> str:
@@ -90,20 +75,20 @@ def _decoded(row: Row) -> str:
     )
 
 
-def smallest_close(rows: Sequence[Row], ranking: RankingCurve) -> str:
-    """The smallest cutoff whose NELBO is within `CLOSE_TO_ALL` of that of all latents."""
+def smallest_close(rows: Sequence[Row], kl_shares: Sequence[float]) -> str:
+    """The smallest cutoff whose NELBO is within `CLOSE_TO_ALL` of that of all latents; `rows` ascend."""
     limit = f"{100 * CLOSE_TO_ALL:g}%"
-    close = [row for row in rows if row["nelbo_change"] <= CLOSE_TO_ALL * abs(row["nelbo"] - row["nelbo_change"])]
-    if not close:
-        return f"At none of these cutoffs is the NELBO within {limit} of that of all latents."
-    row = min(close, key=lambda row: row["kept_dims"])
-    kept = row["kept_dims"]
-    if kept == ranking.dims:
-        return f"No smaller cutoff has a NELBO within {limit} of that of all latents."
-    return (
-        f"{percent(kept / ranking.dims)} of the latent dimensions ({kept:,} of {ranking.dims:,}) suffice for a NELBO "
-        f"within {limit} of that of all; they hold {100 * ranking.share(kept):.1f}% of the KL."
-    )
+    for row, kl_share in zip(rows, kl_shares, strict=True):
+        kept, dims = row["kept_dims"], row["dims"]
+        if row["nelbo_change"] > CLOSE_TO_ALL * abs(row["nelbo"] - row["nelbo_change"]):
+            continue
+        if kept == dims:
+            return f"No smaller cutoff has a NELBO within {limit} of that of all latents."
+        return (
+            f"{percent(kept / dims)} of the latent dimensions ({kept:,} of {dims:,}) suffice for a NELBO "
+            f"within {limit} of that of all; they hold {100 * kl_share:.1f}% of the KL."
+        )
+    return f"At none of these cutoffs is the NELBO within {limit} of that of all latents."
 
 
 def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
