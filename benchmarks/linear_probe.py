@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold, Strat
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4)
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 """C of the logistic regression to choose from, for features whose mean squared norm is 1."""
 
 INNER_FOLDS = 3

@@ -13,6 +13,7 @@ was trained on. A control is all latents of the model before its first step. See
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -23,7 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from linear_probe import Fold, Score, cross_validate, principal_components, random_folds, standard_error
+import sklearn
+from linear_probe import (
+    INNER_FOLDS,
+    STRENGTHS,
+    Fold,
+    Score,
+    cross_validate,
+    principal_components,
+    random_folds,
+    standard_error,
+)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -36,7 +47,7 @@ from hvae_codec import HVAE, ImageSource, KLStats, LatentMask, kl_stats, load_mo
 from hvae_codec.config import with_settings
 from hvae_codec.encode.pipeline import encode
 from hvae_codec.errors import DataError, HvaeCodecError, UsageError
-from hvae_codec.model.checkpoint import load_run_config
+from hvae_codec.model.checkpoint import load_run_config, replace_atomically
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.cutoffs import parse_keep
 from hvae_codec.sample_data import MARKER, Box, choose_patches, load_photographs, write_sample_data
@@ -111,7 +122,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="photo patches of sample-data; made below --out where not given")
     parser.add_argument("--run", type=Path, help="run that was trained on --data; trained below --out where not given")
     parser.add_argument("--tasks", nargs="+", choices=["digits", "photos"], default=["digits", "photos"])
-    parser.add_argument("--keep", nargs="+", default=["0.5%", "1%", "3%", "10%", "30%"], help="shares of latent dimensions")
+    parser.add_argument(
+        "--keep", nargs="+", default=["0.5%", "1%", "3%", "10%", "30%"], help="shares of latent dimensions"
+    )
     parser.add_argument("--splits", type=int, default=5, help="folds of a cross-validation")
     parser.add_argument("--repeats", type=int, default=2, help="cross-validations, each with other folds")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the presets, as train does")
@@ -135,12 +148,13 @@ def run_tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     make_folds = partial(random_folds, splits=options.splits, repeats=options.repeats)
     if "digits" in options.tasks:
         data = digits(options)
-        yield from probe(DIGITS, data, make_features(data, keeps, options.out), make_folds(data.labels))
+        yield from probe(DIGITS, data, make_features(data, keeps, options.out), make_folds(data.labels), options.out)
     if "photos" in options.tasks:
         data, boxes = photos(options)
         features = make_features(data, keeps, options.out)
-        yield from probe(PATCHES, data, features, make_folds(data.labels))
-        yield from probe(BANDS, data, features, band_folds(data.labels, boxes, options.splits, options.repeats))
+        yield from probe(PATCHES, data, features, make_folds(data.labels), options.out)
+        bands = band_folds(data.labels, boxes, options.splits, options.repeats)
+        yield from probe(BANDS, data, features, bands, options.out)
 
 
 def digits(options: argparse.Namespace) -> Data:
@@ -294,11 +308,13 @@ def flat_pixels(source: ImageSource) -> NDArray[np.float32]:
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def probe(task: str, data: Data, features: Sequence[Features], folds: Sequence[Fold]) -> Iterator[dict[str, Any]]:
+def probe(
+    task: str, data: Data, features: Sequence[Features], folds: Sequence[Fold], out: Path
+) -> Iterator[dict[str, Any]]:
     """One row a representation; `folds` in it are the scores of each."""
     scores: list[tuple[Features, list[Score]]] = []
     for each in [*features, *fold_components(features, folds)]:
-        scores.append((each, cross_validate(each.values, data.labels, folds, each.components)))
+        scores.append((each, measured(each, data.labels, folds, out)))
         accuracy = np.mean([score.accuracy for score in scores[-1][1]])
         print(f"{task}: {each.name}, {each.dims:,} dims: {accuracy:.3f}", flush=True)
     about = {"task": task, "images": len(data.labels), "chance": chance(data.labels)}
@@ -310,6 +326,19 @@ def probe(task: str, data: Data, features: Sequence[Features], folds: Sequence[F
         for name, other in references(each, scores).items():
             row |= estimate(name, [a.accuracy - b.accuracy for a, b in zip(own, other, strict=True)], folds)
         yield row | {"folds": [{"fold": number, **asdict(score)} for number, score in enumerate(own)]}
+
+
+def measured(features: Features, labels: NDArray, folds: Sequence[Fold], out: Path) -> list[Score]:
+    """Scores of each fold, measured now or read where the same was measured before."""
+    digest = hashlib.sha256(repr((features.components, STRENGTHS, INNER_FOLDS, sklearn.__version__)).encode())
+    for array in (features.values, labels, *(part for fold in folds for part in (fold.training, fold.test))):
+        digest.update(repr((array.dtype, array.shape)).encode() + array.tobytes())
+    path = out / "measured" / f"{digest.hexdigest()}.json"
+    if not path.exists():
+        scores = cross_validate(features.values, labels, folds, features.components)
+        path.parent.mkdir(exist_ok=True)
+        replace_atomically(path, json.dumps([asdict(score) for score in scores]).encode() + b"\n")
+    return [Score(**score) for score in json.loads(path.read_text())]
 
 
 def references(features: Features, scores: Sequence[tuple[Features, list[Score]]]) -> dict[str, list[Score]]:
