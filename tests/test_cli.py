@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -155,20 +156,65 @@ def test_a_trained_run_goes_on_for_longer(work, hvae):
     assert find_run("runs/latest") == Path("runs/first")
 
 
+ANALYSIS_FILES = {
+    "cutoffs.csv",
+    "cutoffs.json",
+    "cutoffs.png",
+    "groups.csv",
+    "groups.json",
+    "masks",
+    "reconstructions.png",
+    "report.html",
+}
+
+
 def test_analyze_kl(work, hvae):
     out = hvae("analyze-kl", "data", "--keep", "100%,10%,0.1", "--images", 7, "--out", "tables")
-    for word in ("10%", "100%", "NELBO", "PSNR", "7 held-out images, variates ranked on 7", "tables/cutoffs.png"):
+    for word in ("keep 10%", "keep 100%", "NELBO", "PSNR", "7 held-out images, variates ranked on 7", "improves the"):
         assert word in out
-    assert sorted(p.name for p in Path("tables").iterdir()) == [
-        "cutoffs.csv",
-        "cutoffs.json",
-        "cutoffs.png",
-        "reconstructions.png",
-    ]
+    assert "Page: tables/report.html" in out
+    assert {p.name for p in Path("tables").iterdir()} == ANALYSIS_FILES
     assert pd.read_csv("tables/cutoffs.csv")["keep"].tolist() == [0.1, 1.0]
     names = {p.name for p in Path("runs/first/analysis").iterdir()}
-    assert names == {"cutoffs.csv", "cutoffs.json", "cutoffs.png", "reconstructions.png", "kl_stats.npz"}
-    assert "5%" in hvae("info", "runs/first")
+    assert names == ANALYSIS_FILES | {"kl_stats.npz"}
+    assert "keep 5%" in hvae("info", "runs/first")
+    about = json.loads(Path("tables/cutoffs.json").read_text())["about"]
+    assert about["source"] == open_images("data", size=16, channels=3).split("val").evenly(7).fingerprint
+
+
+def test_analyze_kl_at_every_kind_of_cutoff(work, hvae):
+    mask = "runs/first/analysis/masks/keep-5.json"
+    options = ("--keep", "20%", "--cutoff", "0.0001", "--tolerance", "2%", "--mask", mask, "--granularity", "position")
+    out = hvae("analyze-kl", "data", *options, "--out", "tables")
+    for word in ("keep 20%", "cutoff 0.0001 bits", "tolerance 2%", "keep-5.json", "Tolerance 2%: "):
+        assert word in out
+    table = pd.read_csv("tables/cutoffs.csv")
+    assert len(table) == 4
+    assert table["kept_dims"].is_monotonic_increasing
+    masks = {p.name for p in Path("tables/masks").iterdir()}
+    assert masks == {"keep-20.json", "cutoff-0.0001-bits.json", "tolerance-2.json", "keep-5.json"}
+    dims = table["dims"].iloc[0]
+    assert table.set_index("rule")["kept_dims"]["keep 20%"] == dims // 5  # single dimensions fill the share
+    hvae("analyze-kl", "data", "--keep", "25%", "--count", "variates", "--out", "published")
+    assert pd.read_csv("published/cutoffs.csv")["rule"].tolist() == ["keep 25% of variates"]
+
+
+@pytest.mark.parametrize("options", [("--tolerance", "2%"), ("--cutoff", "0.0001"), ("--granularity", "position")])
+def test_encode_at_every_kind_of_cutoff(work, hvae, options):
+    out = hvae("encode", "data", "new.zarr", *options)
+    assert re.search(r"Kept [\d,]+ of [\d,]+ latent dimensions", out)
+    assert ("Tolerance 2%: " in out) == ("--tolerance" in options)
+    hvae("decode", "new.zarr", "new")
+    store = open_store("new.zarr")
+    assert (store.metadata.get("granularity") == "position") == ("position" in options)
+    decoded = open_images("new", size=16, channels=3)
+    by_name = dict(zip(decoded.names, decoded.read(range(len(decoded))), strict=True))
+    np.testing.assert_array_equal(by_name[store.names[3]], store.decode([3])[0])
+
+
+def test_encode_with_a_mask_from_analyze_kl(work, hvae):
+    hvae("encode", "data", "new.zarr", "--mask", "runs/first/analysis/masks/keep-30.json")
+    assert tree("new.zarr") == {name.replace("out.", "new."): data for name, data in tree("out.zarr").items()}
 
 
 def test_encode_and_decode(work, hvae):
@@ -342,6 +388,16 @@ def interrupt(*_: object) -> None:
         (2, "encode data new.zarr --keep abc", "keep is 'abc'"),
         (2, "encode data new.zarr --keep nan", "keep is nan"),
         (2, "analyze-kl data --keep 3%,,5%", "keep is ''"),
+        (2, "analyze-kl data --cutoff low", "the cutoff is 'low'"),
+        (2, "analyze-kl data --cutoff 1e6", "no variate has more than 1e+06 bits per latent dimension; the most is"),
+        (2, "analyze-kl data --tolerance -1%", "the tolerance is -1%; it must be at least 0%"),
+        (1, "analyze-kl data --mask nowhere.json", "cannot read the mask nowhere.json (No such file"),
+        (1, "analyze-kl data --mask list.json", "list.json: the mask is damaged"),
+        (2, "analyze-kl data --mask other.json", "other.json: the mask was made for another model"),
+        (2, "analyze-kl data --granularity position --count variates", "--count variates counts whole variates"),
+        (2, "encode data new.zarr --keep 3% --tolerance 1%", "give one of --keep, --cutoff, --tolerance and --mask"),
+        (2, "encode data new.zarr --mask other.json", "other.json: the mask was made for another model"),
+        (2, "encode data new.zarr --granularity pixel", "'pixel' is not one of 'variate', 'position'"),
         (2, "encode data new.zarr --step 0", "the quantiser step is 0.0; it must be a number above 0"),
         (2, "encode data new.zarr --codec zip", "'zip' is not one of 'int', 'float16', 'float32'"),
         (2, "encode data new.zarr --batch-size 0", "greater than or equal to 1"),
@@ -377,6 +433,8 @@ def test_bad_input(work, refused, code, arguments, message):
     Path("torn.toml").write_text(CONFIG[:100])
     Path("latin1.toml").write_bytes(CONFIG.encode() + b"# \xe9")
     Path("list.json").write_text("[1, 2]")
+    mask = Path("runs/first/analysis/masks/keep-5.json").read_text()
+    Path("other.json").write_text(mask.replace('"model_hash": "', '"model_hash": "0'))
     before = tree(".")
     assert message in refused(code, *arguments.split())
     assert tree(".") == before

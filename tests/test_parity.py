@@ -14,9 +14,10 @@ import torch
 
 from hvae_codec.config import Config
 from hvae_codec.model.checkpoint import fill_model
-from hvae_codec.model.hvae import HVAE, gaussian_noise, prior_sample
+from hvae_codec.model.hvae import HVAE, SampledPosterior, gaussian_noise, prior_sample
 from hvae_codec.model.published import import_published, published_names
 from hvae_codec.prune.kl_stats import kl_stats
+from hvae_codec.prune.mask import LatentMask
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import StepResult, update
 
@@ -137,6 +138,21 @@ def test_pruned_pass(case: Case):
     published = choose.kl_bits(np.ones_like(mask)) / model.config.image_dims
     assert distance(published, golden["pruned/kl_all_variates"]) < OUTPUT
     assert distance(choose.per_variate(), golden["pruned/kl_stats"]) < OUTPUT
+
+
+def test_the_published_mask_and_rates(case: Case):
+    """`count="variates"` gives the published mask; our rate is that of its kept variates, theirs that of all."""
+    model, golden = case.model(), case.golden
+    mask = LatentMask.from_keep(kl_stats(model, case.images, sample=False), 0.25, count="variates")
+    np.testing.assert_array_equal(np.stack(mask.keep), golden["pruned/mask"])
+    positions = np.array([[group.resolution**2] for group in case.config.model.groups])
+    bits = golden["pruned/kl_stats"] * positions / model.config.image_dims
+    assert distance(bits.sum(), golden["pruned/kl_all_variates"]) < OUTPUT
+    mean_noise = SampledPosterior(lambda group: torch.zeros_like(group.prior.mean), mask.tensors("cpu"))
+    with torch.no_grad():
+        model.top_down(model.activations(case.images), mean_noise, 4)
+    rate = torch.stack(mean_noise.kl).sum(dim=0).mean() / model.nats_per_bit_dim
+    assert distance(rate, (bits * golden["pruned/mask"]).sum()) < OUTPUT
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from hvae_codec.images import as_source, open_images
 from hvae_codec.model.checkpoint import load_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.processes import Processes, StopAgreement, joined
+from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.validation import validate
 
@@ -49,8 +51,8 @@ def config(tiny_config) -> Config:
     return with_settings(tiny_config, ["train.steps=20", "train.precision=fp32"])
 
 
-def launch(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+def launch(folder: Path, *arguments: object, processes: int = 2) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     return subprocess.Popen(
         [*launcher, *map(str, arguments)],
@@ -93,6 +95,28 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
     one, two = (load_weights(tmp_path / run / "model.safetensors") for run in ("one", "two"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config):
+    config = with_settings(config, ["train.steps=3"])
+    start_run(tmp_path / "run", config, resume=False)
+    source = open_images(data, size=16, channels=3)
+    train(tmp_path / "run", config, source.split("train"), source.split("val"))
+    arguments = ("analyze-kl", data, "--model", "run", "--keep", "10%,100%", "--tolerance", "5%", "--batch-size", 4)
+    alone = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "one", processes=1)
+    _, errors = alone.communicate(timeout=120)
+    assert alone.returncode == 0, errors
+    one = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
+    together = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "two")
+    out, errors = together.communicate(timeout=120)
+    assert together.returncode == 0, errors
+    assert out.count("KL by latent group") == 1
+    two = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
+    assert (two.images, two.source, two.model_hash) == (one.images, one.source, one.model_hash)
+    for a, b in zip(two.kl_bits + two.posterior_std, one.kl_bits + one.posterior_std, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    tables = [pd.read_csv(tmp_path / folder / "cutoffs.csv") for folder in ("one", "two")]
+    pd.testing.assert_frame_equal(tables[1], tables[0], check_exact=False, rtol=1e-6, atol=1e-9)
 
 
 def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: Path, config: Config):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.errors import ModelError, UsageError
-from hvae_codec.prune.kl_stats import KLStats
 from hvae_codec.prune.cutoffs import parse_keep
-from hvae_codec.prune.mask import LatentMask
+from hvae_codec.prune.kl_stats import KLStats
+from hvae_codec.prune.mask import LatentMask, load_mask, save_mask
 
 FRACTIONS = st.floats(1e-6, 1.0)
 
@@ -182,18 +182,133 @@ def test_an_undamaged_mask():
     assert LatentMask.from_dict(group()).keep[0].tolist() == [True, False, True]
 
 
-# --- what is typed
+# --- single positions, the published count, files
+
+
+@st.composite
+def uneven_stats(draw: st.DrawFn) -> KLStats:
+    """Statistics whose KL differs from position to position, with ties."""
+    shapes = draw(st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4])), min_size=1, max_size=4))
+    seed = draw(st.integers(0, 2**32 - 1))
+    generator = np.random.default_rng(seed)
+    kl = tuple(generator.integers(0, 40, (v, r, r)) / 8 for v, r in shapes)
+    return KLStats(kl, tuple(np.ones(v) for v, _ in shapes), 10, "hash")
+
+
+def positions(mask: LatentMask) -> np.ndarray:
+    return np.concatenate([keep.ravel() for keep in mask.keep])
+
+
+@given(uneven_stats(), FRACTIONS)
+def test_positions_are_counted_and_ranked_by_their_own_kl(stats: KLStats, fraction: float):
+    mask = LatentMask.from_keep(stats, fraction, granularity="position")
+    assert mask.granularity == "position"
+    assert mask.kept_dims == max(1, int(fraction * mask.dims + 1e-6)) == positions(mask).sum()
+    kl = np.concatenate([kl.ravel() for kl in stats.kl_bits])
+    assert kl[positions(mask)].min() >= kl[~positions(mask)].max(initial=-1)
+    assert mask.kept_variates == sum(keep.any(axis=(1, 2)).sum() for keep in mask.keep)
+    shapes = [(len(kl), kl.shape[1], kl.shape[2]) for kl in stats.kl_bits]
+    assert [tensor.shape for tensor in mask.tensors("cpu")] == shapes
+
+
+@given(uneven_stats(), FRACTIONS, st.sampled_from(["variate", "position"]))
+def test_a_cutoff_is_where_the_pruned_begin(stats: KLStats, fraction: float, granularity):
+    mask = LatentMask.from_keep(stats, fraction, granularity=granularity)
+    bits = mask.cutoff_bits(stats)
+    if mask.kept_dims == mask.dims:
+        assert bits == 0.0
+        return
+    best = max(kl.max() for kl in (stats.kl_bits if granularity == "position" else stats.per_variate))
+    if bits < best:  # else what is kept ties with what is not
+        again = LatentMask.from_cutoff(stats, bits, granularity=granularity)
+        assert again.kept_dims <= mask.kept_dims
+        assert all((a <= b).all() for a, b in zip(again.keep, mask.keep, strict=True))
+
+
+@given(uneven_stats(), st.sampled_from(["variate", "position"]))
+def test_ranks_count_what_is_kept(stats: KLStats, granularity):
+    units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
+    masks = [LatentMask.from_rank(stats, kept, granularity=granularity) for kept in range(1, units + 1)]
+    assert [positions(mask).sum() for mask in masks] == list(range(1, units + 1))
+    for smaller, larger in pairwise(masks):
+        assert (positions(smaller) <= positions(larger)).all()
+
+
+@given(uneven_stats(), FRACTIONS, st.sampled_from(["variate", "position"]))
+def test_json_of_either_granularity(stats: KLStats, fraction: float, granularity):
+    mask = LatentMask.from_keep(stats, fraction, granularity=granularity)
+    loaded = LatentMask.from_dict(json.loads(json.dumps(mask.to_dict())))
+    assert (loaded.granularity, loaded.resolutions, loaded.model_hash) == (granularity, mask.resolutions, "hash")
+    for a, b in zip(loaded.keep, mask.keep, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_kept_positions_are_ranges_that_a_person_can_read():
+    keep = np.zeros((3, 4, 4), bool)
+    keep[1, 0, :3] = keep[1, 2, 2] = keep[2] = True
+    data = LatentMask((keep,), (4,)).to_dict()
+    assert data["granularity"] == "position"
+    assert data["groups"] == [{"resolution": 4, "variates": 3, "keep": {"1": "0-2 10", "2": "0-15"}}]
+
+
+def test_masks_that_prune_the_first_groups_alike():
+    first, second = (
+        LatentMask((np.array([True, False]), np.array([kept, True])), (1, 2), "hash") for kept in (False, True)
+    )
+    assert (first.same_groups(second), first.same_groups(first)) == (1, 2)
+    planes = np.zeros((2, 2, 2), bool)
+    planes[1] = True
+    single = LatentMask((np.array([True, False])[:, None, None], planes), (1, 2), "hash")
+    assert (first.same_groups(single), second.same_groups(single)) == (2, 1)  # the same, said by position
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.5, 2), (0.25, 1), (0.26, 1), (0.75, 3), (0.01, 1), (1.0, 4)])
+def test_the_published_count_is_of_variates(fraction: float, kept: int):
+    """Strictly above the quantile, whatever the resolution."""
+    stats = make_stats([(2, 1), (2, 8)], [1, 3, 4, 2])
+    mask = LatentMask.from_keep(stats, fraction, count="variates")
+    assert mask.kept_variates == kept
+    kl = np.concatenate(stats.per_variate)
+    if fraction < 1:
+        np.testing.assert_array_equal(flat(mask), kl > np.quantile(kl, 1 - fraction))
+
+
+def test_the_published_count_at_ties():
+    assert flat(LatentMask.from_keep(make_stats([(4, 1)], [2, 2, 1, 1]), 0.5, count="variates")).sum() == 2
+    assert flat(LatentMask.from_keep(make_stats([(4, 1)], [2, 2, 2, 1]), 0.5, count="variates")).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    with pytest.raises(UsageError, match="--count variates counts whole variates"):
+        LatentMask.from_keep(make_stats([(2, 1)], [1, 2]), 0.5, granularity="position", count="variates")
+
+
+def test_masks_in_files(tmp_path):
+    mask = LatentMask.from_keep(make_stats([(2, 1), (3, 4)], [5, 1, 4, 3, 2]), 0.5)
+    save_mask(tmp_path / "new" / "mask.json", mask)
+    loaded = load_mask(tmp_path / "new" / "mask.json")
+    assert [k.tolist() for k in loaded.keep] == [k.tolist() for k in mask.keep]
+    with pytest.raises(ModelError, match=r"cannot read the mask .*nowhere.json \(No such file"):
+        load_mask(tmp_path / "nowhere.json")
+    with pytest.raises(ModelError, match="cannot read the mask"):
+        load_mask(tmp_path)
+    for text in ("", "[", "[1]", "3", '{"groups": []}', "\0"):
+        (tmp_path / "torn.json").write_text(text)
+        with pytest.raises(ModelError, match=r"torn.json: the mask is"):
+            load_mask(tmp_path / "torn.json")
+    (tmp_path / "torn.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"torn.json: the mask is"):
+        load_mask(tmp_path / "torn.json")
 
 
 @pytest.mark.parametrize(
-    ("text", "fraction"), [("3%", 0.03), (" 3 % ", 0.03), ("0.03", 0.03), ("100%", 1.0), ("1", 1.0), ("1e-2", 0.01)]
+    "keep", [{"3": "0"}, {"0": "4"}, {"0": "0-4"}, {"0": "-1"}, {"0": "a"}, {"0": 3}, {"x": "0"}, [0], {}]
 )
-def test_keep_is_a_percentage_or_a_fraction(text: str, fraction: float):
-    assert parse_keep(text) == pytest.approx(fraction, rel=1e-12)
-
-
-@pytest.mark.parametrize("text", ["", "%", "some", "3%%", "3 percent", "0", "0%", "-1%", "101%", "3", "nan", "inf%"])
-def test_keep_that_cannot_be(text: str):
-    with pytest.raises(UsageError, match="keep is") as caught:
-        parse_keep(text)
-    assert "\n" not in str(caught.value)
+def test_damaged_position_masks(keep: object):
+    data = {"granularity": "position"} | group(keep=keep)
+    with pytest.raises(ModelError, match="the mask is damaged"):
+        LatentMask.from_dict(data)
+    with pytest.raises(ModelError, match="the mask is damaged"):
+        LatentMask.from_dict(group() | {"granularity": "pixel"})
