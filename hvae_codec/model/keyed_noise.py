@@ -18,15 +18,19 @@ from .hvae import Noise
 from .top_down import LatentGroup
 
 
-def keyed_noise(config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str) -> Noise:
+def keyed_noise(
+    config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str, groups: int | None = None
+) -> Noise:
     """Standard normal numbers, float32, for every group of a batch with one key an image: (seed, step, position).
+
+    `groups` asks for the first ones alone.
 
     An image's numbers depend on its key (and on the kind of device) alone, not on the batch it is in, so that work can
     be divided among processes in any way. All are drawn at once: training keeps them for the backward pass anyway.
     """
-    drawn = _draw(torch.empty(len(keys), config.latent_dims, device=device), keys)
-    ends = np.cumsum([group.dims for group in config.groups]).tolist()
-    starts = [0, *ends[:-1]]
+    ends = np.cumsum([group.dims for group in config.groups[:groups]], dtype=int).tolist()
+    starts = [0, *ends]
+    drawn = _draw(torch.empty(len(keys), starts[-1], device=device), keys)
 
     def noise(group: LatentGroup) -> Tensor:
         shape = config.groups[group.index]

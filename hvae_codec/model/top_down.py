@@ -127,9 +127,14 @@ class TopDownBlock(nn.Module):
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """The state [B, width, H, W] after this group's z."""
+        state, residual, group = self.open(state, skip, index)
+        return self.after_z(state, residual, choose(group))
+
+    def open(self, state: Tensor, skip: Tensor | None, index: int) -> tuple[Tensor, Tensor, LatentGroup]:
+        """The state at this block's resolution, the residual term, and the group whose z is to be chosen."""
         state, residual, prior_raw = self.before_z(state)
-        z = choose(_RawGroup(index, self, prior_raw, lambda variates: self.posterior_raw(state, skip, variates)))
-        return self.after_z(state, residual, z)
+        group = _RawGroup(index, self, prior_raw, lambda variates: self.posterior_raw(state, skip, variates))
+        return state, residual, group
 
     def before_z(self, state: Tensor) -> tuple[Tensor, Tensor, RawGaussian]:
         """The state at this block's resolution, the residual term, and the output for p(z_i | z_<i)."""
@@ -204,10 +209,21 @@ class TopDown(nn.Module):
         if state is None:
             state = self.start.expand(batch, -1, -1, -1)
         for index in groups:
-            block = cast(TopDownBlock, self.blocks[index])
-            skip = None if activations is None else activations[self.skips[index]]
-            state = self.run_block(block, state, skip, index, choose)
+            state = self.run_block(*self._block(activations, index, state), index, choose)
         return state
+
+    def last_group(self, activations: Sequence[Tensor] | None, state: Tensor) -> LatentGroup:
+        """The last latent group, from the state before it, for those who want nothing that comes after it."""
+        index = len(self.blocks) - 1
+        block, state, skip = self._block(activations, index, state)
+        return block.open(state, skip, index)[2]
+
+    def _block(
+        self, activations: Sequence[Tensor] | None, index: int, state: Tensor
+    ) -> tuple[TopDownBlock, Tensor, Tensor | None]:
+        """What a block is run with: itself, the state before it, its skip."""
+        skip = None if activations is None else activations[self.skips[index]]
+        return cast(TopDownBlock, self.blocks[index]), state, skip
 
 
 def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:

@@ -78,7 +78,8 @@ def kl_stats(
     sums = _Sums(model)
     for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
         keys = [(seed, first + i) for i in range(len(batch))]
-        sums.add(torch.from_numpy(batch), keyed_noise(model.config, keys, model.device) if sample else None)
+        noise = keyed_noise(model.config, keys, model.device, len(model.config.groups) - 1) if sample else None
+        sums.add(torch.from_numpy(batch), noise)
     return sums.average(len(source), source.fingerprint, processes)
 
 
@@ -96,14 +97,15 @@ class _Sums:
     @full_float32()
     def add(self, images: Tensor, noise: Noise | None) -> None:
         """Add a batch, uint8 [B, C, H, W]; z is the posterior's mean where there is no noise."""
-        activations = self.model.activations(images)
+        activations, top_down = self.model.activations(images), self.model.top_down
 
         def choose(group: LatentGroup) -> Tensor:
-            add = partial(self._add, group.index)
-            return group.observed_z(None if noise is None else noise(group), add)
+            return group.observed_z(None if noise is None else noise(group), partial(self._add, group.index))
 
-        # What comes after the last z is of no interest, but a block is one piece.
-        self.model.top_down.run_groups(activations, choose, len(images), range(len(self.kl)))
+        # What the last group's z would lead to is of no interest.
+        state = top_down.run_groups(activations, choose, len(images), range(len(self.kl) - 1))
+        last = top_down.last_group(activations, state)
+        last.observed_z(None, partial(self._add, last.index))
 
     def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
         if kl[0].numel() > _MANY:
