@@ -105,7 +105,7 @@ def principal_components(shape: tuple[int, ...], count: int | None = None) -> PC
     From the D × D covariances, or the N × N inner products where that is smaller.
     """
     images, dims = shape
-    count = None if count is None else min(count, images - 1, dims)
+    count = min(images, dims) if count is None else min(count, images - 1, dims)
     if dims > images:
         return KernelPCA(count, kernel="linear", eigen_solver="dense")
     return PCA(count, svd_solver="covariance_eigh")

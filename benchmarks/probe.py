@@ -46,11 +46,11 @@ from study import make_model, use_threads
 from hvae_codec import HVAE, ImageSource, KLStats, LatentMask, kl_stats, load_model, make_codec, open_images
 from hvae_codec.config import with_settings
 from hvae_codec.encode.pipeline import encode
-from hvae_codec.errors import DataError, HvaeCodecError, UsageError
+from hvae_codec.errors import HvaeCodecError, UsageError
 from hvae_codec.model.checkpoint import load_run_config, replace_atomically
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.cutoffs import parse_keep
-from hvae_codec.sample_data import MARKER, Box, choose_patches, load_photographs, write_sample_data
+from hvae_codec.sample_data import Box, choose_patches, load_photographs, write_sample_data
 from hvae_codec.train.loop import start_run, train
 from hvae_codec.train.run_folder import read_origin
 
@@ -66,6 +66,7 @@ STYLES: dict[str, dict[str, Any]] = {
     PIXELS: {"marker": "D", "linestyle": "none"},
     UNTRAINED: {"marker": "x", "linestyle": "none"},
 }
+PATCH_SIZE = 32
 STATS_IMAGES = 1000
 """Training images that latents are ranked on, at most."""
 
@@ -173,23 +174,13 @@ def digits(options: argparse.Namespace) -> Data:
 
 def photos(options: argparse.Namespace) -> tuple[Data, list[Box]]:
     """The patches of `sample-data`: train/ for the model, val/ to be probed; and where the latter were cut."""
-    folder = options.data or options.out / "patches32"
-    if not options.data:
-        write_sample_data(folder)
-    boxes = cut_boxes(folder)
-    source = open_images(folder, size=boxes[0].side, channels=3)
+    folder = options.data or options.out / f"patches{PATCH_SIZE}"
+    write_sample_data(folder, size=PATCH_SIZE)  # leaves what is there as it is, and refuses anything else
+    source = open_images(folder, size=PATCH_SIZE, channels=3)
     model = given_model(options.run, source) if options.run else trained_model(options, "tiny32", source)
-    return Data(model, source.split("train"), source.split("val")), boxes
-
-
-def cut_boxes(folder: Path) -> list[Box]:
-    """Where in its photograph each held-out patch of `folder` was cut, in the order of their names."""
-    try:
-        about = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{folder} holds no sample data; make some with hvae-codec sample-data {folder}") from None
-    patches = choose_patches(load_photographs(), "val", about["size"], about["seed"])
-    return [patch.box for patch in sorted(patches, key=lambda patch: patch.file_name)]
+    probed = source.split("val")
+    cut = {patch.file_name: patch.box for patch in choose_patches(load_photographs(), "val", PATCH_SIZE)}
+    return Data(model, source.split("train"), probed), [cut[name] for name in probed.names]
 
 
 def given_model(run: Path, source: ImageSource) -> HVAE:

@@ -13,17 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
+from hvae_codec import sample_data
 from hvae_codec.config import Config
 from hvae_codec.errors import UsageError
+from hvae_codec.images import as_source
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.sample_data import Box
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 
 import gpu_training
 import gradient_smoothing
+import linear_probe
 import model_size
 import output_bound
+import probe
 import step_cost
 import study
 from step_cost import StepCost
@@ -62,7 +69,7 @@ def results(out: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(out / f"{name}.csv")
 
 
-@pytest.mark.parametrize("module", [gradient_smoothing, output_bound, model_size, gpu_training])
+@pytest.mark.parametrize("module", [gradient_smoothing, output_bound, model_size, gpu_training, probe])
 def test_defaults_parse(module: ModuleType) -> None:
     assert module.parse([]).out.parts[0] == "studies"
 
@@ -138,6 +145,63 @@ def test_batches_hold_every_image_once_an_epoch() -> None:
     pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     epoch = np.concatenate([study.batch_of(pixels, 4, 0, step, flip=True).numpy().ravel() for step in (1, 2, 3)])
     assert sorted(epoch[:6]) == sorted(epoch[6:]) == list(range(6))
+
+
+def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("coffee", "ihc")
+    monkeypatch.setattr(sample_data, "PHOTOGRAPHS", {name: sample_data.PHOTOGRAPHS[name] for name in names})
+    monkeypatch.setitem(sample_data.PATCHES, "train", 40)
+    monkeypatch.setattr(probe, "use_threads", lambda _count: None)
+    probe.main(["--quick", "--tasks", "photos", "--out", str(tmp_path)])
+    rows = results(tmp_path, "probe").set_index("representation")
+    assert set(rows["task"]) == {probe.PATCHES, probe.BANDS}
+    assert set(rows.loc[probe.ALL, "dims"]) == {76_304}
+    assert (rows.loc[probe.PIXELS, "accuracy"] > rows.loc[probe.PIXELS, "chance"]).all()
+    folds = pd.read_csv(tmp_path / "probe_folds.csv")
+    means = folds.groupby(["task", "representation", "dims"])["accuracy"].mean()
+    for row in rows.reset_index().itertuples():
+        assert row.accuracy == pytest.approx(means[row.task, row.representation, row.dims])
+    assert (tmp_path / "probe.png").stat().st_size > 1000
+
+
+def test_probe_refuses_a_run_of_other_images(tiny_run: Path, tmp_path: Path, cut_patches: Cut) -> None:
+    with pytest.raises(UsageError, match="not trained on the train/ patches"):
+        probe.given_model(tiny_run, as_source(cut_patches(4)))
+
+
+def test_a_linear_probe_does_not_see_how_features_are_turned() -> None:
+    """More features than images: turning them changes no score, and noise is not learned."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["a", "b", "c"], 20)
+    features = rng.normal(size=(60, 90)) + 0.6 * rng.normal(size=(3, 90)).repeat(20, axis=0)
+    direct = linear_probe.fit(features[::2], labels[::2])
+    regression = direct[-1].best_estimator_
+    plain = make_pipeline(*(clone(step) for _, step in direct.steps[:2]), clone(regression))
+    plain.fit(features[::2], labels[::2])
+    np.testing.assert_allclose(
+        direct.predict_proba(features[1::2]), plain.predict_proba(features[1::2]), rtol=0.0, atol=0.01
+    )
+    shuffled = linear_probe.cross_validate(features, rng.permutation(labels), linear_probe.random_folds(labels, 3, 2))
+    assert np.mean([score.accuracy for score in shuffled]) < 0.5
+
+
+def test_bands_share_no_pixel() -> None:
+    boxes = [Box(top, left, 8) for top in range(0, 60, 6) for left in (0, 6)] * 2
+    labels = np.repeat(["one", "two"], 20)
+    folds = probe.band_folds(labels, boxes, splits=5, repeats=2)
+    assert sorted(np.concatenate([fold.test for fold in folds]).tolist()) == sorted([*range(40)] * 2)
+    for fold in folds:
+        for i in fold.test:
+            for j in fold.training:
+                apart = max(abs(boxes[i].top - boxes[j].top), abs(boxes[i].left - boxes[j].left)) >= 8
+                assert apart or labels[i] != labels[j]
+
+
+def test_standard_error_counts_what_folds_share() -> None:
+    folds = [linear_probe.Fold(np.arange(80), np.arange(20))] * 10
+    assert linear_probe.standard_error([0.5, 0.7] * 5, folds) == pytest.approx(
+        np.sqrt((0.1 + 0.25) * np.var([0.5, 0.7] * 5, ddof=1))
+    )
 
 
 def test_a_step_is_measured_in_its_own_process(tiny_config: Config) -> None:
