@@ -44,7 +44,7 @@ def main() -> None:
     config = model.config
     source = open_images(arguments.data, size=config.image_size, channels=config.channels)
     images = source.split("val").evenly(arguments.images)
-    times = alternate(timed(model, images, arguments.batch_size, arguments.granularity), arguments.rounds)
+    times = alternate(timed(model, images, arguments), arguments.rounds)
     report(times, len(images), arguments)
 
 
@@ -52,7 +52,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("runs/latest"))
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--granularity", choices=["variate", "position"], default="variate")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one that warms up")
@@ -60,10 +61,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timed(model: HVAE, images: ImageSource, batch_size: int, granularity: str) -> dict[str, Callable[[], object]]:
+def timed(model: HVAE, images: ImageSource, arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
+    batch_size = arguments.batch_size
     stats = kl_stats(model, images, batch_size=batch_size)
-    wishes = [CutoffWish(keep=keep, granularity=granularity) for keep in KEEPS]
+    wishes = [CutoffWish(keep=keep, granularity=arguments.granularity) for keep in KEEPS]
     cutoffs = [wish.cutoff(model, stats) for wish in wishes]
     masks = [cutoff.mask for cutoff in cutoffs]
     batches = [torch.from_numpy(batch) for batch in images.batches(batch_size)]
@@ -73,7 +75,17 @@ def timed(model: HVAE, images: ImageSource, batch_size: int, granularity: str) -
         "top-down pass": lambda: [top_down(model, each) for each in activations],
         "KL statistics": partial(kl_stats, model, images, batch_size=batch_size),
         "sweep": partial(sweep, model, images, masks, batch_size=batch_size),
-        "table": partial(analyze, model, stats, images, cutoffs, IntCodec(), batch_size=batch_size, seed=0),
+        "table": partial(
+            analyze,
+            model,
+            stats,
+            images,
+            cutoffs,
+            IntCodec(),
+            batch_size=batch_size,
+            seed=0,
+            pictures=arguments.pictures,
+        ),
     }
 
 
@@ -107,7 +119,11 @@ def report(times: dict[str, float], images: int, arguments: argparse.Namespace) 
         ),
         (f"1 bottom-up and {len(KEEPS)} top-down passes", passes, ""),
         (f"sweep over {len(KEEPS)} cutoffs", times["sweep"], f"{times['sweep'] / passes:.2f} of these passes' time"),
-        ("table: with pictures and bytes", times["table"], f"{times['table'] / passes:.2f} of these passes' time"),
+        (
+            f"table: {arguments.pictures} of them decoded as well",
+            times["table"],
+            f"{times['table'] / passes:.2f} of these passes' time",
+        ),
     ]
     cells = [(name, f"{seconds:.3f}", f"{images / seconds:,.1f}", ratio) for name, seconds, ratio in rows]
     title = (

@@ -52,6 +52,9 @@ def command(
     images: Annotated[
         int, typer.Option("--images", min=1, help="Images at most, for the ranking and for the table each.")
     ] = 1000,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=1, help="Images at most that are encoded, decoded and compared as well.")
+    ] = 256,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
     ] = None,
@@ -78,7 +81,7 @@ def command(
     from hvae_codec.report.analysis_files import AnalysisPlan, measure
 
     wishes = read_wishes(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
-    plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, batch_size, seed)
+    plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, pictures, batch_size, seed)
     keep_freed_memory()
     with together(device) as processes:
         hvae = load_model(model, processes.device)

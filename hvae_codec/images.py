@@ -119,9 +119,17 @@ class ImageSource:
 
     def evenly(self, count: int) -> ImageSource:
         """At most `count` images, evenly spaced over this source."""
+        return self if len(self) <= count else self.subset(self._evenly(count))
+
+    def evenly_first(self, count: int) -> ImageSource:
+        """The same images, those of `evenly(count)` before all others."""
         if len(self) <= count:
             return self
-        return self.subset(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+        first = self._evenly(count)
+        return self.subset(np.concatenate([first, np.setdiff1d(np.arange(len(self)), first)]))
+
+    def _evenly(self, count: int) -> NDArray[np.int64]:
+        return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
 
     def split(self, which: Split) -> ImageSource:
         """The images for training, those held out for validation, or all; see `split_indices`."""

@@ -120,7 +120,7 @@ def test_the_batch_size_changes_nothing_but_rounding(analysis, tiny_model, stats
 def test_shares_make_the_whole(analysis, tiny_model, stats, photo_patches):
     """Three processes, each with its own row groups, together have the table and the pictures of one."""
     images = np.concatenate([photo_patches] * 30)[:700]
-    alone = run(tiny_model, stats, images, keeps=[0.3, 1.0])
+    alone = run(tiny_model, stats, images, keeps=[0.3, 1.0], pictures=700)
     sums: dict[int, list[torch.Tensor]] = {}
 
     class Share(Processes):
@@ -130,7 +130,7 @@ def test_shares_make_the_whole(analysis, tiny_model, stats, photo_patches):
             return sum(parts[len(calls) - 1] for rank, parts in sums.items() if rank <= self.rank)
 
     for rank_ in range(3):
-        together = run(tiny_model, stats, images, keeps=[0.3, 1.0], processes=Share(rank_, 3))
+        together = run(tiny_model, stats, images, keeps=[0.3, 1.0], pictures=700, processes=Share(rank_, 3))
     pd.testing.assert_frame_equal(together.table, alone.table, check_exact=False, rtol=1e-9)
     np.testing.assert_array_equal(together.originals, alone.originals)
     np.testing.assert_array_equal(together.decoded, alone.decoded)
@@ -160,6 +160,18 @@ def test_the_bottom_up_path_runs_once_a_batch(tiny_model, stats, photo_patches, 
     monkeypatch.setattr(HVAE, "activations", lambda self, images: calls.append(1) or activations(self, images))
     run(tiny_model, stats, photo_patches, batch_size=10)
     assert len(calls) == 3
+
+
+def test_some_of_the_images_are_decoded(tiny_model, stats, photo_patches):
+    """The bound is that of all images, whichever are decoded too; quality is that of evenly spaced ones."""
+    all_, few = (run(tiny_model, stats, photo_patches, pictures=count, batch_size=5) for count in (24, 7))
+    bound = ["kept_dims", "nelbo", "reconstruction", "kl", "nelbo_change", "nelbo_change_se"]
+    pd.testing.assert_frame_equal(few.table[bound], all_.table[bound], check_exact=False, rtol=1e-4)
+    spaced = np.linspace(0, 23, 7).round().astype(int)
+    own = run(tiny_model, stats, photo_patches[spaced])
+    decoded = ["psnr", "ssim", "bytes"]
+    pd.testing.assert_frame_equal(few.table[decoded], own.table[decoded], check_exact=False, rtol=1e-4)
+    np.testing.assert_array_equal(few.originals, photo_patches[spaced])
 
 
 def test_rows_go_from_the_smallest_mask_to_the_largest(tiny_model, stats, photo_patches):

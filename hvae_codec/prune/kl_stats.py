@@ -24,7 +24,7 @@ from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..processes import Processes
-from .own_batches import Progress, own_batches
+from .own_batches import Progress, image_keys, own_batches
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def kl_stats(
     """Average KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
     z is a posterior sample in each group, or the posterior's mean where `sample` is False; an image's noise depends on
-    `seed` and its place among the images alone. Sums run in float64 and count images, so a short last batch weighs
+    `seed` and its place in its file or folder alone. Sums run in float64 and count images, so a short last batch weighs
     what it should; nothing grows with the number of images. `processes` take whole batches of one process each, and all
     get the averages of all. Raises `DataError` where there are no images, they do not fit the model, or its output is
     not finite.
@@ -75,10 +75,10 @@ def kl_stats(
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
     processes = processes or Processes()
-    sums = _Sums(model)
+    sums, before_last = _Sums(model), len(model.config.groups) - 1
     for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
-        keys = [(seed, first + i) for i in range(len(batch))]
-        noise = keyed_noise(model.config, keys, model.device, len(model.config.groups) - 1) if sample else None
+        keys = image_keys(source, slice(first, first + len(batch)), seed)
+        noise = keyed_noise(model.config, keys, model.device, before_last) if sample else None
         sums.add(torch.from_numpy(batch), noise)
     return sums.average(len(source), source.fingerprint, processes)
 

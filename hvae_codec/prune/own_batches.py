@@ -1,4 +1,4 @@
-"""The batches that one of several processes measures, and how far all of them are."""
+"""The batches that one of several processes measures, how far all of them are, and what each image's noise hangs on."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def own_batches(
         first += len(batch)
         if progress is not None:
             progress(min((first - share.start) * processes.count, len(source)), len(source))
+
+
+def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:
+    """A key for the noise of each of the images `rows`: the seed and the image's place in its file or folder.
+
+    So an image has the same noise in every subset, order and batch, and on every process.
+    """
+    return [(seed, position) for position in source.positions[rows].tolist()]

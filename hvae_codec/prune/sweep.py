@@ -18,7 +18,7 @@ from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..processes import Processes
 from .mask import LatentMask
-from .own_batches import Progress, own_batches
+from .own_batches import Progress, image_keys, own_batches
 from .shared_prefix import masked_outputs
 
 
@@ -58,7 +58,7 @@ def sweep(
     Raises `DataError` where there are no images or they do not fit the model, `UsageError` on another model's mask.
     """
     source = as_source(images)
-    bounds = Bounds(model, masks, len(source), seed)
+    bounds = Bounds(model, masks, source, seed)
     for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
         pixels = torch.from_numpy(batch)
         bounds.add(model.activations(pixels), pixels, first)
@@ -68,27 +68,27 @@ def sweep(
 class Bounds:
     """Rate and distortion of images under several masks, filled in batch by batch."""
 
-    def __init__(self, model: HVAE, masks: Sequence[LatentMask], images: int, seed: int) -> None:
-        if not images:
+    def __init__(self, model: HVAE, masks: Sequence[LatentMask], source: ImageSource, seed: int) -> None:
+        if not len(source):
             raise DataError("there are no images to measure the NELBO on; give at least one")
         for mask in masks:
             mask.check_fits(model)
-        self.model, self.masks, self.seed = model, masks, seed
+        self.model, self.masks, self._source, self._seed = model, masks, source, seed
         self._tensors = [mask.tensors(model.device) for mask in masks]
-        self._terms = np.zeros((len(masks), 2, images))
+        self._terms = np.zeros((len(masks), 2, len(source)))
 
     @torch.no_grad()
     @full_float32()
     def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
         """Measure uint8 `images` [B, C, H, W], the first of which is number `first`, from their activations."""
-        rows = range(first, first + len(images))
-        noise = keyed_noise(self.model.config, [(self.seed, row) for row in rows], self.model.device)
+        rows = slice(first, first + len(images))
+        noise = keyed_noise(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)
         images = images.to(self.model.device)
         choices = [SampledPosterior(noise, tensors) for tensors in self._tensors]
         outputs = masked_outputs(self.model, activations, self.masks, choices)
         for terms, choose, output in zip(self._terms, choices, outputs, strict=True):
             both = torch.stack([torch.stack(choose.kl).sum(dim=0), self.model.likelihood.nll(output, images)])
-            terms[:, rows.start : rows.stop] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
+            terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
     def rows(self, processes: Processes | None = None) -> list[SweepRow]:
         """A row a mask, of the images that all processes together have measured."""

@@ -59,8 +59,8 @@ COLUMNS = {
     "kl": "rate, bits/dim",
     "nelbo_change": "mean difference from all latents, bits/dim, on the same images and noise",
     "nelbo_change_se": "standard error of that difference, bits/dim",
-    "psnr": "of all images encoded and decoded, from their mean squared error, dB",
-    "ssim": "of images encoded and decoded, mean",
+    "psnr": "of the images encoded and decoded, from their mean squared error, dB",
+    "ssim": "of the images encoded and decoded, mean",
     "bytes": "compressed latents, bytes an image",
     "bits_per_dim": "compressed latents, bits/dim",
     "dense_bytes": "all latents' mean and std as float32, bytes an image",
@@ -96,27 +96,33 @@ def analyze(
     *,
     batch_size: int,
     seed: int,
+    pictures: int = ROW_GROUP,
     progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Analysis:
     """The cutoff table of `held_out`, with quantiser steps from `stats`.
 
-    The bottom-up path runs once a batch, for the bound and for the pictures at all cutoffs. Differences are from all
-    latents, which are measured too where no cutoff keeps them. Raises like `sweep`.
+    At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
+    batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
+    where no cutoff keeps them. Raises like `sweep`.
     """
+    pictures = min(pictures, len(held_out))
+    seen, held_out = held_out.evenly(pictures), held_out.evenly_first(pictures)
     cutoffs = sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims)
     masks = [cutoff.mask for cutoff in cutoffs]
     everything = LatentMask.everything(stats)
     measured = masks if masks[-1].kept_dims == everything.dims else [*masks, everything]
-    bounds = Bounds(model, measured, len(held_out), seed)
+    bounds = Bounds(model, measured, held_out, seed)
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
-    decoding = Decoding(coders, held_out)
+    decoding = Decoding(coders, seen)
     # Whole row groups, so that several processes cut latents into the chunks that a store has.
     for first, batch in own_batches(held_out, batch_size, ROW_GROUP, progress, processes):
         images = torch.from_numpy(batch)
         activations = model.activations(images)
         bounds.add(activations, images, first)
-        decoding.add(activations, images, first)
+        shown = max(0, min(len(images), pictures - first))
+        if shown:
+            decoding.add([activation[:shown] for activation in activations], images[:shown], first)
     rows = bounds.rows(processes)
     originals, decoded = decoding.results(processes)
     table = [

@@ -35,6 +35,8 @@ class AnalysisPlan:
     codec: Codec
     images: int
     """At most, for the ranking and for the table each."""
+    pictures: int
+    """Images of the table, at most, that are also encoded, decoded and compared."""
     batch_size: int
     seed: int
 
@@ -69,9 +71,10 @@ def measure(
     chosen = [chosen_cutoff(wish, model, stats, held_out, stage=stage, **common) for wish in plan.wishes]
     cutoffs = [cutoff for cutoff, _ in chosen]
     progress = stage("Every cutoff")
-    analysis = analyze(model, stats, held_out, cutoffs, plan.codec, progress=progress, **common)
+    analysis = analyze(model, stats, held_out, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
     about = {
         "images": len(held_out),
+        "pictures": min(plan.pictures, len(held_out)),
         "source": held_out.fingerprint,
         "ranking_images": stats.images,
         "ranking_source": stats.source,

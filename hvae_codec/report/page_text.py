@@ -96,6 +96,7 @@ def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = {
         "model": about.get("model_hash"),
         "held-out images": _images(about.get("images"), about.get("source")),
+        "images encoded and decoded": about.get("pictures"),
         "images ranked on": _images(about.get("ranking_images"), about.get("ranking_source")),
         "codec": _codec(about.get("codec")),
         "granularity": about.get("granularity"),

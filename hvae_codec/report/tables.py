@@ -47,7 +47,11 @@ def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
 def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     """The cutoff table (paper, table 5) for the terminal."""
     title = f"{about['images']:,} held-out images, variates ranked on {about['ranking_images']:,}"
-    rich = Table(title=title, caption="NELBO = reconstruction + KL; ± is the standard error of a paired difference")
+    caption = "NELBO = reconstruction + KL; ± is the standard error of a paired difference"
+    pictures = about.get("pictures", about["images"])
+    if pictures < about["images"]:
+        caption += f"; PSNR, SSIM and bytes are of {pictures:,} of the images"
+    rich = Table(title=title, caption=caption)
     for heading in ("", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
         rich.add_column(heading, justify="right")
     for heading in ("SSIM", "bytes\nan image", "stored\nbits/dim"):
