@@ -124,7 +124,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="run that was trained on --data; trained below --out where not given")
     parser.add_argument("--tasks", nargs="+", choices=["digits", "photos"], default=["digits", "photos"])
     parser.add_argument(
-        "--keep", nargs="+", default=["0.5%", "1%", "3%", "10%", "30%"], help="shares of latent dimensions"
+        "--keep", nargs="+", default=["0.5%", "1%", "3%", "10%", "30%", "100%"], help="shares of latent dimensions"
     )
     parser.add_argument("--splits", type=int, default=5, help="folds of a cross-validation")
     parser.add_argument("--repeats", type=int, default=2, help="cross-validations, each with other folds")
