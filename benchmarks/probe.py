@@ -5,9 +5,12 @@
 
 Three tasks, none of whose images the model was trained on: digits (scikit-learn's, the model is trained on one half,
 the other is probed), photo patches by photograph, and the same with whole bands of each photograph left out, so that
-no test patch shares a pixel with a training patch. Latents are read back from stores that `encode` wrote; pruned masks
-are ranked on training images. Principal components are those of a fold's training images, or of all images the model
-was trained on. A control is all latents of the model before its first step. See linear_probe.py for the classifier.
+no test patch shares a pixel with a training patch. Latents are read back from stores that `encode` wrote: kept ones as
+integer codes, and as float32 to tell what rounding costs; they are ranked on training images. Principal components are
+those of a fold's training images, or of all images the model was trained on. A control is all latents of the model
+before its first step. See linear_probe.py for the classifier.
+
+The same command again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -56,10 +59,11 @@ from hvae_codec.train.run_folder import read_origin
 
 DIGITS, PATCHES, BANDS = "digits", "photo patches", "photo patches, bands"
 KEPT, ALL, PIXELS = "kept latents", "all latents", "pixels"
-UNTRAINED = "all latents, untrained"
+UNROUNDED, UNTRAINED = "kept latents, not rounded", "all latents, untrained"
 FOLD_PCA, MODEL_PCA = "PCA, training folds", "PCA, model's images"
 STYLES: dict[str, dict[str, Any]] = {
     KEPT: {"marker": "o"},
+    UNROUNDED: {"marker": "v", "linestyle": (0, (1, 1))},
     FOLD_PCA: {"marker": "s", "linestyle": "--"},
     MODEL_PCA: {"marker": "^", "linestyle": "-."},
     ALL: {"marker": "*", "markersize": 11, "linestyle": "none"},
@@ -229,17 +233,18 @@ def band_folds(labels: NDArray, boxes: Sequence[Box], splits: int, repeats: int)
 def make_features(data: Data, keeps: Sequence[float], out: Path) -> list[Features]:
     """Latents at each share, all latents, pixels, and principal components of each number of kept latents."""
     stats = kl_stats(data.model, data.training.evenly(STATS_IMAGES))
-    kept = [
-        Features(KEPT, stored_latents(data.model, data.probed, stats, mask, out, "int"), ", ".join(shares))
-        for shares, mask in different_masks(stats, keeps)
-    ]
+    latents = partial(stored_latents, data.model, data.probed, stats, out=out)
+    masks = different_masks(stats, keeps)
+    kept = [Features(KEPT, latents(mask, codec="int"), shares) for shares, mask in masks]
+    pruned = [(shares, mask) for shares, mask in masks if mask.kept_dims < mask.dims]
+    unrounded = [Features(UNROUNDED, latents(mask, codec="float32"), shares) for shares, mask in pruned]
     pixels, seen = flat_pixels(data.probed), flat_pixels(data.training)
     sizes = [features.dims for features in kept]
     components = principal_components(seen.shape).fit(seen).transform(pixels)
     reduced = [Features(MODEL_PCA, components[:, :size]) for size in capped(sizes, components.shape[1])]
     everything = Features(ALL, all_latents(data.model, data, out))
     control = Features(UNTRAINED, all_latents(untrained(data.model), data, out))
-    return [*kept, everything, control, Features(PIXELS, pixels), *reduced]
+    return [*kept, *unrounded, everything, control, Features(PIXELS, pixels), *reduced]
 
 
 def fold_components(features: Sequence[Features], folds: Sequence[Fold]) -> list[Features]:
@@ -259,13 +264,13 @@ def capped(sizes: Sequence[int], most: int) -> list[int]:
     return list(dict.fromkeys(min(size, most) for size in sizes))
 
 
-def different_masks(stats: KLStats, keeps: Sequence[float]) -> list[tuple[list[str], LatentMask]]:
-    """Masks, smallest first, each with the shares that lead to it."""
+def different_masks(stats: KLStats, keeps: Sequence[float]) -> list[tuple[str, LatentMask]]:
+    """Masks, smallest first, each with the shares that lead to it: "1%, 2%"."""
     found: dict[int, tuple[list[str], LatentMask]] = {}  # masks nest, so their size tells them apart
     for keep in sorted(keeps):
         mask = LatentMask.from_keep(stats, keep)
         found.setdefault(mask.kept_dims, ([], mask))[0].append(f"{100 * keep:g}%")
-    return list(found.values())
+    return [(", ".join(shares), mask) for shares, mask in found.values()]
 
 
 def all_latents(model: HVAE, data: Data, out: Path) -> NDArray[np.float32]:
@@ -335,7 +340,7 @@ def measured(features: Features, labels: NDArray, folds: Sequence[Fold], out: Pa
 def references(features: Features, scores: Sequence[tuple[Features, list[Score]]]) -> dict[str, list[Score]]:
     """What a representation is compared with, on the same folds."""
     found = {} if features.name == ALL else {"from_all": next(own for each, own in scores if each.name == ALL)}
-    if features.name == KEPT:
+    if features.name in (KEPT, UNROUNDED):
         of_model = {each.dims: own for each, own in scores if each.name == MODEL_PCA}
         found["from_pca"] = of_model[min(features.dims, max(of_model))]
     return found
@@ -385,7 +390,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def plot_task(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    for (name, style), colour in zip(STYLES.items(), COLOURS, strict=False):
+    for (name, style), colour in zip(STYLES.items(), (*COLOURS, "#000000"), strict=True):
         own = sorted((row for row in rows if row["representation"] == name), key=lambda row: row["dims"])
         dims, accuracy, error = ([row[key] for row in own] for key in ("dims", "accuracy", "accuracy_se"))
         errors = 100 * np.array(error)
