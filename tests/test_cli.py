@@ -192,9 +192,10 @@ def test_analyze_kl_at_every_kind_of_cutoff(work, hvae):
     assert len(table) == 4
     assert table["kept_dims"].is_monotonic_increasing
     masks = {p.name for p in Path("tables/masks").iterdir()}
-    assert masks == {"keep-20.json", "cutoff-0.0001-bits.json", "tolerance-2.json", "keep-5.json"}
+    rules = ("keep-20-by-position", "cutoff-0.0001-bits-by-position", "tolerance-2-by-position", "keep-5")
+    assert masks == {f"{rule}.json" for rule in rules}
     dims = table["dims"].iloc[0]
-    assert table.set_index("rule")["kept_dims"]["keep 20%"] == dims // 5  # single dimensions fill the share
+    assert table.set_index("rule")["kept_dims"]["keep 20%, by position"] == dims // 5  # single dimensions fill the share
     hvae("analyze-kl", "data", "--keep", "25%", "--count", "variates", "--out", "published")
     assert pd.read_csv("published/cutoffs.csv")["rule"].tolist() == ["keep 25% of variates"]
 

@@ -75,7 +75,7 @@ def test_one_wish():
 
 def test_wishes_become_masks(tiny_model, stats, tmp_path):
     keep = CutoffWish(keep=0.3, granularity="position").cutoff(tiny_model, stats)
-    assert (keep.rule, keep.keep, keep.mask.granularity) == ("keep 30%", 0.3, "position")
+    assert (keep.rule, keep.keep, keep.mask.granularity) == ("keep 30%, by position", 0.3, "position")
     bits = CutoffWish(bits=0.0).cutoff(tiny_model, stats)
     assert (bits.rule, bits.keep) == ("cutoff 0 bits", bits.mask.kept_share)
     variates = CutoffWish(keep=0.3, count="variates").cutoff(tiny_model, stats)

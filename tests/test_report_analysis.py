@@ -181,6 +181,9 @@ def test_rows_go_from_the_smallest_mask_to_the_largest(tiny_model, stats, photo_
         CutoffWish(keep=0.05, granularity="position"),
         CutoffWish(bits=float(np.sort(np.concatenate(stats.per_variate))[-4])),
         CutoffWish(keep=0.25, count="variates"),
+        CutoffWish(keep=0.999, granularity="position"),
+        CutoffWish(keep=1.0),
+        CutoffWish(keep=1.0, granularity="position"),
     ]
     cutoffs = [wish.cutoff(tiny_model, stats) for wish in wishes]
     options = {"codec": IntCodec(), "batch_size": 64, "seed": 3}

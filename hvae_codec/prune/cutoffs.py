@@ -55,7 +55,7 @@ class CutoffWish:
             return _cutoff_at_keep(stats, self.keep, self.granularity, self.count)
         if self.bits is not None:
             mask = LatentMask.from_cutoff(stats, self.bits, granularity=self.granularity)
-            return Cutoff(f"cutoff {self.bits:g} bits", mask.kept_share, mask)
+            return Cutoff(f"cutoff {self.bits:g} bits{_by(mask)}", mask.kept_share, mask)
         return None if self.file is None else _cutoff_of_file(model, self.file)
 
 
@@ -108,7 +108,7 @@ def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count
     if mask.kept_dims > math.floor(keep * mask.dims + 1e-6):
         share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
         note = f"The highest-ranked {what} alone holds {share}; kept it."
-    return Cutoff(f"keep {100 * keep:g}%", keep, mask, note)
+    return Cutoff(f"keep {100 * keep:g}%{_by(mask)}", keep, mask, note)
 
 
 def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
@@ -122,7 +122,12 @@ def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
 
 def tolerated_cutoff(found: Tolerated) -> Cutoff:
     """The cutoff that a tolerance led to."""
-    return Cutoff(f"tolerance {100 * found.tolerance:g}%", found.mask.kept_share, found.mask)
+    rule = f"tolerance {100 * found.tolerance:g}%{_by(found.mask)}"
+    return Cutoff(rule, found.mask.kept_share, found.mask)
+
+
+def _by(mask: LatentMask) -> str:
+    return ", by position" if mask.granularity == "position" else ""
 
 
 def parse_keep(text: str) -> float:

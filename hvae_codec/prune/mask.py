@@ -133,9 +133,10 @@ class LatentMask:
         return max((i + 1 for i, k in enumerate(self.keep) if k.any()), default=0)
 
     def same_groups(self, other: LatentMask) -> int:
-        """How many groups, from the first, both masks prune alike."""
-        pairs = zip(self.keep, other.keep, self.resolutions, strict=True)
-        alike = (np.array_equal(_planes(a, r), _planes(b, r)) for a, b, r in pairs)
+        """How many groups, from the first, both masks prune alike, as masks of one granularity."""
+        if self.granularity != other.granularity:
+            return 0
+        alike = (np.array_equal(a, b) for a, b in zip(self.keep, other.keep, strict=True))
         return sum(1 for _ in itertools.takewhile(bool, alike))
 
     def check_fits(self, model: HVAE) -> None:
@@ -225,11 +226,6 @@ def _above_quantile(stats: KLStats, fraction: float, granularity: Granularity) -
     if not keep.any():  # all of the highest are equal
         keep[np.argmax(kl)] = True
     return np.asarray(keep)
-
-
-def _planes(keep: NDArray[np.bool_], resolution: int) -> NDArray[np.bool_]:
-    """[variates, H, W], whatever the granularity."""
-    return np.broadcast_to(keep.reshape(*keep.shape, *[1] * (3 - keep.ndim)), (len(keep), resolution, resolution))
 
 
 def _numbers(keep: NDArray[np.bool_]) -> list[int]:
