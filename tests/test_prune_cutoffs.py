@@ -87,7 +87,7 @@ def test_wishes_become_masks(tiny_model, stats, tmp_path):
         np.testing.assert_array_equal(a, b)
     assert CutoffWish(tolerance=0.1).cutoff(tiny_model, stats) is None
     found = Tolerated(keep.mask, 0.005, 3.0, 0.01, 0.001, 0.99, 7)
-    assert tolerated_cutoff(found).rule == "tolerance 0.5%"
+    assert tolerated_cutoff(found).rule == "tolerance 0.5%, by position"
 
 
 def test_masks_that_cannot_be_used(tiny_model, stats, tmp_path):
