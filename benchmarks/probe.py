@@ -58,8 +58,8 @@ from hvae_codec.train.loop import start_run, train
 from hvae_codec.train.run_folder import read_origin
 
 DIGITS, PATCHES, BANDS = "digits", "photo patches", "photo patches, bands"
-KEPT, ALL, PIXELS = "kept latents", "all latents", "pixels"
-UNROUNDED, UNTRAINED = "kept latents, not rounded", "all latents, untrained"
+KEPT, ALL, PIXELS = "kept latents, codes", "all latents", "pixels"
+UNROUNDED, UNTRAINED = "kept latents, float32", "all latents, untrained"
 FOLD_PCA, MODEL_PCA = "PCA, training folds", "PCA, model's images"
 STYLES: dict[str, dict[str, Any]] = {
     KEPT: {"marker": "o"},
@@ -358,7 +358,7 @@ def chance(labels: NDArray) -> float:
 
 def report(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     columns = ["task", "representation", "keep", "dims", "accuracy, %", "balanced accuracy, %"]
-    columns += ["from all latents, points", "from PCA, model's images, points"]
+    columns += ["from all latents", "from PCA, model's images"]
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
@@ -369,7 +369,8 @@ def report(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
         lines.append(
             [task, "chance", "", "", f"{100 * own[0]['chance']:.1f}", f"{100 / own[0]['classes']:.1f}", "", ""]
         )
-    caption = f"{options.splits} folds, {options.repeats} times; ± is the standard error over folds, corrected"
+    caption = f"{options.splits} folds, {options.repeats} times, differences in points"
+    caption += "; ± is the standard error over folds, corrected"
     print_table("Linear probes", columns, lines, caption)
     write_markdown(options.out / "probe.md", columns, lines)
 
