@@ -40,6 +40,7 @@ from linear_probe import (
 )
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from results import COLOURS, print_table, save_figure, write_markdown, write_results
 from sklearn.datasets import load_digits
@@ -380,24 +381,28 @@ def percent(row: dict[str, Any], name: str, sign: str = "") -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Accuracy against the numbers an image has, a panel a task."""
+    """Share of wrong answers against the numbers an image has, a panel a task."""
     panels = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 4.8), layout="constrained")
     for axes, task in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         plot_task(axes, [row for row in rows if row["task"] == task])
-    figure.axes[0].set_ylabel("accuracy, %")
-    figure.axes[0].legend(loc="lower right", fontsize="small")
+    figure.axes[0].set_ylabel("wrong, %")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
     return figure
 
 
 def plot_task(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for (name, style), colour in zip(STYLES.items(), (*COLOURS, "#000000"), strict=True):
         own = sorted((row for row in rows if row["representation"] == name), key=lambda row: row["dims"])
-        dims, accuracy, error = ([row[key] for row in own] for key in ("dims", "accuracy", "accuracy_se"))
-        errors = 100 * np.array(error)
-        axes.errorbar(dims, 100 * np.array(accuracy), errors, label=name, color=colour, capsize=3, **style)
-    axes.axhline(100 * rows[0]["chance"], color="grey", linestyle=":", label="chance")
-    axes.set(xscale="log", xlabel="numbers an image", title=rows[0]["task"])
+        dims, wrong = [row["dims"] for row in own], [100 * (1 - row["accuracy"]) for row in own]
+        error = [100 * row["accuracy_se"] for row in own]
+        axes.errorbar(dims, wrong, error, label=name, color=colour, capsize=3, **style)
+    axes.axhline(100 * (1 - rows[0]["chance"]), color="grey", linestyle=":", label="chance")
+    axes.set(xscale="log", yscale="log", xlabel="numbers an image", title=rows[0]["task"])
+    ticks = [tick for tick in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 90) if tick >= axes.get_ylim()[0]]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
 
 
