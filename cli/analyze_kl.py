@@ -78,18 +78,21 @@ def command(
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.cutoffs import read_wishes
-    from hvae_codec.report.analysis_files import AnalysisPlan, measure
+    from hvae_codec.report.analysis import FOLDER
+    from hvae_codec.report.analysis_files import AnalysisPlan, check_folder, measure
 
     wishes = read_wishes(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
     plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, pictures, batch_size, seed)
     keep_freed_memory()
     with together(device) as processes:
         hvae = load_model(model, processes.device)
-        config = hvae.config
+        config, run = hvae.config, hvae.run or model
+        folder = out or run / FOLDER
+        processes.on_first(lambda: check_folder(folder))
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_first) as stage:
             measured = measure(hvae, source, plan, stage, processes)
-        processes.on_first(lambda: _write(measured, out or (hvae.run or model) / "analysis", hvae.run or model, source))
+        processes.on_first(lambda: _write(measured, folder, run, source))
 
 
 def _write(measured: Measured, folder: Path, run: Path, source: ImageSource) -> None:

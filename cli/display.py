@@ -17,9 +17,12 @@ Stage = Callable[[str], Callable[[int, int], None]]
 
 
 def console() -> Console:
-    """Where results go: standard output; where that is no terminal, wide enough that tables are not cut."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
+    """Where results go: standard output; where that is no terminal, wide enough that tables are not cut.
+
+    Text is shown as it is: names of files may look like markup.
+    """
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=140)
 
 
 class RateColumn(ProgressColumn):

@@ -71,10 +71,11 @@ class Processes:
         """This process's part of `total` items: a stretch of whole units of `unit` items; the last may be short.
 
         >>> [Processes(rank, 3).share(10, 2) for rank in range(3)]
-        [range(0, 2), range(2, 6), range(6, 10)]
+        [range(0, 4), range(4, 8), range(8, 10)]
         """
         units = -(-total // unit)
-        first, last = (units * rank // self.count * unit for rank in (self.rank, self.rank + 1))
+        # Rounded up: the first process, which shows how far all are, has no smaller share than any other.
+        first, last = (-(-units * rank // self.count) * unit for rank in (self.rank, self.rank + 1))
         return range(min(first, total), min(last, total))
 
     def mean(self, tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from hvae_codec import sample_data
 from hvae_codec.config import load_config, with_settings
 from hvae_codec.encode.store import open_store
 from hvae_codec.images import open_images
-from hvae_codec.model.checkpoint import find_run
+from hvae_codec.model.checkpoint import find_run, load_weights, save_weights
 from hvae_codec.presets import load_preset
 from hvae_codec_cli import app as app_module
 from hvae_codec_cli.app import main
@@ -192,10 +192,12 @@ def test_analyze_kl_at_every_kind_of_cutoff(work, hvae):
     assert len(table) == 4
     assert table["kept_dims"].is_monotonic_increasing
     masks = {p.name for p in Path("tables/masks").iterdir()}
-    rules = ("keep-20-by-position", "cutoff-0.0001-bits-by-position", "tolerance-2-by-position", "keep-5")
+    rules = ("keep-20-by-position", "cutoff-0.0001-bits-by-position", "tolerance-2-by-position")
     assert masks == {f"{rule}.json" for rule in rules}
     dims = table["dims"].iloc[0]
-    assert table.set_index("rule")["kept_dims"]["keep 20%, by position"] == dims // 5  # single dimensions fill the share
+    assert (
+        table.set_index("rule")["kept_dims"]["keep 20%, by position"] == dims // 5
+    )  # single dimensions fill the share
     hvae("analyze-kl", "data", "--keep", "25%", "--count", "variates", "--out", "published")
     assert pd.read_csv("published/cutoffs.csv")["rule"].tolist() == ["keep 25% of variates"]
 
@@ -395,7 +397,13 @@ def interrupt(*_: object) -> None:
         (1, "analyze-kl data --mask nowhere.json", "cannot read the mask nowhere.json (No such file"),
         (1, "analyze-kl data --mask list.json", "list.json: the mask is damaged"),
         (2, "analyze-kl data --mask other.json", "other.json: the mask was made for another model"),
-        (2, "analyze-kl data --granularity position --count variates", "--count variates counts whole variates"),
+        (
+            2,
+            "analyze-kl data --granularity position --count variates",
+            "--count variates is for --keep of whole variates",
+        ),
+        (2, "encode data new.zarr --cutoff 0.1 --count variates", "--count variates is for --keep of whole variates"),
+        (1, "analyze-kl data --out tiny.toml", "tiny.toml is no folder; give another --out"),
         (2, "encode data new.zarr --keep 3% --tolerance 1%", "give one of --keep, --cutoff, --tolerance and --mask"),
         (2, "encode data new.zarr --mask other.json", "other.json: the mask was made for another model"),
         (2, "encode data new.zarr --granularity pixel", "'pixel' is not one of 'variate', 'position'"),
@@ -459,6 +467,33 @@ def test_the_model_of_another_run(work, hvae, refused):
     shutil.move("runs/first", "elsewhere")
     assert "made with the run runs/first, which is not here" in refused(1, "decode", "out.zarr", "new")
     hvae("decode", "out.zarr", "new", "--model", "elsewhere")
+
+
+def test_damaged_weights_are_told(work, refused):
+    """Those that no KL depends on, too."""
+    weights = load_weights(Path("runs/first/model.safetensors"))
+    weights["top_down.output_conv.bias"][0] = float("nan")
+    save_weights(Path("runs/first/model.safetensors"), weights)
+    for command in ("analyze-kl data --out new", "analyze-kl data --out new --tolerance 1%", "encode data new.zarr"):
+        assert "the NELBO is not finite; the model's weights are damaged" in refused(1, *command.split())
+    assert not Path("new").exists()
+    assert not Path("new.zarr").exists()
+
+
+def test_an_analysis_of_a_run_that_cannot_be_written(work, hvae, monkeypatch):
+    """The analysis is written all the same, and it is said that the ranking was not kept."""
+    Path("runs/first/analysis/kl_stats.npz").unlink()
+    Path("runs/first/analysis/kl_stats.npz").mkdir()
+    out = hvae("analyze-kl", "data", "--keep", "10%", "--out", "new")
+    assert "Ranking, for encode: could not be kept in runs/first/analysis/kl_stats.npz (" in out
+    assert Path("new/report.html").exists()
+
+
+def test_an_analysis_replaces_none_of_the_users_files(work, refused):
+    Path("mine").mkdir()
+    Path("mine/report.html").write_text("mine")
+    assert "mine holds report.html, which is not of an analysis" in refused(1, "analyze-kl", "data", "--out", "mine")
+    assert Path("mine/report.html").read_text() == "mine"
 
 
 def test_a_broken_image_among_good_ones(work, hvae, refused, capsys):

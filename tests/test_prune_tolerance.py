@@ -12,7 +12,7 @@ from hvae_codec.errors import DataError, UsageError
 from hvae_codec.images import as_source
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.prune.sweep import sweep
+from hvae_codec.prune.sweep import SweepRow, sweep
 from hvae_codec.prune.tolerance import Tolerated, find_tolerated
 from hvae_codec.report.cutoff_cost import tolerance_sentence
 
@@ -60,7 +60,7 @@ def test_nothing_less_is_tolerable(tiny_model, images, stats):
     assert found.mask.kept_dims == found.mask.dims
     assert (found.change, found.loss, found.confidence) == (0.0, 0.0, 1.0)
     assert tolerance_sentence(found) == (
-        "Nothing less than all latents loses at most 0% of the NELBO on 12 held-out images; kept all."
+        "No smaller mask was found that loses at most 0% of the NELBO on 12 held-out images; kept all latents."
     )
 
 
@@ -72,7 +72,28 @@ def test_one_image_gives_no_confidence(tiny_model, images, stats):
 
 def test_it_is_said_how_sure_it_is(stats):
     text = tolerance_sentence(Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.001, 0.977, 800))
-    assert "change the NELBO by +0.400% ± 0.050%, on 800 held-out images; below 0.5% with 98% confidence" in text
+    assert "change the NELBO by +0.400% ± 0.050%, below 0.5% with 98% confidence, on the 800 held-out images" in text
+    sure = Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.0001, 1.0, 800)
+    assert "with more than 99% confidence" in tolerance_sentence(sure)
+
+
+def test_a_gain_at_mild_cutoffs_is_found(tiny_model, images, stats, monkeypatch):
+    """Pruning a little improves this bound, and pruning very little harms it: bisection alone would keep all."""
+    units = sum(len(kl) for kl in stats.kl_bits)
+
+    def gain(model, source, masks, **options) -> list[SweepRow]:
+        rates = [np.linspace(2.9, 3.1, 12) + change(mask.kept_variates) for mask in masks]
+        return [SweepRow(mask, rate, np.zeros(12)) for mask, rate in zip(masks, rates, strict=True)]
+
+    def change(kept: int) -> float:
+        if kept == units:
+            return 0.0
+        return 0.5 if kept < 6 else -0.003 if kept < 12 else 0.001
+
+    monkeypatch.setattr("hvae_codec.prune.tolerance.sweep", gain)
+    found = find_tolerated(tiny_model, images, stats, 0.0)
+    assert found.mask.kept_variates == 6
+    assert found.change == pytest.approx(-0.003)
 
 
 def test_progress_ends_where_all_is_done(tiny_model, images, stats):

@@ -25,6 +25,7 @@ from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.about import count_parameters, describe, render
 from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
+from hvae_codec.report.analysis_files import check_folder
 from hvae_codec.report.cutoff_cost import best_sentence, choose_and_measure, cost_sentence, cutoff_cost
 from hvae_codec.report.encoded import find_ranking, store_sizes
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
@@ -234,17 +235,47 @@ def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     assert f"on {len(source.split('val'))} held-out images" in sentences[-1]
 
 
-def best(**changes: float) -> str:
+def best(images: int = 800, **changes: float) -> str:
     """Of three cutoffs, the second of which may be better than all latents."""
-    rows = [
-        {"rule": rule, "nelbo_change": c, "nelbo_change_se": 1e-3}
-        for rule, c in zip("abc", (0.1, 0.0, 0.0), strict=True)
-    ]
-    return best_sentence(pd.DataFrame([rows[0], rows[1] | changes, rows[2]]))
+    row = {"nelbo_change_se": 1e-3, "kept_dims": 5, "dims": 9}
+    rows = [row | {"rule": rule, "nelbo_change": change} for rule, change in (("a", 0.1), ("b", 0.0), ("c", 0.0))]
+    found = row | {"rule": "tolerance 0%", "nelbo_change": -1.0}  # the best of many that were tried
+    dense = row | {"rule": "keep 100%", "nelbo_change": 0.0, "kept_dims": 9}
+    return best_sentence(pd.DataFrame([rows[0], rows[1] | changes, rows[2], found, dense]), images)
 
 
 def test_whether_a_cutoff_improves_the_bound():
     assert best() == "No cutoff improves the bound."
-    assert "b improves the bound by 0.00300 bits/dim: 3.0 standard errors, significant" in best(nelbo_change=-0.003)
+    better = "b improves the bound by 0.00300 bits/dim: 3.0 standard errors, "
+    assert f"{better}significant at the 5% level for the best of 3 cutoffs" in best(nelbo_change=-0.003)
+    assert f"{better}which may be chance" in best(images=3, nelbo_change=-0.003)  # Student's t: 5.3 are needed
     assert "2.0 standard errors, which may be chance" in best(nelbo_change=-0.002)  # of three, 2.13 are needed
     assert "one image says nothing" in best(nelbo_change=-0.002, nelbo_change_se=math.nan)
+    assert best_sentence(pd.DataFrame([{"rule": "keep 100%", "nelbo_change": 0.0, "kept_dims": 9, "dims": 9}]), 5) == ""
+
+
+def test_a_table_that_lacks_figures(analysis, run):
+    save_table(run / FOLDER, analysis.table.assign(nelbo=math.nan), ABOUT)
+    with pytest.raises(ModelError, match=r"cutoffs.json lacks figures; make it again"):
+        describe(run)
+
+
+@pytest.mark.parametrize("name", ["a$\\frac$b.json", "[red].json", "写真.json"])
+def test_names_of_masks_are_shown_as_they_are(analysis, tmp_path, name):
+    table = analysis.table.assign(rule=[name, *analysis.table["rule"][1:]])
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    console.print(cutoff_table(table, ABOUT))
+    assert name in console.file.getvalue()
+    save_reconstruction_sheet(tmp_path, analysis.originals, analysis.decoded, table["rule"].tolist())
+
+
+def test_folders_that_are_not_of_an_analysis(tmp_path):
+    check_folder(tmp_path / "new")
+    check_folder(tmp_path)
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(DataError, match=r"holds report.html, which is not of an analysis; give another --out"):
+        check_folder(tmp_path)
+    (tmp_path / "cutoffs.json").write_text("{}")
+    check_folder(tmp_path)
+    with pytest.raises(DataError, match="is no folder; give another --out"):
+        check_folder(tmp_path / "report.html")

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 
 if TYPE_CHECKING:
-    from ..prune.mask import Granularity, LatentMask
+    from ..prune.mask import LatentMask
+    from ..prune.ranking import Granularity
 
 Places = NDArray[np.int32]
 

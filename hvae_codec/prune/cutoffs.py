@@ -10,11 +10,16 @@ from pathlib import Path
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from .kl_stats import KLStats
-from .mask import Count, Granularity, LatentMask, load_mask
+from .mask import Count, LatentMask, load_mask
+from .ranking import Granularity
 from .tolerance import Tolerated
 
 DEFAULT_KEEP = 0.03
 """Share of the latent dimensions kept where nobody says how much: that of the paper's section 7."""
+
+
+TOLERANCE = "tolerance"
+"""What the rule of a cutoff begins with that was found for a tolerance."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class CutoffWish:
     granularity: Granularity = "variate"
     count: Count = "dimensions"
 
+    def __post_init__(self) -> None:
+        if self.count == "variates" and (self.keep is None or self.granularity == "position"):
+            raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
+
+    def check(self, model: HVAE) -> None:
+        """Raise like `cutoff` where that can be told before there are statistics."""
+        if self.file is not None:
+            _cutoff_of_file(model, self.file)
+
     def cutoff(self, model: HVAE, stats: KLStats) -> Cutoff | None:
         """The cutoff; None of a tolerance, for which images are needed: `find_tolerated`, then `tolerated_cutoff`.
 
@@ -71,9 +85,12 @@ def read_wishes(
 
     Raises `UsageError` where one cannot be read.
     """
-    wish = CutoffWish(granularity=granularity, count=count)
+    wish = CutoffWish(granularity=granularity)
+    keeps = sorted({parse_keep(part) for part in _parts(keep)})
+    if count == "variates" and (bits or tolerance or files) and not keeps:
+        raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
     return [
-        *(replace(wish, keep=share) for share in sorted({parse_keep(part) for part in _parts(keep)})),
+        *(CutoffWish(keep=share, granularity=granularity, count=count) for share in keeps),
         *(replace(wish, bits=cutoff) for cutoff in sorted({parse_bits(part) for part in _parts(bits)})),
         *(replace(wish, tolerance=loss) for loss in sorted({parse_tolerance(part) for part in _parts(tolerance)})),
         *(replace(wish, file=file) for file in files),
@@ -102,7 +119,9 @@ def _parts(text: str) -> list[str]:
 def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count: Count) -> Cutoff:
     mask = LatentMask.from_keep(stats, keep, granularity=granularity, count=count)
     if count == "variates":
-        return Cutoff(f"keep {100 * keep:g}% of variates", keep, mask)
+        few = mask.kept_variates == 1 > keep * sum(len(k) for k in mask.keep)
+        note = f"{100 * keep:g}% of the variates are less than one; kept the highest-ranked." if few else ""
+        return Cutoff(f"keep {100 * keep:g}% of variates", keep, mask, note)
     what = "latent dimension" if granularity == "position" else "variate"
     note = ""
     if mask.kept_dims > math.floor(keep * mask.dims + 1e-6):
@@ -117,12 +136,13 @@ def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
         mask.check_fits(model)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    return Cutoff(path.name, mask.kept_share, mask)
+    name = path.name.encode(errors="replace").decode()  # names of files need not be valid Unicode
+    return Cutoff(name, mask.kept_share, mask)
 
 
 def tolerated_cutoff(found: Tolerated) -> Cutoff:
     """The cutoff that a tolerance led to."""
-    rule = f"tolerance {100 * found.tolerance:g}%{_by(found.mask)}"
+    rule = f"{TOLERANCE} {100 * found.tolerance:g}%{_by(found.mask)}"
     return Cutoff(rule, found.mask.kept_share, found.mask)
 
 
@@ -138,14 +158,18 @@ def parse_keep(text: str) -> float:
 
     Raises `UsageError` where `text` is no number, or not above 0% and at most 100%.
     """
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        fraction = float(number) / (100.0 if percent else 1.0)
-    except ValueError:
-        raise UsageError(f"keep is {text!r}; give a share of the latent dimensions such as 3% or 0.03") from None
+    fraction = _share(text, "keep", "give a share of the latent dimensions such as 3% or 0.03")
     if not 0.0 < fraction <= 1.0:
         raise UsageError(f"keep is {text}; it must be above 0% and at most 100%")
     return fraction
+
+
+def _share(text: str, name: str, advice: str) -> float:
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        return float(number) / (100.0 if percent else 1.0)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}; {advice}") from None
 
 
 def parse_bits(text: str) -> float:
@@ -167,11 +191,7 @@ def parse_tolerance(text: str) -> float:
 
     Raises `UsageError` where `text` is no number, or not at least 0% and below 100%.
     """
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        tolerance = float(number) / (100.0 if percent else 1.0)
-    except ValueError:
-        raise UsageError(f"the tolerance is {text!r}; give a share of the NELBO such as 0.5% or 0.005") from None
+    tolerance = _share(text, "the tolerance", "give a share of the NELBO such as 0.5% or 0.005")
     if not 0.0 <= tolerance < 1.0:
         raise UsageError(f"the tolerance is {text}; it must be at least 0% of the NELBO and below 100%")
     return tolerance

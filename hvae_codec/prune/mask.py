@@ -19,9 +19,8 @@ from ..errors import ModelError, UsageError
 from ..model.checkpoint import model_hash, replace_atomically
 from ..model.hvae import HVAE
 from .kl_stats import KLStats
+from .ranking import Granularity, Ranking
 
-Granularity = Literal["variate", "position"]
-"""What is kept or pruned as one: a variate at all its positions, or each latent dimension by itself."""
 Count = Literal["dimensions", "variates"]
 """What a keep fraction is a fraction of."""
 
@@ -60,16 +59,16 @@ class LatentMask:
             raise UsageError(f"keep is {100 * fraction:g}%; it must be above 0% and at most 100%")
         if count == "variates":
             return cls._split(stats, granularity, _above_quantile(stats, fraction, granularity))
-        order, dims = _ranked(stats, granularity)
+        ranking = Ranking.of(stats, granularity)
         # The product may round just below a whole number of dimensions.
-        budget = math.floor(fraction * dims.sum() + 1e-6)
-        kept = max(1, int(np.searchsorted(np.cumsum(dims[order]), budget, side="right")))
-        return cls._split(stats, granularity, _first(order, kept))
+        budget = math.floor(fraction * ranking.dims.sum() + 1e-6)
+        kept = max(1, int(np.searchsorted(ranking.cumulative_dims, budget, side="right")))
+        return cls._split(stats, granularity, _first(ranking, kept))
 
     @classmethod
     def from_rank(cls, stats: KLStats, kept: int, *, granularity: Granularity = "variate") -> LatentMask:
         """Keep the `kept` highest-ranked variates (or single dimensions), ranked as in `from_keep`."""
-        return cls._split(stats, granularity, _first(_ranked(stats, granularity)[0], kept))
+        return cls._split(stats, granularity, _first(Ranking.of(stats, granularity), kept))
 
     @classmethod
     def from_cutoff(cls, stats: KLStats, bits: float, *, granularity: Granularity = "variate") -> LatentMask:
@@ -77,16 +76,16 @@ class LatentMask:
 
         Raises `UsageError` where none is, or where `bits` is not a number.
         """
-        kl = np.concatenate(_units(stats, granularity))
+        kl = Ranking.of(stats, granularity).kl_bits
         if not (kl > bits).any():
             what = "variate" if granularity == "variate" else "latent dimension"
             raise UsageError(f"no {what} has more than {bits:g} bits per latent dimension; the most is {kl.max():g}")
         return cls._split(stats, granularity, kl > bits)
 
     @classmethod
-    def everything(cls, stats: KLStats) -> LatentMask:
+    def everything(cls, stats: KLStats, *, granularity: Granularity = "variate") -> LatentMask:
         """Keep all latent dimensions: what pruning is measured against."""
-        return cls.from_keep(stats, 1.0)
+        return cls.from_keep(stats, 1.0, granularity=granularity)
 
     @classmethod
     def _split(cls, stats: KLStats, granularity: Granularity, keep: NDArray[np.bool_]) -> LatentMask:
@@ -123,7 +122,7 @@ class LatentMask:
 
     def cutoff_bits(self, stats: KLStats) -> float:
         """The highest average KL of what is pruned, bits per latent dimension: what the mask cuts off. 0 of nothing."""
-        kl = np.concatenate(_units(stats, self.granularity))
+        kl = Ranking.of(stats, self.granularity).kl_bits
         pruned = ~np.concatenate([keep.ravel() for keep in self.keep])
         return float(kl[pruned].max()) if pruned.any() else 0.0
 
@@ -187,39 +186,21 @@ def load_mask(path: Path) -> LatentMask:
         return LatentMask.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ModelError(f"cannot read the mask {path} ({error.strerror}); check the path") from None
-    except (ValueError, ModelError) as error:
+    except (ValueError, RecursionError, ModelError) as error:
         reason = error if isinstance(error, ModelError) else f"the mask is no JSON ({error})"
         raise ModelError(f"{path}: {reason}") from None
 
 
-def _units(stats: KLStats, granularity: Granularity) -> list[NDArray[np.float64]]:
-    """Average KL of what is kept or pruned as one, flat, a group; bits per latent dimension."""
-    return [kl.ravel() for kl in stats.kl_bits] if granularity == "position" else list(stats.per_variate)
-
-
-def _dims_of_units(stats: KLStats, granularity: Granularity) -> NDArray[np.int64]:
-    """Latent dimensions of each unit."""
-    if granularity == "position":
-        return np.ones(sum(kl.size for kl in stats.kl_bits), dtype=np.int64)
-    return np.concatenate([np.full(len(kl), kl[0].size, dtype=np.int64) for kl in stats.kl_bits])
-
-
-def _ranked(stats: KLStats, granularity: Granularity) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The units from the highest KL to the lowest, and the latent dimensions of each unit in its own place."""
-    order = np.argsort(-np.concatenate(_units(stats, granularity)), kind="stable")
-    return order, _dims_of_units(stats, granularity)
-
-
-def _first(order: NDArray[np.int64], kept: int) -> NDArray[np.bool_]:
-    keep = np.zeros(len(order), dtype=bool)
-    keep[order[:kept]] = True
+def _first(ranking: Ranking, kept: int) -> NDArray[np.bool_]:
+    keep = np.zeros(len(ranking.order), dtype=bool)
+    keep[ranking.order[:kept]] = True
     return keep
 
 
 def _above_quantile(stats: KLStats, fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
     if granularity == "position":
         raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
-    kl = np.concatenate(_units(stats, granularity))
+    kl = Ranking.of(stats, granularity).kl_bits
     if fraction == 1.0:
         return np.ones(len(kl), dtype=bool)
     keep = kl > np.quantile(kl, 1.0 - fraction)
@@ -273,7 +254,8 @@ def _ranges(flags: NDArray[np.bool_]) -> str:
 def _numbers_in(ranges: str, length: int) -> Iterable[int]:
     """The inverse of `_ranges`."""
     for part in ranges.split():
-        first, _, last = part.partition("-")
-        if int(last or first) >= length:
+        first, dash, last = part.partition("-")
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers or numbers[-1] >= length:
             raise ValueError(f"kept positions {part} of {length}")
-        yield from range(int(first), int(last or first) + 1)
+        yield from numbers

@@ -25,12 +25,15 @@ def own_batches(
     check_batch_size(batch_size)
     processes = processes or Processes()
     share = processes.share(len(source), unit)
-    first = share.start
+    first, done = share.start, 0
     for batch in source.batches(batch_size, start=share.start, stop=share.stop):
         yield first, batch
         first += len(batch)
+        done = min((first - share.start) * processes.count, len(source))
         if progress is not None:
-            progress(min((first - share.start) * processes.count, len(source)), len(source))
+            progress(done, len(source))
+    if progress is not None and done < len(source):
+        progress(len(source), len(source))
 
 
 def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:

@@ -42,6 +42,8 @@ class SweepRow:
         return float(change.mean()), float(error)
 
 
+@torch.no_grad()
+@full_float32()
 def sweep(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
@@ -55,7 +57,8 @@ def sweep(
     """Rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
     The bottom-up path runs once a batch, and all masks see the same noise, so differences between rows are paired.
-    Raises `DataError` where there are no images or they do not fit the model, `UsageError` on another model's mask.
+    Raises `DataError` where there are no images, they do not fit the model or its output is not finite, `UsageError`
+    on another model's mask.
     """
     source = as_source(images)
     bounds = Bounds(model, masks, source, seed)
@@ -91,6 +94,8 @@ class Bounds:
             terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
     def rows(self, processes: Processes | None = None) -> list[SweepRow]:
-        """A row a mask, of the images that all processes together have measured."""
+        """A row a mask, of the images of all processes; `DataError` where a number is not finite."""
         terms = (processes or Processes()).sum(torch.from_numpy(self._terms)).numpy()
+        if not np.isfinite(terms).all():
+            raise DataError("the NELBO is not finite; the model's weights are damaged")
         return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from ..errors import UsageError
@@ -15,9 +16,13 @@ from ..images import ImageSource, as_source
 from ..model.hvae import HVAE
 from ..processes import Processes
 from .kl_stats import KLStats
-from .mask import Granularity, LatentMask
+from .mask import LatentMask
 from .own_batches import Progress
+from .ranking import Granularity
 from .sweep import SweepRow, sweep
+
+GRID = 8
+"""Sizes of masks that are measured before bisection."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Tolerated:
     change_se: float
     """Its standard error over images; NaN of one image."""
     confidence: float
-    """One-sided confidence that the mean loss over all images like these is tolerable; NaN of one image."""
+    """One-sided confidence that the mean loss over all images like these is tolerable, at least 0.5 as the mask was
+    chosen on these; NaN of one image."""
     images: int
 
     @property
@@ -55,36 +61,44 @@ def find_tolerated(
     progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Tolerated:
-    """The smallest mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times
-    that of all latents, on the same noise.
+    """A small mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times that of
+    all latents, on the same noise.
 
-    Bisection takes the loss to fall as more is kept, which it does but for mild cutoffs, where it hardly changes: what
-    is found is tolerable, and keeping one variate less is not. All latents always are. Raises `UsageError` where
+    The loss falls as more is kept, but for mild cutoffs, where it hardly changes and may even be a gain. So masks of a
+    few sizes are measured first; below the smallest tolerable one, bisection finds where its like begin: what is found
+    is tolerable, and keeping one variate (or dimension) less is not. All latents always are. Raises `UsageError` where
     `tolerance` is negative or not a number, `DataError` as `sweep`.
     """
     if not tolerance >= 0.0:
         raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
     source = as_source(images)
     units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
-    passes = _Passes(1 + math.ceil(math.log2(max(units, 2))), progress)
+    sizes = np.unique(np.geomspace(1, units, GRID).round().astype(int)).tolist()
+    passes = _Passes(1 + math.ceil(math.log2(max(np.diff([0, *sizes]).max(), 1))), progress)
 
-    def measured(mask: LatentMask) -> SweepRow:
-        (row,) = sweep(
-            model, source, [mask], batch_size=batch_size, seed=seed, progress=passes.next(), processes=processes
+    def measured(kept: Sequence[int]) -> list[SweepRow]:
+        masks = [LatentMask.from_rank(stats, number, granularity=granularity) for number in kept]
+        return sweep(
+            model, source, masks, batch_size=batch_size, seed=seed, progress=passes.next(), processes=processes
         )
-        return row
 
-    dense = best = measured(LatentMask.everything(stats))
-    too_few, enough = 0, units
+    rows = measured(sizes)
+    dense = rows[-1]
+    smallest = next(number for number, row in enumerate(rows) if _is_tolerable(row, dense, tolerance))
+    best, enough, too_few = rows[smallest], sizes[smallest], [0, *sizes][smallest]
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        row = measured(LatentMask.from_rank(stats, middle, granularity=granularity))
-        if _excess(row, dense, tolerance).mean() <= 0.0:
+        (row,) = measured([middle])
+        if _is_tolerable(row, dense, tolerance):
             best, enough = row, middle
         else:
             too_few = middle
     passes.finish(len(source))
     return _tolerated(best, dense, tolerance)
+
+
+def _is_tolerable(row: SweepRow, dense: SweepRow, tolerance: float) -> bool:
+    return bool(row is dense or _excess(row, dense, tolerance).mean() <= 0.0)
 
 
 def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.float64]:
@@ -99,7 +113,7 @@ def _tolerated(row: SweepRow, dense: SweepRow, tolerance: float) -> Tolerated:
 
 
 def _confidence(excess: NDArray[np.float64]) -> float:
-    """One-sided confidence that the mean of what `excess` was drawn from is not above 0, by the normal approximation.
+    """One-sided confidence that the mean of what `excess` was drawn from is not above 0, by Student's t.
 
     >>> _confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
     True
@@ -109,7 +123,7 @@ def _confidence(excess: NDArray[np.float64]) -> float:
     error = excess.std(ddof=1) / math.sqrt(len(excess))
     if error == 0.0:
         return float(excess.mean() <= 0.0)
-    return NormalDist().cdf(-excess.mean() / error)
+    return float(student_t.cdf(-excess.mean() / error, len(excess) - 1))
 
 
 class _Passes:

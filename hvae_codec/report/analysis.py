@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..encode.latents import Codec
 from ..encode.size import ROW_GROUP
+from ..errors import UsageError
 from ..images import ImageSource
 from ..model.hvae import HVAE
+from ..model.precision import full_float32
 from ..processes import Processes
 from ..prune.cutoffs import Cutoff
 from ..prune.kl_stats import KLStats, kl_stats
@@ -87,6 +89,7 @@ def rank(
 
 
 @torch.no_grad()
+@full_float32()
 def analyze(
     model: HVAE,
     stats: KLStats,
@@ -106,6 +109,8 @@ def analyze(
     batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
     where no cutoff keeps them. Raises like `sweep`.
     """
+    if not cutoffs:
+        raise UsageError("there is no cutoff to measure; give at least one")
     pictures = min(pictures, len(held_out))
     seen, held_out = held_out.evenly(pictures), held_out.evenly_first(pictures)
     cutoffs = sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims)

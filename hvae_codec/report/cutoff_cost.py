@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t as student_t
 
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..processes import Processes
-from ..prune.cutoffs import Cutoff, CutoffWish, tolerated_cutoff
+from ..prune.cutoffs import TOLERANCE, Cutoff, CutoffWish, tolerated_cutoff
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
@@ -105,32 +105,42 @@ def tolerance_sentence(found: Tolerated) -> str:
     """What was found for a tolerance, and how sure it is."""
     wanted, images = f"{100 * found.tolerance:g}%", f"{found.images:,} held-out images"
     if found.mask.kept_dims == found.mask.dims:
-        return f"Nothing less than all latents loses at most {wanted} of the NELBO on {images}; kept all."
+        return f"No smaller mask was found that loses at most {wanted} of the NELBO on {images}; kept all latents."
     share = f"{100 * found.mask.kept_share:.2f}% of the dimensions"
     loss = f"{100 * found.loss:+.3f}%"
     if math.isnan(found.confidence):
         return f"Tolerance {wanted}: {share} change the NELBO by {loss}, on {images}; one image gives no confidence."
     error = 100 * found.change_se / found.nelbo
+    confidence = f"{100 * found.confidence:.0f}%" if found.confidence < 0.99 else "more than 99%"
     return (
-        f"Tolerance {wanted}: {share} change the NELBO by {loss} ± {error:.3f}%, on {images}; "
-        f"below {wanted} with {100 * found.confidence:.0f}% confidence."
+        f"Tolerance {wanted}: {share} change the NELBO by {loss} ± {error:.3f}%, below {wanted} with {confidence} "
+        f"confidence, on the {images} that it was chosen on."
     )
 
 
-def best_sentence(table: pd.DataFrame) -> str:
-    """Whether a cutoff of the table improves the bound, and by how many standard errors."""
-    rows: Sequence[Mapping[Any, Any]] = table.to_dict(orient="records")
-    best = min(rows, key=lambda row: row["nelbo_change"])
+def best_sentence(table: pd.DataFrame, images: int) -> str:
+    """Whether a cutoff of the table improves the bound, and by how many standard errors over `images`.
+
+    Those found for a tolerance are left out: many were tried to find one.
+    """
+    rows: Sequence[Mapping[Any, Any]] = [
+        row
+        for row in table.to_dict(orient="records")
+        if row["kept_dims"] < row["dims"] and not row["rule"].startswith(TOLERANCE)
+    ]
+    best = min(rows, key=lambda row: row["nelbo_change"], default=None)
+    if best is None:
+        return ""
     if best["nelbo_change"] >= 0:
         return "No cutoff improves the bound."
     change = f"{best['rule']} improves the bound by {-best['nelbo_change']:.5f} bits/dim"
     if math.isnan(best["nelbo_change_se"]):
         return f"{change}; one image says nothing about others."
     errors = -best["nelbo_change"] / max(best["nelbo_change_se"], 1e-12)
-    sure = "significant" if errors > _critical(len(rows)) else "which may be chance"
+    sure = "significant" if errors > _critical(len(rows), images) else "which may be chance"
     return f"{change}: {errors:.1f} standard errors, {sure} at the 5% level for the best of {len(rows)} cutoffs."
 
 
-def _critical(comparisons: int) -> float:
-    """Standard errors that the best of several differences must exceed (Bonferroni, one-sided 5%)."""
-    return NormalDist().inv_cdf(1.0 - 0.05 / comparisons)
+def _critical(comparisons: int, images: int) -> float:
+    """Standard errors that the best of several mean differences must exceed (Bonferroni, one-sided 5%)."""
+    return float(student_t.isf(0.05 / comparisons, images - 1))

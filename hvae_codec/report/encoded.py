@@ -29,18 +29,17 @@ def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, s
             return stats, f"Ranking: {path}, of {stats.images:,} of {images}."
     stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
     made = f"The run had no ranking of this model; made one of {stats.images:,} training images"
-    return stats, f"{made}{_kept(path, stats)}."
+    kept = "" if path is None else f"; kept: {keep_ranking(path, stats)}"
+    return stats, f"{made}{kept}."
 
 
-def _kept(path: Path | None, stats: KLStats) -> str:
-    """Keep a ranking in its run; says so, or why not."""
-    if path is None:
-        return ""
+def keep_ranking(path: Path, stats: KLStats) -> str:
+    """Keep a ranking in its run, which need not be writable; says where it is, or why it could not be kept."""
     try:
         save_kl_stats(path, stats)
     except OSError as error:
-        return f", which could not be kept in {path} ({error.strerror})"
-    return f", kept in {path}"
+        return f"could not be kept in {path} ({error.strerror})"
+    return str(path)
 
 
 def store_sizes(store: Store) -> dict[str, int]:

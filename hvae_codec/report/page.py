@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ..model.checkpoint import replace_atomically
-from ..prune.mask import Granularity
+from ..prune.ranking import Granularity
 from .analysis import Analysis
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import PageFigure, cutoff_figures, kl_figures
@@ -63,7 +63,7 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     """The page as text; see `save_page`."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    content = _content(analysis, about.get("granularity", "variate"))
+    content = _content(analysis, "position" if about.get("granularity") == "position" else "variate")
     rows = content["rows"]
     return environment.get_template(TEMPLATE.name).render(
         **content,

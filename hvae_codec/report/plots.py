@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,13 +80,15 @@ def save_reconstruction_sheet(
         for image, axes in zip(images, line, strict=True):
             axes.imshow(_displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
     return _save(figure, folder / SHEET_FILE)
 
 
 def _save(figure: Figure, path: Path) -> Path:
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    with warnings.catch_warnings():  # names of files may have letters that the font has not
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(picture, format="png", dpi=110)
     replace_atomically(path, picture.getvalue())
     return path
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..prune.kl_stats import KLStats
-from ..prune.mask import Granularity
+from ..prune.ranking import Granularity, Ranking
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,8 @@ class RankingCurve:
     @classmethod
     def of(cls, stats: KLStats, granularity: Granularity = "variate") -> RankingCurve:
         """The order in which `LatentMask.from_keep` takes them: ties go to the earlier one."""
-        position = granularity == "position"
-        kl = np.concatenate([kl.ravel() for kl in stats.kl_bits] if position else stats.per_variate)
-        dims = [np.full(kl.size if position else len(kl), 1 if position else kl[0].size) for kl in stats.kl_bits]
-        order = np.argsort(-kl, kind="stable")
-        return cls(kl[order], np.cumsum(np.concatenate(dims)[order]))
+        ranking = Ranking.of(stats, granularity)
+        return cls(ranking.kl_bits[ranking.order], ranking.cumulative_dims)
 
     @property
     def dims(self) -> int:

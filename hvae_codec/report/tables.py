@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ TABLE_NAME = "cutoffs"
 
 
 def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write `cutoffs.csv`, and `cutoffs.json` with `about` beside the rows."""
+    """Write `cutoffs.json` with `about` beside the rows, by which an analysis is known, and `cutoffs.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
     document = {"about": dict(about), "cutoffs": plain_rows(table)}
     replace_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+    replace_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -41,7 +42,10 @@ def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {path} ({error}); make it again with hvae-codec analyze-kl") from None
     # JSON has no NaN: the standard error of a single image's change is null.
-    return pd.DataFrame(document["cutoffs"]).astype({"nelbo_change_se": float}), document["about"]
+    table = pd.DataFrame(document["cutoffs"]).astype({"nelbo_change_se": float})
+    if table.drop(columns="nelbo_change_se").isna().to_numpy().any():
+        raise ModelError(f"{path} lacks figures; make it again with hvae-codec analyze-kl")
+    return table, document["about"]
 
 
 def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
@@ -68,8 +72,8 @@ def _cutoff_cells(row: Mapping[str, Any]) -> Iterable[str]:
     yield f"{row['kept_dims']:,}"
     for key in ("nelbo", "reconstruction", "kl"):
         yield f"{row[key]:.3f}"
-    error = row["nelbo_change_se"]
-    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.5f} ± {error:.5f}"
+    error = "" if math.isnan(row["nelbo_change_se"]) else f" ± {row['nelbo_change_se']:.5f}"
+    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.5f}{error}"
     yield f"{row['psnr']:.2f}"
     yield f"{row['ssim']:.3f}"
     yield f"{row['bytes']:,.0f}"
