@@ -54,7 +54,7 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     caption = "NELBO = reconstruction + KL; ± is the standard error of a paired difference"
     pictures = about.get("pictures", about["images"])
     if pictures < about["images"]:
-        caption += f"; PSNR, SSIM and bytes are of {pictures:,} of the images"
+        caption += f"\nPSNR, SSIM and bytes are of {pictures:,} of the images"
     rich = Table(title=title, caption=caption)
     for heading in ("", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
         rich.add_column(heading, justify="right")

@@ -1,6 +1,9 @@
-"""Peak memory of `hvae-codec encode` against the number of images, each in a process of its own.
+"""Peak memory of `hvae-codec encode` or `analyze-kl` against the number of images, each in a process of its own.
 
-    python benchmarks/encode_memory.py --model runs/latest --images 5000 50000
+    python benchmarks/command_memory.py encode --model runs/latest --images 5000 50000
+    python benchmarks/command_memory.py analyze-kl --model runs/latest --images 1112 22224
+
+analyze-kl ranks on nine tenths of the images and measures two cutoffs on the rest.
 
 Folders of hard links to the patches of `sample-data` stand for large data sets. Memory should hardly grow with them:
 what does are names and sizes of files, not pixels.
@@ -49,28 +52,32 @@ class Measurement:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["encode", "analyze-kl"])
     parser.add_argument("--model", type=Path, default=Path("runs/latest"), help="run whose model encodes")
     parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000], help="sizes of the data sets")
-    parser.add_argument("--keep", default="3%", help="share of the latent dimensions to keep")
+    parser.add_argument("--keep", help="shares of the latent dimensions to keep (encode 3%%, analyze-kl 3%%,100%%)")
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     size = load_config(arguments.model / "config.json").model.image_size
-    with tempfile.TemporaryDirectory(prefix="encode_memory-") as name:
+    with tempfile.TemporaryDirectory(prefix="command_memory-") as name:
         folder = Path(name)
         run_command(folder / "memory", ["sample-data", str(folder / "patches"), "--size", str(size)])
-        options = ["--model", str(arguments.model), "--keep", arguments.keep]
+        keep = arguments.keep or {"encode": "3%", "analyze-kl": "3%,100%"}[arguments.command]
+        options = ["--model", str(arguments.model.resolve()), "--keep", keep]
         options += ["--batch-size", str(arguments.batch_size)]
-        rows = [measure(folder, count, options) for count in arguments.images]
-    command = shlex.join(["hvae-codec", "encode", "DATA", "STORE", *options])
+        rows = [measure(folder, arguments.command, count, options) for count in arguments.images]
+    outputs = ["OUT"] if arguments.command == "encode" else ["--out", "OUT", "--images", "IMAGES"]
+    command = shlex.join(["hvae-codec", arguments.command, "DATA", *outputs, *options])
     print(f"{conditions()}\n{command}")
     Console().print(as_table(rows))
 
 
-def measure(folder: Path, images: int, options: Sequence[str]) -> Measurement:
-    data, store = folder / f"data{images}", folder / f"{images}.zarr"
+def measure(folder: Path, command: str, images: int, options: Sequence[str]) -> Measurement:
+    data, out = folder / f"data{images}", str(folder / f"{images}.out")
     link_images(folder / "patches", data, images)
+    outputs = [out] if command == "encode" else ["--out", out, "--images", str(images)]
     started = time.monotonic()
-    kilobytes = run_command(folder / "memory", ["encode", str(data), str(store), *options])
+    kilobytes = run_command(folder / "memory", [command, str(data), *outputs, *options])
     return Measurement(images, kilobytes / 1024, time.monotonic() - started)
 
 
