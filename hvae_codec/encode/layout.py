@@ -130,11 +130,12 @@ def spec_fingerprint(spec: StoreSpec) -> str:
 
 def store_attributes(spec: StoreSpec) -> dict[str, Any]:
     """The group's `hvae_codec` attribute. No dates: a store's bytes depend on its contents alone."""
-    return {
+    attributes = {
         "format_version": spec.columns.format_version,
         "package_version": _package_version(),
         "fingerprint": spec_fingerprint(spec),
         "shard": spec.shard,
+        "chunk_bytes": spec.chunk_bytes,
         "codec": spec.codec.to_dict(),
         **spec.columns.attributes(),
         "image": spec.image,
@@ -142,6 +143,17 @@ def store_attributes(spec: StoreSpec) -> dict[str, Any]:
         "mask": spec.mask,
         "source": spec.source,
     }
+    return {**attributes, "checksum": attributes_checksum(attributes)}
+
+
+def attributes_checksum(attributes: Mapping[str, Any]) -> int:
+    """CRC-32 over an `hvae_codec` attribute without its `checksum`, as JSON: keys sorted, no spaces, ASCII.
+
+    >>> attributes_checksum({"shard": 256, "checksum": 0})
+    2818069751
+    """
+    covered = {key: value for key, value in attributes.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _package_version() -> str:
