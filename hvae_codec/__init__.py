@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from .model.sampling import sample_images
     from .presets import load_preset, preset_names
     from .prune.kl_stats import KLStats, kl_stats
-    from .prune.mask import LatentMask
+    from .prune.mask import LatentMask, load_mask, save_mask
     from .prune.sweep import sweep
+    from .prune.tolerance import find_tolerated
     from .report.evaluation import Evaluation, evaluate
 
 _HOMES = {
@@ -51,7 +52,10 @@ _HOMES = {
     "KLStats": "prune.kl_stats",
     "kl_stats": "prune.kl_stats",
     "LatentMask": "prune.mask",
+    "load_mask": "prune.mask",
+    "save_mask": "prune.mask",
     "sweep": "prune.sweep",
+    "find_tolerated": "prune.tolerance",
     "Evaluation": "report.evaluation",
     "evaluate": "report.evaluation",
 }
@@ -70,9 +74,11 @@ __all__ = [
     "Store",
     "encode",
     "evaluate",
+    "find_tolerated",
     "importance_bound",
     "kl_stats",
     "load_config",
+    "load_mask",
     "load_model",
     "load_preset",
     "make_codec",
@@ -80,6 +86,7 @@ __all__ = [
     "open_store",
     "preset_names",
     "sample_images",
+    "save_mask",
     "sweep",
 ]
 
