@@ -128,8 +128,8 @@ def spec_fingerprint(spec: StoreSpec) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def store_attributes(spec: StoreSpec) -> dict[str, Any]:
-    """The group's `hvae_codec` attribute. No dates: a store's bytes depend on its contents alone."""
+def store_attributes(spec: StoreSpec, group: zarr.Group) -> dict[str, Any]:
+    """The `hvae_codec` attribute of `group`, whose arrays are there. No dates: equal contents give equal bytes."""
     attributes = {
         "format_version": spec.columns.format_version,
         "package_version": _package_version(),
@@ -142,18 +142,28 @@ def store_attributes(spec: StoreSpec) -> dict[str, Any]:
         "model": spec.model,
         "mask": spec.mask,
         "source": spec.source,
+        "arrays": {name: array_checksum(array.metadata.to_dict()) for name, array in sorted(group.arrays())},
     }
     return {**attributes, "checksum": attributes_checksum(attributes)}
 
 
 def attributes_checksum(attributes: Mapping[str, Any]) -> int:
-    """CRC-32 over an `hvae_codec` attribute without its `checksum`, as JSON: keys sorted, no spaces, ASCII.
+    """CRC-32 over an `hvae_codec` attribute without its `checksum`.
 
     >>> attributes_checksum({"shard": 256, "checksum": 0})
     2818069751
     """
-    covered = {key: value for key, value in attributes.items() if key != "checksum"}
-    return zlib.crc32(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode())
+    return _json_checksum({key: value for key, value in attributes.items() if key != "checksum"})
+
+
+def array_checksum(metadata: Mapping[str, Any]) -> int:
+    """CRC-32 over an array's `zarr.json`, but for its shape, which may grow, and attributes, which are its user's."""
+    return _json_checksum({key: value for key, value in metadata.items() if key not in ("shape", "attributes")})
+
+
+def _json_checksum(document: Mapping[str, Any]) -> int:
+    """CRC-32 over JSON with keys sorted, without spaces, in ASCII."""
+    return zlib.crc32(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _package_version() -> str:

@@ -172,7 +172,7 @@ def _create(writer: StoreWriter) -> None:
     group = zarr.open_group(writer.partial, mode="w-", zarr_format=3)
     create_arrays(group, writer.spec)
     # Last, so that a kill before it is seen as such: without the attribute the folder is made anew.
-    group.update_attributes({ATTRIBUTE: store_attributes(writer.spec)})
+    group.update_attributes({ATTRIBUTE: store_attributes(writer.spec, group)})
     _sync_tree(writer.partial)
     _sync(writer.partial.parent)
 
