@@ -31,6 +31,7 @@ import linear_probe
 import model_size
 import output_bound
 import probe
+import scale
 import step_cost
 import study
 from step_cost import StepCost
@@ -162,6 +163,22 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in rows.reset_index().itertuples():
         assert row.accuracy == pytest.approx(means[row.task, row.representation, row.dims])
     assert (tmp_path / "probe.png").stat().st_size > 1000
+
+
+def test_scale_on_paper() -> None:
+    small, *_, large = scale.plans(images=1000, keep=0.03, shard=256)
+    assert (small.row_groups, small.shards) == (4, 20)
+    assert large.kept == {1: 4, 4: 8, 8: 10, 16: 19, 32: 31, 64: 25, 128: 25, 256: 12}
+    assert large.bytes_per_image[0] == pytest.approx(225.3 * 64)  # as many pixels as 64 of the quickstart
+    assert scale.size(14_400_000_000_000) == "14.4 TB"
+
+
+def test_scale_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "in_own_process", lambda step, simulation: step(simulation))
+    scale.main(["simulate", "--rows", "5000", "--commits", "2", "--out", str(tmp_path)])
+    rows = results(tmp_path, "scale").set_index("what")
+    assert rows.loc["resume: pending()", "count"] == 20
+    assert (rows.loc[["create the store", "publish", "all names"], "seconds"] > 0.0).all()
 
 
 def test_probe_refuses_a_run_of_other_images(tiny_run: Path, tmp_path: Path, cut_patches: Cut) -> None:
