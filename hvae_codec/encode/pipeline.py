@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
 from .coder import LatentCoder, Stored, quantiser_steps
 from .latents import Codec, IntCodec
+from .overlap import written_behind
 from .store import Store, StoreSpec, StoreWriter, open_store
 
 SAMPLE_IMAGES = 1000
@@ -69,11 +71,13 @@ def encode(
     writer = StoreWriter.create_or_resume(path, store_spec(coder, source), options.overwrite)
     pending = writer.pending()
     done = len(source) - sum(len(writer.rows(r)) for r in pending)
-    for row_group, stored in _encoded_row_groups(coder, source, writer, pending, options.batch_size):
-        writer.write(row_group, stored)
-        done += len(writer.rows(row_group))
-        if progress is not None:
-            progress(done, len(source))
+    encoded = _encoded_row_groups(coder, source, writer, pending, options.batch_size)
+    # Closed at once, also on an error: its threads must not outlive the call.
+    with closing(encoded), closing(written_behind(encoded, lambda item: writer.write(*item))) as written:
+        for row_group, _ in written:
+            done += len(writer.rows(row_group))
+            if progress is not None:
+                progress(done, len(source))
     writer.publish()
     return open_store(path)
 
@@ -98,7 +102,7 @@ def store_spec(coder: LatentCoder, source: ImageSource) -> StoreSpec:
 
 def _encoded_row_groups(
     coder: LatentCoder, source: ImageSource, writer: StoreWriter, row_groups: list[int], batch_size: int
-) -> Iterator[tuple[int, Stored]]:
+) -> Generator[tuple[int, Stored]]:
     """Each row group with its stored numbers. Batches never cross row groups, so a resumed store has the same bytes.
 
     Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.
