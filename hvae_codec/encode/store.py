@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +26,7 @@ from ..errors import HvaeCodecError, StoreError, UsageError
 from .columns import Columns, VariateColumns, read_columns
 from .latents import Codec, codec_from_dict
 from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unstorable
+from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .writer import StoreWriter, partial_path
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "Store", "StoreSpec", "StoreWriter", "open_store"]
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a finished store for reading.
+def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Store:
+    """Open a finished store for reading; at most `cache_bytes` of decoded chunks are kept in memory.
 
     Raises `StoreError` where there is none, where it is unfinished, damaged, of a newer format, or of somebody else.
     """
@@ -50,7 +51,7 @@ def open_store(path: str | Path) -> Store:
             f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}; update hvae-codec"
         )
     try:
-        return _read_metadata(path, group, metadata)
+        return _read_metadata(path, group, metadata, ChunkCache(cache_bytes))
     except HvaeCodecError as error:
         raise StoreError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -73,6 +74,11 @@ class Store:
     """Latent resolution to quantiser steps, float32 [columns]."""
     group: zarr.Group
     """The zarr group."""
+    cache: ChunkCache
+    """Decoded chunks of the latents."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(open_store, cache_bytes=self.cache.limit), (self.path,)
 
     def __len__(self) -> int:
         return int(self._array(f"z{self.resolutions[0]}").shape[0])
@@ -163,8 +169,7 @@ class Store:
     def gather(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), columns, ...]."""
         rows = [self._rows(i)[0] for i in indices]
-        runs = [self.stored(slice(first, last + 1)) for first, last in _runs(rows)] or [self.stored(slice(0, 0))]
-        return {resolution: np.concatenate([run[resolution] for run in runs]) for resolution in self.resolutions}
+        return {resolution: self._read_latents(resolution, rows) for resolution in self.resolutions}
 
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
@@ -197,7 +202,8 @@ class Store:
         """Raise `StoreError` where a row group's latents are not the ones that were committed."""
         first = row_group * self.images_per_row_group
         rows = range(first, min(first + self.images_per_row_group, len(self)))
-        stored = [self._read_checked(resolution, rows) for resolution in self.resolutions]
+        nothing_kept = ChunkCache(0)  # what is on the disk is to be checked, not what was there once
+        stored = [self._read_latents(resolution, rows, nothing_kept) for resolution in self.resolutions]
         if row_group_digest(stored) != int(self._read("committed", row_group)):
             raise StoreError(f"{self.path}: the latents of {_images(rows)} are not what encode wrote; {_REMEDY}")
 
@@ -218,26 +224,36 @@ class Store:
             raise UsageError(f"there is no image {index}; {self.path} has {len(self)}, counted from 0") from None
         return range(first, first + 1)
 
-    def _read_latents(self, resolution: int, rows: range) -> np.ndarray:
-        stored = self._read_checked(resolution, range(min(rows), max(rows) + 1) if rows else range(0))
-        # A slice with a stride is cut from the whole: indexing a sharded array with lists takes far more memory.
-        return stored if rows.step == 1 else stored[np.array(rows, dtype=int) - min(rows, default=0)]
-
-    def _read_checked(self, resolution: int, rows: range) -> np.ndarray:
-        stored = self._read(f"z{resolution}", slice(rows.start, rows.stop))
-        if unstorable(stored).any():
-            raise StoreError(f"{self.path}: array z{resolution} lacks latents of {_images(rows)}; {_REMEDY}")
+    def _read_latents(self, resolution: int, rows: Sequence[int], cache: ChunkCache | None = None) -> np.ndarray:
+        """Stored numbers of the images at `rows`, [len(rows), columns, ...]."""
+        name = f"z{resolution}"
+        sharded = self._sharded(name)
+        if sharded is None:
+            stored = self._read_runs(name, rows)
+        else:
+            sharded = sharded if cache is None else dataclasses.replace(sharded, cache=cache)
+            stored = self._or_damage(name, _images(rows), lambda: sharded.read(rows))
+        wrong = unstorable(stored)
+        if wrong.any():
+            first = rows[int(wrong.argmax())]
+            raise StoreError(f"{self.path}: array {name} lacks latents of image {first}; {_REMEDY}")
         return stored
+
+    def _read_runs(self, name: str, rows: Sequence[int]) -> np.ndarray:
+        # Run by run: indexing a sharded array with lists takes far more memory.
+        runs = [self._read(name, slice(first, last + 1)) for first, last in _runs(rows)]
+        return np.concatenate(runs or [self._read(name, slice(0, 0))])
 
     def _read(self, name: str, selection: Any) -> np.ndarray:
         array = self._array(name)
+        return self._or_damage(name, _where(selection), lambda: np.asarray(array[selection]))
+
+    def _or_damage(self, name: str, where: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         try:
-            return np.asarray(array[selection])
+            return read()
         # A flipped byte can surface at any layer: checksum, shard index, decompressor, text.
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, MemoryError) as error:
-            raise StoreError(
-                f"{self.path}: array {name} is damaged at {_where(selection)} ({error}); {_REMEDY}"
-            ) from error
+            raise StoreError(f"{self.path}: array {name} is damaged at {where} ({error}); {_REMEDY}") from error
 
     @functools.cached_property
     def _arrays(self) -> dict[str, zarr.Array]:
@@ -247,6 +263,15 @@ class Store:
         if name not in self._arrays:
             self._arrays[name] = _open_array(self.path, self.group, name)
         return self._arrays[name]
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, ShardedArray | None]:
+        return {}
+
+    def _sharded(self, name: str) -> ShardedArray | None:
+        if name not in self._shards:
+            self._shards[name] = ShardedArray.of(self._array(name), self.path / name, self.cache)
+        return self._shards[name]
 
 
 _REMEDY = "restore the store from a copy or encode the images again"
@@ -263,8 +288,10 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield indices[start], indices[end - 1]
 
 
-def _images(rows: range) -> str:
-    return f"image {rows.start}" if len(rows) == 1 else f"images {rows.start} to {rows.stop - 1}"
+def _images(rows: Sequence[int]) -> str:
+    if len(rows) <= 1:
+        return f"image {rows[0]}" if rows else "no image"
+    return f"images {min(rows)} to {max(rows)}"
 
 
 def _where(selection: Any) -> str:
@@ -300,8 +327,8 @@ def _open_array(path: Path, group: zarr.Group, name: str) -> zarr.Array:
     return array
 
 
-def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Store:
-    bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group)
+def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any], cache: ChunkCache) -> Store:
+    bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group, cache)
     store = dataclasses.replace(bare, columns=read_columns(metadata, lambda name: bare._read(name, slice(None))))
     steps = {}
     for resolution in store.resolutions:
