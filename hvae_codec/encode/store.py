@@ -30,6 +30,8 @@ from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .writer import StoreWriter, partial_path
 
 if TYPE_CHECKING:
+    import pandas
+
     from ..model.hvae import HVAE
 
 __all__ = ["FORMAT_VERSION", "Store", "StoreSpec", "StoreWriter", "open_store"]
@@ -41,6 +43,17 @@ def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Store:
     Raises `StoreError` where there is none, where it is unfinished, damaged, of a newer format, or of somebody else.
     """
     path = Path(path)
+    group, metadata = open_metadata(path)
+    try:
+        return _read_metadata(path, group, metadata, ChunkCache(cache_bytes))
+    except HvaeCodecError as error:
+        raise StoreError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
+
+
+def open_metadata(path: Path) -> tuple[zarr.Group, Mapping[str, Any]]:
+    """The zarr group at `path` and its `hvae_codec` attribute, of a version that is read; raises like `open_store`."""
     group = _open_group(path)
     metadata = group.attrs.get(ATTRIBUTE)
     if not isinstance(metadata, Mapping):
@@ -50,12 +63,7 @@ def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Store:
         raise StoreError(
             f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}; update hvae-codec"
         )
-    try:
-        return _read_metadata(path, group, metadata, ChunkCache(cache_bytes))
-    except HvaeCodecError as error:
-        raise StoreError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
+    return group, metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +164,21 @@ class Store:
             raise StoreError(f"{self.path}: array {name} lacks image {int(missing.argmax())}; {_REMEDY}")
         return values
 
+    @functools.cached_property
+    def per_image_names(self) -> tuple[str, ...]:
+        """Names of the per-image arrays besides `name` and `label`, such as `rate`; in alphabetical order."""
+        found = sorted(file.parent.name for file in self.path.glob("*/zarr.json"))
+        known = {"name", "label", "committed", *(f"{kind}{r}" for kind in ("z", "step") for r in self.resolutions)}
+        return tuple(name for name in found if name not in known and self._is_per_image(name))
+
+    @functools.cached_property
+    def frame(self) -> pandas.DataFrame:
+        """One row an image: name, label and the other per-image arrays; read on first use."""
+        import pandas
+
+        columns: dict[str, Any] = {"name": self.names, "label": self.labels}
+        return pandas.DataFrame(columns | {name: self.per_image(name) for name in self.per_image_names})
+
     def stored(self, index: int | slice) -> dict[int, np.ndarray]:
         """Stored numbers by resolution: [images, channels, y, x] for a slice, [channels, y, x] for one image.
 
@@ -198,6 +221,18 @@ class Store:
 
         return cast(np.ndarray, decode_rows(self, indices, model))
 
+    def dense(self, index: int | slice, model: HVAE | None = None) -> list[np.ndarray]:
+        """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.
+
+        [variates, H, W] each for one image, [images, variates, H, W] for a slice. The prior's mean depends on the z of
+        the groups before it, so this takes a model's top-down pass: `model`, or the one the store names. Raises as
+        `stored` and `decode` do.
+        """
+        from .coder import dense_rows
+
+        groups = dense_rows(self, self._rows(index), model)
+        return groups if isinstance(index, slice) else [z[0] for z in groups]
+
     def check(self, row_group: int) -> None:
         """Raise `StoreError` where a row group's latents are not the ones that were committed."""
         first = row_group * self.images_per_row_group
@@ -214,6 +249,10 @@ class Store:
     def bits_per_dim(self) -> float:
         """Bits on disk per colour value of the images, metadata and names included."""
         return 8 * self.nbytes_on_disk() / (len(self) * self.image_dims)
+
+    def _is_per_image(self, name: str) -> bool:
+        metadata: Any = self._array(name).metadata
+        return metadata.dimension_names == ("image",)
 
     def _rows(self, index: int | slice) -> range:
         if isinstance(index, slice):
