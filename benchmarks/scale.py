@@ -1,11 +1,13 @@
 """The store at scale: what a plan of many images comes to on paper, and the metadata of a large store for real.
 
     python benchmarks/scale.py paper [--images 1000000000] [--workers 1000]
+    python benchmarks/scale.py metadata [--preset ffhq256_8bits_baseline]
     python benchmarks/scale.py simulate [--rows 10000000] [--out scale]
 
-`paper` counts row groups, objects and bytes of stores of several presets. `simulate` creates, commits, resumes,
-publishes and opens a store of that many rows as `encode` does, but with one latent an image, no pixels and no model.
-Each step runs in a process of its own, so that its peak memory is its own. docs/scale.md tells what came out.
+`paper` counts row groups, objects and bytes of stores of several presets. `metadata` measures zarr.json, and opening,
+of masks that take little and much to say. `simulate` creates, commits, resumes, publishes and opens a store of that
+many rows as `encode` does, but with one latent an image, no pixels and no model. Each step runs in a process of its
+own, so that its peak memory is its own. docs/scale.md tells what came out.
 """
 
 from __future__ import annotations
@@ -21,21 +23,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 from results import print_table, write_markdown, write_results
 from zarr.codecs import Crc32cCodec
 
-from hvae_codec.encode.columns import VariateColumns
+from hvae_codec.config import GroupShape, ModelConfig
+from hvae_codec.encode.columns import Columns, VariateColumns, stored_columns
 from hvae_codec.encode.latents import IntCodec
 from hvae_codec.encode.layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.writer import StoreWriter, partial_path
 from hvae_codec.presets import load_preset
+
+if TYPE_CHECKING:
+    from hvae_codec.prune.mask import LatentMask
 
 # The quickstart's store, docs/guide.md: bytes, latents and colour values of an image. What a trained model of 256 x 256
 # pixels would give is not known here, so its bytes are counted both ways, by colour value and by latent.
@@ -47,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.what == "paper":
         print_paper(options)
+    elif options.what == "metadata":
+        print_metadata(options)
     elif options.out is None:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             simulate(Simulation(Path(folder), options.rows, options.commits), None)
@@ -64,6 +72,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     paper.add_argument("--workers", type=int, default=1000)
     paper.add_argument("--keep", type=float, default=0.03, help="share of the latent dimensions")
     paper.add_argument("--shard", type=int, default=256, help="images in a row group")
+    metadata = commands.add_parser("metadata")
+    metadata.add_argument("--preset", default="ffhq256_8bits_baseline")
+    metadata.add_argument("--keep", type=float, default=0.03, help="share of the latent dimensions")
     simulation = commands.add_parser("simulate")
     simulation.add_argument("--rows", type=int, default=10_000_000)
     simulation.add_argument("--commits", type=int, default=400, help="row groups committed to measure a rate")
@@ -188,6 +199,63 @@ def size(count: float) -> str:
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
 
 
+# --- the size of what a mask says ------------------------------------------------------------------------------------
+
+
+def print_metadata(options: argparse.Namespace) -> None:
+    rows = [metadata_row(name, mask) for name, mask in masks(load_preset(options.preset).model, options.keep)]
+    print_table(f"Metadata, {options.preset}, keep {options.keep:.0%}", list(rows[0]), [[*r.values()] for r in rows])
+
+
+def masks(model: ModelConfig, keep: float) -> Iterator[tuple[str, LatentMask]]:
+    """Variates at random; a square of positions in each variate; single positions at random, the longest to say."""
+    from hvae_codec.prune.mask import LatentMask  # here: it imports torch, which the simulation does without
+
+    random = np.random.default_rng(0)
+    groups, resolutions = model.groups, tuple(group.resolution for group in model.groups)
+    yield "variates", LatentMask(tuple(random.random(g.variates) < keep for g in groups), resolutions)
+    yield "positions, one square a variate", LatentMask(tuple(squares(g, keep) for g in groups), resolutions)
+    scattered = (random.random((g.variates, g.resolution, g.resolution)) < keep for g in groups)
+    yield "positions, scattered", LatentMask(tuple(scattered), resolutions)
+
+
+def squares(group: GroupShape, keep: float) -> np.ndarray:
+    flags = np.zeros((group.variates, group.resolution, group.resolution), bool)
+    side = max(1, round(group.resolution * math.sqrt(keep)))
+    flags[:, :side, :side] = True
+    return flags
+
+
+def metadata_row(name: str, mask: LatentMask) -> dict[str, str]:
+    """A store of one image that keeps what `mask` does: bytes of its metadata, and the time to open it."""
+    columns = stored_columns(mask)
+    spec = replace(spec_of(1, arrays=1), columns=columns, mask=mask.to_dict(), steps=unit_steps(columns))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.zarr"
+        writer = StoreWriter.create_or_resume(path, spec)
+        writer.write(0, latents_of(writer, 0))
+        writer.publish()
+        seconds = min(timed(lambda: open_store(path)) for _ in range(5))
+        tables = sum(file.stat().st_size for file in path.glob("dimension*/c/**/*") if file.is_file())
+        return {
+            "kept": name,
+            "latents": f"{mask.kept_dims:,}",
+            "zarr.json": size((path / "zarr.json").stat().st_size),
+            "tables of places": size(tables),
+            "opening, ms": f"{1000 * seconds:.1f}",
+        }
+
+
+def timed(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def unit_steps(columns: Columns) -> dict[int, np.ndarray]:
+    return {r: np.ones(columns.count(r), np.float32) for r in columns.resolutions}
+
+
 # --- simulated -------------------------------------------------------------------------------------------------------
 
 
@@ -257,13 +325,13 @@ def peak_mebibytes() -> float:
 
 def spec_of(rows: int, arrays: int) -> StoreSpec:
     """A store of `arrays` latent arrays of one channel, at resolutions 1, 2, 3 and so on."""
-    resolutions = range(1, arrays + 1)
+    columns = VariateColumns({r: np.array([[r - 1, 0]], np.int32) for r in range(1, arrays + 1)})
     labels = [f"{k // 1000:06d}" for k in range(rows)]
     return StoreSpec(
         names=[f"train/{label}/{k:010d}.jpg" for k, label in enumerate(labels)],
         labels=labels,
-        columns=VariateColumns({r: np.array([[r - 1, 0]], np.int32) for r in resolutions}),
-        steps={r: np.ones(1, np.float32) for r in resolutions},
+        columns=columns,
+        steps=unit_steps(columns),
         codec=IntCodec(),
         model={"hash": "0" * 64, "config": {}, "run": ""},
         mask={},

@@ -173,6 +173,11 @@ def test_scale_on_paper() -> None:
     assert scale.size(14_400_000_000_000) == "14.4 TB"
 
 
+def test_scale_metadata(capsys: pytest.CaptureFixture[str]) -> None:
+    scale.main(["metadata", "--preset", "tiny16"])
+    assert "positions, scattered" in capsys.readouterr().out
+
+
 def test_scale_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "in_own_process", lambda step, simulation: step(simulation))
     scale.main(["simulate", "--rows", "5000", "--commits", "2", "--out", str(tmp_path)])
