@@ -346,6 +346,31 @@ def test_any_images_of_a_store_are_decoded(written, rgb_model):
         store.decode([60], rgb_model)
 
 
+def test_dense_latents_are_the_decoders(written, rgb_model):
+    store, _ = written
+    coder = LatentCoder.of_store(store, rgb_model)
+    expected = {}
+
+    def choose(group):
+        expected[group.index] = decoding(group)
+        return expected[group.index]
+
+    decoding = _Decoding(coder, store.stored(slice(3, 9)))
+    rgb_model.top_down(None, choose, 6)
+    dense = store.dense(slice(3, 9), rgb_model)
+    assert len(dense) == len(expected)
+    for index, z in enumerate(dense):
+        assert z.dtype == np.float32
+        np.testing.assert_allclose(z, expected[index], rtol=1e-5, atol=1e-5)
+    for z, single in zip(dense, store.dense(5, rgb_model), strict=True):
+        np.testing.assert_allclose(single, z[2], rtol=1e-5, atol=1e-5)
+    latents = store.latents(slice(3, 9))
+    for r, places in store.columns.places.items():
+        for column, (group, *place) in enumerate(places.tolist()):
+            np.testing.assert_array_equal(dense[group][:, *place], latents[f"z{r}"][:, column])
+    assert [z.shape[0] for z in store.dense(slice(5, 5), rgb_model)] == [0] * len(dense)
+
+
 def test_another_model_does_not_decode(written, rgb_model):
     store, _ = written
     other = lively(RGB)

@@ -13,7 +13,7 @@ from skimage import data
 
 from hvae_codec.encode.columns import PositionColumns, VariateColumns
 from hvae_codec.encode.latents import FloatCodec, IntCodec
-from hvae_codec.encode.layout import chunk_length, shard_key, spec_fingerprint
+from hvae_codec.encode.layout import attributes_checksum, chunk_length, shard_key, spec_fingerprint
 from hvae_codec.encode.store import StoreSpec, StoreWriter, open_store
 from hvae_codec.errors import StoreError, UsageError
 
@@ -358,7 +358,12 @@ def test_per_image_arrays(tmp_path):
         with pytest.raises(StoreError, match=message):
             writer.write_images(name, values)
     writer.publish()
-    np.testing.assert_array_equal(open_store(tmp_path / "out.zarr").per_image("rate"), rate)
+    store = open_store(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(store.per_image("rate"), rate)
+    assert store.frame.columns.tolist() == ["name", "label", "rate"]
+    assert store.frame.dtypes["rate"] == np.float32
+    assert store.frame.loc[3].tolist() == ["photo/003-é.png", "cat", rate[3]]
+    assert len(store.frame) == 20
     with pytest.raises(StoreError, match="rate of image 3 is not a number"):
         writer.write_images("rate", np.where(rate == rate[3], np.nan, rate))
     with pytest.raises(StoreError, match="no array distortion"):
@@ -385,6 +390,40 @@ def test_what_is_no_store_is_told_apart(tmp_path):
         open_store(tmp_path / "torn.zarr")
 
 
+def with_attribute(group, attribute):
+    """The group's zarr.json with another `hvae_codec` attribute, whose checksum is right."""
+    document = json.loads(group)
+    document["attributes"]["hvae_codec"] = {**attribute, "checksum": attributes_checksum(attribute)}
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_changed_byte_of_metadata_is_told(tmp_path, granularity):
+    store, rng = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity)), np.random.default_rng(0)
+    expected = store.latents(slice(None))
+    for name in ("zarr.json", "z16/zarr.json", "step4/zarr.json"):
+        file = store.path / name
+        original = file.read_bytes()
+        for at in rng.integers(len(original), size=60).tolist():
+            file.write_bytes(original[:at] + bytes([original[at] ^ 1 << int(rng.integers(7))]) + original[at + 1 :])
+            try:
+                latents = open_store(store.path).latents(slice(None))
+            except StoreError:
+                continue
+            for array, z in latents.items():  # space between words, a user's attributes
+                np.testing.assert_array_equal(z, expected[array])
+        file.write_bytes(original)
+
+
+def test_stores_without_checksums_of_their_metadata_are_read(tmp_path):
+    store = make_store(tmp_path / "out.zarr")
+    document = json.loads((store.path / "zarr.json").read_text())
+    for key in ("checksum", "arrays", "chunk_bytes"):  # as stores of version 0.1.0 were
+        del document["attributes"]["hvae_codec"][key]
+    (store.path / "zarr.json").write_text(json.dumps(document))
+    assert open_store(store.path).names == store.names
+
+
 def test_damaged_metadata_are_told(tmp_path):
     path = make_store(tmp_path / "out.zarr").path
     root = path / "zarr.json"
@@ -399,9 +438,7 @@ def test_damaged_metadata_are_told(tmp_path):
         ({"channels": {}}, "name no latents"),
         ({"granularity": "pixel"}, "its granularity is 'pixel', not variate or position"),
     ):
-        document = json.loads(original)
-        document["attributes"]["hvae_codec"] = {**metadata, **changes}
-        root.write_text(json.dumps(document))
+        root.write_text(with_attribute(original, {**metadata, **changes}))
         with pytest.raises(StoreError, match=message):
             open_store(path)
     root.write_text(original)
@@ -422,9 +459,7 @@ def test_damaged_metadata_of_single_positions_are_told(tmp_path):
         ({"dimensions": {}}, "name no latents"),
         ({"granularity": "variate"}, "damaged metadata"),
     ):
-        document = json.loads(original)
-        document["attributes"]["hvae_codec"] = {**metadata, **changes}
-        (path / "zarr.json").write_text(json.dumps(document))
+        (path / "zarr.json").write_text(with_attribute(original, {**metadata, **changes}))
         with pytest.raises(StoreError, match=message):
             open_store(path)
     (path / "zarr.json").write_text(original)

@@ -6,7 +6,7 @@ that the decoder will have: the stored, rounded value where kept, the prior's me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,21 @@ class LatentCoder:
         output = self.model.top_down(None, choose, len(next(iter(stored.values()))))
         return self.model.likelihood.mean(output)
 
+    @torch.no_grad()
+    @full_float32()
+    def dense(self, stored: Mapping[int, NDArray[np.generic]]) -> list[Tensor]:
+        """z of every latent group in top-down order, the prior's mean where pruned: float32 [B, variates, H, W]."""
+        decoding, chosen = _Decoding(self, stored), []
+
+        def choose(group: LatentGroup) -> Tensor:
+            chosen.append(decoding(group))
+            return chosen[-1]
+
+        top_down, last = self.model.top_down, range(len(self.model.top_down.blocks) - 1)
+        state = top_down.run_groups(None, choose, len(next(iter(stored.values()))), last)
+        choose(top_down.last_group(None, state))
+        return chosen
+
     def decode_pixels(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, uint8 [B, C, H, W]."""
         return self.model.likelihood.to_pixels(self.decode(stored))
@@ -214,10 +229,28 @@ def decode_rows(
     where it is another model or the store is damaged.
     """
     coder = LatentCoder.of_store(store, model or store.named_model)
-    batches = [
-        coder.decode_pixels(store.gather(indices[first : first + batch_size])).cpu().numpy()
-        for first in range(0, len(indices), batch_size)
-    ]
+    batches = [coder.decode_pixels(stored).cpu().numpy() for stored in _batches(store, indices, batch_size)]
     config = coder.model.config
     nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
     return np.concatenate([nothing, *batches])
+
+
+def dense_rows(
+    store: Store, indices: Sequence[int], model: HVAE | None = None, batch_size: int = 64
+) -> list[NDArray[np.float32]]:
+    """z of every latent group of the images of `store` at `indices`, pruned ones filled with the prior's mean.
+
+    One array a latent group in top-down order, float32 [n, variates, H, W]. Raises as `decode_rows` does.
+    """
+    coder = LatentCoder.of_store(store, model or store.named_model)
+    batches = [
+        [z.cpu().contiguous().numpy() for z in coder.dense(stored)] for stored in _batches(store, indices, batch_size)
+    ]
+    shapes = zip((len(keep) for keep in coder.mask.keep), coder.mask.resolutions, strict=True)
+    nothing = [np.empty((0, variates, size, size), np.float32) for variates, size in shapes]
+    return [np.concatenate(parts) for parts in zip(nothing, *batches, strict=True)]
+
+
+def _batches(store: Store, indices: Sequence[int], batch_size: int) -> Iterator[Stored]:
+    for first in range(0, len(indices), batch_size):
+        yield store.gather(indices[first : first + batch_size])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,16 @@ import zarr
 from ..errors import HvaeCodecError, StoreError, UsageError
 from .columns import Columns, VariateColumns, read_columns
 from .latents import Codec, codec_from_dict
-from .layout import ATTRIBUTE, FORMAT_VERSION, NO_TEXT, StoreSpec, row_group_digest, unstorable
+from .layout import (
+    ATTRIBUTE,
+    FORMAT_VERSION,
+    NO_TEXT,
+    StoreSpec,
+    array_checksum,
+    attributes_checksum,
+    row_group_digest,
+    unstorable,
+)
 from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .writer import StoreWriter, partial_path
 
@@ -300,7 +310,7 @@ class Store:
 
     def _array(self, name: str) -> zarr.Array:
         if name not in self._arrays:
-            self._arrays[name] = _open_array(self.path, self.group, name)
+            self._arrays[name] = _open_array(self.path, self.group, name, self.metadata.get("arrays", {}).get(name))
         return self._arrays[name]
 
     @functools.cached_property
@@ -354,19 +364,25 @@ def _open_group(path: Path) -> zarr.Group:
         raise StoreError(f"{path} is no readable zarr group ({error}); give the folder that encode wrote") from None
 
 
-def _open_array(path: Path, group: zarr.Group, name: str) -> zarr.Array:
+def _open_array(path: Path, group: zarr.Group, name: str, checksum: int | None) -> zarr.Array:
+    """Array `name`, whose metadata have `checksum` where the store was written with one."""
     try:
         array = group[name]
+        own = array_checksum(json.loads((path / name / "zarr.json").read_bytes())) if checksum is not None else None
     except KeyError:
         raise StoreError(f"{path} has no array {name}; {_REMEDY}") from None
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path}: the metadata of array {name} are damaged ({error}); {_REMEDY}") from None
+    if own != checksum:
+        raise StoreError(f"{path}: the metadata of array {name} are damaged; {_REMEDY}")
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path}: {name} is a group, not an array; {_REMEDY}")
     return array
 
 
 def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any], cache: ChunkCache) -> Store:
+    if metadata.get("checksum", own := attributes_checksum(metadata)) != own:
+        raise StoreError(f"its metadata are damaged, they have another checksum; {_REMEDY}")
     bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group, cache)
     store = dataclasses.replace(bare, columns=read_columns(metadata, lambda name: bare._read(name, slice(None))))
     steps = {}
