@@ -54,7 +54,7 @@ def reported_table(rows: Sequence[dict[str, Any]]) -> Table:
     sources = list(dict.fromkeys(row["reported"]["source"] for row in rows if row["reported"]))
     caption = "\n".join(f"[{number}] {source}" for number, source in enumerate(sources, 1))
     table = Table(title=f"{_TITLE}\nReported of these configurations; – was not found", title_justify="left")
-    table.caption, table.caption_justify = caption.replace("[", r"\["), "left"
+    table.caption, table.caption_justify = caption, "left"
     for column in ("name", "batch_size", "steps", "NELBO"):
         _add_column(table, column, justify="left" if column == "name" else "right")
     for column in ("time", "GPUs", "memory", "note", "source"):
@@ -72,7 +72,7 @@ def _reported_cells(reported: dict[str, Any] | None, sources: Sequence[str]) -> 
         f"{reported['nelbo']:.2f} {reported['unit']}",
         *(reported[key] for key in ("time", "gpus", "memory", "note")),
     ]
-    return [*(text or "–" for text in texts), rf"\[{sources.index(reported['source']) + 1}]"]
+    return [*(text or "–" for text in texts), f"[{sources.index(reported['source']) + 1}]"]
 
 
 def _add_column(table: Table, name: str, justify: Any) -> None:
