@@ -11,7 +11,20 @@ from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
 
-from . import analyze_kl, decode, encode, evaluate, export, import_published, info, presets, sample, sample_data, train
+from . import (
+    analyze_kl,
+    decode,
+    encode,
+    evaluate,
+    export,
+    import_published,
+    info,
+    presets,
+    sample,
+    sample_data,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="hvae-codec",
@@ -27,6 +40,7 @@ for module, name in (
     (analyze_kl, "analyze-kl"),
     (encode, "encode"),
     (decode, "decode"),
+    (verify, "verify"),
     (sample, "sample"),
     (evaluate, "evaluate"),
     (info, "info"),

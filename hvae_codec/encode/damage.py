@@ -1,0 +1,41 @@
+"""One thing that is wrong with a store, and how reading it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong with a store."""
+
+    file: str
+    """Where, relative to the store, such as `z16/c/3/0/0/0`."""
+    problem: str
+    """What is wrong with it, to be read after the file's name: `is missing`."""
+    images: Sequence[int] = ()
+    """The images that are lost or in doubt, ascending; none where no image's numbers are."""
+    row_group: int | None = None
+    """The row group that must be encoded again; None where that would not mend it."""
+    names: Sequence[str] = ()
+    """Names of the first few of `images`, where they can be read."""
+
+
+class UnreadableError(Exception):
+    """Something could not be read; the message says why, to be read after the name of a file."""
+
+
+def reading(read: Callable[..., T], *arguments: Any) -> T:
+    """What `read(*arguments)` returns; `UnreadableError` where it raises anything.
+
+    A changed byte surfaces wherever it is first made use of, in zarr, a codec, numpy or the file system, as any error.
+    """
+    try:
+        return read(*arguments)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableError(f"cannot be read ({reason[:160]})") from error

@@ -1,0 +1,170 @@
+"""A store opened for verification: as much of it as can be read, and what of its metadata cannot.
+
+`open_store` refuses a store whose metadata are damaged. Here everything else is still to be looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ..errors import HvaeCodecError, StoreError
+from .columns import Columns, PositionColumns, read_columns
+from .damage import Damage, UnreadableError, reading
+from .latents import Codec, codec_from_dict
+from .layout import NO_TEXT, array_checksum, attributes_checksum
+from .store import open_metadata
+from .structure import Form, count_images, expected_arrays, files_below
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A store whose files may be damaged."""
+
+    path: Path
+    group: zarr.Group
+    metadata: Mapping[str, Any]
+    """The group's `hvae_codec` attribute."""
+    columns: Columns
+    """Their places are 0 where a table of them is damaged; their numbers are right."""
+    codec: Codec
+    shard: int
+    images: int
+    """By the length of most arrays."""
+    arrays: Mapping[str, zarr.Array]
+    """Arrays whose metadata can be read, by name; per-image figures and other arrays too."""
+    forms: Mapping[str, Form]
+    """What the arrays that every store has must be."""
+
+    @classmethod
+    def open(cls, path: Path) -> Subject:
+        """Raises `StoreError` where there is no store, or where the group's metadata do not say what must be in it."""
+        group, metadata = open_metadata(path)
+        try:
+            codec, shard = codec_from_dict(metadata["codec"]), int(metadata["shard"])
+            columns = _columns(path, group, metadata)
+            if shard < 1:
+                raise ValueError(f"shard is {shard}")
+        except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StoreError(
+                f"{path / 'zarr.json'} has damaged metadata ({error}), without which nothing can be told; "
+                "restore it from a copy or encode the images again"
+            ) from None
+        arrays = dict(_readable_arrays(path, group))
+        images = count_images(arrays, columns)
+        forms = expected_arrays(columns, codec, images, shard)
+        return cls(path, group, metadata, columns, codec, shard, images, arrays, forms)
+
+    @property
+    def row_groups(self) -> int:
+        """Row groups of the store."""
+        return -(-self.images // self.shard)
+
+    def rows(self, row_group: int) -> range:
+        """Numbers of the images in a row group."""
+        return range(row_group * self.shard, min((row_group + 1) * self.shard, self.images))
+
+    @functools.cached_property
+    def files(self) -> dict[str, set[str]]:
+        """Files of each array, of those that ought to be there too, relative to its folder."""
+        return {name: set(files_below(self.path / name)) for name in (*self.forms, *self.extra)}
+
+    @property
+    def extra(self) -> list[str]:
+        """Arrays that not every store has, such as `rate`."""
+        return sorted(self.arrays.keys() - self.forms.keys())
+
+    @functools.cached_property
+    def misshapen(self) -> set[str]:
+        """Arrays whose metadata are damaged or missing, so that their elements cannot be read."""
+        return {damage.file.split("/")[0] for damage in self.metadata_damages} - {"zarr.json"}
+
+    @functools.cached_property
+    def metadata_damages(self) -> list[Damage]:
+        """What is wrong with the `zarr.json` of the group and of its arrays."""
+        return [*self._group_damages(), *(d for name in (*self.forms, *self.extra) for d in self._array_damages(name))]
+
+    def _group_damages(self) -> Iterator[Damage]:
+        checksum = self.metadata.get("checksum")
+        if checksum is not None and checksum != attributes_checksum(self.metadata):
+            yield Damage("zarr.json", "does not match its checksum: the store's metadata were changed")
+
+    def _array_damages(self, name: str) -> Iterator[Damage]:
+        file, form = f"{name}/zarr.json", self.forms.get(name)
+        axes = form.dimension_names if form else ("image",)
+        images = range(self.images) if axes[0] == "image" or name.startswith(("step", "dimension")) else ()
+        if not (self.path / file).is_file():
+            yield Damage(file, "is missing", images)
+            return
+        if name not in self.arrays:
+            try:
+                reading(_open_array, self.group, name)
+            except UnreadableError as error:
+                yield Damage(file, str(error), images)
+            return
+        faults = list(form.faults(self.arrays[name]) if form else self._length_faults(self.arrays[name]))
+        if not faults and self._was_changed(name):
+            faults = ["does not match its checksum"]
+        yield from (Damage(file, fault, images) for fault in faults)
+
+    def _length_faults(self, array: zarr.Array) -> Iterator[str]:
+        axes = getattr(array.metadata, "dimension_names", None) or ("",)
+        if axes[0] == "image" and array.shape[0] != self.images:
+            yield f"has {array.shape[0]} images, not {self.images}"
+
+    def _was_changed(self, name: str) -> bool:
+        known = self.metadata.get("arrays", {}).get(name)
+        document = json.loads((self.path / name / "zarr.json").read_text(encoding="utf-8"))
+        return known is not None and known != array_checksum(document)
+
+    def names_of(self, images: Sequence[int]) -> list[str]:
+        """Names of those of `images` whose names can be read."""
+        array = self.arrays.get("name")
+        names = []
+        for image in images if array is not None else ():
+            try:
+                names.append(str(reading(operator.getitem, array, image)))
+            except UnreadableError:
+                continue
+        return [name for name in names if name != NO_TEXT]
+
+
+def _columns(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Columns:
+    """The columns; places 0 where the tables of them are damaged, which is told when those are looked at."""
+
+    def read(name: str) -> np.ndarray:
+        resolution = name.removeprefix("dimension")
+        nothing = np.zeros((int(metadata["dimensions"][resolution]), 4), np.int32)
+        try:
+            table = reading(lambda: np.asarray(_open_array(group, name)[:]))
+            PositionColumns.read({"dimensions": {resolution: len(nothing)}}, lambda _: table)
+        except (UnreadableError, StoreError):
+            return nothing
+        return table
+
+    return read_columns(metadata, read)
+
+
+def _readable_arrays(path: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array]]:
+    # Folders, not the group's members: zarr warns of each file that is none of its own.
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and (folder / "zarr.json").is_file():
+            try:
+                yield folder.name, reading(_open_array, group, folder.name)
+            except UnreadableError:
+                continue
+
+
+def _open_array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError("it is a group, not an array")
+    return array

@@ -1,0 +1,80 @@
+"""What verify and repair say: a table of what is wrong with a store, and the same as JSON."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ..encode.verify import VerifyReport
+
+
+def verified_data(report: VerifyReport) -> dict[str, Any]:
+    """The report as plain data."""
+    return {
+        "store": str(report.path),
+        "ok": report.ok,
+        "images": report.images,
+        "row_groups": report.row_groups,
+        "files": report.files,
+        "damaged_row_groups": report.damaged_row_groups,
+        "damages": [
+            {
+                "file": damage.file,
+                "problem": damage.problem,
+                "row_group": damage.row_group,
+                "images": [[first, last] for first, last in runs(damage.images)],
+                "names": list(damage.names),
+            }
+            for damage in report.damages
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def verified_sentence(report: VerifyReport) -> str:
+    """The result in one line."""
+    what = f"{report.path}: {report.images:,} images in {report.row_groups:,} row groups, {report.files:,} files"
+    if report.ok:
+        return f"{what}: all is well"
+    count = len(report.damages)
+    return f"{what}: {count:,} {'damage' if count == 1 else 'damages'}"
+
+
+def damage_table(report: VerifyReport) -> Table:
+    """All damages, for the terminal."""
+    rich = Table(title=verified_sentence(report), title_justify="left")
+    rich.add_column("row group", justify="right")
+    for heading in ("file", "what is wrong", "images", "names"):
+        rich.add_column(heading, overflow="fold")
+    for damage in report.damages:
+        row_group = "" if damage.row_group is None else f"{damage.row_group:,}"
+        more = ["..."] if len(damage.images) > len(damage.names) and damage.names else []
+        names = ", ".join([*damage.names, *more])
+        rich.add_row(row_group, damage.file, damage.problem, image_numbers(damage.images), names)
+    return rich
+
+
+def image_numbers(images: Sequence[int], shown: int = 4) -> str:
+    """Numbers of images as a person reads them.
+
+    >>> image_numbers([4, 5, 6, 9]), image_numbers(range(256)), image_numbers([0, 2, 4, 6, 8, 10])
+    ('4-6, 9', '0-255', '0, 2, 4, 6, ... (6 images)')
+    """
+    parts = [f"{first}" if first == last else f"{first}-{last}" for first, last in runs(images)]
+    if len(parts) > shown:
+        parts = [*parts[:shown], f"... ({len(images):,} images)"]
+    return ", ".join(parts)
+
+
+def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each stretch of consecutive numbers.
+
+    >>> list(runs([4, 5, 6, 9]))
+    [(4, 6), (9, 9)]
+    """
+    starts = [k for k, number in enumerate(numbers) if k == 0 or number != numbers[k - 1] + 1]
+    for start, end in itertools.pairwise([*starts, len(numbers)]):
+        yield numbers[start], numbers[end - 1]
