@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config, ModelConfig, StageConfig, load_config
+    from .encode.dataset import LatentDataset, RowGroupSampler
     from .encode.latents import make_codec
     from .encode.pipeline import encode
     from .encode.store import Store, open_store
@@ -36,6 +37,8 @@ _HOMES = {
     "ModelConfig": "config",
     "StageConfig": "config",
     "load_config": "config",
+    "LatentDataset": "encode.dataset",
+    "RowGroupSampler": "encode.dataset",
     "make_codec": "encode.latents",
     "Store": "encode.store",
     "open_store": "encode.store",
@@ -68,8 +71,10 @@ __all__ = [
     "HvaeCodecError",
     "ImageSource",
     "KLStats",
+    "LatentDataset",
     "LatentMask",
     "ModelConfig",
+    "RowGroupSampler",
     "StageConfig",
     "Store",
     "encode",

@@ -16,7 +16,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -94,6 +94,8 @@ class Store:
     """The zarr group."""
     cache: ChunkCache
     """Decoded chunks of the latents."""
+    arrays: dict[str, zarr.Array] = field(default_factory=dict, repr=False)
+    """The arrays opened so far, by name."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(open_store, cache_bytes=self.cache.limit), (self.path,)
@@ -206,9 +208,16 @@ class Store:
 
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
+        return self._scaled(self.stored(index))
+
+    def gather_latents(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Latents z of the images at `indices`, in that order: array name to float32 [len(indices), columns, ...]."""
+        return self._scaled(self.gather(indices))
+
+    def _scaled(self, stored: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
         return {
             f"z{resolution}": self.codec.decode(numbers, self.columns.spread(self.steps[resolution]))
-            for resolution, numbers in self.stored(index).items()
+            for resolution, numbers in stored.items()
         }
 
     @functools.cached_property
@@ -276,7 +285,7 @@ class Store:
     def _read_latents(self, resolution: int, rows: Sequence[int], cache: ChunkCache | None = None) -> np.ndarray:
         """Stored numbers of the images at `rows`, [len(rows), columns, ...]."""
         name = f"z{resolution}"
-        sharded = self._sharded(name)
+        sharded = self._sharded[resolution]
         if sharded is None:
             stored = self._read_runs(name, rows)
         else:
@@ -304,23 +313,16 @@ class Store:
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise StoreError(f"{self.path}: array {name} is damaged at {where} ({error}); {_REMEDY}") from error
 
-    @functools.cached_property
-    def _arrays(self) -> dict[str, zarr.Array]:
-        return {}
-
     def _array(self, name: str) -> zarr.Array:
-        if name not in self._arrays:
-            self._arrays[name] = _open_array(self.path, self.group, name, self.metadata.get("arrays", {}).get(name))
-        return self._arrays[name]
+        if name not in self.arrays:
+            self.arrays[name] = _open_array(self.path, self.group, name, self.metadata.get("arrays", {}).get(name))
+        return self.arrays[name]
 
     @functools.cached_property
-    def _shards(self) -> dict[str, ShardedArray | None]:
-        return {}
-
-    def _sharded(self, name: str) -> ShardedArray | None:
-        if name not in self._shards:
-            self._shards[name] = ShardedArray.of(self._array(name), self.path / name, self.cache)
-        return self._shards[name]
+    def _sharded(self) -> dict[int, ShardedArray | None]:
+        """Latent arrays by resolution, for reading without zarr; None where that cannot be."""
+        names = {resolution: f"z{resolution}" for resolution in self.resolutions}
+        return {r: ShardedArray.of(self._array(name), self.path / name, self.cache) for r, name in names.items()}
 
 
 _REMEDY = "restore the store from a copy or encode the images again"
