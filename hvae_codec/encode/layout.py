@@ -68,6 +68,8 @@ class StoreSpec:
     """Images in a row group."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that a chunk, the smallest readable unit, does not exceed where it holds two images or more."""
+    per_image: tuple[str, ...] = ()
+    """Names of further arrays, one float32 an image, that are written with each row group."""
 
     def __post_init__(self) -> None:
         check_spec(self)
@@ -124,6 +126,7 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "source": spec.source.get("fingerprint"),
         "shard": spec.shard,
         "chunk_bytes": spec.chunk_bytes,
+        **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -186,6 +189,8 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
         write_table(group, name, places, *dimensions)
     write_table(group, "name", np.array(spec.names, dtype=np.dtypes.StringDType()), "image")
     write_table(group, "label", np.array(spec.labels, dtype=np.dtypes.StringDType()), "image")
+    for name in spec.per_image:
+        _create_per_image(group, spec, name)
     row_groups = -(-len(spec.names) // spec.shard)
     group.create_array(
         "committed",
@@ -212,6 +217,20 @@ def _create_latents(group: zarr.Group, spec: StoreSpec, resolution: int) -> None
         filters=[TransposeCodec(order=order)] if (order := _memory_order(1 + len(item))) else [],
         compressors=[_compressor(spec.codec.dtype), Crc32cCodec()],
         dimension_names=("image", *spec.columns.dimension_names(resolution)),
+        config=WRITE_ALL,
+    )
+
+
+def _create_per_image(group: zarr.Group, spec: StoreSpec, name: str) -> None:
+    """An array whose chunks are row groups, so that whoever writes a row group shares no chunk with another."""
+    group.create_array(
+        name,
+        shape=(len(spec.names),),
+        chunks=(spec.shard,),
+        dtype="float32",
+        fill_value=np.nan,
+        compressors=[ZstdCodec(level=9), Crc32cCodec()],
+        dimension_names=("image",),
         config=WRITE_ALL,
     )
 

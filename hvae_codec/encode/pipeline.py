@@ -1,12 +1,16 @@
-"""Images to a store, row group by row group; killed at any moment, the same call goes on where it stopped."""
+"""Images to a store, row group by row group; killed at any moment, the same call goes on where it stopped.
+
+images ─ read ahead ─> batches ─ coder ─> row group ─ written behind ─> PATH.partial ─ renamed ─> PATH
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,10 +25,17 @@ from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
+from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored, quantiser_steps
 from .latents import Codec, IntCodec
+from .layout import CHUNK_BYTES, StoreSpec, spec_fingerprint
 from .overlap import written_behind
-from .store import Store, StoreSpec, StoreWriter, open_store
+from .store import Store, open_store
+from .workers import Worker, write_lock
+from .writer import StoreWriter, check_target, is_published
+
+PerImage = dict[str, NDArray[np.float64]]
+"""Name of a per-image array to its numbers, [B]."""
 
 SAMPLE_IMAGES = 1000
 """Images that statistics are measured on where nobody says how many."""
@@ -32,12 +43,20 @@ SAMPLE_IMAGES = 1000
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How a store is written; what is in it does not depend on these, but for float rounding."""
+    """How a store is written; its latents do not depend on these, but for float rounding."""
 
     batch_size: int = 64
     """Images through the model at once; a row group is cut into these."""
     overwrite: bool = False
     """Whether a store that is already there is replaced."""
+    shard: int = 256
+    """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
+    chunk_bytes: int = CHUNK_BYTES
+    """Uncompressed size that the smallest readable unit does not exceed where it holds two images or more."""
+    evaluate: bool = False
+    """Whether each image's rate and distortion, bits/dim, are measured and stored; takes about two passes more."""
+    seed: int = 0
+    """Of the noise that rate and distortion are measured with."""
 
 
 def encode(
@@ -54,35 +73,129 @@ def encode(
     """Encode `images` (a source, or uint8 [N, C, H, W]) into a new store at `path`, keeping what `mask` keeps.
 
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
-    1,000 of the images. The store is built as `path` + `.partial` and renamed when it is whole. `progress` is called
-    with the images done, those of an earlier, interrupted call included, and the images in all.
+    1,000 of the images. The store is built as `path` + `.partial` and renamed when it is whole; killed at any moment,
+    the same call goes on. `progress` is called with the images done, those of an earlier, interrupted call included,
+    and the images in all. Several processes write one store with `encode_share`.
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` where `path` exists, `UsageError`
     where the mask or the statistics are another model's.
     """
-    options = options or EncodeOptions()
-    codec = codec or IntCodec()
-    source = as_source(images)
-    if not len(source):
-        raise DataError("there are no images to encode; give at least one")
-    stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
-    if stats.model_hash != model_hash(model):
-        raise UsageError("the KL statistics were measured with another model; measure them with this one")
-    coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
-    writer = StoreWriter.create_or_resume(path, store_spec(coder, source), options.overwrite)
-    pending = writer.pending()
-    done = len(source) - sum(len(writer.rows(r)) for r in pending)
-    encoded = _encoded_row_groups(coder, source, writer, pending, options.batch_size)
-    # Closed at once, also on an error: its threads must not outlive the call.
-    with closing(encoded), closing(written_behind(encoded, lambda item: writer.write(*item))) as written:
-        for row_group, _ in written:
-            done += len(writer.rows(row_group))
-            if progress is not None:
-                progress(done, len(source))
-    writer.publish()
-    return open_store(path)
+    job = Encoding.of(model, images, mask, codec, stats, options)
+    # One worker owns all row groups, so there is a store.
+    return cast(Store, job.run(Path(path), Worker(), progress))
 
 
-def store_spec(coder: LatentCoder, source: ImageSource) -> StoreSpec:
+def encode_share(
+    model: HVAE,
+    images: ImageSource | NDArray[np.uint8] | Tensor,
+    path: Path | str,
+    worker: Worker,
+    *,
+    mask: LatentMask,
+    codec: Codec | None = None,
+    stats: KLStats | None = None,
+    options: EncodeOptions | None = None,
+    progress: Progress | None = None,
+) -> Store | None:
+    """Encode the row groups that `worker` owns, of a store that several processes write in any order.
+
+    All give the same arguments but for `worker`; the first creates the store, and the one that finds all row groups
+    written publishes and returns it, as does every later call. None: row groups of other workers are missing yet. A
+    killed worker's are written by the same call again, or by `encode`. `progress` counts this worker's images.
+    Raises what `encode` does, and `StoreError` where another process writes this worker's row groups, or where the
+    other workers were given something else.
+    """
+    return Encoding.of(model, images, mask, codec, stats, options).run(Path(path), worker, progress)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Images on their way into a store: what is encoded, with what, and how."""
+
+    coder: LatentCoder
+    source: ImageSource
+    spec: StoreSpec
+    options: EncodeOptions
+
+    @classmethod
+    def of(
+        cls,
+        model: HVAE,
+        images: ImageSource | NDArray[np.uint8] | Tensor,
+        mask: LatentMask,
+        codec: Codec | None,
+        stats: KLStats | None,
+        options: EncodeOptions | None,
+    ) -> Encoding:
+        """See `encode`; raises what it does before the first image is encoded."""
+        options, codec = options or EncodeOptions(), codec or IntCodec()
+        source = as_source(images)
+        if not len(source):
+            raise DataError("there are no images to encode; give at least one")
+        stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
+        if stats.model_hash != model_hash(model):
+            raise UsageError("the KL statistics were measured with another model; measure them with this one")
+        coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
+        return cls(coder, source, store_spec(coder, source, options), options)
+
+    def run(self, path: Path, worker: Worker, progress: Progress | None) -> Store | None:
+        """Encode what `worker` owns and is not written yet; the store where it is published now."""
+        if worker.count > 1 and is_published(path, spec_fingerprint(self.spec)):
+            return open_store(path)
+        check_target(path, self.options.overwrite)
+        with write_lock(path, worker):
+            writer = StoreWriter.create_or_resume(path, self.spec, self.options.overwrite, worker)
+            self.write(writer, progress)
+            return open_store(path) if writer.finish() else None
+
+    def write(self, writer: StoreWriter, progress: Progress | None, first: int = 0) -> None:
+        """Encode and write the row groups that the writer's worker owns and has not written.
+
+        The source's first image is number `first` of the store.
+        """
+        own = [r for r in range(writer.row_groups) if writer.worker.owns(r)]
+        pending = writer.own_pending()
+        total = sum(len(writer.rows(r)) for r in own)
+        done = total - sum(len(writer.rows(r)) for r in pending)
+        encoded = self._row_groups(writer, pending)
+        # Closed at once, also on an error: their threads must not outlive the call.
+        with closing(encoded), closing(written_behind(encoded, lambda item: writer.write(*item))) as written:
+            for row_group, *_ in written:
+                done += len(writer.rows(row_group))
+                if progress is not None:
+                    progress(done, total)
+
+    def _row_groups(self, writer: StoreWriter, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
+        """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
+
+        Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.
+        """
+        batch_size = _divisor(self.spec.shard, self.options.batch_size)
+        for stretch in _stretches(row_groups):
+            rows = range(writer.rows(stretch[0]).start, writer.rows(stretch[-1]).stop)
+            batches = self.source.batches(batch_size, start=rows.start, stop=rows.stop)
+            for row_group in stretch:
+                count = -(-len(writer.rows(row_group)) // batch_size)
+                yield row_group, *self._row_group(itertools.islice(batches, count), writer.rows(row_group))
+
+    def _row_group(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
+        """Stored numbers of the images `rows`, and rate and distortion, bits/dim, where they are wanted."""
+        coder, parts, done = self.coder, [], 0
+        wanted = self.options.evaluate
+        bounds = Bounds(coder.model, [coder.mask], self.source.subset(rows), self.options.seed) if wanted else None
+        for pixels in batches:
+            batch = torch.from_numpy(pixels)
+            parts.append(coder.encode(batch))
+            if bounds is not None:
+                bounds.add(coder.model.activations(batch), batch, done)
+            done += len(batch)
+        stored = {resolution: np.concatenate([part[resolution] for part in parts]) for resolution in parts[0]}
+        if bounds is None:
+            return stored, {}
+        (measured,) = bounds.rows()
+        return stored, {"rate": measured.rate, "distortion": measured.distortion}
+
+
+def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) -> StoreSpec:
     """Everything that is fixed before the first image is encoded."""
     config = coder.model.config
     model_config = config_to_dict(Config(config))["model"]
@@ -97,24 +210,10 @@ def store_spec(coder: LatentCoder, source: ImageSource) -> StoreSpec:
         mask=coder.mask.to_dict(),
         image={"size": config.image_size, "channels": config.channels, "bits": config.bits},
         source={"fingerprint": source.fingerprint, "bytes": source.source_bytes},
+        shard=options.shard,
+        chunk_bytes=options.chunk_bytes,
+        per_image=("distortion", "rate") if options.evaluate else (),
     )
-
-
-def _encoded_row_groups(
-    coder: LatentCoder, source: ImageSource, writer: StoreWriter, row_groups: list[int], batch_size: int
-) -> Generator[tuple[int, Stored]]:
-    """Each row group with its stored numbers. Batches never cross row groups, so a resumed store has the same bytes.
-
-    Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.
-    """
-    size = writer.images_per_row_group
-    for stretch in _stretches(row_groups):
-        rows = range(writer.rows(stretch[0]).start, writer.rows(stretch[-1]).stop)
-        batches = source.batches(_divisor(size, batch_size), start=rows.start, stop=rows.stop)
-        for row_group in stretch:
-            count = -(-len(writer.rows(row_group)) // _divisor(size, batch_size))
-            parts = [coder.encode(torch.from_numpy(batch)) for batch in itertools.islice(batches, count)]
-            yield row_group, {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
 
 
 def _divisor(size: int, batch_size: int) -> int:

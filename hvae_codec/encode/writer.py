@@ -1,9 +1,10 @@
 """Writing a store: created whole, filled row group by row group, resumed after a kill, renamed when finished.
 
-    create_or_resume ──> PATH.partial ── write(r) for r in pending() ──> publish ──> PATH
+    create_or_resume ──> PATH.partial ── write(r) for r in own_pending() ──> finish ──> PATH
 
 A row group is on disk before its digest is, so a digest in `committed` vouches for the row group. What a resumed encode
-leaves is byte for byte what an unbroken one would.
+leaves is byte for byte what an unbroken one would. Several workers do this at the same time: each writes the row groups
+that it owns, and whoever finds all of them written publishes the store.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
+from .durable import exchange, sync, sync_branch, sync_tree
 from .layout import (
     ATTRIBUTE,
     WRITE_ALL,
@@ -32,8 +36,10 @@ from .layout import (
     unstorable,
     write_table,
 )
+from .workers import Worker, publish_lock, remove_locks
 
-_OUR_ENTRIES = re.compile(r"(z|step|dimension)\d+|name|label|committed|zarr(\.[0-9a-f]+)?\.(json|partial)")
+_RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|zarr(\.[0-9a-f]+)?\.(json|partial)")
+_OUR_ENTRIES = re.compile(rf"rate|distortion|{_RESERVED.pattern}")
 
 
 @dataclass(frozen=True)
@@ -46,29 +52,34 @@ class StoreWriter:
     """What the store is made from."""
     overwrite: bool = False
     """Whether `publish` may replace a store at `path`."""
+    worker: Worker = field(default_factory=Worker)
+    """Which row groups are this process's."""
 
     @classmethod
-    def create_or_resume(cls, path: str | Path, spec: StoreSpec, overwrite: bool = False) -> StoreWriter:
+    def create_or_resume(
+        cls, path: str | Path, spec: StoreSpec, overwrite: bool = False, worker: Worker | None = None
+    ) -> StoreWriter:
         """A writer for a new store at `path`, going on with what an earlier, killed encode of `spec` has written.
 
-        With `overwrite`, a store at `path` stays readable until the new one is published. Raises `StoreError` where
-        `path` exists (or, with `overwrite`, is no store of this package), or where an unfinished store there holds
-        row groups of another encode.
+        With `overwrite`, a store at `path` stays readable until the new one is published. Several workers may call
+        this at the same time: the first creates the store, the others find it. Raises `StoreError` where `path` exists
+        (or, with `overwrite`, is no store of this package), or where an unfinished store there is of another encode:
+        a single worker replaces it where it holds no row group yet or `overwrite` says so, one of several never does.
         """
-        writer = cls(Path(path), spec, overwrite)
+        writer = cls(Path(path), spec, overwrite, worker or Worker())
+        _restore_replaced(writer.path)
         check_target(writer.path, overwrite)
-        found = _fingerprint_at(writer.partial)
-        if found == spec_fingerprint(spec):
-            _sweep(writer)
-            return writer
-        if found is not None and not overwrite and any(writer.partial.glob("committed/c/*")):
-            raise StoreError(
-                f"{writer.partial} is an unfinished store of other images, another model or other settings; "
-                "remove it or pass --overwrite"
-            )
-        _remove_unfinished(writer.partial)
-        _create(writer)
+        while (found := _fingerprint_at(writer.partial)) != writer.fingerprint:
+            _check_replaceable(writer, found)
+            _remove_unfinished(writer.partial)
+            _create(writer)
+        _sweep(writer)
         return writer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `spec_fingerprint`."""
+        return spec_fingerprint(self.spec)
 
     @property
     def partial(self) -> Path:
@@ -92,53 +103,85 @@ class StoreWriter:
         first = row_group * self.spec.shard
         return range(first, min(first + self.spec.shard, len(self.spec.names)))
 
+    def own_pending(self) -> list[int]:
+        """Row groups of this worker that are not yet committed."""
+        return [row_group for row_group in self.pending() if self.worker.owns(row_group)]
+
     def pending(self) -> list[int]:
-        """Row groups that are not yet committed."""
+        """Row groups that are not yet committed, of all workers."""
         markers = _open_array(self.partial, "committed")
         written = {path.name for path in self.partial.glob("committed/c/*")}
         return [r for r in range(self.row_groups) if str(r) not in written or not _marker(markers, r)]
 
-    def write(self, row_group: int, stored: Mapping[int, np.ndarray]) -> None:
+    def write(
+        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
 
-        Raises `StoreError` where shapes or types are not the store's, or a number is NaN, infinite or out of range.
+        `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
+        where shapes or types are not the store's, or a number is NaN, infinite or out of range.
         An `OSError` (a full disk) leaves the row group uncommitted: the same encode can go on later.
         """
         rows = self.rows(row_group)
         self._check(rows, stored)
+        self._write_per_image(row_group, per_image or {})
         for resolution in self.spec.resolutions:
             _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
             key = shard_key(row_group, self.spec.columns.item(resolution))
-            _sync_branch(self.partial / f"z{resolution}", key)
+            sync_branch(self.partial / f"z{resolution}", key)
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
         _open_array(self.partial, "committed")[row_group] = np.uint32(digest)
-        _sync_branch(self.partial / "committed", f"c/{row_group}")
+        sync_branch(self.partial / "committed", f"c/{row_group}")
+
+    def _write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
+        if sorted(per_image) != sorted(self.spec.per_image):
+            raise StoreError(
+                f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
+            )
+        rows = self.rows(row_group)
+        for name, values in per_image.items():
+            self._check_per_image(name, values, rows)
+            _open_array(self.partial, name)[rows.start : rows.stop] = np.asarray(values, np.float32)
+            sync_branch(self.partial / name, f"c/{row_group}")
 
     def write_images(self, name: str, values: np.ndarray) -> None:
         """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
         values = np.asarray(values, dtype=np.float32)
-        if values.shape != (len(self.spec.names),):
-            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(self.spec.names)}")
-        if np.isnan(values).any():
-            raise StoreError(f"{name} of image {int(np.isnan(values).argmax())} is not a number; check the image")
-        if not re.fullmatch(r"[a-z][a-z_]*", name) or _OUR_ENTRIES.fullmatch(name):
+        self._check_per_image(name, values, range(len(self.spec.names)))
+        if not re.fullmatch(r"[a-z][a-z_]*", name) or _RESERVED.fullmatch(name):
             raise StoreError(f"a per-image array cannot be called {name!r}; choose another word of small letters")
         write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
+        sync_tree(self.partial / name)
 
     def publish(self) -> None:
         """Rename the finished store to `path`; `StoreError` where row groups are missing or `path` was taken."""
-        pending = self.pending()
-        if pending:
-            raise StoreError(f"{len(pending)} of {self.row_groups} row groups are not written yet; run encode again")
-        check_target(self.path, self.overwrite)
-        _sync_tree(self.partial)
-        replaced = self.path.with_name(self.path.name + ".replaced")
-        if self.path.exists():
-            _remove_unfinished(replaced)
-            self.path.rename(replaced)
-        self.partial.rename(self.path)
-        _sync(self.path.parent)
-        _remove_unfinished(replaced)
+        if not self.finish():
+            missing = f"{len(self.pending())} of {self.row_groups} row groups"
+            raise StoreError(f"{missing} are not written yet; run encode again")
+
+    def finish(self) -> bool:
+        """Publish where the row groups of all workers are written; whether the store is published now.
+
+        Where two workers finish at the same time, one of them publishes and both give True.
+        """
+        with publish_lock(self.partial):
+            if is_published(self.path, self.fingerprint) and not self.partial.exists():
+                return True
+            if self.pending():
+                return False
+            check_target(self.path, self.overwrite)
+            sync(self.partial)
+            _take_name(self.partial, self.path)
+        for leftover in _creations(self.path):
+            _remove_unfinished(leftover)
+        remove_locks(self.path)
+        return True
+
+    def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
+        if values.shape != (len(rows),):
+            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(rows)}")
+        if np.isnan(values).any():
+            raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
 
     def _check(self, rows: range, stored: Mapping[int, np.ndarray]) -> None:
         if sorted(stored) != list(self.spec.resolutions):
@@ -167,14 +210,78 @@ def partial_path(path: Path) -> Path:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
+def is_published(path: Path, fingerprint: str) -> bool:
+    """Whether the store at `path` is the finished one of this fingerprint."""
+    return _fingerprint_at(path) == fingerprint
+
+
 def _create(writer: StoreWriter) -> None:
-    writer.partial.mkdir(parents=True)
-    group = zarr.open_group(writer.partial, mode="w-", zarr_format=3)
-    create_arrays(group, writer.spec)
-    # Last, so that a kill before it is seen as such: without the attribute the folder is made anew.
-    group.update_attributes({ATTRIBUTE: store_attributes(writer.spec, group)})
-    _sync_tree(writer.partial)
-    _sync(writer.partial.parent)
+    """Create the unfinished store, unless another worker is faster: whole, under a name of its own, then renamed."""
+    own = writer.path.with_name(f"{writer.path.name}.{uuid.uuid4().hex}.creating")
+    own.mkdir(parents=True)
+    try:
+        group = zarr.open_group(own, mode="w-", zarr_format=3)
+        create_arrays(group, writer.spec)
+        group.update_attributes({ATTRIBUTE: store_attributes(writer.spec, group)})
+        sync_tree(own)
+        try:
+            own.rename(writer.partial)
+        except OSError:
+            if not writer.partial.exists():
+                raise
+        sync(writer.partial.parent)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _creations(path: Path) -> list[Path]:
+    """What workers killed while they created the store of `path` have left."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}\.creating")
+    return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
+
+
+def _check_replaceable(writer: StoreWriter, found: str | None) -> None:
+    """Raise `StoreError` where an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
+    if not os.path.lexists(writer.partial):
+        return
+    if writer.worker.count > 1:
+        raise StoreError(
+            f"{writer.partial} is an unfinished store of other images, another model or other settings; give all "
+            "workers of a store the same, or remove it"
+        )
+    if found is not None and not writer.overwrite and any(writer.partial.glob("committed/c/*")):
+        raise StoreError(
+            f"{writer.partial} is an unfinished store of other images, another model or other settings; "
+            "remove it or pass --overwrite"
+        )
+
+
+def _replaced_path(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
+
+
+def _take_name(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`; a store that is there is removed once the new one has its name."""
+    replaced = _replaced_path(path)
+    if not path.exists():
+        partial.rename(path)
+        sync(path.parent)
+        return
+    _remove_unfinished(replaced)
+    if exchange(partial, path):
+        partial.rename(replaced)
+    else:
+        path.rename(replaced)
+        partial.rename(path)
+    sync(path.parent)
+    _remove_unfinished(replaced)
+
+
+def _restore_replaced(path: Path) -> None:
+    """Give the store of `path` its name back where a kill came between taking it and giving it to the new one."""
+    replaced = _replaced_path(path)
+    if not os.path.lexists(path) and _fingerprint_at(replaced):
+        replaced.rename(path)
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -210,15 +317,16 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _sweep(writer: StoreWriter) -> None:
-    """Remove what a killed encode has left besides committed row groups."""
-    for row_group in writer.pending():
-        for resolution in writer.spec.resolutions:
-            shard = writer.partial / f"z{resolution}" / "c" / str(row_group)
-            if shard.exists():
-                shutil.rmtree(shard)
-        (writer.partial / "committed" / "c" / str(row_group)).unlink(missing_ok=True)
-    for leftover in writer.partial.rglob("*.partial"):
-        leftover.unlink()
+    """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
+    partial = writer.partial
+    for row_group in writer.own_pending():
+        for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
+            objects = partial / name / "c"
+            for entry in (objects / str(row_group), *objects.glob(f"{row_group}.*.partial")):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if writer.worker.count == 1:
+        for leftover in partial.rglob("*.partial"):
+            leftover.unlink()
 
 
 def _open_array(folder: Path, name: str) -> zarr.Array:
@@ -231,28 +339,3 @@ def _marker(markers: zarr.Array, row_group: int) -> int:
         return int(cast(Any, markers[row_group]))
     except ValueError:  # a power cut has left a torn file: the row group was not committed
         return 0
-
-
-def _sync_branch(root: Path, key: str) -> None:
-    """Flush the object `key` below `root`, and the folders between them, to the disk."""
-    path = root / key
-    _sync(path)
-    while path != root:
-        path = path.parent
-        _sync(path)
-
-
-def _sync_tree(root: Path) -> None:
-    for path in root.rglob("*"):
-        _sync(path)
-    _sync(root)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and flushes them itself
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""Files and folders that survive a power cut, and a folder that takes another's place at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux's fcntl.h and fs.h."""
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and flushes them itself
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_branch(root: Path, key: str) -> None:
+    """Flush the object `key` below `root`, and the folders between them, to the disk."""
+    path = root / key
+    sync(path)
+    while path != root:
+        path = path.parent
+        sync(path)
+
+
+def sync_tree(root: Path) -> None:
+    """Flush all below `root`, and itself, to the disk."""
+    for path in root.rglob("*"):
+        sync(path)
+    sync(root)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap their names, so that at no moment either name is free.
+
+    False, and nothing done, where the system or the file system cannot (all but Linux).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:  # an old C library
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
