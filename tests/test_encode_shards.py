@@ -63,6 +63,8 @@ def test_arrays_with_other_codecs_are_read_by_zarr(tmp_path, codecs):
     group.create_array("z16", shape=numbers.shape, dtype="int16", chunks=(4, 2, 16, 16), overwrite=True)
     (store.path / "z16" / "zarr.json").write_text(json.dumps(array.metadata.to_dict(), default=int))
     zarr.open_array(store.path / "z16", mode="r+")[:] = numbers
+    attribute = {key: value for key, value in store.metadata.items() if key not in ("arrays", "checksum")}
+    zarr.open_group(store.path, mode="r+").attrs["hvae_codec"] = attribute
     again = open_store(store.path)
     assert reader(again, "z16") is None
     np.testing.assert_array_equal(again.latents(slice(None))["z16"], expected["z16"])

@@ -41,6 +41,7 @@ from .writer import StoreWriter, partial_path
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
     from ..model.hvae import HVAE
 
@@ -208,17 +209,32 @@ class Store:
 
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
-        return self._scaled(self.stored(index))
+        rows = self._rows(index)
+        latents = {f"z{resolution}": self.latents_at(resolution, rows) for resolution in self.resolutions}
+        return latents if isinstance(index, slice) else {name: z[0] for name, z in latents.items()}
 
     def gather_latents(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """Latents z of the images at `indices`, in that order: array name to float32 [len(indices), columns, ...]."""
-        return self._scaled(self.gather(indices))
+        rows = [self._rows(i)[0] for i in indices]
+        return {f"z{resolution}": self.latents_at(resolution, rows) for resolution in self.resolutions}
 
-    def _scaled(self, stored: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            f"z{resolution}": self.codec.decode(numbers, self.columns.spread(self.steps[resolution]))
-            for resolution, numbers in stored.items()
-        }
+    def latents_at(self, resolution: int, rows: Sequence[int]) -> np.ndarray:
+        """Latents z of one resolution of the images `rows`, counted from 0: float32 [len(rows), columns, ...]."""
+        steps = self.columns.spread(self.steps[resolution])
+        return self.codec.decode(self._read_latents(resolution, rows), steps)
+
+    def to_xarray(self) -> xarray.DataTree:
+        """Names, labels and figures of the images, and below them a node for each latent resolution.
+
+        Node `z16` has z, float32 [image, channel, y, x] with the latent group and variate of each channel, or of
+        granularity position [image, dimension] with y and x as well. z is read when it is asked for. Raises
+        `UsageError` where xarray is not installed.
+        """
+        try:
+            from .xarray_view import data_tree
+        except ImportError:
+            raise UsageError("to_xarray needs xarray, which is not installed; pip install xarray") from None
+        return data_tree(self)
 
     @functools.cached_property
     def named_model(self) -> HVAE:
