@@ -251,6 +251,33 @@ def test_encode_says_what_the_cutoff_costs(work, hvae):
     assert open_store("new.zarr").codec.to_dict() == {"name": "int", "step": 2.0}
 
 
+def test_encode_by_several_workers(work, hvae):
+    shutil.rmtree("runs/first/analysis")  # the first worker makes the ranking
+    command = ("encode", "data", "new.zarr", "--keep", "30%", "--shard", 10)
+    out = hvae(*command, "--worker", "1/2")
+    assert "NELBO" not in out
+    assert "Worker 1/2 is done; new.zarr appears when the last of its 2 workers is." in out
+    out = hvae(*command, "--worker", "0/2")
+    assert "NELBO" in out
+    assert "new.zarr: 72 images" in out
+    assert open_store("new.zarr").row_groups == 8
+    hvae("encode", "data", "one.zarr", *command[3:])
+    assert {k.replace("new", "one", 1): v for k, v in tree("new.zarr").items()} == tree("one.zarr")
+    assert not [p for p in Path().iterdir() if p.name.startswith("new.zarr.")]
+
+
+def test_encode_evaluates_none_some_or_all(work, hvae):
+    assert "NELBO" not in hvae("encode", "data", "new.zarr", "--keep", "30%", "--evaluate", "none")
+    assert tree("new.zarr") == {k.replace("out", "new", 1): v for k, v in tree("out.zarr").items()}
+    out = hvae("encode", "data", "new.zarr", "--keep", "30%", "--evaluate", 5, "--overwrite", "--chunk", 100)
+    assert "on 5 held-out images" in out
+    assert "on 12 held-out images" in hvae("encode", "data", "all.zarr", "--keep", "30%", "--evaluate", "all")
+    store = open_store("all.zarr")
+    nelbo = store.per_image("rate") + store.per_image("distortion")
+    assert nelbo.shape == (72,)
+    assert (nelbo > 0).all()
+
+
 def test_info(work, hvae):
     out = hvae("info", "out.zarr")
     assert "72, in" in out
@@ -335,7 +362,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
 
 def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.encode.writer.StoreWriter.publish", interrupt)
+        patch.setattr("hvae_codec.encode.writer.StoreWriter.finish", interrupt)
         capsys.readouterr()
         assert exit_code("encode", "data", "new.zarr", "--keep", "30%") == 130
     _, err = capsys.readouterr()
@@ -410,6 +437,11 @@ def interrupt(*_: object) -> None:
         (2, "encode data new.zarr --step 0", "the quantiser step is 0.0; it must be a number above 0"),
         (2, "encode data new.zarr --codec zip", "'zip' is not one of 'int', 'float16', 'float32'"),
         (2, "encode data new.zarr --batch-size 0", "greater than or equal to 1"),
+        (2, "encode data new.zarr --shard 0", "greater than or equal to 1"),
+        (2, "encode data new.zarr --chunk 0", "greater than or equal to 1"),
+        (2, "encode data new.zarr --worker 2/2", "there is no worker 2/2; workers are counted from 0, so give 0/2 to"),
+        (2, "encode data new.zarr --worker 1", "the worker is '1'; give its number, from 0, and how many there are"),
+        (2, "encode data new.zarr --evaluate some", "--evaluate is 'some'; give none, a number of images such as"),
         (2, "encode data new.zarr --foo", "No such option: --foo"),
         (2, "encode data", "Missing argument 'store'"),
         (2, "encode data new.zarr extra", "extra"),

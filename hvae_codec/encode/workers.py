@@ -18,8 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from ..processes import Processes
 
 try:
     import fcntl
@@ -65,6 +69,15 @@ class Worker:
         (True, False)
         """
         return (self.number - other.number) % math.gcd(self.count, other.count) == 0
+
+
+def share_of(text: str, processes: Processes) -> Worker:
+    """The worker k/n of `text`; where that is empty, this one of the `processes` that torchrun started."""
+    if not text:
+        return Worker(processes.rank, processes.count)
+    if processes.count > 1:
+        raise UsageError(f"--worker {text}: the processes that torchrun starts are workers already; leave it out")
+    return Worker.parse(text)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from ..encode.pipeline import SAMPLE_IMAGES
+from ..errors import UsageError
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..processes import Processes
@@ -63,14 +65,41 @@ def chosen_cutoff(
     return tolerated_cutoff(found), tolerance_sentence(found)
 
 
+def images_to_evaluate(text: str) -> int | None:
+    """How many held-out images a cutoff's cost is measured on: 0 for `none`, None for `all`; `UsageError` otherwise.
+
+    >>> images_to_evaluate("none"), images_to_evaluate("1000"), images_to_evaluate("all")
+    (0, 1000, None)
+    """
+    if text not in ("none", "all") and not re.fullmatch(r"[1-9]\d{0,17}", text):
+        raise UsageError(f"--evaluate is {text!r}; give none, a number of images such as 1000, or all")
+    return {"none": 0, "all": None}[text] if text in ("none", "all") else int(text)
+
+
 def choose_and_measure(
-    wish: CutoffWish, model: HVAE, stats: KLStats, source: ImageSource, batch_size: int, seed: int, stage: Stage
+    wish: CutoffWish,
+    model: HVAE,
+    stats: KLStats,
+    source: ImageSource,
+    batch_size: int,
+    seed: int,
+    stage: Stage,
+    images: int | None = SAMPLE_IMAGES,
 ) -> tuple[LatentMask, list[str]]:
-    """The mask that `wish` asks for, and what is to be said of it and of its cost on images held out of `source`."""
-    held_out = source.split("val").evenly(SAMPLE_IMAGES)
-    cutoff, sentence = chosen_cutoff(wish, model, stats, held_out, batch_size=batch_size, seed=seed, stage=stage)
-    cost = cutoff_cost(model, held_out, stats, cutoff.mask, batch_size, seed, stage("NELBO at this cutoff"))
-    return cutoff.mask, [*([sentence] if sentence else []), cost_sentence(cost, cutoff.mask)]
+    """The mask that `wish` asks for, and what is to be said of it and of its cost on images held out of `source`.
+
+    The cost is measured on at most `images` of them: all where that is None, and not at all where it is 0.
+    """
+    held_out = source.split("val")
+    cutoff, sentence = chosen_cutoff(
+        wish, model, stats, held_out.evenly(SAMPLE_IMAGES), batch_size=batch_size, seed=seed, stage=stage
+    )
+    found = [sentence] if sentence else []
+    if images == 0:
+        return cutoff.mask, [*found, kept_sentence(cutoff.mask)]
+    measured = held_out if images is None else held_out.evenly(images)
+    cost = cutoff_cost(model, measured, stats, cutoff.mask, batch_size, seed, stage("NELBO at this cutoff"))
+    return cutoff.mask, [*found, cost_sentence(cost, cutoff.mask)]
 
 
 def cutoff_cost(
@@ -89,13 +118,18 @@ def cutoff_cost(
     return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))
 
 
+def kept_sentence(mask: LatentMask) -> str:
+    """What the cutoff keeps, for the terminal."""
+    of = f"{mask.kept_variates} variates" + (", in part" if mask.granularity == "position" else "")
+    return f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_share:.2f}%, {of})."
+
+
 def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
-    """What the cutoff costs, for the terminal."""
+    """What the cutoff keeps and what that costs, for the terminal."""
     change = cost.kept - cost.everything
     error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.5f}"
-    of = f"{mask.kept_variates} variates" + (", in part" if mask.granularity == "position" else "")
     return (
-        f"Kept {mask.kept_dims:,} of {mask.dims:,} latent dimensions ({100 * mask.kept_share:.2f}%, {of}).\n"
+        f"{kept_sentence(mask)}\n"
         f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
         f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
     )

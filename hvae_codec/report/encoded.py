@@ -9,6 +9,7 @@ from rich.table import Table
 from ..config import ModelConfig, config_from_dict
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..encode.store import Store
+from ..encode.workers import Worker
 from ..images import ImageSource
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -21,16 +22,27 @@ def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, s
     """The ranking that the model's run keeps, or a new one of training images; and a sentence on where it is from."""
     path = None if model.run is None else ranking_path(model.run)
     training = source.split("train")
-    if path is not None and path.exists():
-        stats = load_kl_stats(path)
-        if stats.model_hash == model_hash(model):
-            same = stats.source == training.evenly(stats.images).fingerprint
-            images = "these training images" if same else "other images than these"
-            return stats, f"Ranking: {path}, of {stats.images:,} of {images}."
+    if found := _kept_ranking(path, model, training):
+        return found
     stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
+    # Another worker may have made one meanwhile: all must use the same.
+    if found := _kept_ranking(path, model, training):
+        return found
     made = f"The run had no ranking of this model; made one of {stats.images:,} training images"
     kept = "" if path is None else f"; kept: {keep_ranking(path, stats)}"
     return stats, f"{made}{kept}."
+
+
+def _kept_ranking(path: Path | None, model: HVAE, training: ImageSource) -> tuple[KLStats, str] | None:
+    """The ranking at `path` and a sentence about it; None where there is none of this model."""
+    if path is None or not path.exists():
+        return None
+    stats = load_kl_stats(path)
+    if stats.model_hash != model_hash(model):
+        return None
+    same = stats.source == training.evenly(stats.images).fingerprint
+    images = "these training images" if same else "other images than these"
+    return stats, f"Ranking: {path}, of {stats.images:,} of {images}."
 
 
 def keep_ranking(path: Path, stats: KLStats) -> str:
@@ -69,3 +81,8 @@ def store_table(store: Store) -> Table:
     """The sizes, for the terminal."""
     title = f"{store.path}: {len(store):,} images, {store.kept_dims:,} latents each"
     return size_table(title, store_sizes(store), len(store), store.image_dims)
+
+
+def share_sentence(path: Path, worker: Worker) -> str:
+    """What is said where a worker is done and others are not."""
+    return f"Worker {worker} is done; {path} appears when the last of its {worker.count} workers is."
