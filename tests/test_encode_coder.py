@@ -226,27 +226,28 @@ def check_batches(coder: LatentCoder, images: torch.Tensor, threads: int | None 
 
 
 @pytest.mark.parametrize("name", ["all", "one variate", "late groups", "early groups", "every other"])
-def test_the_encoder_computes_no_posterior_that_nobody_needs(model, images, stats, monkeypatch, name):
+def test_the_encoder_computes_nothing_that_nobody_needs(model, images, stats, monkeypatch, name):
     mask = masks(model.config)[name]
     coder = make_coder(model, stats, mask, IntCodec())
     priors, posteriors = Counter(), Counter()
-    forward, posterior = TopDownBlock.forward, TopDownBlock.posterior_raw
+    prior, posterior = TopDownBlock.residual_and_prior, TopDownBlock.posterior_raw
     blocks = {id(block): index for index, block in enumerate(model.top_down.blocks)}
 
-    def counted_forward(block, *arguments):
+    def counted_prior(block, *arguments):
         priors[blocks[id(block)]] += 1
-        return forward(block, *arguments)
+        return prior(block, *arguments)
 
     def counted_posterior(block, *arguments):
         posteriors[blocks[id(block)]] += 1
         return posterior(block, *arguments)
 
-    monkeypatch.setattr(TopDownBlock, "forward", counted_forward)
+    monkeypatch.setattr(TopDownBlock, "residual_and_prior", counted_prior)
     monkeypatch.setattr(TopDownBlock, "posterior_raw", counted_posterior)
     stored = coder.encode(images)
     with_latents = [i for i, keep in enumerate(mask.keep) if keep.any()]
     assert posteriors == dict.fromkeys(with_latents, 1)
-    assert priors == dict.fromkeys(range(with_latents[-1] + 1), 1)
+    # The last group's posterior needs its prior only where it is relative to it.
+    assert priors == dict.fromkeys(range(with_latents[-1] + model.config.residual_distribution), 1)
     priors.clear()
     posteriors.clear()
     coder.decode(stored)

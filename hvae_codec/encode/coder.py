@@ -98,10 +98,11 @@ class LatentCoder:
     @torch.no_grad()
     @full_float32()
     def encode(self, images: Tensor) -> Stored:
-        """Stored numbers of uint8 `images` [B, C, H, W]; runs no group after the last one that something is kept of."""
-        choose = _Encoding(self)
-        activations = self.model.activations(images)
-        self.model.top_down.run_groups(activations, choose, len(images), range(self.mask.groups_needed))
+        """Stored numbers of uint8 `images` [B, C, H, W]; computes nothing after the last kept group's posterior."""
+        choose, top_down = _Encoding(self), self.model.top_down
+        activations, last = self.model.activations(images), self.mask.groups_needed - 1
+        state = top_down.run_groups(activations, choose, len(images), range(last))
+        choose.store(top_down.group(activations, last, state))
         return choose.stored()
 
     def encode_and_decode(self, activations: Sequence[Tensor]) -> tuple[Stored, Tensor]:
@@ -128,7 +129,7 @@ class LatentCoder:
 
         top_down, last = self.model.top_down, range(len(self.model.top_down.blocks) - 1)
         state = top_down.run_groups(None, choose, len(next(iter(stored.values()))), last)
-        choose(top_down.last_group(None, state))
+        choose(top_down.group(None, last.stop, state))
         return chosen
 
     def decode_pixels(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
@@ -163,9 +164,14 @@ class _Encoding:
         kept = self.coder.groups.get(group.index)
         if kept is None:
             return group.prior_mean
+        return kept.put(self.coder.codec.decode(self.store(group), kept.steps), group.prior_mean)
+
+    def store(self, group: LatentGroup) -> Tensor:
+        """Record and return what is stored of `group`, which something is kept of."""
+        kept = self.coder.groups[group.index]
         stored = self.coder.codec.encode(kept.take(group.posterior(kept.variates).mean), kept.steps)
         self.recorded[group.index] = stored
-        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior_mean)
+        return stored
 
     def stored(self) -> Stored:
         parts: dict[int, list[Tensor]] = {}

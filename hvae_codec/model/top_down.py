@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -58,24 +59,36 @@ class LatentGroup:
 
 
 class _RawGroup(LatentGroup):
-    """A latent group known by the network's raw outputs, which are worked on in few passes over memory."""
+    """A latent group known by the network's raw outputs, which are computed when asked for and worked on in few passes.
 
-    def __init__(
-        self,
-        index: int,
-        block: TopDownBlock,
-        prior_raw: RawGaussian,
-        posterior_raw: Callable[[Tensor | None], RawGaussian],
-    ) -> None:
+    An encoder asks for no prior of the last group that it keeps something of.
+    """
+
+    def __init__(self, index: int, block: TopDownBlock, state: Tensor, skip: Tensor | None) -> None:
         self.index = index
-        self._block, self._prior_raw, self._posterior_raw = block, prior_raw, posterior_raw
-        self._prior: DiagonalGaussian | None = None
+        self.state = state
+        """The state at the block's resolution, [B, width, H, W]."""
+        self._block, self._skip = block, skip
+
+    @cached_property
+    def _residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
+        return self._block.residual_and_prior(self.state)
 
     @property
+    def residual(self) -> Tensor:
+        """What the block adds to the state besides z, [B, width, H, W]."""
+        return self._residual_and_prior[0]
+
+    @property
+    def _prior_raw(self) -> RawGaussian:
+        return self._residual_and_prior[1]
+
+    def _posterior_raw(self, variates: Tensor | None) -> RawGaussian:
+        return self._block.posterior_raw(self.state, self._skip, variates)
+
+    @cached_property
     def prior(self) -> DiagonalGaussian:  # type: ignore[override]
-        if self._prior is None:
-            self._prior = self._block.form.distribution(self._prior_raw)
-        return self._prior
+        return self._block.form.distribution(self._prior_raw)
 
     @property
     def prior_mean(self) -> Tensor:
@@ -84,6 +97,8 @@ class _RawGroup(LatentGroup):
     def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
         form = self._block.form
         own = form.distribution(self._posterior_raw(variates))
+        if not form.residual:
+            return own
         return form.relative(own, self.prior if variates is None else self.prior.variates(variates))
 
     def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,21 +142,18 @@ class TopDownBlock(nn.Module):
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """The state [B, width, H, W] after this group's z."""
-        state, residual, group = self.open(state, skip, index)
-        return self.after_z(state, residual, choose(group))
+        group = self.open(state, skip, index)
+        z = choose(group)
+        return self.after_z(group.state, group.residual, z)
 
-    def open(self, state: Tensor, skip: Tensor | None, index: int) -> tuple[Tensor, Tensor, LatentGroup]:
-        """The state at this block's resolution, the residual term, and the group whose z is to be chosen."""
-        state, residual, prior_raw = self.before_z(state)
-        group = _RawGroup(index, self, prior_raw, lambda variates: self.posterior_raw(state, skip, variates))
-        return state, residual, group
+    def open(self, state: Tensor, skip: Tensor | None, index: int) -> _RawGroup:
+        """The group whose z is to be chosen, from the state before this block."""
+        return _RawGroup(index, self, state if self.unpool is None else self.unpool(state), skip)
 
-    def before_z(self, state: Tensor) -> tuple[Tensor, Tensor, RawGaussian]:
-        """The state at this block's resolution, the residual term, and the output for p(z_i | z_<i)."""
-        if self.unpool is not None:
-            state = self.unpool(state)
+    def residual_and_prior(self, state: Tensor) -> tuple[Tensor, RawGaussian]:
+        """The residual term, and the output for p(z_i | z_<i), from the state at this block's resolution."""
         residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
-        return state, residual, RawGaussian(*prior_raw)
+        return residual, RawGaussian(*prior_raw)
 
     def posterior_raw(self, state: Tensor, skip: Tensor | None, variates: Tensor | None = None) -> RawGaussian:
         """Output for q(z_i | z_<i, image), from the state before z and the skip; of `variates` alone where given."""
@@ -162,7 +174,7 @@ class TopDownBlock(nn.Module):
 
     def compile_parts(self, backend: str) -> None:
         """Compile what lies before, at and after the choice of z, which the caller's code makes."""
-        for name in ("before_z", "posterior_raw", "sample_and_kl", "after_z"):
+        for name in ("residual_and_prior", "posterior_raw", "sample_and_kl", "after_z"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
 
     def _prior_heads(self) -> list[Kernel]:
@@ -212,11 +224,10 @@ class TopDown(nn.Module):
             state = self.run_block(*self._block(activations, index, state), index, choose)
         return state
 
-    def last_group(self, activations: Sequence[Tensor] | None, state: Tensor) -> LatentGroup:
-        """The last latent group, from the state before it, for those who want nothing that comes after it."""
-        index = len(self.blocks) - 1
+    def group(self, activations: Sequence[Tensor] | None, index: int, state: Tensor) -> LatentGroup:
+        """Latent group `index`, from the state before it, for those who want nothing that comes after it."""
         block, state, skip = self._block(activations, index, state)
-        return block.open(state, skip, index)[2]
+        return block.open(state, skip, index)
 
     def _block(
         self, activations: Sequence[Tensor] | None, index: int, state: Tensor

@@ -103,9 +103,9 @@ class _Sums:
             return group.observed_z(None if noise is None else noise(group), partial(self._add, group.index))
 
         # What the last group's z would lead to is of no interest.
-        state = top_down.run_groups(activations, choose, len(images), range(len(self.kl) - 1))
-        last = top_down.last_group(activations, state)
-        last.observed_z(None, partial(self._add, last.index))
+        last = len(self.kl) - 1
+        state = top_down.run_groups(activations, choose, len(images), range(last))
+        top_down.group(activations, last, state).observed_z(None, partial(self._add, last))
 
     def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
         if kl[0].numel() > _MANY:
