@@ -33,5 +33,9 @@ class StoreError(HvaeCodecError):
     """A latent store that is missing, unfinished, damaged or of another format or model."""
 
 
+class UnreachableError(StoreError):
+    """A store in a bucket that could not be reached: no network, no credentials, no such bucket. It may be whole."""
+
+
 class TrainingError(HvaeCodecError):
     """Training that cannot go on: it diverged, or the processes that train together lost each other."""

@@ -16,8 +16,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import numcodecs
@@ -26,7 +25,10 @@ import zarr
 from numpy.typing import NDArray
 
 CACHE_BYTES = 64 * 2**20
-_MISSING = 2**64 - 1
+MISSING = 2**64 - 1
+"""Offset and length of a chunk that was never written."""
+INDEX_ENTRY = 16
+"""Bytes that a shard's index has for each chunk."""
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
 _BLOSC = numcodecs.Blosc()  # the settings are for writing; a compressed chunk says how to read it
@@ -69,8 +71,8 @@ class ChunkCache:
 class ShardedArray:
     """A latent array [images, columns, ...] whose shards are files."""
 
-    folder: Path
-    """Folder of the array."""
+    folder: Any
+    """Folder of the array, a `Path`; a subclass has other places."""
     shard: int
     """Images in a shard."""
     chunk: tuple[int, ...]
@@ -85,7 +87,7 @@ class ShardedArray:
     """Shared by the arrays of a store."""
 
     @classmethod
-    def of(cls, array: zarr.Array, folder: Path, cache: ChunkCache) -> ShardedArray | None:
+    def of(cls, array: zarr.Array, folder: Any, cache: ChunkCache) -> Self | None:
         """Reads `array`, whose files are in `folder`; None where it is not laid out as this package does."""
         metadata = array.metadata.to_dict()
         codecs: Any = metadata["codecs"]
@@ -107,9 +109,13 @@ class ShardedArray:
             return self._chunk(number)[place : place + 1].copy()
         wanted = np.asarray(rows, dtype=np.int64)
         out = np.empty((len(wanted), *self.chunk[1:]), self.dtype)
-        for number, at in _grouped(wanted // self.chunk[0]):
-            out[at] = self._chunk(number)[wanted[at] - number * self.chunk[0]]
+        groups = list(_grouped(wanted // self.chunk[0]))
+        for (number, at), chunk in zip(groups, self._chunks([number for number, _ in groups]), strict=True):
+            out[at] = chunk[wanted[at] - number * self.chunk[0]]
         return out
+
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+        return map(self._chunk, numbers)
 
     def _chunk(self, number: int) -> NDArray[np.generic]:
         """Chunk `number` of the array, [images, columns, ...]."""
@@ -132,9 +138,9 @@ class ShardedArray:
                 index = _read_index(file, size, self.shard // self.chunk[0])
                 self.cache.put(version, index)
             offset, length = map(int, index[place])
-            if offset == length == _MISSING:
+            if offset == length == MISSING:
                 return self._unwritten()
-            chunk = self._decode(_checked(_read_bytes(file, offset, length)))
+            chunk = self._decode(checked(_read_bytes(file, offset, length)))
             self.cache.put((version, place), chunk)
         return chunk
 
@@ -175,8 +181,13 @@ def _grouped(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
 
 def _read_index(file: Any, size: int, chunks: int) -> NDArray[np.uint64]:
     """Offset and length of each chunk of a shard, [chunks, 2]."""
-    length = 16 * chunks + 4
-    return np.frombuffer(_checked(_read_bytes(file, size - length, length)), "<u8").reshape(chunks, 2)
+    length = INDEX_ENTRY * chunks + 4
+    return parse_index(_read_bytes(file, size - length, length), chunks)
+
+
+def parse_index(data: bytes, chunks: int) -> NDArray[np.uint64]:
+    """Offset and length of each of a shard's chunks, [chunks, 2], of the bytes at its end; `ValueError` on damage."""
+    return np.frombuffer(checked(data), "<u8").reshape(chunks, 2)
 
 
 def _read_bytes(file: Any, offset: int, length: int) -> bytes:
@@ -189,7 +200,7 @@ def _read_bytes(file: Any, offset: int, length: int) -> bytes:
     return data
 
 
-def _checked(data: bytes) -> bytes:
+def checked(data: bytes) -> bytes:
     """`data` without the CRC-32C at its end; `ValueError` where that is another one's."""
     content = data[:-4]
     if len(data) < 4 or google_crc32c.value(content) != int.from_bytes(data[-4:], "little"):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import zarr
 
-from ..errors import HvaeCodecError, StoreError, UsageError
+from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
 from .columns import Columns, VariateColumns, read_columns
 from .latents import Codec, codec_from_dict
 from .layout import (
@@ -36,6 +36,8 @@ from .layout import (
     row_group_digest,
     unstorable,
 )
+from .places import UNFINISHED, Place, array_folders, files_at, place_of, read_ahead, zarr_location
+from .remote_shards import sharded_array
 from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .writer import StoreWriter, partial_path
 
@@ -48,22 +50,26 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "Store", "StoreSpec", "StoreWriter", "open_store"]
 
 
-def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Store:
+def open_store(path: str | Place, *, cache_bytes: int = CACHE_BYTES) -> Store:
     """Open a finished store for reading; at most `cache_bytes` of decoded chunks are kept in memory.
 
-    Raises `StoreError` where there is none, where it is unfinished, damaged, of a newer format, or of somebody else.
+    `path` is a folder or a URL, s3://, gs:// or file://. Raises `StoreError` where there is none, where it is
+    unfinished, damaged, of a newer format, or of somebody else; `UnreachableError`, one of these, where a bucket does
+    not answer or does not let us in.
     """
-    path = Path(path)
+    path = place_of(path)
     group, metadata = open_metadata(path)
     try:
         return _read_metadata(path, group, metadata, ChunkCache(cache_bytes))
+    except UnreachableError:
+        raise
     except HvaeCodecError as error:
         raise StoreError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
 
 
-def open_metadata(path: Path) -> tuple[zarr.Group, Mapping[str, Any]]:
+def open_metadata(path: Place) -> tuple[zarr.Group, Mapping[str, Any]]:
     """The zarr group at `path` and its `hvae_codec` attribute, of a version that is read; raises like `open_store`."""
     group = _open_group(path)
     metadata = group.attrs.get(ATTRIBUTE)
@@ -81,8 +87,8 @@ def open_metadata(path: Path) -> tuple[zarr.Group, Mapping[str, Any]]:
 class Store:
     """A finished store, open for reading."""
 
-    path: Path
-    """Its folder."""
+    path: Place
+    """Its folder, or where it is in a bucket."""
     metadata: Mapping[str, Any]
     """The group's `hvae_codec` attribute."""
     codec: Codec
@@ -180,9 +186,8 @@ class Store:
     @functools.cached_property
     def per_image_names(self) -> tuple[str, ...]:
         """Names of the per-image arrays besides `name` and `label`, such as `rate`; in alphabetical order."""
-        found = sorted(file.parent.name for file in self.path.glob("*/zarr.json"))
         known = {"name", "label", "committed", *(f"{kind}{r}" for kind in ("z", "step") for r in self.resolutions)}
-        return tuple(name for name in found if name not in known and self._is_per_image(name))
+        return tuple(name for name in array_folders(self.path) if name not in known and self._is_per_image(name))
 
     @functools.cached_property
     def frame(self) -> pandas.DataFrame:
@@ -245,7 +250,8 @@ class Store:
 
     def find_run(self) -> Path:
         """The run that the store names, seen from here or from the store's folder; `StoreError` where it is gone."""
-        for place in (Path(self.run), self.path.parent / self.run):
+        beside = [self.path.parent / self.run] if isinstance(self.path, Path) else []
+        for place in (Path(self.run), *beside):
             if place.exists():
                 return place
         raise StoreError(f"{self.path} was made with the run {self.run}, which is not here; give it as --model")
@@ -279,7 +285,7 @@ class Store:
 
     def nbytes_on_disk(self) -> int:
         """Bytes of all files of the store."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return sum(size for _, size in files_at(self.path))
 
     def bits_per_dim(self) -> float:
         """Bits on disk per colour value of the images, metadata and names included."""
@@ -338,7 +344,7 @@ class Store:
     def _sharded(self) -> dict[int, ShardedArray | None]:
         """Latent arrays by resolution, for reading without zarr; None where that cannot be."""
         names = {resolution: f"z{resolution}" for resolution in self.resolutions}
-        return {r: ShardedArray.of(self._array(name), self.path / name, self.cache) for r, name in names.items()}
+        return {r: sharded_array(self._array(name), self.path / name, self.cache) for r, name in names.items()}
 
 
 _REMEDY = "restore the store from a copy or encode the images again"
@@ -367,22 +373,28 @@ def _where(selection: Any) -> str:
     return "its entries" if selection.start is None else _images(range(selection.start, selection.stop))
 
 
-def _open_group(path: Path) -> zarr.Group:
-    if not path.exists():
-        if partial_path(path).exists():
-            raise StoreError(f"{path} is unfinished; run the same encode command again to finish it")
-        raise StoreError(f"there is no store {path}; check the path or run encode first")
-    if path.name.endswith(".partial"):
-        raise StoreError(f"{path} is an unfinished store; run the same encode command again to finish it")
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path} is no zarr store (it has no zarr.json); give the folder that encode wrote")
+def _open_group(path: Place) -> zarr.Group:
+    if path.name.endswith(".partial") or not (path / "zarr.json").is_file():
+        raise StoreError(_why_no_store(path))
     try:
-        return zarr.open_group(path, mode="r", zarr_format=3)
+        return zarr.open_group(zarr_location(path), mode="r", zarr_format=3)
     except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
         raise StoreError(f"{path} is no readable zarr group ({error}); give the folder that encode wrote") from None
 
 
-def _open_array(path: Path, group: zarr.Group, name: str, checksum: int | None) -> zarr.Array:
+def _why_no_store(path: Place) -> str:
+    if not path.exists():
+        if isinstance(path, Path) and partial_path(path).exists():
+            return f"{path} is unfinished; run the same encode command again to finish it"
+        return f"there is no store {path}; check the path or run encode first"
+    if path.name.endswith(".partial"):
+        return f"{path} is an unfinished store; run the same encode command again to finish it"
+    if (path / UNFINISHED).is_file():
+        return f"{path} is unfinished; run the same encode command again to finish it"
+    return f"{path} is no zarr store (it has no zarr.json); give the folder that encode wrote"
+
+
+def _open_array(path: Place, group: zarr.Group, name: str, checksum: int | None) -> zarr.Array:
     """Array `name`, whose metadata have `checksum` where the store was written with one."""
     try:
         array = group[name]
@@ -398,9 +410,18 @@ def _open_array(path: Path, group: zarr.Group, name: str, checksum: int | None) 
     return array
 
 
-def _read_metadata(path: Path, group: zarr.Group, metadata: Mapping[str, Any], cache: ChunkCache) -> Store:
+def _needed_to_open(metadata: Mapping[str, Any]) -> list[str]:
+    """Files that are read when a store is opened."""
+    names = [name for name in metadata.get("arrays", {}) if "/" not in name]
+    tables = [name for name in names if name.startswith(("step", "dimension"))]
+    files = [f"{name}/c/0/0" if name.startswith("dimension") else f"{name}/c/0" for name in tables]
+    return [f"{name}/zarr.json" for name in names] + files
+
+
+def _read_metadata(path: Place, group: zarr.Group, metadata: Mapping[str, Any], cache: ChunkCache) -> Store:
     if metadata.get("checksum", own := attributes_checksum(metadata)) != own:
         raise StoreError(f"its metadata are damaged, they have another checksum; {_REMEDY}")
+    read_ahead(path, _needed_to_open(metadata))
     bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group, cache)
     store = dataclasses.replace(bare, columns=read_columns(metadata, lambda name: bare._read(name, slice(None))))
     steps = {}

@@ -1,0 +1,77 @@
+"""Where a store is: in a folder, or in a bucket. Both have the same objects under the same names.
+
+"out.zarr", Path("out.zarr"), "file:///data/out.zarr"   a folder, pathlib.Path
+"s3://bucket/out.zarr", "gs://bucket/out.zarr"          RemotePath
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import zarr.storage
+
+from ..errors import UsageError
+from .remote import SCHEMES, RemotePath
+
+Place = Path | RemotePath
+
+UNFINISHED = "unfinished.json"
+"""In a bucket, what becomes a store's `zarr.json` when the store is whole."""
+
+
+def place_of(where: str | Path | RemotePath) -> Place:
+    """The folder or the place in a bucket that `where` names.
+
+    >>> place_of("file:///data/out.zarr").as_posix()
+    '/data/out.zarr'
+
+    Raises `UsageError` where a URL is of an unknown kind, or where the package for it is missing.
+    """
+    text = str(where)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # two letters at least: c:// is a drive
+    if isinstance(where, Path) or not scheme:
+        return Path(where) if isinstance(where, str | Path) else where
+    if scheme[1].lower() == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(f"{text} is on another machine; give a path, or a URL such as file:///data/out.zarr")
+        return Path(url2pathname(parts.path))
+    if scheme[1] not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in (*SCHEMES, "file"))
+        raise UsageError(f"{text} is a URL of an unknown kind; give a path, or one of {known}")
+    return RemotePath.of(text)
+
+
+def zarr_location(place: Place) -> Path | zarr.storage.StorePath:
+    """What zarr opens, for reading."""
+    return place if isinstance(place, Path) else place.zarr_location()
+
+
+def files_at(place: Place) -> Iterator[tuple[str, int]]:
+    """Every file of a store, relative to `place`, with slashes, and its bytes."""
+    if isinstance(place, RemotePath):
+        yield from place.files()
+        return
+    for where, _, names in os.walk(place):
+        prefix = Path(where).relative_to(place).as_posix()
+        for name in names:
+            key = name if prefix == "." else f"{prefix}/{name}"
+            yield key, (place / key).stat().st_size
+
+
+def array_folders(place: Place) -> list[str]:
+    """Names of what is directly below `place` and may be an array, in alphabetical order."""
+    if isinstance(place, RemotePath):
+        return place.folders()
+    return sorted(file.parent.name for file in place.glob("*/zarr.json"))
+
+
+def read_ahead(place: Place, keys: Iterable[str]) -> None:
+    """Read small files, relative to `place`, in one go where each would be a journey."""
+    if isinstance(place, RemotePath):
+        place.hold(keys)
