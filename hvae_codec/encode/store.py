@@ -258,9 +258,7 @@ class Store:
 
     def decode(self, indices: Sequence[int], model: HVAE | None = None) -> np.ndarray:
         """Images, uint8 [n, C, H, W], decoded by `model` or the one the store names."""
-        from .coder import decode_rows
-
-        return cast(np.ndarray, decode_rows(self, indices, model))
+        return cast(np.ndarray, _coder().decode_rows(self, indices, model))
 
     def dense(self, index: int | slice, model: HVAE | None = None) -> list[np.ndarray]:
         """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.
@@ -269,9 +267,7 @@ class Store:
         the groups before it, so this takes a model's top-down pass: `model`, or the one the store names. Raises as
         `stored` and `decode` do.
         """
-        from .coder import dense_rows
-
-        groups = dense_rows(self, self._rows(index), model)
+        groups = _coder().dense_rows(self, self._rows(index), model)
         return groups if isinstance(index, slice) else [z[0] for z in groups]
 
     def check(self, row_group: int) -> None:
@@ -371,6 +367,15 @@ def _where(selection: Any) -> str:
     if not isinstance(selection, slice):
         return f"{selection}"
     return "its entries" if selection.start is None else _images(range(selection.start, selection.stop))
+
+
+def _coder() -> Any:
+    """The module that decodes; `UsageError` where torch is not installed."""
+    try:
+        from . import coder
+    except ModuleNotFoundError as error:
+        raise UsageError(f"decoding needs {error.name}, which is not installed; pip install {error.name}") from None
+    return coder
 
 
 def _open_group(path: Place) -> zarr.Group:
