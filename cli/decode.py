@@ -12,7 +12,7 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .display import console, interruptible, stages
-from .options import BatchSize, Device, DeviceOption, torch_device
+from .options import BatchSize, Device, DeviceOption, StoreArgument, torch_device
 
 
 class FormatName(StrEnum):
@@ -23,7 +23,7 @@ class FormatName(StrEnum):
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="Store that encode wrote.")],
+    store: StoreArgument,
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
     images: Annotated[str, typer.Option("--images", help="Which images: all, 7, 0:100 or 0:1000:10.")] = "all",
     file_format: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from .options import AsJson
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A store or a run.")],
+    path: Annotated[str, typer.Argument(help="A store, also as a URL, or a run.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a store or a run holds, and what it costs and saves."""

@@ -44,6 +44,10 @@ class CountName(StrEnum):
 Data = Annotated[
     Path, typer.Argument(help="Folder of images (train/ and val/ below it are used as such), .npy, .npz or zarr array.")
 ]
+# Text: a path would make s3:// into s3:/.
+StoreArgument = Annotated[
+    str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
+]
 Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]

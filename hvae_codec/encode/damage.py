@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..errors import UnreachableError
+
 T = TypeVar("T")
 
 
@@ -33,9 +35,12 @@ def reading(read: Callable[..., T], *arguments: Any) -> T:
     """What `read(*arguments)` returns; `UnreadableError` where it raises anything.
 
     A changed byte surfaces wherever it is first made use of, in zarr, a codec, numpy or the file system, as any error.
+    `UnreachableError` goes through: what does not answer may be whole.
     """
     try:
         return read(*arguments)
+    except UnreachableError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableError(f"cannot be read ({reason[:160]})") from error

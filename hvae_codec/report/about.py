@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from ..config import Config, config_to_dict
+from ..encode.places import Place, place_of
 from ..encode.store import Store, open_store
 from ..errors import DataError
 from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load_run_config
@@ -24,15 +25,18 @@ from .tables import cutoff_table, load_table, pairs_table, plain_rows
 class Facts:
     """Of one store or run: plain data for scripts, and what its tables are made from."""
 
-    path: Path
+    path: Place
     data: dict[str, Any]
     pairs: dict[str, str]
     store: Store | None = None
     cutoffs: tuple[pd.DataFrame, dict[str, Any]] | None = field(default=None)
 
 
-def describe(path: Path) -> Facts:
+def describe(path: str | Place) -> Facts:
     """Facts about the store or run at `path`; raises `DataError` where it is neither."""
+    path = place_of(path)
+    if not isinstance(path, Path):
+        return _store_facts(open_store(path))
     if path.name == LATEST or (path / CONFIG_FILE).is_file():
         return _run_facts(find_run(path))
     if path.exists() and not (path / "zarr.json").is_file():
