@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .encode.dataset import LatentDataset, RowGroupSampler
     from .encode.latents import make_codec
     from .encode.pipeline import encode
+    from .encode.repair import repair
     from .encode.store import Store, open_store
+    from .encode.verify import VerifyReport, verify
     from .errors import HvaeCodecError
     from .images import ImageSource, open_images
     from .model.checkpoint import load_model
@@ -42,6 +44,9 @@ _HOMES = {
     "make_codec": "encode.latents",
     "Store": "encode.store",
     "open_store": "encode.store",
+    "VerifyReport": "encode.verify",
+    "repair": "encode.repair",
+    "verify": "encode.verify",
     "HvaeCodecError": "errors",
     "ImageSource": "images",
     "open_images": "images",
@@ -77,6 +82,7 @@ __all__ = [
     "RowGroupSampler",
     "StageConfig",
     "Store",
+    "VerifyReport",
     "encode",
     "evaluate",
     "find_tolerated",
@@ -90,9 +96,11 @@ __all__ = [
     "open_images",
     "open_store",
     "preset_names",
+    "repair",
     "sample_images",
     "save_mask",
     "sweep",
+    "verify",
 ]
 
 

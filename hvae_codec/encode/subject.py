@@ -10,7 +10,6 @@ import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,16 @@ from .columns import Columns, PositionColumns, read_columns
 from .damage import Damage, UnreadableError, reading
 from .latents import Codec, codec_from_dict
 from .layout import NO_TEXT, array_checksum, attributes_checksum
+from .places import Place, array_folders, files_at, read_ahead
 from .store import open_metadata
-from .structure import Form, count_images, expected_arrays, files_below
+from .structure import Form, count_images, expected_arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A store whose files may be damaged."""
 
-    path: Path
+    path: Place
     group: zarr.Group
     metadata: Mapping[str, Any]
     """The group's `hvae_codec` attribute."""
@@ -45,7 +45,7 @@ class Subject:
     """What the arrays that every store has must be."""
 
     @classmethod
-    def open(cls, path: Path) -> Subject:
+    def open(cls, path: Place) -> Subject:
         """Raises `StoreError` where there is no store, or where the group's metadata do not say what must be in it."""
         group, metadata = open_metadata(path)
         try:
@@ -72,15 +72,38 @@ class Subject:
         """Numbers of the images in a row group."""
         return range(row_group * self.shard, min((row_group + 1) * self.shard, self.images))
 
+    @property
+    def checksums(self) -> Mapping[str, int]:
+        """Checksums of the metadata of the arrays that were made with the store; none in stores of older versions."""
+        known = self.metadata.get("arrays")
+        return known if isinstance(known, Mapping) else {}
+
+    @property
+    def per_image(self) -> tuple[str, ...]:
+        """Arrays of one number an image that were made with the store, such as `rate`."""
+        known = self.checksums.keys() - self.forms.keys()
+        axes = {name: getattr(array.metadata, "dimension_names", None) for name, array in self.arrays.items()}
+        return tuple(sorted(name for name in known if name not in axes or axes[name] == ("image",)))
+
     @functools.cached_property
     def files(self) -> dict[str, set[str]]:
         """Files of each array, of those that ought to be there too, relative to its folder."""
-        return {name: set(files_below(self.path / name)) for name in (*self.forms, *self.extra)}
+        files: dict[str, set[str]] = {name: set() for name in (*self.forms, *self.extra)}
+        for key in self.listing:
+            name, _, file = key.partition("/")
+            if file and name in files:
+                files[name].add(file)
+        return files
+
+    @functools.cached_property
+    def listing(self) -> list[str]:
+        """Every file of the store, relative to it."""
+        return [key for key, _ in files_at(self.path)]
 
     @property
     def extra(self) -> list[str]:
         """Arrays that not every store has, such as `rate`."""
-        return sorted(self.arrays.keys() - self.forms.keys())
+        return sorted((self.arrays.keys() | self.checksums.keys()) - self.forms.keys())
 
     @functools.cached_property
     def misshapen(self) -> set[str]:
@@ -121,7 +144,7 @@ class Subject:
             yield f"has {array.shape[0]} images, not {self.images}"
 
     def _was_changed(self, name: str) -> bool:
-        known = self.metadata.get("arrays", {}).get(name)
+        known = self.checksums.get(name)
         document = json.loads((self.path / name / "zarr.json").read_text(encoding="utf-8"))
         return known is not None and known != array_checksum(document)
 
@@ -137,7 +160,7 @@ class Subject:
         return [name for name in names if name != NO_TEXT]
 
 
-def _columns(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Columns:
+def _columns(path: Place, group: zarr.Group, metadata: Mapping[str, Any]) -> Columns:
     """The columns; places 0 where the tables of them are damaged, which is told when those are looked at."""
 
     def read(name: str) -> np.ndarray:
@@ -153,12 +176,14 @@ def _columns(path: Path, group: zarr.Group, metadata: Mapping[str, Any]) -> Colu
     return read_columns(metadata, read)
 
 
-def _readable_arrays(path: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array]]:
+def _readable_arrays(path: Place, group: zarr.Group) -> Iterator[tuple[str, zarr.Array]]:
     # Folders, not the group's members: zarr warns of each file that is none of its own.
-    for folder in sorted(path.iterdir()):
-        if folder.is_dir() and (folder / "zarr.json").is_file():
+    names = array_folders(path)
+    read_ahead(path, [f"{name}/zarr.json" for name in names])
+    for name in names:
+        if (path / name / "zarr.json").is_file():
             try:
-                yield folder.name, reading(_open_array, group, folder.name)
+                yield name, reading(_open_array, group, name)
             except UnreadableError:
                 continue
 

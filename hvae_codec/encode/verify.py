@@ -8,7 +8,6 @@ Nothing here needs torch but `deep`, which decodes.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from .damage import Damage, UnreadableError, reading
 from .layout import CHUNK_BYTES, NO_TEXT, StoreSpec, row_group_digest, shard_key, spec_fingerprint, unstorable
+from .places import Place, place_of
 from .structure import expected_keys, is_expected
 from .subject import Subject
 from .writer import StoreWriter
@@ -39,7 +39,7 @@ NAMED = 3
 class VerifyReport:
     """What `verify` found."""
 
-    path: Path
+    path: Place
     """The store."""
     images: int
     row_groups: int
@@ -61,7 +61,7 @@ class VerifyReport:
 
 
 def verify(
-    store_path: str | Path, *, deep: bool = False, model: HVAE | None = None, progress: Progress | None = None
+    store_path: str | Place, *, deep: bool = False, model: HVAE | None = None, progress: Progress | None = None
 ) -> VerifyReport:
     """Read everything in the store at `store_path` and hold it against its checksums, digests and metadata.
 
@@ -70,7 +70,7 @@ def verify(
     all. Raises `StoreError` where there is no store, where it is unfinished, of a newer format or of somebody else, or
     where the group's own metadata are lost, without which nothing can be told.
     """
-    subject = Subject.open(Path(store_path))
+    subject = Subject.open(place_of(store_path))
     damages = [*subject.metadata_damages, *_check_files(subject), *_check_tables(subject)]
     notes = list(_notes(subject))
     if not damages:
@@ -98,7 +98,7 @@ def check_written(writer: StoreWriter, row_group: int) -> None:
             _drop_from_cache(writer.partial / file)
         group = zarr.open_group(writer.partial, mode="r")
         stored = [reading(_read, group[f"z{r}"], rows) for r in resolutions]
-        committed = int(reading(operator.getitem, group["committed"], row_group))
+        committed = int(reading(_element, group["committed"], row_group))
     except (UnreadableError, OSError) as error:
         raise StoreError(f"row group {row_group} of {writer.partial} {error}; check the disk") from None
     if row_group_digest(stored) != committed:
@@ -137,7 +137,8 @@ def _damage(subject: Subject, name: str, key: str, spans: tuple[slice, ...], pro
     axes = getattr(subject.arrays[name].metadata, "dimension_names", None) or ("",)
     if axes[0] == "image":
         images = range(spans[0].start, spans[0].stop)
-        return Damage(f"{name}/{key}", problem, images, spans[0].start // subject.shard if _is_latents(name) else None)
+        own = _is_latents(name) or name in subject.per_image
+        return Damage(f"{name}/{key}", problem, images, images.start // subject.shard if own else None)
     of_all = name.startswith(("step", "dimension"))
     return Damage(f"{name}/{key}", problem, range(subject.images) if of_all else ())
 
@@ -210,10 +211,23 @@ def read_spec(subject: Subject) -> StoreSpec:
         source=metadata["source"],
         shard=subject.shard,
         chunk_bytes=metadata.get("chunk_bytes", CHUNK_BYTES),
+        per_image=subject.per_image,
     )
 
 
 # --- row groups ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What can be read of a row group in one array."""
+
+    numbers: NDArray
+    """Stored numbers, [images, columns, ...]; fill values where they are lost."""
+    lost: NDArray[np.bool_]
+    """Which images are lost, [images]."""
+    problem: str
+    """What is wrong, to be read after the file's name; empty where nothing is."""
 
 
 def _check_row_group(subject: Subject, row_group: int, lost: set[str]) -> Iterator[Damage]:
@@ -225,16 +239,16 @@ def _check_row_group(subject: Subject, row_group: int, lost: set[str]) -> Iterat
         if name in subject.misshapen or f"{name}/{key}" in lost:
             whole = False
             continue
-        numbers, problem, images = _read_latents(subject.arrays[name], rows)
-        if problem:
+        latents = read_latents(subject.arrays[name], rows)
+        if latents.problem:
             whole = False
-            yield Damage(f"{name}/{key}", problem, images, row_group)
-        stored.append(numbers)
+            yield Damage(f"{name}/{key}", latents.problem, [rows[i] for i in np.flatnonzero(latents.lost)], row_group)
+        stored.append(latents.numbers)
     file = f"committed/c/{row_group}"
     if "committed" in subject.misshapen or file in lost:
         return
     try:
-        committed = int(reading(operator.getitem, subject.arrays["committed"], row_group))
+        committed = int(reading(_element, subject.arrays["committed"], row_group))
     except UnreadableError as error:
         yield Damage(file, str(error), rows, row_group)
         return
@@ -246,29 +260,29 @@ def _check_row_group(subject: Subject, row_group: int, lost: set[str]) -> Iterat
         )
 
 
-def _read_latents(array: zarr.Array, rows: range) -> tuple[NDArray, str, Sequence[int]]:
-    """The latents of a row group; what is wrong with them, empty where nothing is, and of which images."""
+def read_latents(array: zarr.Array, rows: range) -> Latents:
+    """The latents of the images `rows`, chunk by chunk where they cannot be read at once."""
     try:
         numbers = reading(_read, array, rows)
     except UnreadableError as error:
-        return np.empty(0), str(error), _unreadable(array, rows)
-    wrong = np.flatnonzero(unstorable(numbers))
-    if len(wrong):
-        return numbers, "holds no latents of some images", [rows[i] for i in wrong]
-    return numbers, "", ()
+        return _read_chunks(array, rows, str(error))
+    lost = unstorable(numbers)
+    return Latents(numbers, lost, "holds no latents of some images" if lost.any() else "")
 
 
-def _unreadable(array: zarr.Array, rows: range) -> list[int]:
-    """Of `rows` those whose chunks cannot be read by themselves, or hold no latents."""
-    images = []
-    for first in range(rows.start, rows.stop, array.chunks[0]):
-        chunk = range(first, min(first + array.chunks[0], rows.stop))
+def _read_chunks(array: zarr.Array, rows: range, problem: str) -> Latents:
+    numbers = np.full((len(rows), *array.shape[1:]), array.fill_value, array.dtype)
+    for first in range(0, len(rows), array.chunks[0]):
+        chunk = rows[first : first + array.chunks[0]]
         try:
-            wrong = unstorable(reading(_read, array, chunk))
+            numbers[first : first + len(chunk)] = reading(_read, array, chunk)
         except UnreadableError:
-            wrong = np.ones(len(chunk), bool)
-        images += [chunk[i] for i in np.flatnonzero(wrong)]
-    return images
+            continue
+    return Latents(numbers, unstorable(numbers), problem)
+
+
+def _element(array: Any, index: int) -> Any:
+    return array[index]
 
 
 def _read(array: Any, rows: range) -> NDArray:
@@ -287,15 +301,15 @@ def _notes(subject: Subject) -> Iterator[str]:
         yield "the store is of an older version, whose metadata have no checksum"
     for other, meaning in ((".partial", "an unfinished store"), (".replaced", "a store that was being replaced")):
         beside = subject.path.with_name(subject.path.name + other)
-        if os.path.lexists(beside):
+        if isinstance(beside, Path) and os.path.lexists(beside):
             yield f"{beside} is beside it, {meaning}"
 
 
 def _stray(subject: Subject) -> Iterator[str]:
     """Files that no part of the store asks for."""
-    for entry in subject.path.iterdir():
-        if entry.name not in subject.files and entry.name != "zarr.json":
-            yield entry.name + ("/" if entry.is_dir() else "")
+    for entry in {first + slash for first, slash, _ in (key.partition("/") for key in subject.listing)}:
+        if entry.rstrip("/") not in subject.files and entry != "zarr.json":
+            yield entry
     for name, files in subject.files.items():
         array = subject.arrays.get(name)
         for file in files - {"zarr.json"}:

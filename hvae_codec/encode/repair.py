@@ -1,0 +1,112 @@
+"""Mends a store from its images: damaged row groups are encoded again, damaged tables made anew.
+
+    verify ──> damages ──> files made elsewhere ── put in place one by one ──> verify
+
+The store stays readable, and a kill leaves it no worse: each file is replaced in one step, those that can still be read
+before those that cannot, so that no image is read half old, half new. What is put in is proven: a table by the store's
+fingerprint, a row group by its digest or by what can still be read of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import HvaeCodecError, StoreError
+from ..images import ImageSource
+from ..model.hvae import HVAE
+from ..prune.kl_stats import KLStats
+from .repair_row_groups import RepairOptions, RowGroupMender
+from .repair_tables import mend_tables
+from .subject import Subject
+from .verify import Progress, VerifyReport, verify
+from .workers import Worker, write_lock
+
+__all__ = ["RepairOptions", "RepairReport", "repair"]
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `repair` did."""
+
+    before: VerifyReport
+    after: VerifyReport
+    rewritten: Sequence[str] = ()
+    """Files that were replaced, relative to the store."""
+    notes: Sequence[str] = ()
+    """What could not be repaired and why, and what is not as it was, one sentence each."""
+
+
+def repair(
+    store_path: str | Path,
+    images: ImageSource,
+    model: HVAE,
+    *,
+    stats: KLStats | None = None,
+    options: RepairOptions | None = None,
+    progress: Progress | None = None,
+) -> RepairReport:
+    """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
+
+    `images` hold those that were encoded; they are found by name where others are among them. Damaged tables are made
+    anew, steps from `stats`. With the batch size, machine and versions of the encode, the store is byte for byte what
+    it was. `progress` is called with the images encoded and those to encode.
+    Raises `StoreError` where there is no store, it is being written, its metadata are damaged or `model` is another
+    one; what else cannot be repaired is in the report.
+    """
+    path = Path(store_path)
+    before = verify(path)
+    if before.ok:
+        return RepairReport(before, before)
+    with write_lock(path, Worker()):
+        _sweep(path)
+        subject = Subject.open(path)
+        images = _as_encoded(images, subject.metadata["source"].get("fingerprint"))
+        tables, notes = _mend_tables(subject, before, images, stats)
+        row_groups = (verify(path) if tables else before).damaged_row_groups
+        if not row_groups:
+            return RepairReport(before, verify(path), tables, notes)
+        mender = RowGroupMender.open(path, images, model, options or RepairOptions())
+        rewritten, more = _mend_row_groups(mender, row_groups, progress)
+        return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed encode or repair has left in the store."""
+    for leftover in path.rglob("*.partial"):
+        leftover.unlink()
+
+
+def _as_encoded(images: ImageSource, fingerprint: str | None) -> ImageSource:
+    """The split of `images` that was encoded; all of them where none is known to be."""
+    splits = (images, images.split("train"), images.split("val"))
+    return next((split for split in splits if split.fingerprint == fingerprint), images)
+
+
+def _mend_tables(
+    subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
+) -> tuple[list[str], list[str]]:
+    """Files that were replaced, and why others were not."""
+    try:
+        return mend_tables(subject, report, images, stats), []
+    except StoreError as error:
+        return [], [str(error)]
+
+
+def _mend_row_groups(
+    mender: RowGroupMender, row_groups: Sequence[int], progress: Progress | None
+) -> tuple[list[str], list[str]]:
+    """Files that were replaced, and what is to be said of them or of others that were not."""
+    rewritten, notes = [], []
+    lengths = [len(mender.subject.rows(row_group)) for row_group in row_groups]
+    for number, row_group in enumerate(row_groups, 1):
+        try:
+            files, note = mender.mend(row_group)
+        except HvaeCodecError as error:
+            files, note = [], str(error)
+        rewritten += files
+        notes += [note] if note else []
+        if progress is not None:
+            progress(sum(lengths[:number]), sum(lengths))
+    return rewritten, notes

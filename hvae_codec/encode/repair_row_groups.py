@@ -1,0 +1,204 @@
+"""Row groups of a finished store, encoded again from their images and put in the place of damaged ones."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import StoreError
+from ..images import ImageSource
+from ..model.checkpoint import replace_atomically
+from ..model.hvae import HVAE
+from ..prune.sweep import Bounds
+from .coder import LatentCoder, Stored
+from .damage import UnreadableError, reading
+from .durable import sync_branch
+from .layout import WRITE_ALL, chunk_length, row_group_digest, shard_key
+from .store import open_store
+from .subject import Subject
+from .verify import Latents, read_latents
+
+LIKENESS = 0.9
+"""An image is taken for the one that was encoded where at least this share of its numbers is as stored, of those that
+are not 0 in both. Another machine's rounding leaves 0.99; of different photo patches it is 0.08, at most 0.40."""
+
+
+_ROUNDED = "is rounded otherwise than before: on another machine, or in other batches"
+_UNPROVEN = "has lost its digest too, which would prove that it is what it was"
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """What the encode was given, so that the same comes out."""
+
+    batch_size: int = 64
+    """Images through the model at once; a row group is cut into these."""
+    seed: int = 0
+    """Of the noise that rate and distortion are measured with."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroupMender:
+    """Encodes row groups of a finished store again, and replaces what is damaged of them."""
+
+    subject: Subject
+    images: ImageSource
+    coder: LatentCoder
+    options: RepairOptions
+
+    @classmethod
+    def open(cls, path: Path, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupMender:
+        """Raises `StoreError` where `model` is not the store's, or its metadata are damaged."""
+        return cls(Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
+
+    def mend(self, row_group: int) -> tuple[list[str], str]:
+        """Make a row group whole.
+
+        Returns the files that were replaced, relative to the store, and a sentence where they are not as they were.
+        Raises `StoreError` where images are missing, or are not those that were encoded.
+        """
+        rows, note = self.subject.rows(row_group), ""
+        source = self.images.subset(self._positions(rows))
+        new = self._encode(source)
+        old = {r: read_latents(self.subject.arrays[f"z{r}"], rows) for r in new}
+        committed = self._committed(row_group)
+        if row_group_digest(_ordered(new)) != committed:
+            self._check_likeness(rows, old, new)
+            if any(latents.problem for latents in old.values()):
+                note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
+            else:
+                new = {r: latents.numbers for r, latents in old.items()}  # only the digest was lost
+        files = self._replace(row_group, old, new, committed)
+        return [*files, *self._mend_per_image(row_group, source)], note
+
+    def _batches(self, source: ImageSource) -> Iterator[Tensor]:
+        """The images of a row group in the batches that encode would take."""
+        batch_size = chunk_length(self.subject.shard, self.options.batch_size, 1)
+        return (torch.from_numpy(batch) for batch in source.batches(batch_size))
+
+    def _encode(self, source: ImageSource) -> Stored:
+        parts = [self.coder.encode(batch) for batch in self._batches(source)]
+        return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
+
+    def _mend_per_image(self, row_group: int, source: ImageSource) -> list[str]:
+        """Measure rate and distortion again where a file of theirs is damaged; returns those."""
+        rows, key = self.subject.rows(row_group), f"c/{row_group}"
+        measured_names = {"rate", "distortion"} & set(self.subject.per_image)
+        damaged = [name for name in sorted(measured_names) if not self._is_whole(name, rows)]
+        if not damaged:
+            return []
+        bounds, done = Bounds(self.coder.model, [self.coder.mask], source, self.options.seed), 0
+        for batch in self._batches(source):
+            bounds.add(self.coder.model.activations(batch), batch, done)
+            done += len(batch)
+        (measured,) = bounds.rows()
+        for name in damaged:
+            values = {"rate": measured.rate, "distortion": measured.distortion}[name]
+            _replace_file(self.subject.path / name, key, rows.start, values.astype(np.float32))
+        return [f"{name}/{key}" for name in damaged]
+
+    def _is_whole(self, name: str, rows: range) -> bool:
+        array: Any = self.subject.arrays[name]
+        try:
+            return not np.isnan(reading(lambda: np.asarray(array[rows.start : rows.stop]))).any()
+        except UnreadableError:
+            return False
+
+    def _positions(self, rows: range) -> Sequence[int]:
+        if self._same_source:
+            return rows
+        names = [str(name) for name in np.asarray(self.subject.arrays["name"][rows.start : rows.stop])]
+        places = {name: place for place, name in enumerate(self.images.names)}
+        missing = [name for name in names if name not in places]
+        if missing:
+            more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise StoreError(
+                f"images {rows.start} to {rows.stop - 1} cannot be encoded again: {missing[0]}{more} are not among the "
+                "images given; give the images that were encoded"
+            )
+        return [places[name] for name in names]
+
+    @property
+    def _same_source(self) -> bool:
+        return self.images.fingerprint == self.subject.metadata["source"].get("fingerprint")
+
+    def _committed(self, row_group: int) -> int:
+        """The digest that was committed; 0 where it cannot be read."""
+        array: Any = self.subject.arrays["committed"]
+        try:
+            return int(reading(lambda: array[row_group]))
+        except UnreadableError:
+            return 0
+
+    def _check_likeness(self, rows: range, old: dict[int, Latents], new: Stored) -> None:
+        """Raise `StoreError` where what can still be read is not of these images, or nothing can be to prove it."""
+        likeness = _likeness(old, new)
+        known = ~np.isnan(likeness)
+        unlike = np.flatnonzero(np.where(known, likeness, 1.0) < LIKENESS)
+        if len(unlike) or not (known.all() or self._same_source):
+            first = rows[int(unlike[0]) if len(unlike) else int(known.argmin())]
+            name = self.subject.names_of([first])[0]
+            what = "is not the image that was encoded" if len(unlike) else "cannot be proven to be the one encoded"
+            raise StoreError(
+                f"images {rows.start} to {rows.stop - 1} are not encoded again: image {first} ({name}) of those given "
+                f"{what}; give the images that were encoded"
+            )
+
+    def _replace(self, row_group: int, old: dict[int, Latents], new: Stored, committed: int) -> list[str]:
+        columns = self.subject.columns
+        changed = [r for r in new if old[r].problem or not np.array_equal(old[r].numbers, new[r])]
+        # What can be read first: no image is then read half old, half new.
+        changed.sort(key=lambda r: bool(old[r].problem))
+        values: list[tuple[str, str, Any]] = [(f"z{r}", shard_key(row_group, columns.item(r)), new[r]) for r in changed]
+        digest = row_group_digest(_ordered(new))
+        if digest != committed:
+            values.append(("committed", f"c/{row_group}", np.array([digest], np.uint32)))
+        first = {"committed": row_group}
+        for name, key, numbers in values:
+            start = first.get(name, self.subject.rows(row_group).start)
+            _replace_file(self.subject.path / name, key, start, numbers)
+        return [f"{name}/{key}" for name, key, _ in values]
+
+
+def _ordered(stored: Stored) -> list[NDArray]:
+    return [stored[resolution] for resolution in sorted(stored)]
+
+
+def _likeness(old: dict[int, Latents], new: Stored) -> NDArray[np.float64]:
+    """Share of equal numbers of each image, of those that can be read and are not 0 in both; NaN where none can."""
+    equal = considered = readable = np.zeros(len(next(iter(new.values()))))
+    for resolution, latents in old.items():
+        before, after = (a.reshape(len(a), -1).astype(np.float64) for a in (latents.numbers, new[resolution]))
+        kept = ~latents.lost[:, None]
+        counted = kept & ((before != 0) | (after != 0))
+        tolerance = 0.0 if latents.numbers.dtype.kind == "i" else 0.01
+        same = np.abs(before - after) <= tolerance * (1 + np.abs(after))
+        equal, considered = equal + (counted & same).sum(1), considered + counted.sum(1)
+        readable = readable + kept.sum(1)
+    share = np.where(considered > 0, equal / np.maximum(considered, 1), 1.0)
+    return np.where(readable > 0, share, np.nan)
+
+
+def _replace_file(folder: Path, key: str, start: int, values: NDArray) -> None:
+    """Write `values`, from element `start` on, as zarr would into the file `key` of the array at `folder`, in one step.
+
+    Elsewhere first: zarr reads a shard before it writes a part of it, and this one may be damaged.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copy(folder / "zarr.json", scratch)
+        array: Any = zarr.open_array(scratch, mode="r+").with_config(WRITE_ALL)
+        array[start : start + len(values)] = values
+        content = (Path(scratch) / key).read_bytes()
+    (folder / key).parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(folder / key, content)
+    sync_branch(folder, key)
