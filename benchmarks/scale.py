@@ -13,7 +13,6 @@ own, so that its peak memory is its own. docs/scale.md tells what came out.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import multiprocessing
 import os
@@ -36,9 +35,8 @@ from zarr.codecs import Crc32cCodec
 from hvae_codec.config import GroupShape, ModelConfig
 from hvae_codec.encode.columns import Columns, VariateColumns, stored_columns
 from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint, write_table
+from hvae_codec.encode.layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint
 from hvae_codec.encode.store import open_store
-from hvae_codec.encode.verify import verify
 from hvae_codec.encode.writer import StoreWriter, partial_path
 from hvae_codec.presets import load_preset
 
@@ -207,24 +205,6 @@ def size(count: float) -> str:
 def print_metadata(options: argparse.Namespace) -> None:
     rows = [metadata_row(name, mask) for name, mask in masks(load_preset(options.preset).model, options.keep)]
     print_table(f"Metadata, {options.preset}, keep {options.keep:.0%}", list(rows[0]), [[*r.values()] for r in rows])
-    named = [[kind, names[-1], f"{stored_name_bytes(names):.2f}"] for kind, names in kinds_of_names().items()]
-    print_table("Names, a chunk of 65,536", ["kind", "such as", "stored bytes a name"], named)
-
-
-def kinds_of_names() -> dict[str, list[str]]:
-    """A chunk of names each: what they take in a store depends on how alike they are."""
-    numbers = range(10**8, 10**8 + 65536)
-    return {
-        "numbered": [name_of(k) for k in numbers],
-        "hexadecimal": [f"{hashlib.md5(str(k).encode()).hexdigest()}.jpg" for k in numbers],
-    }
-
-
-def stored_name_bytes(names: list[str]) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        group = zarr.open_group(folder, mode="w")
-        write_table(group, "name", np.array(names, dtype=np.dtypes.StringDType()), "image")
-        return (Path(folder) / "name" / "c" / "0").stat().st_size / len(names)
 
 
 def masks(model: ModelConfig, keep: float) -> Iterator[tuple[str, LatentMask]]:
@@ -346,9 +326,10 @@ def peak_mebibytes() -> float:
 def spec_of(rows: int, arrays: int) -> StoreSpec:
     """A store of `arrays` latent arrays of one channel, at resolutions 1, 2, 3 and so on."""
     columns = VariateColumns({r: np.array([[r - 1, 0]], np.int32) for r in range(1, arrays + 1)})
+    labels = [f"{k // 1000:06d}" for k in range(rows)]
     return StoreSpec(
-        names=[name_of(k) for k in range(rows)],
-        labels=[f"{k // 1000:06d}" for k in range(rows)],
+        names=[f"train/{label}/{k:010d}.jpg" for k, label in enumerate(labels)],
+        labels=labels,
         columns=columns,
         steps=unit_steps(columns),
         codec=IntCodec(),
@@ -357,10 +338,6 @@ def spec_of(rows: int, arrays: int) -> StoreSpec:
         image={"size": 256, "channels": 3, "bits": 8},
         source={"fingerprint": "0" * 64, "bytes": 0},
     )
-
-
-def name_of(image: int) -> str:
-    return f"train/{image // 1000:06d}/{image:010d}.jpg"
 
 
 def latents_of(writer: StoreWriter, row_group: int) -> dict[int, np.ndarray]:
@@ -376,7 +353,7 @@ def in_own_process(step: Callable[[Simulation], list[Row]], simulation: Simulati
 
 def simulate(simulation: Simulation, options: argparse.Namespace | None) -> None:
     """Run all steps and print what they took; with `options`, write it below `options.out` as well."""
-    steps = (hold_names, create, commit, commit_wide, fill, resume, markers, publish, read, names, check, layouts)
+    steps = (hold_names, create, commit, commit_wide, fill, resume, markers, publish, read, names, layouts)
     rows = [row for step in steps for row in in_own_process(step, simulation)]
     row_groups = -(-simulation.rows // StoreSpec.shard)
     columns = ["", "seconds", "each", f"× {BILLION / simulation.rows:g}, hours", "peak MiB", "note"]
@@ -545,14 +522,6 @@ def names(simulation: Simulation) -> list[Row]:
         known = store.names
     with found.measure("find an image by its name", simulation.rows, "row", "from a list in memory"):
         known.index(known[-1])
-    return found.rows
-
-
-def check(simulation: Simulation) -> list[Row]:
-    found = Rows()
-    with found.measure("verify", -(-simulation.rows // StoreSpec.shard), "row group"):
-        report = verify(simulation.path)
-    found.rows[-1].note = f"{report.files:,} files, {len(report.damages)} damages"
     return found.rows
 
 

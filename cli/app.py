@@ -13,6 +13,7 @@ from hvae_codec.errors import HvaeCodecError
 
 from . import (
     analyze_kl,
+    append,
     decode,
     encode,
     evaluate,
@@ -39,6 +40,7 @@ for module, name in (
     (train, "train"),
     (analyze_kl, "analyze-kl"),
     (encode, "encode"),
+    (append, "append"),
     (decode, "decode"),
     (verify, "verify"),
     (sample, "sample"),

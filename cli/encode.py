@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,17 +23,11 @@ from .options import (
     Model,
     Seed,
     SkipBroken,
+    Split,
+    SplitName,
     Step,
 )
 from .together import together
-
-
-class SplitName(StrEnum):
-    """Which images of a data set."""
-
-    all = "all"
-    train = "train"
-    val = "val"
 
 
 def command(
@@ -54,9 +47,7 @@ def command(
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
-    split: Annotated[
-        SplitName, typer.Option("--split", help="Encode all images, or those of one split.")
-    ] = SplitName.all,
+    split: Split = SplitName.all,
     worker: Annotated[
         str, typer.Option("--worker", help="Write the row groups of worker k of n processes, such as 0/4.")
     ] = "",

@@ -9,8 +9,19 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
-from .encode import SplitName
-from .options import LATEST_RUN, AsJson, BatchSize, Data, Device, DeviceOption, Model, Seed, SkipBroken, torch_device
+from .options import (
+    LATEST_RUN,
+    AsJson,
+    BatchSize,
+    Data,
+    Device,
+    DeviceOption,
+    Model,
+    Seed,
+    SkipBroken,
+    SplitName,
+    torch_device,
+)
 
 
 def command(

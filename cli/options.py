@@ -41,6 +41,14 @@ class CountName(StrEnum):
     variates = "variates"
 
 
+class SplitName(StrEnum):
+    """Which images of a data set."""
+
+    all = "all"
+    train = "train"
+    val = "val"
+
+
 Data = Annotated[
     Path, typer.Argument(help="Folder of images (train/ and val/ below it are used as such), .npy, .npz or zarr array.")
 ]
@@ -64,6 +72,7 @@ Count = Annotated[
     CountName,
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
+Split = Annotated[SplitName, typer.Option("--split", help="Encode all images, or those of one split.")]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out image files that cannot be decoded, and count them.")
 ]

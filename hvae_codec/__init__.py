@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config, ModelConfig, StageConfig, load_config
+    from .encode.append import append
     from .encode.dataset import LatentDataset, RowGroupSampler
     from .encode.latents import make_codec
-    from .encode.pipeline import encode
+    from .encode.pipeline import encode, encode_share
     from .encode.repair import repair
     from .encode.store import Store, open_store
     from .encode.verify import VerifyReport, verify
+    from .encode.workers import Worker
     from .errors import HvaeCodecError
     from .images import ImageSource, open_images
     from .model.checkpoint import load_model
@@ -47,6 +49,9 @@ _HOMES = {
     "VerifyReport": "encode.verify",
     "repair": "encode.repair",
     "verify": "encode.verify",
+    "append": "encode.append",
+    "encode_share": "encode.pipeline",
+    "Worker": "encode.workers",
     "HvaeCodecError": "errors",
     "ImageSource": "images",
     "open_images": "images",
@@ -83,7 +88,10 @@ __all__ = [
     "StageConfig",
     "Store",
     "VerifyReport",
+    "Worker",
+    "append",
     "encode",
+    "encode_share",
     "evaluate",
     "find_tolerated",
     "importance_bound",

@@ -115,6 +115,8 @@ class Encoding:
     source: ImageSource
     spec: StoreSpec
     options: EncodeOptions
+    first: int = 0
+    """Number of the source's first image in the store, which may hold others before it."""
 
     @classmethod
     def of(
@@ -129,8 +131,7 @@ class Encoding:
         """See `encode`; raises what it does before the first image is encoded."""
         options, codec = options or EncodeOptions(), codec or IntCodec()
         source = as_source(images)
-        if not len(source):
-            raise DataError("there are no images to encode; give at least one")
+        check_images(model, source)
         stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
         if stats.model_hash != model_hash(model):
             raise UsageError("the KL statistics were measured with another model; measure them with this one")
@@ -147,13 +148,10 @@ class Encoding:
             self.write(writer, progress)
             return open_store(path) if writer.finish() else None
 
-    def write(self, writer: StoreWriter, progress: Progress | None, first: int = 0) -> None:
-        """Encode and write the row groups that the writer's worker owns and has not written.
-
-        The source's first image is number `first` of the store.
-        """
-        own = [r for r in range(writer.row_groups) if writer.worker.owns(r)]
-        pending = writer.own_pending()
+    def write(self, writer: StoreWriter, progress: Progress | None) -> None:
+        """Encode and write the row groups of the source's images that the worker owns and has not written."""
+        own = [r for r in range(-(-self.first // self.spec.shard), writer.row_groups) if writer.worker.owns(r)]
+        pending = sorted(set(own) & set(writer.own_pending()))
         total = sum(len(writer.rows(r)) for r in own)
         done = total - sum(len(writer.rows(r)) for r in pending)
         encoded = self._row_groups(writer, pending)
@@ -169,16 +167,21 @@ class Encoding:
 
         Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.
         """
-        batch_size = _divisor(self.spec.shard, self.options.batch_size)
         for stretch in _stretches(row_groups):
-            rows = range(writer.rows(stretch[0]).start, writer.rows(stretch[-1]).stop)
-            batches = self.source.batches(batch_size, start=rows.start, stop=rows.stop)
+            start, stop = writer.rows(stretch[0]).start - self.first, writer.rows(stretch[-1]).stop - self.first
+            batches = self.source.batches(self.batch_size, start=start, stop=stop)
             for row_group in stretch:
-                count = -(-len(writer.rows(row_group)) // batch_size)
-                yield row_group, *self._row_group(itertools.islice(batches, count), writer.rows(row_group))
+                rows = range(start, start + len(writer.rows(row_group)))
+                yield row_group, *self.encode(itertools.islice(batches, -(-len(rows) // self.batch_size)), rows)
+                start = rows.stop
 
-    def _row_group(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
-        """Stored numbers of the images `rows`, and rate and distortion, bits/dim, where they are wanted."""
+    @property
+    def batch_size(self) -> int:
+        """Images through the model at once; row groups are whole batches."""
+        return _divisor(self.spec.shard, self.options.batch_size)
+
+    def encode(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
+        """Stored numbers of the source's images `rows`, and rate and distortion, bits/dim, where they are wanted."""
         coder, parts, done = self.coder, [], 0
         wanted = self.options.evaluate
         bounds = Bounds(coder.model, [coder.mask], self.source.subset(rows), self.options.seed) if wanted else None
@@ -193,6 +196,16 @@ class Encoding:
             return stored, {}
         (measured,) = bounds.rows()
         return stored, {"rate": measured.rate, "distortion": measured.distortion}
+
+
+def check_images(model: HVAE, source: ImageSource) -> None:
+    """Raise `DataError` where there are no images, or where they are not what the model takes."""
+    if not len(source):
+        raise DataError("there are no images to encode; give at least one")
+    size, config = source.size, model.config
+    found, expected = [source.channels, size, size], [config.channels, config.image_size, config.image_size]
+    if found != expected:
+        raise DataError(f"images are {found}; this model takes {expected}")
 
 
 def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) -> StoreSpec:

@@ -67,9 +67,9 @@ class StoreWriter:
         a single worker replaces it where it holds no row group yet or `overwrite` says so, one of several never does.
         """
         writer = cls(Path(path), spec, overwrite, worker or Worker())
-        _restore_replaced(writer.path)
+        restore_replaced(writer.path)
         check_target(writer.path, overwrite)
-        while (found := _fingerprint_at(writer.partial)) != writer.fingerprint:
+        while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
             _check_replaceable(writer, found)
             _remove_unfinished(writer.partial)
             _create(writer)
@@ -124,7 +124,7 @@ class StoreWriter:
         """
         rows = self.rows(row_group)
         self._check(rows, stored)
-        self._write_per_image(row_group, per_image or {})
+        self.write_per_image(row_group, per_image or {})
         for resolution in self.spec.resolutions:
             _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
             key = shard_key(row_group, self.spec.columns.item(resolution))
@@ -133,7 +133,8 @@ class StoreWriter:
         _open_array(self.partial, "committed")[row_group] = np.uint32(digest)
         sync_branch(self.partial / "committed", f"c/{row_group}")
 
-    def _write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
+    def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
+        """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
         if sorted(per_image) != sorted(self.spec.per_image):
             raise StoreError(
                 f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
@@ -212,7 +213,7 @@ def partial_path(path: Path) -> Path:
 
 def is_published(path: Path, fingerprint: str) -> bool:
     """Whether the store at `path` is the finished one of this fingerprint."""
-    return _fingerprint_at(path) == fingerprint
+    return fingerprint_at(path) == fingerprint
 
 
 def _create(writer: StoreWriter) -> None:
@@ -277,10 +278,10 @@ def _take_name(partial: Path, path: Path) -> None:
     _remove_unfinished(replaced)
 
 
-def _restore_replaced(path: Path) -> None:
+def restore_replaced(path: Path) -> None:
     """Give the store of `path` its name back where a kill came between taking it and giving it to the new one."""
     replaced = _replaced_path(path)
-    if not os.path.lexists(path) and _fingerprint_at(replaced):
+    if not os.path.lexists(path) and fingerprint_at(replaced):
         replaced.rename(path)
 
 
@@ -291,11 +292,11 @@ def check_target(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise StoreError(f"{path} exists; give another name or pass --overwrite")
     empty = path.is_dir() and not any(path.iterdir())
-    if path.is_symlink() or not (empty or _fingerprint_at(path)):
+    if path.is_symlink() or not (empty or fingerprint_at(path)):
         raise StoreError(f"{path} is no store of this package, so it is not overwritten; give another name")
 
 
-def _fingerprint_at(folder: Path) -> str | None:
+def fingerprint_at(folder: Path) -> str | None:
     """The fingerprint of the store at `folder`; None where there is none, or one killed while it was created."""
     if not (folder / "zarr.json").is_file():
         return None
@@ -311,7 +312,7 @@ def _remove_unfinished(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     ours = folder.is_dir() and not folder.is_symlink()
-    if not ours or not (_fingerprint_at(folder) or all(_OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
+    if not ours or not (fingerprint_at(folder) or all(_OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
         raise StoreError(f"{folder} is in the way and is no store of this package; move it and run encode again")
     shutil.rmtree(folder)
 

@@ -1,0 +1,232 @@
+"""More images into a store: readers see the old store or the longer one, whatever happens on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec.encode import writer as store_writer
+from hvae_codec.encode.append import append
+from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.workers import Worker, write_lock
+from hvae_codec.encode.writer import StoreWriter
+from hvae_codec.errors import DataError, StoreError
+from hvae_codec.model.checkpoint import load_weights, save_model
+
+OLD, NEW, KILLS = 21, 30, 5
+"""Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
+
+
+@pytest.fixture(scope="module")
+def images(cut_patches) -> np.ndarray:
+    return cut_patches(OLD + NEW)
+
+
+@pytest.fixture(scope="module")
+def folders(images, tmp_path_factory):
+    """The old images, and the new ones, as files."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i, image in enumerate(images):
+        path = folder / ("old" if i < OLD else "new") / "cats" / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return folder
+
+
+def source(folders: Path, which: str):
+    return open_images(folders / which, size=16, channels=3)
+
+
+@pytest.fixture(scope="module")
+def stats(tiny_model, images):
+    return kl_stats(tiny_model, images[:OLD])
+
+
+def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int"):
+    options = EncodeOptions(batch_size=4, shard=8, chunk_bytes=500, evaluate=evaluate)
+    mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
+    return encode(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
+
+
+@pytest.fixture
+def path(tiny_model, stats, folders, tmp_path) -> Path:
+    first_store(tiny_model, stats, source(folders, "old"), tmp_path / "out.zarr")
+    return tmp_path / "out.zarr"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("granularity", "codec", "evaluate"),
+    [("variate", "int", True), ("position", "int", False), ("variate", "float16", 0)],
+)
+def test_all_images_are_there_as_if_encoded_at_once(
+    tiny_model, stats, images, folders, tmp_path, granularity, codec, evaluate
+):
+    path, options = tmp_path / "out.zarr", {"granularity": granularity, "codec": codec, "evaluate": bool(evaluate)}
+    before = first_store(tiny_model, stats, source(folders, "old"), path, **options)
+    old, names = before.stored(slice(None)), before.names
+    rate = before.per_image("rate") if evaluate else None
+    seen: list[tuple[int, int]] = []
+    new = source(folders, "new")
+    store = append(tiny_model, new, path, batch_size=4, progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (NEW, NEW)
+    assert store.names == [*names, *new.names]
+    assert store.labels == (OLD + NEW) * ["cats"]
+    whole = first_store(tiny_model, stats, images, tmp_path / "whole.zarr", **options)
+    for resolution, numbers in store.stored(slice(None)).items():
+        assert store.group[f"z{resolution}"].chunks == before.group[f"z{resolution}"].chunks
+        np.testing.assert_array_equal(numbers[:OLD], old[resolution])
+        # Batches differ, so a number at the edge of rounding may fall to the other side.
+        np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
+    for row_group in range(store.row_groups):
+        store.check(row_group)
+    if evaluate:
+        np.testing.assert_array_equal(store.per_image("rate")[:OLD], rate)
+        np.testing.assert_allclose(store.per_image("distortion")[:OLD], whole.per_image("distortion")[:OLD], rtol=1e-4)
+    parts = store.metadata["source"]["parts"]
+    assert [part["images"] for part in parts] == [OLD, NEW]
+    assert parts[1]["fingerprint"] == new.fingerprint
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "whole.zarr"]
+
+
+def test_again_and_again(tiny_model, stats, images, tmp_path):
+    path = tmp_path / "out.zarr"
+    first_store(tiny_model, stats, images[:5], path, evaluate=False)
+    for first, last in ((5, 7), (7, 8), (8, 16), (16, 17), (17, 40)):
+        append(tiny_model, images[first:last], path)
+    store = open_store(path)
+    assert store.names == [f"{i:08d}" for i in range(40)]
+    assert [part["images"] for part in store.metadata["source"]["parts"]] == [5, 2, 1, 8, 1, 23]
+    whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False)
+    for resolution, numbers in store.stored(slice(None)).items():
+        np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
+    with pytest.raises(DataError, match=r"these images are in .*out\.zarr already"):
+        append(tiny_model, images[8:16], path)
+
+
+def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, folders, path, tmp_path):
+    before = tree(path)
+    old = source(folders, "old")
+    for bad, message in (
+        (old, "these images are in .* already"),
+        (old.subset([3, 4]), r"has 2 of these names already, such as cats/003\.png; rename the images"),
+        (images[:0], "no image in it"),
+        (images[:5, :, :8, :8], r"images are \[3, 8, 8\]; this model takes"),
+    ):
+        with pytest.raises(DataError, match=message):
+            append(tiny_model, bad, path)
+    weights = load_weights(tiny_run / "model.safetensors")
+    next(iter(weights.values())).add_(1)
+    save_model(tmp_path / "other", tiny_config, weights)
+    with pytest.raises(StoreError, match="was made with model"):
+        append(load_model(tmp_path / "other"), images[OLD:], path)
+    with pytest.raises(StoreError, match="there is no store"):
+        append(tiny_model, images, tmp_path / "nowhere.zarr")
+    with write_lock(path, Worker()), pytest.raises(StoreError, match="is being written by another process"):
+        append(tiny_model, images[OLD:], path)
+    assert tree(path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out.zarr"]
+
+
+def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path):
+    path = tmp_path / "out.zarr"
+    store = first_store(tiny_model, stats, images[:10], path)
+    shard = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
+    content = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(StoreError, match="is missing from the store; repair the store first"):
+        append(tiny_model, images[OLD:], path)
+    shard.write_bytes(content)
+    assert len(append(tiny_model, images[OLD:], path)) == 10 + NEW
+    assert len(store) == 10
+
+
+def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
+    path = tmp_path / "out.zarr"
+    first_store(tiny_model, stats, images[:10], path, evaluate=False)
+    path.rename(tmp_path / "out.zarr.partial")
+    spec_of = type("Spec", (), {"names": list(range(10))})
+    StoreWriter(path, spec_of).write_images("age", np.arange(10))
+    (tmp_path / "out.zarr.partial").rename(path)
+    with pytest.raises(StoreError, match="has the array age, whose values for more images are not known"):
+        append(tiny_model, images[OLD:], path)
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_store_open_meanwhile_reads_on(tiny_model, images, folders, path, monkeypatch, swaps):
+    if not swaps:  # as on other systems than Linux
+        monkeypatch.setattr(store_writer, "exchange", lambda one, other: False)
+    store, lengths = open_store(path), set()
+    expected = store.stored(slice(None))
+
+    def look(done: int, total: int) -> None:
+        lengths.add(len(open_store(path)))
+
+    append(tiny_model, source(folders, "new"), path, progress=look)
+    assert lengths == {OLD}
+    for resolution, numbers in store.stored(slice(None)).items():
+        np.testing.assert_array_equal(numbers, expected[resolution])
+    assert len(open_store(path)) == OLD + NEW
+
+
+def test_a_kill_between_two_renames(tiny_model, folders, path, monkeypatch):
+    """Where folders cannot be swapped, there is a moment without a store; the same command mends that too."""
+
+    def killed_after_renaming(partial: Path, path: Path) -> bool:
+        path.rename(path.with_name("out.zarr.replaced"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writer, "exchange", killed_after_renaming)
+        with pytest.raises(KeyboardInterrupt):
+            append(tiny_model, source(folders, "new"), path)
+    assert not path.exists()
+    assert len(append(tiny_model, source(folders, "new"), path)) == OLD + NEW
+    assert [p.name for p in path.parent.iterdir()] == ["out.zarr"]
+
+
+def work(run: Path, new, path: Path) -> None:
+    torch.set_num_threads(1)
+    append(load_model(run), new, path, batch_size=2)
+
+
+def test_killed_at_random_moments(tiny_run, tiny_model, folders, path, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hvae_codec.encode.append", __name__])
+    new, moments = source(folders, "new"), random.Random(0)
+    shutil.copytree(path, tmp_path / "unbroken.zarr")
+    append(tiny_model, new, tmp_path / "unbroken.zarr", batch_size=2)
+    expected, before = tree(tmp_path / "unbroken.zarr"), tree(path)
+    shutil.copytree(path, tmp_path / "kept.zarr")
+    killed = 0
+    while killed < KILLS:
+        process = context.Process(target=work, args=(tiny_run, new, path))
+        process.start()
+        unfinished, end = tmp_path / "out.zarr.partial", time.monotonic() + 30
+        wanted = 0 if killed % 2 else min(6, len(list(unfinished.glob("committed/c/*"))) + 1)
+        while len(list(unfinished.glob("committed/c/*"))) < wanted and process.is_alive() and time.monotonic() < end:
+            time.sleep(0.0005)
+        time.sleep(moments.uniform(0.0, 0.02))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        found = tree(path)
+        assert found in (before, expected)
+        if found == expected:
+            shutil.rmtree(path)
+            shutil.copytree(tmp_path / "kept.zarr", path)
+    append(tiny_model, new, path, batch_size=2)
+    assert tree(path) == expected
