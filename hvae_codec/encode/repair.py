@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import HvaeCodecError, StoreError
+from ..errors import HvaeCodecError, StoreError, UsageError
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from .repair_row_groups import RepairOptions, RowGroupMender
 from .repair_tables import mend_tables
+from .store import find_run, open_metadata
 from .subject import Subject
 from .verify import Progress, VerifyReport, verify
 from .workers import Worker, write_lock
@@ -55,7 +56,7 @@ def repair(
     Raises `StoreError` where there is no store, it is being written, its metadata are damaged or `model` is another
     one; what else cannot be repaired is in the report.
     """
-    path = Path(store_path)
+    path = _folder(store_path)
     before = verify(path)
     if before.ok:
         return RepairReport(before, before)
@@ -63,13 +64,25 @@ def repair(
         _sweep(path)
         subject = Subject.open(path)
         images = _as_encoded(images, subject.metadata["source"].get("fingerprint"))
-        tables, notes = _mend_tables(subject, before, images, stats)
+        tables, notes = _mend_tables(path, subject, before, images, stats)
         row_groups = (verify(path) if tables else before).damaged_row_groups
         if not row_groups:
             return RepairReport(before, verify(path), tables, notes)
         mender = RowGroupMender.open(path, images, model, options or RepairOptions())
         rewritten, more = _mend_row_groups(mender, row_groups, progress)
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
+
+
+def named_run(store_path: str | Path) -> Path:
+    """The run that a store names, which may be damaged; `StoreError` where it is not here."""
+    path = _folder(store_path)
+    return find_run(path, str(open_metadata(path)[1].get("model", {}).get("run") or "runs/latest"))
+
+
+def _folder(store_path: str | Path) -> Path:
+    if "://" in str(store_path):
+        raise UsageError(f"{store_path} is not on a local disk; copy the store, repair the copy, and put it back")
+    return Path(store_path)
 
 
 def _sweep(path: Path) -> None:
@@ -85,11 +98,11 @@ def _as_encoded(images: ImageSource, fingerprint: str | None) -> ImageSource:
 
 
 def _mend_tables(
-    subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
+    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and why others were not."""
     try:
-        return mend_tables(subject, report, images, stats), []
+        return mend_tables(path, subject, report, images, stats), []
     except StoreError as error:
         return [], [str(error)]
 

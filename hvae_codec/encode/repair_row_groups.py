@@ -51,6 +51,8 @@ class RepairOptions:
 class RowGroupMender:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
+    path: Path
+    """The store's folder."""
     subject: Subject
     images: ImageSource
     coder: LatentCoder
@@ -59,7 +61,7 @@ class RowGroupMender:
     @classmethod
     def open(cls, path: Path, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupMender:
         """Raises `StoreError` where `model` is not the store's, or its metadata are damaged."""
-        return cls(Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
+        return cls(path, Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
 
     def mend(self, row_group: int) -> tuple[list[str], str]:
         """Make a row group whole.
@@ -104,7 +106,7 @@ class RowGroupMender:
         (measured,) = bounds.rows()
         for name in damaged:
             values = {"rate": measured.rate, "distortion": measured.distortion}[name]
-            _replace_file(self.subject.path / name, key, rows.start, values.astype(np.float32))
+            _replace_file(self.path / name, key, rows.start, values.astype(np.float32))
         return [f"{name}/{key}" for name in damaged]
 
     def _is_whole(self, name: str, rows: range) -> bool:
@@ -166,7 +168,7 @@ class RowGroupMender:
         first = {"committed": row_group}
         for name, key, numbers in values:
             start = first.get(name, self.subject.rows(row_group).start)
-            _replace_file(self.subject.path / name, key, start, numbers)
+            _replace_file(self.path / name, key, start, numbers)
         return [f"{name}/{key}" for name, key, _ in values]
 
 

@@ -22,8 +22,10 @@ from .subject import Subject
 from .verify import VerifyReport
 
 
-def mend_tables(subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None) -> list[str]:
-    """Replace what is damaged besides latents and digests; returns the files, relative to the store.
+def mend_tables(
+    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
+) -> list[str]:
+    """Replace what is damaged of the store in the folder `path`, besides latents and digests; returns the files.
 
     Names and labels are those of `images` where the store's are damaged, columns those of the mask, steps those of the
     codec with `stats`. Raises `StoreError` where the store's fingerprint does not prove these, and nothing is replaced.
@@ -37,8 +39,8 @@ def mend_tables(subject: Subject, report: VerifyReport, images: ImageSource, sta
         create_arrays(zarr.open_group(folder, mode="w", zarr_format=3), spec)
         files = [file for name in wanted for file in _files(Path(folder), name)]
         for file in files:
-            (subject.path / file).parent.mkdir(parents=True, exist_ok=True)
-            replace_atomically(subject.path / file, (Path(folder) / file).read_bytes())
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            replace_atomically(path / file, (Path(folder) / file).read_bytes())
     return files
 
 

@@ -250,11 +250,7 @@ class Store:
 
     def find_run(self) -> Path:
         """The run that the store names, seen from here or from the store's folder; `StoreError` where it is gone."""
-        beside = [self.path.parent / self.run] if isinstance(self.path, Path) else []
-        for place in (Path(self.run), *beside):
-            if place.exists():
-                return place
-        raise StoreError(f"{self.path} was made with the run {self.run}, which is not here; give it as --model")
+        return find_run(self.path, self.run)
 
     def decode(self, indices: Sequence[int], model: HVAE | None = None) -> np.ndarray:
         """Images, uint8 [n, C, H, W], decoded by `model` or the one the store names."""
@@ -341,6 +337,15 @@ class Store:
         """Latent arrays by resolution, for reading without zarr; None where that cannot be."""
         names = {resolution: f"z{resolution}" for resolution in self.resolutions}
         return {r: sharded_array(self._array(name), self.path / name, self.cache) for r, name in names.items()}
+
+
+def find_run(path: Place, run: str) -> Path:
+    """The `run` that the store at `path` names; see `Store.find_run`."""
+    beside = [path.parent / run] if isinstance(path, Path) else []
+    for place in (Path(run), *beside):
+        if place.exists():
+            return place
+    raise StoreError(f"{path} was made with the run {run}, which is not here; give it as --model")
 
 
 _REMEDY = "restore the store from a copy or encode the images again"

@@ -45,6 +45,13 @@ def _kept_ranking(path: Path | None, model: HVAE, training: ImageSource) -> tupl
     return stats, f"Ranking: {path}, of {stats.images:,} of {images}."
 
 
+def kept_ranking(model: HVAE) -> KLStats | None:
+    """The ranking that the model's run keeps; None where it keeps none, or one of another model."""
+    path = None if model.run is None else ranking_path(model.run)
+    stats = load_kl_stats(path) if path is not None and path.exists() else None
+    return stats if stats is not None and stats.model_hash == model_hash(model) else None
+
+
 def keep_ranking(path: Path, stats: KLStats) -> str:
     """Keep a ranking in its run, which need not be writable; says where it is, or why it could not be kept."""
     try:

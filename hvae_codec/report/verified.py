@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from ..encode.verify import VerifyReport
+
+if TYPE_CHECKING:
+    from ..encode.repair import RepairReport
 
 
 def verified_data(report: VerifyReport) -> dict[str, Any]:
@@ -41,6 +44,14 @@ def verified_sentence(report: VerifyReport) -> str:
         return f"{what}: all is well"
     count = len(report.damages)
     return f"{what}: {count:,} {'damage' if count == 1 else 'damages'}"
+
+
+def repaired_sentence(report: RepairReport) -> str:
+    """What repair did, in one line."""
+    if report.before.ok:
+        return f"{report.before.path}: there was nothing to repair"
+    files, row_groups = len(report.rewritten), len(report.before.damaged_row_groups)
+    return f"{report.before.path}: {row_groups:,} row groups were damaged; {files:,} files were replaced"
 
 
 def damage_table(report: VerifyReport) -> Table:

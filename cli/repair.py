@@ -1,0 +1,54 @@
+"""`hvae-codec repair`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .display import console, interruptible, report_source, stages
+from .options import BatchSize, Data, Device, DeviceOption, Seed, SkipBroken, torch_device
+
+
+def command(
+    store: Annotated[Path, typer.Argument(help="Store that encode wrote, and that verify finds damaged.")],
+    data: Data,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    skip_broken: SkipBroken = False,
+) -> None:
+    """Encode the damaged row groups of a store again, and make damaged tables anew.
+
+    With the images, machine, --batch-size and --seed of the encode, the store is byte for byte what it was. Nothing is
+    put in that the store's digests, its fingerprint or what can still be read do not prove. The store stays readable.
+    """
+    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.encode.repair import RepairOptions, named_run, repair
+    from hvae_codec.images import open_images
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.report.encoded import kept_ranking
+    from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
+
+    keep_freed_memory()
+    hvae = load_model(model or named_run(store), torch_device(device))
+    config = hvae.config
+    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+    with interruptible("The same command goes on where it stopped."), stages() as stage:
+        report = repair(
+            store,
+            source,
+            hvae,
+            stats=kept_ranking(hvae),
+            options=RepairOptions(batch_size, seed),
+            progress=stage("Encoding"),
+        )
+    report_source(source)
+    out = console()
+    out.print(repaired_sentence(report), *report.notes, sep="\n")
+    out.print(verified_sentence(report.after) if report.after.ok else damage_table(report.after))
+    raise typer.Exit(0 if report.after.ok else 1)
