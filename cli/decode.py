@@ -44,7 +44,7 @@ def command(
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
     keep_freed_memory()
-    hvae = load_model(model or opened.find_run(), torch_device(device))
+    hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
     with interruptible("Nothing was written."), stages() as stage:
         count = decode_to_folder(
             opened,

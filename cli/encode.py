@@ -63,6 +63,9 @@ def command(
     chunk: Annotated[
         int, typer.Option("--chunk", min=1, help="Bytes, uncompressed, that a chunk of several images may have.")
     ] = 131072,
+    embed_model: Annotated[
+        bool, typer.Option("--embed-model", help="Put the model into the store: decoding it then needs no run.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")] = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = Device.auto,
@@ -91,7 +94,7 @@ def command(
     wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
     measured = images_to_evaluate(evaluate)
     latent_codec = make_codec(codec.value, step)
-    options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed)
+    options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model)
     keep_freed_memory()
     with together(device) as processes:
         share = share_of(worker, processes)

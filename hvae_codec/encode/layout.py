@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, TransposeCodec, Z
 
 from ..errors import StoreError
 from .columns import Columns
+from .embedded_model import write_weights
 from .latents import MAX_CODE, Codec
 
 # The newest that is read. A store has the lowest one that suffices: 2 where single latent dimensions are kept.
@@ -70,6 +71,8 @@ class StoreSpec:
     """Uncompressed size that a chunk, the smallest readable unit, does not exceed where it holds two images or more."""
     per_image: tuple[str, ...] = ()
     """Names of further arrays, one float32 an image, that are written with each row group."""
+    weights: bytes = b""
+    """Of a model that the store carries, see `embedded_model`; `model` then says `embedded`."""
 
     def __post_init__(self) -> None:
         check_spec(self)
@@ -127,6 +130,7 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "shard": spec.shard,
         "chunk_bytes": spec.chunk_bytes,
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
+        **({"embedded": True} if spec.model.get("embedded") else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -191,6 +195,8 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
     write_table(group, "label", np.array(spec.labels, dtype=np.dtypes.StringDType()), "image")
     for name in spec.per_image:
         _create_per_image(group, spec, name)
+    if spec.weights:
+        write_weights(group, spec.weights)
     row_groups = -(-len(spec.names) // spec.shard)
     group.create_array(
         "committed",

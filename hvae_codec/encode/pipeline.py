@@ -27,6 +27,7 @@ from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
 from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored, quantiser_steps
+from .embedded_model import model_weights
 from .latents import Codec, IntCodec
 from .layout import CHUNK_BYTES, StoreSpec, spec_fingerprint
 from .overlap import written_behind
@@ -57,6 +58,8 @@ class EncodeOptions:
     """Whether each image's rate and distortion, bits/dim, are measured and stored; takes about two passes more."""
     seed: int = 0
     """Of the noise that rate and distortion are measured with."""
+    embed_model: bool = False
+    """Whether the store carries the model, so that it can be decoded without the run."""
 
 
 def encode(
@@ -213,19 +216,21 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
     config = coder.model.config
     model_config = config_to_dict(Config(config))["model"]
     run = "" if coder.model.run is None else coder.model.run.as_posix()
+    embedded = {"embedded": True} if options.embed_model else {}
     return StoreSpec(
         names=source.names,
         labels=source.labels,
         columns=coder.columns,
         steps=coder.steps,
         codec=coder.codec,
-        model={"hash": model_hash(coder.model), "config": model_config, "run": run},
+        model={"hash": model_hash(coder.model), "config": model_config, "run": run, **embedded},
         mask=coder.mask.to_dict(),
         image={"size": config.image_size, "channels": config.channels, "bits": config.bits},
         source={"fingerprint": source.fingerprint, "bytes": source.source_bytes},
         shard=options.shard,
         chunk_bytes=options.chunk_bytes,
         per_image=("distortion", "rate") if options.evaluate else (),
+        weights=model_weights(coder.model) if options.embed_model else b"",
     )
 
 

@@ -43,6 +43,7 @@ from .writer import StoreWriter, partial_path
 
 if TYPE_CHECKING:
     import pandas
+    import torch
     import xarray
 
     from ..model.hvae import HVAE
@@ -175,6 +176,10 @@ class Store:
         """One per image; read on first use."""
         return [str(label) for label in self.per_image("label")]
 
+    def read_array(self, name: str) -> np.ndarray:
+        """All of an array, as it is stored; `StoreError` where it is not there or damaged."""
+        return self._read(name, slice(None))
+
     def per_image(self, name: str) -> np.ndarray:
         """A per-image array such as `rate`, float32 [images]; `StoreError` where it is not in the store or damaged."""
         values = self._read(name, slice(None))
@@ -243,10 +248,18 @@ class Store:
 
     @functools.cached_property
     def named_model(self) -> HVAE:
-        """The model of the run that the store names, on the CPU; `StoreError` where it is not to be found."""
-        from ..model.checkpoint import load_model
+        """`load_model` on the CPU, loaded on first use."""
+        return self.load_model()
 
-        return load_model(self.find_run())
+    def load_model(self, device: str | torch.device = "cpu") -> HVAE:
+        """The model that the store carries or, where it carries none, that of the run it names.
+
+        Raises `StoreError` where there is no such run, or where the model in the store is damaged.
+        """
+        from ..model.checkpoint import load_model
+        from .embedded_model import load_embedded
+
+        return load_embedded(self, device) or load_model(self.find_run(), device)
 
     def find_run(self) -> Path:
         """The run that the store names, seen from here or from the store's folder; `StoreError` where it is gone."""

@@ -38,7 +38,7 @@ from .layout import (
 )
 from .workers import Worker, publish_lock, remove_locks
 
-_RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|zarr(\.[0-9a-f]+)?\.(json|partial)")
+_RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
 _OUR_ENTRIES = re.compile(rf"rate|distortion|{_RESERVED.pattern}")
 
 

@@ -64,7 +64,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"cannot read the weights {path}: {error}; copy or train the run again") from None
 
 
-def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path) -> None:
+def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> None:
     """Load `weights` into `model`; `ModelError` names a tensor that is missing, unknown or of another shape."""
     own = model.state_dict()
     for name in own.keys() | weights.keys():

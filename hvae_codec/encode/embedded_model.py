@@ -1,0 +1,79 @@
+"""A store's own copy of its model: the weights, as the bytes of a safetensors file, in the array `model`.
+
+    metadata        model.config, model.hash, model.embedded = true
+    model  [byte]   uint8, the safetensors file
+
+It is the whole model, the bottom-up path too: the hash covers every weight, so that with fewer it could not be checked;
+and with all of them, images can be encoded again or added. Loading checks the hash, always.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from ..errors import HvaeCodecError, StoreError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.hvae import HVAE
+    from .store import Store
+
+ARRAY = "model"
+CHUNK = 4 * 2**20
+"""Bytes in a chunk; weights do not compress."""
+
+
+def model_weights(model: HVAE) -> bytes:
+    """All weights of `model` as a safetensors file: the same bytes for the same weights."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def write_weights(group: zarr.Group, weights: bytes) -> None:
+    """Write `weights` into the array `model` of a store that is being created."""
+    array = group.create_array(
+        ARRAY,
+        shape=(len(weights),),
+        chunks=(min(len(weights), CHUNK),),
+        dtype="uint8",
+        fill_value=0,
+        compressors=[Crc32cCodec()],
+        dimension_names=("byte",),
+        config={"write_empty_chunks": True},
+    )
+    array[:] = np.frombuffer(weights, np.uint8)
+
+
+def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | None:
+    """The model that `store` carries, in evaluation state, weights on `device`; None where it carries none.
+
+    Raises `StoreError` where the weights are damaged, or are not those of the model that encoded the images.
+    """
+    if not store.metadata["model"].get("embedded"):
+        return None
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from ..config import config_from_dict
+    from ..model.checkpoint import fill_model, model_hash
+    from ..model.hvae import HVAE
+
+    data = store.read_array(ARRAY).tobytes()
+    try:
+        model = HVAE(config_from_dict({"model": store.config}).model)
+        fill_model(model, load(data), f"{store.path}/{ARRAY}")
+    except (SafetensorError, HvaeCodecError) as error:
+        raise StoreError(f"{store.path}: the model in it is damaged ({error}); {_REMEDY}") from None
+    if model_hash(model.requires_grad_(False)) != store.model_hash:
+        raise StoreError(f"{store.path}: the model in it is not the one that encoded the images; {_REMEDY}")
+    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+_REMEDY = "restore the store from a copy or give the run as --model"

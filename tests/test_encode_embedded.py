@@ -1,0 +1,109 @@
+"""A store that carries its model is decoded with nothing else, and by no other model than its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+from hvae_codec.encode.embedded_model import CHUNK, model_weights, write_weights
+from hvae_codec.encode.pipeline import EncodeOptions, encode
+from hvae_codec.encode.store import open_store
+from hvae_codec.encode.verify import verify
+from hvae_codec.errors import StoreError
+from hvae_codec.model.checkpoint import load_model, model_hash
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.prune.kl_stats import kl_stats
+from hvae_codec.prune.mask import LatentMask
+from hvae_codec_cli.app import app
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model, tiny_run, photo_patches, tmp_path_factory):
+    """A store with its model, made with a run that is gone, and the images that it decodes to."""
+    folder = tmp_path_factory.mktemp("embedded")
+    run = shutil.copytree(tiny_run, folder / "run")
+    model = load_model(run)
+    stats = kl_stats(model, photo_patches)
+    options = EncodeOptions(embed_model=True)
+    mask = LatentMask.from_keep(stats, 0.3)
+    store = encode(model, photo_patches, folder / "out.zarr", mask=mask, stats=stats, options=options)
+    shutil.rmtree(run)
+    return store, store.decode(range(24), tiny_model)
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of the store, to be damaged."""
+    return shutil.copytree(made[0].path, tmp_path / "out.zarr")
+
+
+def test_decoding_needs_no_run(made, copy):
+    store, images = made
+    fresh = open_store(store.path)
+    np.testing.assert_array_equal(fresh.decode(range(24)), images)
+    assert model_hash(fresh.named_model) == store.model_hash
+    assert not any(parameter.requires_grad for parameter in fresh.named_model.parameters())
+    assert [z.shape[0] for z in fresh.dense(slice(2, 5))] == [3] * 4
+    assert verify(store.path, deep=True).ok
+    out = copy.parent / "images"
+    result = CliRunner().invoke(app, ["decode", str(copy), str(out), "--format", "npy"])
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(out / "images.npy").transpose(0, 3, 1, 2), images)
+
+
+def test_the_same_store_otherwise(made, tiny_model, photo_patches, tmp_path):
+    store, _ = made
+    stats = kl_stats(tiny_model, photo_patches)
+    mask = LatentMask.from_keep(stats, 0.3)
+    plain = encode(tiny_model, photo_patches, tmp_path / "plain.zarr", mask=mask, stats=stats)
+    with pytest.raises(StoreError, match="has no array model"):
+        plain.read_array("model")
+    for r, numbers in store.stored(slice(None)).items():
+        np.testing.assert_array_equal(plain.stored(slice(None))[r], numbers)
+    assert store.format_version == plain.format_version
+    assert store.metadata["fingerprint"] != plain.metadata["fingerprint"]
+
+
+def test_damaged_weights_decode_to_nothing(copy):
+    chunk = copy / "model" / "c" / "0"
+    content = chunk.read_bytes()
+    for damaged, message in (
+        (content[:-1], "array model is damaged"),
+        (content[:500] + bytes([content[500] ^ 1]) + content[501:], "array model is damaged"),
+        (None, "the model in it is damaged"),
+    ):
+        chunk.unlink()
+        if damaged is not None:
+            chunk.write_bytes(damaged)
+        assert not verify(copy).ok
+        store = open_store(copy)
+        assert store.latents(0)
+        with pytest.raises(StoreError, match=message):
+            store.decode([0])
+        chunk.write_bytes(content)
+    assert open_store(copy).decode([0]).shape == (1, 3, 16, 16)
+    shutil.rmtree(copy / "model")
+    with pytest.raises(StoreError, match="has no array model"):
+        open_store(copy).decode([0])
+
+
+def test_weights_of_another_model_are_refused(copy, tiny_config):
+    other = model_weights(HVAE(tiny_config.model))
+    shutil.rmtree(copy / "model")
+    write_weights(zarr.open_group(copy, mode="r+"), other)
+    with pytest.raises(StoreError, match="the model in it is not the one that encoded the images"):
+        open_store(copy).decode([0])
+
+
+def test_weights_in_several_chunks(tmp_path):
+    weights = np.random.default_rng(0).integers(0, 256, CHUNK + 17, np.uint8).tobytes()
+    write_weights(zarr.create_group(tmp_path / "group"), weights)
+    assert zarr.open_group(tmp_path / "group", mode="r")["model"][:].tobytes() == weights
+    assert sorted(file.name for file in (tmp_path / "group" / "model" / "c").iterdir()) == ["0", "1"]
+    codecs = json.loads((tmp_path / "group" / "model" / "zarr.json").read_text())["codecs"]
+    assert [codec["name"] for codec in codecs] == ["bytes", "crc32c"]
