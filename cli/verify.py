@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from .display import console, interruptible, stages
-from .options import AsJson
+from .options import AsJson, StoreArgument
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="Store that encode wrote.")],
+    store: StoreArgument,
     as_json: AsJson = False,
 ) -> None:
     """Read everything in a store and say what is damaged: which files, row groups and images.

@@ -18,6 +18,7 @@ from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.places import place_of
 from hvae_codec.encode.remote import RemotePath
 from hvae_codec.encode.store import open_store
+from hvae_codec.encode.verify import verify
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
@@ -78,3 +79,32 @@ def test_a_store_in_a_bucket_reads_like_a_folder(tmp_path, bucket, granularity, 
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).gather_latents([17, 2, 2, 9])[name], z)
     for row_group in range(store.row_groups):
         store.check(row_group)
+
+
+def flip(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+
+def test_verify_names_damaged_and_missing_objects(tmp_path, bucket):
+    local = make_store(tmp_path / "out.zarr", make_spec(20))
+    upload(local.path, url := f"{bucket}/out.zarr")
+    report = verify(url)
+    assert (report.ok, report.files, report.notes) == (True, len(tree(local.path)), [])
+    path = RemotePath.of(url)
+    client, content = path.bucket.client, tree(local.path)
+    obstore.put(client, "out.zarr/z16/c/0/0/0/0", flip(content["z16/c/0/0/0/0"], 30))
+    obstore.put(client, "out.zarr/z4/c/1/0/0/0", b"")
+    obstore.delete(client, "out.zarr/z1/c/2/0/0/0")
+    obstore.delete(client, "out.zarr/label/c/0")
+    obstore.put(client, "out.zarr/stray", b"text")
+    report = verify(url)
+    found = {damage.file: (damage.row_group, list(damage.images)) for damage in report.damages}
+    assert found.keys() == {"z16/c/0/0/0/0", "z4/c/1/0/0/0", "z1/c/2/0/0/0", "label/c/0"}
+    assert found["z4/c/1/0/0/0"] == (1, list(range(8, 16)))
+    assert found["z1/c/2/0/0/0"] == (2, [16, 17, 18, 19])
+    assert report.notes == ["1 files are no part of the store: stray"]
+    store = open_store(url)
+    for image in (0, 9, 17):
+        with pytest.raises(StoreError, match="damaged|lacks"):
+            store.latents(image)
+    assert verify(local.path).ok

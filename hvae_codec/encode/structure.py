@@ -9,11 +9,9 @@ In zarr a file that is missing reads as fill values, without an error. So whoeve
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,10 +101,3 @@ def is_expected(array: zarr.Array, key: str) -> bool:
     sizes = grid(array)
     numbers = [int(part) for part in place if part.isdecimal() and part == str(int(part))]
     return first == "c" and len(numbers) == len(place) == len(sizes) and all(map(int.__lt__, numbers, sizes))
-
-
-def files_below(folder: Path) -> Iterator[str]:
-    """Every file below `folder`, relative to it, with slashes."""
-    for where, _, names in os.walk(folder):
-        prefix = Path(where).relative_to(folder).as_posix()
-        yield from (name if prefix == "." else f"{prefix}/{name}" for name in names)

@@ -29,7 +29,8 @@ from .structure import Form, count_images, expected_arrays
 class Subject:
     """A store whose files may be damaged."""
 
-    path: Place
+    path: Any
+    """Its place."""
     group: zarr.Group
     metadata: Mapping[str, Any]
     """The group's `hvae_codec` attribute."""
