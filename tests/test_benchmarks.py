@@ -32,6 +32,7 @@ import model_size
 import output_bound
 import probe
 import scale
+import scale_simulation
 import step_cost
 import study
 from step_cost import StepCost
@@ -170,20 +171,23 @@ def test_scale_on_paper() -> None:
     assert (small.row_groups, small.shards) == (4, 20)
     assert large.kept == {1: 4, 4: 8, 8: 10, 16: 19, 32: 31, 64: 25, 128: 25, 256: 12}
     assert large.bytes_per_image[0] == pytest.approx(225.3 * 64)  # as many pixels as 64 of the quickstart
-    assert scale.size(14_400_000_000_000) == "14.4 TB"
+    assert scale_simulation.size(14_400_000_000_000) == "14.4 TB"
 
 
 def test_scale_metadata(capsys: pytest.CaptureFixture[str]) -> None:
-    scale.main(["metadata", "--preset", "tiny16"])
-    assert "positions, scattered" in capsys.readouterr().out
+    scale.main(["--preset", "tiny16"])
+    printed = capsys.readouterr().out
+    assert "3,906,250" in printed  # row groups of a billion images
+    assert "positions, scattered" in printed
 
 
 def test_scale_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "in_own_process", lambda step, simulation: step(simulation))
-    scale.main(["simulate", "--rows", "5000", "--commits", "2", "--out", str(tmp_path)])
+    monkeypatch.setattr(scale_simulation, "in_own_process", lambda step, simulation: step(simulation))
+    scale_simulation.main(["--rows", "5000", "--commits", "2", "--out", str(tmp_path)])
     rows = results(tmp_path, "scale").set_index("what")
     assert rows.loc["resume: pending()", "count"] == 20
     assert (rows.loc[["create the store", "publish", "all names"], "seconds"] > 0.0).all()
+    assert rows.loc["verify", "note"].endswith(" 0 damages")
 
 
 def test_probe_refuses_a_run_of_other_images(tiny_run: Path, tmp_path: Path, cut_patches: Cut) -> None:
