@@ -10,6 +10,7 @@ import pytest
 import zarr
 from typer.testing import CliRunner
 
+from hvae_codec.encode.append import append
 from hvae_codec.encode.embedded_model import CHUNK, model_weights, write_weights
 from hvae_codec.encode.pipeline import EncodeOptions, encode
 from hvae_codec.encode.store import open_store
@@ -54,6 +55,15 @@ def test_decoding_needs_no_run(made, copy):
     result = CliRunner().invoke(app, ["decode", str(copy), str(out), "--format", "npy"])
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(np.load(out / "images.npy").transpose(0, 3, 1, 2), images)
+
+
+def test_a_longer_store_carries_it_too(made, copy, cut_patches):
+    store, images = made
+    longer = append(open_store(copy).named_model, cut_patches(30)[24:], copy)
+    np.testing.assert_array_equal(longer.decode(range(24)), images)
+    assert len(longer.decode(range(30))) == 30
+    assert longer.read_array("model").tobytes() == store.read_array("model").tobytes()
+    assert verify(copy).ok
 
 
 def test_the_same_store_otherwise(made, tiny_model, photo_patches, tmp_path):

@@ -31,6 +31,7 @@ from ..model.hvae import HVAE
 from ..prune.own_batches import Progress
 from .coder import LatentCoder
 from .durable import sync, sync_tree
+from .embedded_model import stored_weights
 from .layout import StoreSpec, shard_key, spec_fingerprint
 from .pipeline import EncodeOptions, Encoding, check_images
 from .store import Store, open_store
@@ -90,6 +91,7 @@ def _longer_spec(old: Store, source: ImageSource, options: EncodeOptions) -> Sto
         shard=old.images_per_row_group,
         chunk_bytes=_chunk_bytes(old),
         per_image=EVALUATED if options.evaluate else (),
+        weights=stored_weights(old),
     )
 
 

@@ -50,12 +50,18 @@ def write_weights(group: zarr.Group, weights: bytes) -> None:
     array[:] = np.frombuffer(weights, np.uint8)
 
 
+def stored_weights(store: Store) -> bytes:
+    """The safetensors file in `store`, empty where it carries no model; `StoreError` where it is damaged."""
+    return store.read_array(ARRAY).tobytes() if store.metadata["model"].get("embedded") else b""
+
+
 def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | None:
     """The model that `store` carries, in evaluation state, weights on `device`; None where it carries none.
 
     Raises `StoreError` where the weights are damaged, or are not those of the model that encoded the images.
     """
-    if not store.metadata["model"].get("embedded"):
+    weights = stored_weights(store)
+    if not weights:
         return None
     import torch
     from safetensors import SafetensorError
@@ -65,10 +71,9 @@ def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | No
     from ..model.checkpoint import fill_model, model_hash
     from ..model.hvae import HVAE
 
-    data = store.read_array(ARRAY).tobytes()
     try:
         model = HVAE(config_from_dict({"model": store.config}).model)
-        fill_model(model, load(data), f"{store.path}/{ARRAY}")
+        fill_model(model, load(weights), f"{store.path}/{ARRAY}")
     except (SafetensorError, HvaeCodecError) as error:
         raise StoreError(f"{store.path}: the model in it is damaged ({error}); {_REMEDY}") from None
     if model_hash(model.requires_grad_(False)) != store.model_hash:
