@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hvae_codec.encode.folder import decode_to_folder, png_names
+from hvae_codec.encode.folder import _inside, decode_to_folder, png_names
 from hvae_codec.encode.pipeline import encode
 from hvae_codec.errors import DataError, StoreError
 from hvae_codec.images import as_source, open_images
@@ -154,6 +154,45 @@ def test_names_that_other_systems_forbid_are_kept_here():
         PurePosixPath("shots/12:30:05.png"),
         PurePosixPath("a b/#1?.png"),
     ]
+
+
+DEVICES = ["CON", "nul.png", "a/Aux.tar.gz", "COM1/x.png", "lpt9.jpg", "LPT²", "prn .png", "conin$"]
+
+
+@pytest.mark.parametrize("name", [*DEVICES, "a.png:stream", "12:30.png", "a./b.png", ".. /b.png", "a /b.png", "b.png "])
+def test_names_that_mean_something_else_on_windows_are_refused_there(name):
+    with pytest.raises(StoreError, match="leads out of the folder; decode with --format npy"):
+        _inside(name, windows=True)
+    assert _inside(name, windows=False) == PurePosixPath(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["console.png", "a/com10.png", "nullable/x.png", ".hidden.png", "a b.png", "aux1/1.png"]
+)
+def test_names_like_others_are_kept_on_windows_too(name):
+    assert _inside(name, windows=True) == PurePosixPath(name)
+
+
+@pytest.mark.parametrize(("names", "same"), [(["a.png", "A.png"], True), (["a.png", "a.png/b.jpg"], False)])
+def test_names_that_the_file_system_takes_for_one_do_not_overwrite(
+    make_store, tiny_model, tmp_path, monkeypatch, names, same
+):
+    store = make_store(names)
+    if same:  # as where case does not count
+        lowered = lambda names: [PurePosixPath(str(path).lower()) for path in png_names(names)]  # noqa: E731
+        monkeypatch.setattr("hvae_codec.encode.folder.png_names", lowered)
+    with pytest.raises(StoreError, match=r"two images would be written to [ab]\.png"):
+        decode_to_folder(store, tiny_model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_images_of_one_name(make_store, tiny_model, tmp_path):
+    store = make_store(["a.png", "b.png", "a.png"])
+    with pytest.raises(StoreError, match=r"two images would be written to a\.png; decode with --format npy"):
+        decode_to_folder(store, tiny_model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    decode_to_folder(store, tiny_model, tmp_path / "out", file_format="npy")
+    assert len(np.load(tmp_path / "out" / "images.npy")) == 3
 
 
 def test_collisions():

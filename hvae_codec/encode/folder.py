@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -71,10 +72,21 @@ def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]
     done = 0
     for batch in batches:
         for pixels, target in zip(batch, targets[done:], strict=False):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _image(pixels).save(target)
+            _save(_image(pixels), target)
         done += len(batch)
         yield done
+
+
+def _save(image: Image.Image, target: Path) -> None:
+    """Write `target`, which must be new: file systems may take names for equal that differ, as in case."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "xb") as file:
+            image.save(file, format="PNG")
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(
+            f"two images would be written to {target.name}, or to a file and below it; decode with --format npy"
+        ) from None
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -126,10 +138,16 @@ def _stem(path: PurePosixPath) -> PurePosixPath:
     return path.with_suffix(".png")
 
 
-def _inside(name: str) -> PurePosixPath:
+def _inside(name: str, *, windows: bool = os.name == "nt") -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
-    # A drive, or on Windows any colon, leads elsewhere there; here, "12:30.png" is a name like others.
-    elsewhere = PureWindowsPath(name).anchor or (os.name == "nt" and ":" in name)
+    # A drive leads elsewhere; a device does on Windows alone, and here "12:30.png" and "con.png" are names like others.
+    elsewhere = PureWindowsPath(name).anchor or (windows and any(map(_is_special_on_windows, path.parts)))
     if elsewhere or not path.name or ".." in path.parts or "\0" in name:
         raise StoreError(f"the store names an image {name!r}, which leads out of the folder; decode with --format npy")
     return path
+
+
+def _is_special_on_windows(part: str) -> bool:
+    """Whether Windows takes `part` for a device, a stream of another file, or a name without the dots at its end."""
+    device = re.fullmatch(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])( *\..*)?", part, re.IGNORECASE)
+    return bool(device) or ":" in part or part != part.rstrip(". ")
