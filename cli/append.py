@@ -8,15 +8,27 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
-from .options import BatchSize, Data, Device, DeviceOption, Seed, SkipBroken, Split, SplitName, torch_device
+from .options import (
+    BatchSize,
+    Data,
+    Device,
+    DeviceOption,
+    Seed,
+    SkipBroken,
+    Split,
+    SplitName,
+    StoreArgument,
+    torch_device,
+)
 
 
 def command(
     data: Data,
-    store: Annotated[Path, typer.Argument(help="Store that encode wrote.")],
+    store: StoreArgument,
     split: Split = SplitName.all,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+        Path | None,
+        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
     device: DeviceOption = Device.auto,
     batch_size: BatchSize = 64,
@@ -37,7 +49,7 @@ def command(
 
     opened = open_store(store)
     keep_freed_memory()
-    hvae = load_model(model or opened.find_run(), torch_device(device))
+    hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     with interruptible("The same command goes on where it stopped."), stages() as stage:

@@ -278,6 +278,17 @@ def test_encode_evaluates_none_some_or_all(work, hvae):
     assert (nelbo > 0).all()
 
 
+def test_append(work, hvae, refused):
+    hvae("encode", "data/train", "new.zarr", "--keep", "30%", "--split", "val", "--overwrite")
+    count = len(open_store("new.zarr"))
+    out = hvae("append", "data/train", "new.zarr", "--split", "train")
+    assert "new.zarr: 60 images" in out
+    assert len(open_store("new.zarr")) == 60 > count
+    assert "these images are in new.zarr already" in refused(1, "append", "data/train", "new.zarr", "--split", "train")
+    assert "new.zarr has 60 of these names already" in refused(1, "append", "data/train", "new.zarr")
+    assert "there is no store nowhere.zarr" in refused(1, "append", "data", "nowhere.zarr")
+
+
 def test_info(work, hvae):
     out = hvae("info", "out.zarr")
     assert "72, in" in out

@@ -20,7 +20,7 @@ from hvae_codec.encode.append import append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.workers import Worker, write_lock
 from hvae_codec.encode.writer import StoreWriter
-from hvae_codec.errors import DataError, StoreError
+from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import load_weights, save_model
 
 OLD, NEW, KILLS = 21, 30, 5
@@ -52,8 +52,8 @@ def stats(tiny_model, images):
     return kl_stats(tiny_model, images[:OLD])
 
 
-def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int"):
-    options = EncodeOptions(batch_size=4, shard=8, chunk_bytes=500, evaluate=evaluate)
+def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int", embed=False):
+    options = EncodeOptions(batch_size=4, shard=8, chunk_bytes=500, evaluate=evaluate, embed_model=embed)
     mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
     return encode(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
 
@@ -104,13 +104,15 @@ def test_all_images_are_there_as_if_encoded_at_once(
 
 def test_again_and_again(tiny_model, stats, images, tmp_path):
     path = tmp_path / "out.zarr"
-    first_store(tiny_model, stats, images[:5], path, evaluate=False)
+    first_store(tiny_model, stats, images[:5], path, evaluate=False, embed=True)
     for first, last in ((5, 7), (7, 8), (8, 16), (16, 17), (17, 40)):
         append(tiny_model, images[first:last], path)
     store = open_store(path)
     assert store.names == [f"{i:08d}" for i in range(40)]
     assert [part["images"] for part in store.metadata["source"]["parts"]] == [5, 2, 1, 8, 1, 23]
-    whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False)
+    np.testing.assert_array_equal(store.decode([39]), store.decode([39], tiny_model))
+    whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False, embed=True)
+    assert tree(path / "model") == tree(whole.path / "model")
     for resolution, numbers in store.stored(slice(None)).items():
         np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
     with pytest.raises(DataError, match=r"these images are in .*out\.zarr already"):
@@ -135,6 +137,8 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
         append(load_model(tmp_path / "other"), images[OLD:], path)
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, images, tmp_path / "nowhere.zarr")
+    with pytest.raises(UsageError, match="is not on a local disk; copy the store, append to the copy"):
+        append(tiny_model, images, "s3://bucket/out.zarr")
     with write_lock(path, Worker()), pytest.raises(StoreError, match="is being written by another process"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before

@@ -24,7 +24,7 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import DataError, StoreError
+from ..errors import DataError, StoreError, UsageError
 from ..image_arrays import ArrayReader
 from ..images import ImageSource, as_source
 from ..model.hvae import HVAE
@@ -34,6 +34,7 @@ from .durable import sync, sync_tree
 from .embedded_model import stored_weights
 from .layout import StoreSpec, shard_key, spec_fingerprint
 from .pipeline import EncodeOptions, Encoding, check_images
+from .places import place_of
 from .store import Store, open_store
 from .workers import Worker, write_lock
 from .writer import StoreWriter, fingerprint_at, partial_path, restore_replaced
@@ -58,7 +59,7 @@ def append(
     Raises `DataError` where these images, or others of their names, are in the store, or do not fit; `StoreError` where
     there is no store, it is damaged, of another model or being written.
     """
-    path, source = Path(path), as_source(images)
+    path, source = _folder(path), as_source(images)
     check_images(model, source)
     with write_lock(path, Worker()):
         restore_replaced(path)
@@ -72,6 +73,13 @@ def append(
         _write_images(Encoding(coder, source, spec, options, first=len(old)), old, writer, progress)
         writer.finish()
         return open_store(path)
+
+
+def _folder(path: Path | str) -> Path:
+    place = place_of(path)
+    if not isinstance(place, Path):
+        raise UsageError(f"{path} is not on a local disk; copy the store, append to the copy, and put it back")
+    return place
 
 
 # --- what the longer store is ----------------------------------------------------------------------------------------
@@ -169,10 +177,10 @@ def _take_over(old: Store, writer: StoreWriter) -> None:
     for resolution in old.resolutions:
         for row_group in whole:
             key = f"z{resolution}/{shard_key(row_group, old.columns.item(resolution))}"
-            _link(old.path / key, writer.partial / key)
+            _link(writer.path / key, writer.partial / key)
         sync_tree(writer.partial / f"z{resolution}")
     for row_group in whole:
-        _link(old.path / f"committed/c/{row_group}", writer.partial / f"committed/c/{row_group}")
+        _link(writer.path / f"committed/c/{row_group}", writer.partial / f"committed/c/{row_group}")
     sync(writer.partial / "committed" / "c")
 
 
