@@ -183,6 +183,12 @@ def _package_version() -> str:
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
+def fill_group(group: zarr.Group, spec: StoreSpec) -> None:
+    """Make the empty `group` a store without latents; the metadata come last, so what has them is complete."""
+    create_arrays(group, spec)
+    group.update_attributes({ATTRIBUTE: store_attributes(spec, group)})
+
+
 def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
     """Create all arrays of a store, latents and markers empty, and write names, labels, steps and places."""
     for resolution in spec.resolutions:

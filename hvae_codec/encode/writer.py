@@ -13,9 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,32 +26,20 @@ from .layout import (
     ATTRIBUTE,
     WRITE_ALL,
     StoreSpec,
-    create_arrays,
-    row_group_digest,
-    shard_key,
-    spec_fingerprint,
-    store_attributes,
-    unstorable,
+    fill_group,
     write_table,
 )
+from .unfinished import RESERVED, UnfinishedStore
 from .workers import Worker, publish_lock, remove_locks
 
-_RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
-_OUR_ENTRIES = re.compile(rf"rate|distortion|{_RESERVED.pattern}")
+_OUR_ENTRIES = re.compile(rf"rate|distortion|{RESERVED.pattern}")
 
 
 @dataclass(frozen=True)
-class StoreWriter:
-    """An unfinished store. It can be pickled: several processes may each write row groups of their own."""
+class StoreWriter(UnfinishedStore):
+    """An unfinished store in a folder."""
 
     path: Path
-    """Where the finished store will be."""
-    spec: StoreSpec
-    """What the store is made from."""
-    overwrite: bool = False
-    """Whether `publish` may replace a store at `path`."""
-    worker: Worker = field(default_factory=Worker)
-    """Which row groups are this process's."""
 
     @classmethod
     def create_or_resume(
@@ -76,36 +62,14 @@ class StoreWriter:
         _sweep(writer)
         return writer
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """See `spec_fingerprint`."""
-        return spec_fingerprint(self.spec)
-
     @property
     def partial(self) -> Path:
         """Where the store is until it is published."""
         return partial_path(self.path)
 
-    @property
-    def images_per_row_group(self) -> int:
-        """Images in each row group but the last, which may have fewer."""
-        return self.spec.shard
-
-    @property
-    def row_groups(self) -> int:
-        """Row groups of the whole store."""
-        return -(-len(self.spec.names) // self.spec.shard)
-
-    def rows(self, row_group: int) -> range:
-        """Indices of the images in a row group."""
-        if not 0 <= row_group < self.row_groups:
-            raise StoreError(f"there is no row group {row_group}; the store has {self.row_groups}, counted from 0")
-        first = row_group * self.spec.shard
-        return range(first, min(first + self.spec.shard, len(self.spec.names)))
-
-    def own_pending(self) -> list[int]:
-        """Row groups of this worker that are not yet committed."""
-        return [row_group for row_group in self.pending() if self.worker.owns(row_group)]
+    def array(self, name: str) -> zarr.Array:
+        """See `UnfinishedStore`; so are the others."""
+        return _open_array(self.partial, name)
 
     def pending(self) -> list[int]:
         """Row groups that are not yet committed, of all workers."""
@@ -113,58 +77,8 @@ class StoreWriter:
         written = {path.name for path in self.partial.glob("committed/c/*")}
         return [r for r in range(self.row_groups) if str(r) not in written or not _marker(markers, r)]
 
-    def write(
-        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
-    ) -> None:
-        """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
-
-        `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
-        where shapes or types are not the store's, or a number is NaN, infinite or out of range.
-        An `OSError` (a full disk) leaves the row group uncommitted: the same encode can go on later.
-        """
-        rows = self.rows(row_group)
-        self._check(rows, stored)
-        self.write_per_image(row_group, per_image or {})
-        for resolution in self.spec.resolutions:
-            _open_array(self.partial, f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
-            key = shard_key(row_group, self.spec.columns.item(resolution))
-            sync_branch(self.partial / f"z{resolution}", key)
-        digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
-        _open_array(self.partial, "committed")[row_group] = np.uint32(digest)
-        sync_branch(self.partial / "committed", f"c/{row_group}")
-
-    def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
-        """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
-        if sorted(per_image) != sorted(self.spec.per_image):
-            raise StoreError(
-                f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
-            )
-        rows = self.rows(row_group)
-        for name, values in per_image.items():
-            self._check_per_image(name, values, rows)
-            _open_array(self.partial, name)[rows.start : rows.stop] = np.asarray(values, np.float32)
-            sync_branch(self.partial / name, f"c/{row_group}")
-
-    def write_images(self, name: str, values: np.ndarray) -> None:
-        """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
-        values = np.asarray(values, dtype=np.float32)
-        self._check_per_image(name, values, range(len(self.spec.names)))
-        if not re.fullmatch(r"[a-z][a-z_]*", name) or _RESERVED.fullmatch(name):
-            raise StoreError(f"a per-image array cannot be called {name!r}; choose another word of small letters")
-        write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
-        sync_tree(self.partial / name)
-
-    def publish(self) -> None:
-        """Rename the finished store to `path`; `StoreError` where row groups are missing or `path` was taken."""
-        if not self.finish():
-            missing = f"{len(self.pending())} of {self.row_groups} row groups"
-            raise StoreError(f"{missing} are not written yet; run encode again")
-
     def finish(self) -> bool:
-        """Publish where the row groups of all workers are written; whether the store is published now.
-
-        Where two workers finish at the same time, one of them publishes and both give True.
-        """
+        """Rename the store where the row groups of all workers are written; whether it has its name now."""
         with publish_lock(self.partial):
             if is_published(self.path, self.fingerprint) and not self.partial.exists():
                 return True
@@ -178,29 +92,12 @@ class StoreWriter:
         remove_locks(self.path)
         return True
 
-    def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
-        if values.shape != (len(rows),):
-            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(rows)}")
-        if np.isnan(values).any():
-            raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
+    def _keep(self, name: str, key: str) -> None:
+        sync_branch(self.partial / name, key)
 
-    def _check(self, rows: range, stored: Mapping[int, np.ndarray]) -> None:
-        if sorted(stored) != list(self.spec.resolutions):
-            raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.spec.resolutions}")
-        for resolution, numbers in stored.items():
-            shape = (len(rows), *self.spec.columns.item(resolution))
-            if numbers.shape != shape or numbers.dtype != self.spec.codec.dtype:
-                raise StoreError(
-                    f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; "
-                    f"they must be {self.spec.codec.dtype} {shape}"
-                )
-            wrong = np.flatnonzero(unstorable(numbers))
-            if len(wrong):
-                image = rows[int(wrong[0])]
-                raise StoreError(
-                    f"image {image} ({self.spec.names[image]}) has a latent at resolution {resolution} that is not a "
-                    "number or out of range; check the image and the model"
-                )
+    def _write_table(self, name: str, values: np.ndarray) -> None:
+        write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
+        sync_tree(self.partial / name)
 
 
 def partial_path(path: Path) -> Path:
@@ -221,9 +118,7 @@ def _create(writer: StoreWriter) -> None:
     own = writer.path.with_name(f"{writer.path.name}.{uuid.uuid4().hex}.creating")
     own.mkdir(parents=True)
     try:
-        group = zarr.open_group(own, mode="w-", zarr_format=3)
-        create_arrays(group, writer.spec)
-        group.update_attributes({ATTRIBUTE: store_attributes(writer.spec, group)})
+        fill_group(zarr.open_group(own, mode="w-", zarr_format=3), writer.spec)
         sync_tree(own)
         try:
             own.rename(writer.partial)

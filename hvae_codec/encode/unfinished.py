@@ -1,0 +1,161 @@
+"""What an unfinished store is, wherever it is: row groups, each checked, written whole, and committed by its digest.
+
+    write(r, stored) ── check ── z1, z4, ... ── kept ── committed ── kept
+
+A row group's objects are kept before its digest is written, so a digest in `committed` vouches for the row group.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import zarr
+
+from ..errors import StoreError
+from .layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint, unstorable
+from .places import Place
+from .workers import Worker
+
+RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
+"""Names in a store that no further per-image array may have."""
+
+
+@dataclass(frozen=True)
+class UnfinishedStore(ABC):
+    """A store that is being written. It can be pickled: several processes may each write row groups of their own."""
+
+    path: Place
+    """Where the finished store will be: a folder, or a place in a bucket."""
+    spec: StoreSpec
+    """What the store is made from."""
+    overwrite: bool = False
+    """Whether `publish` may replace a store at `path`."""
+    worker: Worker = field(default_factory=Worker)
+    """Which row groups are this process's."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `spec_fingerprint`."""
+        return spec_fingerprint(self.spec)
+
+    @property
+    def images_per_row_group(self) -> int:
+        """Images in each row group but the last, which may have fewer."""
+        return self.spec.shard
+
+    @property
+    def row_groups(self) -> int:
+        """Row groups of the whole store."""
+        return -(-len(self.spec.names) // self.spec.shard)
+
+    def rows(self, row_group: int) -> range:
+        """Indices of the images in a row group."""
+        if not 0 <= row_group < self.row_groups:
+            raise StoreError(f"there is no row group {row_group}; the store has {self.row_groups}, counted from 0")
+        first = row_group * self.spec.shard
+        return range(first, min(first + self.spec.shard, len(self.spec.names)))
+
+    def own_pending(self) -> list[int]:
+        """Row groups of this worker that are not yet committed."""
+        return [row_group for row_group in self.pending() if self.worker.owns(row_group)]
+
+    def write(
+        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
+
+        `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
+        where shapes or types are not the store's, or a number is NaN, infinite or out of range.
+        An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can go on
+        later.
+        """
+        rows = self.rows(row_group)
+        self._check(rows, stored)
+        self.write_per_image(row_group, per_image or {})
+        for resolution in self.spec.resolutions:
+            self.array(f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
+            key = shard_key(row_group, self.spec.columns.item(resolution))
+            self._keep(f"z{resolution}", key)
+        digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
+        self.array("committed")[row_group] = np.uint32(digest)
+        self._keep("committed", f"c/{row_group}")
+
+    def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
+        """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
+        if sorted(per_image) != sorted(self.spec.per_image):
+            raise StoreError(
+                f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
+            )
+        rows = self.rows(row_group)
+        for name, values in per_image.items():
+            self._check_per_image(name, values, rows)
+            self.array(name)[rows.start : rows.stop] = np.asarray(values, np.float32)
+            self._keep(name, f"c/{row_group}")
+
+    def write_images(self, name: str, values: np.ndarray) -> None:
+        """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
+        values = np.asarray(values, dtype=np.float32)
+        self._check_per_image(name, values, range(len(self.spec.names)))
+        if not re.fullmatch(r"[a-z][a-z_]*", name) or RESERVED.fullmatch(name):
+            raise StoreError(f"a per-image array cannot be called {name!r}; choose another word of small letters")
+        self._write_table(name, values)
+
+    def publish(self) -> None:
+        """Give the finished store its name; `StoreError` where row groups are missing or `path` was taken."""
+        if not self.finish():
+            missing = f"{len(self.pending())} of {self.row_groups} row groups"
+            raise StoreError(f"{missing} are not written yet; run encode again")
+
+    # What differs from place to place.
+
+    @abstractmethod
+    def array(self, name: str) -> zarr.Array:
+        """An array of the unfinished store, to be written to."""
+
+    @abstractmethod
+    def pending(self) -> list[int]:
+        """Row groups that are not yet committed, of all workers."""
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Publish where the row groups of all workers are written; whether the store is published now.
+
+        Where two workers finish at the same time, one of them publishes and both give True.
+        """
+
+    @abstractmethod
+    def _keep(self, name: str, key: str) -> None:
+        """Return when the object `key` of array `name`, just written, survives a power cut."""
+
+    @abstractmethod
+    def _write_table(self, name: str, values: np.ndarray) -> None:
+        """Write a whole new array, one element an image."""
+
+    def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
+        if values.shape != (len(rows),):
+            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(rows)}")
+        if np.isnan(values).any():
+            raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
+
+    def _check(self, rows: range, stored: Mapping[int, np.ndarray]) -> None:
+        if sorted(stored) != list(self.spec.resolutions):
+            raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.spec.resolutions}")
+        for resolution, numbers in stored.items():
+            shape = (len(rows), *self.spec.columns.item(resolution))
+            if numbers.shape != shape or numbers.dtype != self.spec.codec.dtype:
+                raise StoreError(
+                    f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; "
+                    f"they must be {self.spec.codec.dtype} {shape}"
+                )
+            wrong = np.flatnonzero(unstorable(numbers))
+            if len(wrong):
+                image = rows[int(wrong[0])]
+                raise StoreError(
+                    f"image {image} ({self.spec.names[image]}) has a latent at resolution {resolution} that is not a "
+                    "number or out of range; check the image and the model"
+                )
