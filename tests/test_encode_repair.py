@@ -14,9 +14,11 @@ from test_encode_store import tree
 
 from hvae_codec import LatentMask, encode, kl_stats, load_model, open_images, open_store, repair, verify
 from hvae_codec.encode import repair_row_groups
+from hvae_codec.encode.append import append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.errors import StoreError
+from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
 
@@ -98,7 +100,12 @@ def damage(path: Path, what: str) -> None:
         (path / "rate" / "c" / "1").unlink()
         flip(path / "distortion" / "c" / "2")
     elif what == "tables":
-        for name in ("name", "label", *(p.name for p in path.glob("step*")), *(p.name for p in path.glob("dimension*"))):
+        for name in (
+            "name",
+            "label",
+            *(p.name for p in path.glob("step*")),
+            *(p.name for p in path.glob("dimension*")),
+        ):
             shutil.rmtree(path / name / "c")
     elif what == "array metadata":
         for array in path.iterdir():
@@ -132,3 +139,114 @@ def test_a_repaired_store_is_what_it_was(whole, store, mend, what):
     assert tree(store) == tree(whole)
     assert what == "tables" or seen[-1][0] == seen[-1][1] > 0
     assert mend().rewritten == ()
+
+
+def test_images_are_found_by_name_among_others(whole, store, mend, source, folder, cut_patches, tmp_path):
+    more = Path(shutil.copytree(folder, tmp_path / "more"))
+    Image.fromarray(cut_patches(1)[0].transpose(1, 2, 0)).save(more / "aardvark.png")
+    damage(store, "a lost row group")
+    damage(store, "a lost shard")
+    report = mend(open_images(more, size=16, channels=3))
+    assert (report.after.ok, report.notes) == (True, [])
+    assert tree(store) == tree(whole)
+
+
+def test_what_images_are_missing_is_said_and_the_others_are_used(whole, store, mend, source):
+    damage(store, "a lost row group")
+    damage(store, "a lost shard")
+    report = mend(source.subset(range(5, IMAGES)))
+    assert report.after.damaged_row_groups == [0]
+    (note,) = report.notes
+    assert "images 0 to 7 cannot be encoded again: cats/001.png and 4 others are not among the images given" in note
+    assert all("c/2/" in file for file in report.rewritten)
+    assert mend().after.ok
+    assert tree(store) == tree(whole)
+
+
+@pytest.mark.parametrize("what", ["a flipped byte", "a lost digest", "a lost row group", "lost metadata"])
+def test_other_images_are_not_put_in(store, mend, folder, tmp_path, what):
+    others = Path(shutil.copytree(folder, tmp_path / "others"))
+    for path in others.rglob("*.png"):
+        with Image.open(path) as image:
+            image.rotate(180).save(path)
+    damage(store, "a lost row group and its digest" if what == "a lost row group" else what)
+    if what == "lost metadata":
+        shutil.rmtree(store / "name")
+    before = tree(store)
+    images = open_images(others, size=16, channels=3)
+    report = mend(images.subset([*range(1, IMAGES), 0]))
+    assert not report.after.ok
+    assert "give the images that were encoded" in report.notes[0] or "give those, or restore" in report.notes[0]
+    assert (report.rewritten, tree(store)) == ([], before)
+
+
+def test_another_model_and_damage_that_cannot_be_mended_are_refused(
+    store, mend, source, tiny_model, tiny_config, tmp_path
+):
+    torch.manual_seed(3)
+    save_model(tmp_path / "other", tiny_config, HVAE(tiny_config.model).state_dict())
+    damage(store, "a lost shard")
+    with pytest.raises(StoreError, match=r"was made with model .*, and this one"):
+        mend(model=load_model(tmp_path / "other"))
+    content = (store / "zarr.json").read_text()
+    (store / "zarr.json").write_text(content.replace('"package_version": "0', '"package_version": "9'))
+    with pytest.raises(StoreError, match="metadata are damaged"):
+        mend()
+    with pytest.raises(StoreError, match="there is no store"):
+        repair(tmp_path / "none.zarr", source, tiny_model)
+
+
+@pytest.mark.parametrize("what", ["a lost row group", "swapped shards", "tables"])
+def test_a_killed_repair_leaves_the_store_no_worse(whole, store, mend, monkeypatch, what):
+    expected = open_store(whole).stored(slice(None))
+    for allowed in range(2):
+        shutil.rmtree(store)
+        shutil.copytree(whole, store)
+        damage(store, what)
+        before = {d.file for d in verify(store).damages}
+        patch_replacing(monkeypatch, allowed)
+        with pytest.raises(Killed):
+            mend()
+        monkeypatch.undo()
+        report = verify(store)
+        assert {d.file for d in report.damages} <= before
+        assert any("no part of the store" in note for note in report.notes)
+        if what == "a lost row group":
+            for r, numbers in open_store(store).stored(slice(SHARD, None)).items():
+                np.testing.assert_array_equal(numbers, expected[r][SHARD:])
+        assert mend().after.ok
+        assert tree(store) == tree(whole)
+
+
+class Killed(BaseException):
+    """The process dies."""
+
+
+def patch_replacing(monkeypatch, allowed: int) -> None:
+    """Let the process die while it writes a file, when `allowed` are written."""
+    real, calls = repair_row_groups.replace_atomically, []
+
+    def replace(path, content):
+        calls.append(path)
+        if len(calls) > allowed:
+            path.with_name(path.name + ".partial").write_bytes(content[:10])
+            raise Killed
+        real(path, content)
+
+    for module in ("repair_row_groups", "repair_tables"):
+        monkeypatch.setattr(f"hvae_codec.encode.{module}.replace_atomically", replace)
+
+
+def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_patches, tmp_path):
+    old, new = cut_patches(IMAGES), cut_patches(2 * IMAGES)[IMAGES:]
+    path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, shard=SHARD)
+    encode(tiny_model, old, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
+    append(tiny_model, new, path, batch_size=4)
+    report = verify(path)
+    assert (report.ok, report.notes, report.images) == (True, [], 2 * IMAGES)
+    whole = tree(path)
+    for row_group, images in ((1, old), (4, new)):
+        shards(path, row_group)[0].unlink()
+        report = repair(path, as_source(images), tiny_model, options=RepairOptions(batch_size=4))
+        assert report.after.ok, report.notes
+    assert tree(path) == whole

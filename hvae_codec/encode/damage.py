@@ -43,4 +43,6 @@ def reading(read: Callable[..., T], *arguments: Any) -> T:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableError(f"cannot be read ({reason[:160]})") from error
+        checksum = "checksum" in reason.lower()
+        problem = "does not match its checksum" if checksum else f"cannot be read ({reason[:160]})"
+        raise UnreadableError(problem) from error

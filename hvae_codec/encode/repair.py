@@ -9,9 +9,10 @@ fingerprint, a row group by its digest or by what can still be read of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import HvaeCodecError, StoreError, UsageError
 from ..images import ImageSource
@@ -63,7 +64,7 @@ def repair(
     with write_lock(path, Worker()):
         _sweep(path)
         subject = Subject.open(path)
-        images = _as_encoded(images, subject.metadata["source"].get("fingerprint"))
+        images = _as_encoded(images, subject.metadata["source"])
         tables, notes = _mend_tables(path, subject, before, images, stats)
         row_groups = (verify(path) if tables else before).damaged_row_groups
         if not row_groups:
@@ -91,10 +92,11 @@ def _sweep(path: Path) -> None:
         leftover.unlink()
 
 
-def _as_encoded(images: ImageSource, fingerprint: str | None) -> ImageSource:
+def _as_encoded(images: ImageSource, source: Mapping[str, Any]) -> ImageSource:
     """The split of `images` that was encoded; all of them where none is known to be."""
+    known = {source.get("fingerprint"), *(part["fingerprint"] for part in source.get("parts", ()))}
     splits = (images, images.split("train"), images.split("val"))
-    return next((split for split in splits if split.fingerprint == fingerprint), images)
+    return next((split for split in splits if split.fingerprint in known), images)
 
 
 def _mend_tables(

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ from .store import open_store
 from .subject import Subject
 from .verify import Latents, read_latents
 
-LIKENESS = 0.9
-"""An image is taken for the one that was encoded where at least this share of its numbers is as stored, of those that
-are not 0 in both. Another machine's rounding leaves 0.99; of different photo patches it is 0.08, at most 0.40."""
-
-
+LIKENESS, EVIDENCE = 0.9, 16
+"""An image is taken for the one that was encoded where this share of its telling numbers, and at least so many, are as
+stored. Another machine's rounding leaves 0.99 or more; of other photo patches 0.08 are, of overlapping ones up to 0.78."""
 _ROUNDED = "is rounded otherwise than before: on another machine, or in other batches"
 _UNPROVEN = "has lost its digest too, which would prove that it is what it was"
 
@@ -117,22 +116,35 @@ class RowGroupMender:
             return False
 
     def _positions(self, rows: range) -> Sequence[int]:
-        if self._same_source:
-            return rows
+        """Where the images `rows` of the store are among those given: by number where these are known, else by name."""
+        if self._are_known(rows):
+            return range(rows.start - self._known.start, rows.stop - self._known.start)
         names = [str(name) for name in np.asarray(self.subject.arrays["name"][rows.start : rows.stop])]
-        places = {name: place for place, name in enumerate(self.images.names)}
-        missing = [name for name in names if name not in places]
+        missing = [name for name in names if name not in self._places]
         if missing:
             more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise StoreError(
                 f"images {rows.start} to {rows.stop - 1} cannot be encoded again: {missing[0]}{more} are not among the "
                 "images given; give the images that were encoded"
             )
-        return [places[name] for name in names]
+        return [self._places[name] for name in names]
 
-    @property
-    def _same_source(self) -> bool:
-        return self.images.fingerprint == self.subject.metadata["source"].get("fingerprint")
+    @cached_property
+    def _known(self) -> range:
+        """Numbers, in the store, of the images given, where these are a source that the store was made from."""
+        source, first = self.subject.metadata["source"], 0
+        for part in source.get("parts") or [{**source, "images": self.subject.images}]:
+            if part["fingerprint"] == self.images.fingerprint:
+                return range(first, first + int(part["images"]))
+            first += int(part["images"])
+        return range(0)
+
+    def _are_known(self, rows: range) -> bool:
+        return self._known.start <= rows.start and rows.stop <= self._known.stop
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.images.names)}
 
     def _committed(self, row_group: int) -> int:
         """The digest that was committed; 0 where it cannot be read."""
@@ -147,7 +159,7 @@ class RowGroupMender:
         likeness = _likeness(old, new)
         known = ~np.isnan(likeness)
         unlike = np.flatnonzero(np.where(known, likeness, 1.0) < LIKENESS)
-        if len(unlike) or not (known.all() or self._same_source):
+        if len(unlike) or not (known.all() or self._are_known(rows)):
             first = rows[int(unlike[0]) if len(unlike) else int(known.argmin())]
             name = self.subject.names_of([first])[0]
             what = "is not the image that was encoded" if len(unlike) else "cannot be proven to be the one encoded"
@@ -177,18 +189,25 @@ def _ordered(stored: Stored) -> list[NDArray]:
 
 
 def _likeness(old: dict[int, Latents], new: Stored) -> NDArray[np.float64]:
-    """Share of equal numbers of each image, of those that can be read and are not 0 in both; NaN where none can."""
-    equal = considered = readable = np.zeros(len(next(iter(new.values()))))
+    """Share of each image's telling numbers that are as stored, [images]; NaN where fewer than `EVIDENCE` can be read.
+
+    A number tells images apart where it is not the median of its place in the row group, as stored or now.
+    """
+    equal = counted = np.zeros(len(next(iter(new.values()))))
     for resolution, latents in old.items():
+        if latents.lost.all():
+            continue
         before, after = (a.reshape(len(a), -1).astype(np.float64) for a in (latents.numbers, new[resolution]))
-        kept = ~latents.lost[:, None]
-        counted = kept & ((before != 0) | (after != 0))
+        usual = np.median(before[~latents.lost], axis=0)
         tolerance = 0.0 if latents.numbers.dtype.kind == "i" else 0.01
-        same = np.abs(before - after) <= tolerance * (1 + np.abs(after))
-        equal, considered = equal + (counted & same).sum(1), considered + counted.sum(1)
-        readable = readable + kept.sum(1)
-    share = np.where(considered > 0, equal / np.maximum(considered, 1), 1.0)
-    return np.where(readable > 0, share, np.nan)
+        telling = ~latents.lost[:, None] & (_differ(before, usual, tolerance) | _differ(after, usual, tolerance))
+        same = telling & ~_differ(before, after, tolerance)
+        equal, counted = equal + same.sum(1), counted + telling.sum(1)
+    return np.where(counted >= EVIDENCE, equal / np.maximum(counted, 1), np.nan)
+
+
+def _differ(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(a - b) > tolerance * (1 + np.abs(b)))
 
 
 def _replace_file(folder: Path, key: str, start: int, values: NDArray) -> None:

@@ -42,8 +42,8 @@ def verified_sentence(report: VerifyReport) -> str:
     what = f"{report.path}: {report.images:,} images in {report.row_groups:,} row groups, {report.files:,} files"
     if report.ok:
         return f"{what}: all is well"
-    count = len(report.damages)
-    return f"{what}: {count:,} {'damage' if count == 1 else 'damages'}"
+    count = len({damage.file for damage in report.damages})
+    return f"{what}: {count:,} {'file is' if count == 1 else 'files are'} damaged or missing"
 
 
 def repaired_sentence(report: RepairReport) -> str:
