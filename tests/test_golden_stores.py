@@ -1,0 +1,100 @@
+"""Stores that earlier versions wrote are read as ever, and today's writer still writes the same files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from hvae_codec.encode.embedded_model import load_embedded, stored_weights
+from hvae_codec.encode.store import StoreWriter, open_store
+from hvae_codec.encode.subject import Subject
+from hvae_codec.encode.verify import read_spec, verify
+
+GOLDEN = Path(__file__).parent / "golden" / "stores"
+NAMES = ["variate-int", "variate-float16", "position-int"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request):
+    """A golden store's path, and what is known to be in it."""
+    with np.load(GOLDEN / f"{request.param}.npz") as file:
+        return GOLDEN / f"{request.param}.zarr", dict(file)
+
+
+def test_every_golden_store_is_tested():
+    assert {path.stem for path in GOLDEN.iterdir()} == {*NAMES, "README"}
+
+
+def test_todays_reader_reads_it(golden):
+    path, known = golden
+    store = open_store(path)
+    latents = store.latents(slice(None))
+    assert latents.keys() == {name for name in known if name[0] == "z"}
+    for name, z in latents.items():
+        np.testing.assert_array_equal(z, known[name])
+    assert store.names == known["names"].tolist()
+    assert store.labels == known["labels"].tolist()
+    for row_group in range(store.row_groups):
+        store.check(row_group)
+    assert verify(path).ok
+
+
+def test_plain_zarr_reads_it(golden):
+    path, known = golden
+    group = zarr.open_group(path, mode="r")
+    for name in known:
+        if name[0] == "z":
+            codes, step = group[name][:], group[f"step{name[1:]}"][:]
+            np.testing.assert_array_equal(codes * step.reshape(-1, *[1] * (codes.ndim - 2)), known[name])
+    assert group["name"][:].tolist() == known["names"].tolist()
+
+
+def test_it_is_decoded_as_it_was(golden):
+    path, known = golden
+    store = open_store(path)
+    model = load_embedded(open_store(GOLDEN / "variate-int.zarr"))
+    assert model is not None
+    images = store.decode(range(len(store)), None if path.stem == "variate-int" else model)
+    assert np.abs(images.astype(int) - known["images"]).max() <= 1  # a value on the edge of rounding
+
+
+def test_todays_writer_writes_the_same(golden, tmp_path):
+    path, known = golden
+    store = open_store(path)
+    spec = dataclasses.replace(read_spec(Subject.open(path)), weights=stored_weights(store))
+    writer = StoreWriter.create_or_resume(tmp_path / "out.zarr", spec)
+    for row_group in writer.pending():
+        rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
+        writer.write(row_group, store.stored(rows), {name: store.per_image(name)[rows] for name in spec.per_image})
+    writer.finish()
+    versions = json.loads(str(known["versions"]))
+    same_compressors = all(importlib.metadata.version(name) == version for name, version in versions.items())
+    expected, written = files(path), files(tmp_path / "out.zarr")
+    assert written.keys() == expected.keys()
+    for name, content in expected.items():
+        if name == "zarr.json":
+            assert group_metadata(written[name]) == group_metadata(content)
+        elif name.endswith("zarr.json"):
+            assert json.loads(written[name]) == json.loads(content)
+        elif same_compressors:
+            assert written[name] == content, name
+    for name, z in open_store(tmp_path / "out.zarr").latents(slice(None)).items():
+        np.testing.assert_array_equal(z, known[name])
+
+
+def files(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def group_metadata(content):
+    """The group's zarr.json without what changes with the version of this package."""
+    document = json.loads(content)
+    for key in ("package_version", "checksum"):
+        del document["attributes"]["hvae_codec"][key]
+    return document
