@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
-from .options import BatchSize, Data, Device, DeviceOption, Seed, SkipBroken, torch_device
+from .options import BatchSize, Data, Device, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="Store that encode wrote, and that verify finds damaged.")],
+    store: StoreArgument,
     data: Data,
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
@@ -28,14 +28,15 @@ def command(
     put in that the store's digests, its fingerprint or what can still be read do not prove. The store stays readable.
     """
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.repair import RepairOptions, named_run, repair
+    from hvae_codec.encode.decoded_check import load_store_model
+    from hvae_codec.encode.repair import RepairOptions, repair
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import kept_ranking
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     keep_freed_memory()
-    hvae = load_model(model or named_run(store), torch_device(device))
+    hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     with interruptible("The same command goes on where it stopped."), stages() as stage:

@@ -18,9 +18,9 @@ from ..errors import HvaeCodecError, StoreError, UsageError
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
+from .places import place_of
 from .repair_row_groups import RepairOptions, RowGroupMender
 from .repair_tables import mend_tables
-from .store import find_run, open_metadata
 from .subject import Subject
 from .verify import Progress, VerifyReport, verify
 from .workers import Worker, write_lock
@@ -74,16 +74,11 @@ def repair(
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
 
 
-def named_run(store_path: str | Path) -> Path:
-    """The run that a store names, which may be damaged; `StoreError` where it is not here."""
-    path = _folder(store_path)
-    return find_run(path, str(open_metadata(path)[1].get("model", {}).get("run") or "runs/latest"))
-
-
 def _folder(store_path: str | Path) -> Path:
-    if "://" in str(store_path):
+    place = place_of(store_path)
+    if not isinstance(place, Path):
         raise UsageError(f"{store_path} is not on a local disk; copy the store, repair the copy, and put it back")
-    return Path(store_path)
+    return place
 
 
 def _sweep(path: Path) -> None:

@@ -22,12 +22,14 @@ from ..errors import StoreError
 from .damage import Damage, UnreadableError, reading
 from .layout import CHUNK_BYTES, NO_TEXT, StoreSpec, row_group_digest, shard_key, spec_fingerprint, unstorable
 from .places import Place, place_of
+from .store import open_store
 from .structure import expected_keys, is_expected
 from .subject import Subject
 from .writer import StoreWriter
 
 if TYPE_CHECKING:
     from ..model.hvae import HVAE
+    from .decoded_check import DecodedCheck
 
 Progress = Callable[[int, int], None]
 
@@ -65,10 +67,11 @@ def verify(
 ) -> VerifyReport:
     """Read everything in the store at `store_path` and hold it against its checksums, digests and metadata.
 
-    With `deep`, every image is decoded too, by `model` or the one that the store names; `decoded.py` says what that can
-    tell. All damages are reported, not only the first. `progress` is called with the images done and the images in
-    all. Raises `StoreError` where there is no store, where it is unfinished, of a newer format or of somebody else, or
-    where the group's own metadata are lost, without which nothing can be told.
+    With `deep`, every image whose latents are whole is decoded too, by `model` or the one that the store names, and
+    held against its sketch where the store has sketches. All damages are reported, not only the first. `progress` is
+    called with the images done and the images in all. Raises `StoreError` where there is no store, where it is
+    unfinished, of a newer format or of somebody else, or where the group's own metadata are lost, without which
+    nothing can be told.
     """
     subject = Subject.open(place_of(store_path))
     damages = [*subject.metadata_damages, *_check_files(subject), *_check_tables(subject)]
@@ -76,14 +79,33 @@ def verify(
     if not damages:
         damages, note = _check_fingerprint(subject)
         notes += note
+    decoded, note = _decoded_check(subject, model) if deep else (None, [])
+    notes += note
     lost = {damage.file for damage in damages}
     for row_group in range(subject.row_groups):
-        damages += _check_row_group(subject, row_group, lost)
+        found = list(_check_row_group(subject, row_group, lost))
+        damages += found
+        if decoded is not None and not found:
+            damages += decoded.damages(subject.rows(row_group))
         if progress is not None:
             progress(subject.rows(row_group).stop, subject.images)
     named = [replace(damage, names=subject.names_of(damage.images[:NAMED])) for damage in damages]
     files = 1 + sum(len(files) for files in subject.files.values())
     return VerifyReport(subject.path, subject.images, subject.row_groups, files, named, notes)
+
+
+def _decoded_check(subject: Subject, model: HVAE | None) -> tuple[DecodedCheck | None, list[str]]:
+    """What decodes the images, and a sentence on what that cannot tell."""
+    from .decoded_check import DecodedCheck
+
+    try:
+        store = open_store(subject.path)
+    except StoreError:
+        return None, ["images were not decoded: metadata or tables are damaged"]
+    check = DecodedCheck.of(store, model)
+    if check.sketches is None:
+        return check, ["images were decoded, but not compared: the store has no sketches, see encode --verify"]
+    return check, []
 
 
 def check_written(writer: StoreWriter, row_group: int) -> None:

@@ -1,0 +1,86 @@
+"""Whether the images of a store can be decoded, and to what they decoded to when they were encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import StoreError
+from ..model.checkpoint import load_model
+from ..model.hvae import HVAE
+from .coder import LatentCoder, Stored
+from .damage import Damage
+from .places import Place, place_of
+from .sketch import NAME, rms_difference, sketch
+from .store import Store, find_run, open_metadata, open_store
+
+LATEST_RUN = "runs/latest"
+ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
+"""Levels of 255, root mean square, from which a row group or an image decodes to something else. Rounding on another
+machine stays below 0.1; another image is 50 or more away."""
+
+
+def load_store_model(where: str | Place, device: str | torch.device = "cpu") -> HVAE:
+    """The model of a store, which may be damaged: the one that it carries, else that of the run it names.
+
+    Raises `StoreError` where that run is not here, `ModelError` where it is damaged.
+    """
+    place = place_of(where)
+    try:
+        return open_store(place).load_model(device)
+    except StoreError:
+        run = open_metadata(place)[1].get("model", {}).get("run") or LATEST_RUN
+        return load_model(find_run(place, str(run)), device)
+
+
+def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
+    """Decoded images, uint8 [B, C, H, W]; `StoreError` where a pixel is not finite."""
+    count, parts = len(next(iter(stored.values()))), []
+    for first in range(0, count, batch_size):
+        images = coder.decode({r: numbers[first : first + batch_size] for r, numbers in stored.items()})
+        if not torch.isfinite(images).all():
+            raise StoreError("pixels are not finite; the model or its latents are damaged")
+        parts.append(coder.model.likelihood.to_pixels(images).cpu().numpy())
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedCheck:
+    """Decodes row groups and holds them against their sketches, where the store has these."""
+
+    store: Store
+    coder: LatentCoder
+    sketches: NDArray[np.float32] | None
+    """Of the images as they decoded when they were encoded, [images]; None where the store has none, or not all."""
+
+    @classmethod
+    def of(cls, store: Store, model: HVAE | None) -> DecodedCheck:
+        """With `model`, or the one that the store names; `StoreError` where it is not the one that encoded."""
+        try:
+            sketches = store.per_image(NAME)
+        except StoreError:
+            sketches = None
+        return cls(store, LatentCoder.of_store(store, model or store.named_model), sketches)
+
+    def damages(self, rows: range) -> Iterator[Damage]:
+        """What is wrong with the decoded images `rows`, of one row group, whose latents are whole."""
+        row_group = rows.start // self.store.images_per_row_group
+        file = f"{NAME}/c/{row_group}"
+        try:
+            pixels = decode_checked(self.coder, self.store.stored(slice(rows.start, rows.stop)))
+        except StoreError as error:
+            yield Damage(f"row group {row_group}", f"cannot be decoded: {error}", rows)
+            return
+        if self.sketches is None:
+            return
+        known = self.sketches[rows.start : rows.stop]
+        difference = rms_difference(sketch(pixels), known, self.store.image_dims)
+        overall = float(np.sqrt(np.square(difference).mean()))
+        far = [rows[i] for i in np.flatnonzero(difference > IMAGE_LIMIT)]
+        if overall > ROW_GROUP_LIMIT or far:
+            problem = f"tells of other pixels than are decoded here, by about {overall:.3g} levels (root mean square)"
+            yield Damage(file, problem, far or rows)
