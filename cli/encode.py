@@ -32,7 +32,7 @@ from .together import together
 
 def command(
     data: Data,
-    store: Annotated[Path, typer.Argument(help="Store to write, such as out.zarr.")],
+    store: Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")],
     keep: Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")] = "",
     cutoff: Annotated[
         str, typer.Option("--cutoff", help="Or keep what has a higher KL than this, bits per latent dimension.")
@@ -83,8 +83,8 @@ def command(
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.latents import make_codec
     from hvae_codec.encode.pipeline import EncodeOptions, encode_share
+    from hvae_codec.encode.targets import check_place
     from hvae_codec.encode.workers import share_of
-    from hvae_codec.encode.writer import check_target
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.cutoffs import read_wish
@@ -99,7 +99,7 @@ def command(
     with together(device) as processes:
         share = share_of(worker, processes)
         if not worker:
-            processes.on_first(lambda: check_target(store, overwrite))
+            processes.on_first(lambda: check_place(store, overwrite))
         hvae = load_model(model, processes.device)
         config, out = hvae.config, console()
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

@@ -13,12 +13,16 @@ import pytest
 from moto.server import ThreadedMotoServer
 from test_encode_store import GRANULARITIES, make_spec, make_store, photo_latents, tree
 
+from hvae_codec import LatentMask, encode, kl_stats
 from hvae_codec.encode import remote
+from hvae_codec.encode.bucket_writer import BucketWriter
 from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.places import place_of
+from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.remote import RemotePath
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.verify import verify
+from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
@@ -105,6 +109,94 @@ def test_verify_names_damaged_and_missing_objects(tmp_path, bucket):
     assert report.notes == ["1 files are no part of the store: stray"]
     store = open_store(url)
     for image in (0, 9, 17):
-        with pytest.raises(StoreError, match="damaged|lacks"):
+        with pytest.raises(StoreError, match=r"damaged|lacks"):
             store.latents(image)
     assert verify(local.path).ok
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_rows(writer, latents, row_groups) -> None:
+    for row_group in row_groups:
+        rows = writer.rows(row_group)
+        writer.write(row_group, {r: z[rows.start : rows.stop] for r, z in latents.items()})
+
+
+def bucket_writer(url: str, spec, overwrite: bool = False, worker: Worker | None = None) -> BucketWriter:
+    return BucketWriter.create_or_resume(RemotePath.of(url), spec, overwrite, worker or Worker())
+
+
+@pytest.mark.parametrize(("granularity", "codec"), KINDS)
+def test_a_store_written_to_a_bucket_has_the_same_objects(tmp_path, bucket, granularity, codec):
+    spec = make_spec(20, codec=codec, granularity=granularity)
+    local, latents, url = make_store(tmp_path / "out.zarr", spec), photo_latents(spec), f"{bucket}/out.zarr"
+    writer = bucket_writer(url, spec)
+    write_rows(writer, latents, [1, 0])
+    assert writer.pending() == [2]
+    assert not writer.finish()
+    with pytest.raises(StoreError, match=r"out.zarr is unfinished; run the same encode command again to finish it$"):
+        open_store(url)
+    again = bucket_writer(url, spec)  # in another process, after a kill
+    assert again.pending() == [2]
+    write_rows(pickle.loads(pickle.dumps(again)), latents, [2])
+    assert again.finish()
+    assert again.finish()  # what another worker finds
+    assert remote_tree(url) == tree(local.path)
+
+
+def test_workers_write_one_store_in_a_bucket(tmp_path, bucket):
+    spec, url = make_spec(20), f"{bucket}/out.zarr"
+    local, latents = make_store(tmp_path / "out.zarr", spec), photo_latents(spec)
+    writers = [bucket_writer(url, spec, worker=Worker(k, 2)) for k in range(2)]
+    for writer, finishes in zip(writers, (False, True), strict=True):
+        write_rows(writer, latents, writer.own_pending())
+        assert writer.finish() == finishes
+    assert remote_tree(url) == tree(local.path)
+
+
+def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
+    spec, other, url = make_spec(20), make_spec(9), f"{bucket}/out.zarr"
+    write_rows(bucket_writer(url, spec), photo_latents(spec), [0])
+    with pytest.raises(StoreError, match="unfinished store of other images"):
+        bucket_writer(url, other)
+    with pytest.raises(StoreError, match="give all workers of a store the same"):
+        bucket_writer(url, other, overwrite=True, worker=Worker(0, 2))
+    writer = bucket_writer(url, other, overwrite=True)
+    write_rows(writer, photo_latents(other), writer.own_pending())
+    assert writer.finish()
+    assert remote_tree(url) == tree(make_store(tmp_path / "other.zarr", other).path)
+    with pytest.raises(StoreError, match=r"out.zarr exists; give another name or pass --overwrite"):
+        bucket_writer(url, spec)
+    with pytest.raises(StoreError, match="several workers cannot replace it"):
+        bucket_writer(url, spec, overwrite=True, worker=Worker(0, 2))
+    writer = bucket_writer(url, spec, overwrite=True)
+    write_rows(writer, photo_latents(spec), writer.own_pending())
+    assert writer.finish()
+    assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", spec).path)
+    for key in ("mine/notes.txt", "theirs/zarr.json"):
+        obstore.put(RemotePath.of(url).bucket.client, key, b"{}")
+        with pytest.raises(StoreError, match="no store of this package, so it is not overwritten"):
+            bucket_writer(f"{bucket}/{key.split('/')[0]}", spec, overwrite=True)
+
+
+def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
+    tmp_path, bucket, tiny_model, photo_patches, monkeypatch
+):
+    stats = kl_stats(tiny_model, photo_patches)
+    arguments = {"mask": LatentMask.from_keep(stats, 0.1), "stats": stats, "options": EncodeOptions(4, shard=4)}
+    local = encode(tiny_model, photo_patches, tmp_path / "out.zarr", **arguments)
+    url, done = f"{bucket}/out.zarr", []
+
+    def stop(count: int, total: int) -> None:
+        if count > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(tiny_model, photo_patches, url, progress=stop, **arguments)
+    with pytest.raises(StoreError, match="unfinished"):
+        open_store(url)
+    store = encode(tiny_model, photo_patches, url, progress=lambda count, total: done.append(count), **arguments)
+    assert done[0] > 8
+    assert remote_tree(url) == tree(local.path)
+    np.testing.assert_array_equal(store.decode([0, 7], tiny_model), local.decode([0, 7], tiny_model))

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -29,11 +28,13 @@ from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored, quantiser_steps
 from .embedded_model import model_weights
 from .latents import Codec, IntCodec
-from .layout import CHUNK_BYTES, StoreSpec, spec_fingerprint
+from .layout import CHUNK_BYTES, StoreSpec
 from .overlap import written_behind
+from .places import Place, place_of
 from .store import Store, open_store
-from .workers import Worker, write_lock
-from .writer import StoreWriter, check_target, is_published
+from .targets import check_place, is_written, writing
+from .unfinished import UnfinishedStore
+from .workers import Worker
 
 PerImage = dict[str, NDArray[np.float64]]
 """Name of a per-image array to its numbers, [B]."""
@@ -65,7 +66,7 @@ class EncodeOptions:
 def encode(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: Path | str,
+    path: str | Place,
     *,
     mask: LatentMask,
     codec: Codec | None = None,
@@ -76,21 +77,22 @@ def encode(
     """Encode `images` (a source, or uint8 [N, C, H, W]) into a new store at `path`, keeping what `mask` keeps.
 
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
-    1,000 of the images. The store is built as `path` + `.partial` and renamed when it is whole; killed at any moment,
-    the same call goes on. `progress` is called with the images done, those of an earlier, interrupted call included,
-    and the images in all. Several processes write one store with `encode_share`.
+    1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
+    `path` + `.partial` and renamed when it is whole; killed at any moment, the same call goes on. `progress` is called
+    with the images done, those of an earlier, interrupted call included, and the images in all. Several processes
+    write one store with `encode_share`.
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` where `path` exists, `UsageError`
     where the mask or the statistics are another model's.
     """
     job = Encoding.of(model, images, mask, codec, stats, options)
     # One worker owns all row groups, so there is a store.
-    return cast(Store, job.run(Path(path), Worker(), progress))
+    return cast(Store, job.run(place_of(path), Worker(), progress))
 
 
 def encode_share(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: Path | str,
+    path: str | Place,
     worker: Worker,
     *,
     mask: LatentMask,
@@ -107,7 +109,7 @@ def encode_share(
     Raises what `encode` does, and `StoreError` where another process writes this worker's row groups, or where the
     other workers were given something else.
     """
-    return Encoding.of(model, images, mask, codec, stats, options).run(Path(path), worker, progress)
+    return Encoding.of(model, images, mask, codec, stats, options).run(place_of(path), worker, progress)
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,16 @@ class Encoding:
         coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
         return cls(coder, source, store_spec(coder, source, options), options)
 
-    def run(self, path: Path, worker: Worker, progress: Progress | None) -> Store | None:
+    def run(self, path: Place, worker: Worker, progress: Progress | None) -> Store | None:
         """Encode what `worker` owns and is not written yet; the store where it is published now."""
-        if worker.count > 1 and is_published(path, spec_fingerprint(self.spec)):
+        if worker.count > 1 and is_written(path, self.spec):
             return open_store(path)
-        check_target(path, self.options.overwrite)
-        with write_lock(path, worker):
-            writer = StoreWriter.create_or_resume(path, self.spec, self.options.overwrite, worker)
+        check_place(path, self.options.overwrite)
+        with writing(path, self.spec, self.options.overwrite, worker) as writer:
             self.write(writer, progress)
             return open_store(path) if writer.finish() else None
 
-    def write(self, writer: StoreWriter, progress: Progress | None) -> None:
+    def write(self, writer: UnfinishedStore, progress: Progress | None) -> None:
         """Encode and write the row groups of the source's images that the worker owns and has not written."""
         own = [r for r in range(-(-self.first // self.spec.shard), writer.row_groups) if writer.worker.owns(r)]
         pending = sorted(set(own) & set(writer.own_pending()))
@@ -165,7 +166,7 @@ class Encoding:
                 if progress is not None:
                     progress(done, total)
 
-    def _row_groups(self, writer: StoreWriter, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
+    def _row_groups(self, writer: UnfinishedStore, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
         """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
 
         Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.

@@ -155,6 +155,34 @@ class RemotePath:
         """The whole object as text."""
         return self.read_bytes().decode(encoding)
 
+    def write_bytes(self, content: bytes) -> None:
+        """Write the object, at once whole, in place of one that is there; it is kept when this returns."""
+        import obstore
+
+        self.bucket.held.pop(self.key, None)
+        with translated(str(self)):
+            obstore.put(self.bucket.client, self.key, content)
+
+    def create(self, content: bytes) -> bool:
+        """Write the object unless it is there; whether it was not. Of several processes, one succeeds."""
+        import obstore
+
+        try:
+            with translated(str(self)):
+                obstore.put(self.bucket.client, self.key, content, mode="create", use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove the objects `keys` below this, those that are there."""
+        import obstore
+
+        for key in keys:
+            self.bucket.held.pop((self / key).key, None)
+        with translated(str(self)), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self.bucket.client, [(self / key).key for key in keys])
+
     def files(self) -> Iterator[tuple[str, int]]:
         """Every object below this, by its name from here on, and its bytes; 1,000 of them take a request."""
         import obstore
@@ -238,14 +266,13 @@ class ZarrObjects(ObjectStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object, at once whole."""
+        self.bucket.held.pop(key, None)
         with translated(f"{self.bucket.url}/{key}"):
-            try:
-                await super().set(key, value)
-            except FileNotFoundError as error:  # no such bucket
-                raise UnreachableError(_sentence(f"{self.bucket.url}/{key}", str(error))) from error
+            await super().set(key, value)
 
     async def delete(self, key: str) -> None:
         """Remove an object, where it is there."""
+        self.bucket.held.pop(key, None)
         with translated(f"{self.bucket.url}/{key}"):
             await super().delete(key)
 
@@ -257,7 +284,8 @@ class ZarrObjects(ObjectStore):
 def translated(url: str) -> Iterator[None]:
     """Turns what obstore raises about `url` into an `UnreachableError`; lets `FileNotFoundError` through.
 
-    `ValueError` where an object is too short for the bytes that were asked for.
+    `ValueError` where an object is too short for the bytes that were asked for, `FileExistsError` where one is there
+    that was to be created.
     """
     try:
         yield
@@ -271,6 +299,8 @@ def translated(url: str) -> Iterator[None]:
             raise
         if re.search(r"InvalidRange| 416 |non-partial response", str(error)):
             raise ValueError("the object is too short") from error
+        if type(error).__name__ == "AlreadyExistsError":
+            raise FileExistsError(url) from error
         raise UnreachableError(_sentence(url, str(error))) from error
 
 

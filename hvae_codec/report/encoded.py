@@ -90,6 +90,6 @@ def store_table(store: Store) -> Table:
     return size_table(title, store_sizes(store), len(store), store.image_dims)
 
 
-def share_sentence(path: Path, worker: Worker) -> str:
+def share_sentence(path: str, worker: Worker) -> str:
     """What is said where a worker is done and others are not."""
     return f"Worker {worker} is done; {path} appears when the last of its {worker.count} workers is."
