@@ -14,6 +14,7 @@ import zarr
 from test_encode_store import GRANULARITIES, make_spec, make_store, photo_latents, tree, write_all
 
 from hvae_codec.encode.latents import FloatCodec, IntCodec
+from hvae_codec.encode.layout import shard_key
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.verify import check_written, verify
 from hvae_codec.errors import HvaeCodecError, StoreError
@@ -80,14 +81,13 @@ def means_the_same(name: str, content: bytes, changed: bytes | None) -> bool:
 def assert_told(path: Path, name: str) -> None:
     try:
         report = verify(path)
-    except StoreError as error:  # without the group's metadata nothing else can be told
-        assert name == "zarr.json"
-        assert str(path) in str(error)
+    except StoreError as error:
+        # Without the group's metadata nothing else can be told.
+        assert (name, str(path) in str(error)) == ("zarr.json", True)  # noqa: PT017
         return
-    files = {damage.file for damage in report.damages}
-    assert name in files, (name, report.damages)
+    assert name in {damage.file for damage in report.damages}, report.damages
     array, _, key = name.partition("/")
-    if array[0] == "z" and key.startswith("c/") or array == "committed" and key.startswith("c/"):
+    if key.startswith("c/") and (array[0] == "z" or array == "committed"):
         row_group = int(key.split("/")[1])
         assert report.damaged_row_groups == [row_group]
         (damage,) = report.damages
@@ -110,9 +110,148 @@ def assert_never_wrong(path: Path, expected: dict[int, np.ndarray]) -> None:
         assert stored.keys() == expected.keys()
         for r, numbers in stored.items():
             np.testing.assert_array_equal(numbers, expected[r][index])
-            z = store.codec.decode(numbers, store.columns.spread(make_spec_steps(store)[r]))
+            steps = make_spec(12, codec=store.codec, granularity=store.columns.granularity).steps[r]
+            z = store.codec.decode(numbers, store.columns.spread(steps))
             np.testing.assert_array_equal(latents[f"z{r}"], z)
 
 
-def make_spec_steps(store):
-    return make_spec(12, codec=store.codec, granularity=store.columns.granularity).steps
+def test_all_damages_are_told(tmp_path):
+    path = make_store(tmp_path / "out.zarr").path
+    (path / "z4" / "c" / "1" / "0" / "0" / "0").unlink()
+    shutil.rmtree(path / "z16" / "c" / "2")
+    (path / "committed" / "c" / "0").write_bytes(b"")
+    (path / "label" / "c" / "0").unlink()
+    (path / "z1" / "zarr.json").unlink()
+    report = verify(path)
+    assert {(d.file, d.row_group, tuple(d.images)[:1]) for d in report.damages} == {
+        ("z1/zarr.json", None, (0,)),
+        ("label/c/0", None, (0,)),
+        ("z4/c/1/0/0/0", 1, (8,)),
+        ("z16/c/2/0/0/0", 2, (16,)),
+        ("committed/c/0", 0, (0,)),
+    }
+    assert report.damaged_row_groups == [0, 1, 2]
+
+
+def test_only_the_images_of_a_damaged_chunk_are_named(tmp_path):
+    path = make_store(tmp_path / "out.zarr", make_spec(chunk_bytes=2 * 1024)).path
+    shard = path / "z16" / "c" / "1" / "0" / "0" / "0"
+    shard.write_bytes(bytes(10) + shard.read_bytes()[10:])
+    (damage,) = verify(path).damages
+    assert (list(damage.images), list(damage.names)) == ([8, 9], ["photo/008-é.png", "photo/009-é.png"])
+    assert damage.problem == "does not match its checksum"
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_files_of_another_place_or_store_are_told(tmp_path, granularity):
+    """Each is whole by its own checksum."""
+    store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
+    names = [f"other/{i}" for i in range(20)]
+    other = make_store(tmp_path / "other.zarr", make_spec(granularity=granularity, names=names)).path
+    steps = {r: 2 * s for r, s in make_spec(granularity=granularity).steps.items()}
+    coarser = make_store(tmp_path / "coarser.zarr", make_spec(granularity=granularity, steps=steps)).path
+    key = shard_key(1, store.columns.item(4))
+    for source, target, told in (
+        (store.path / "z4" / shard_key(0, store.columns.item(4)), f"z4/{key}", "committed/c/1"),
+        (store.path / "committed" / "c" / "0", "committed/c/2", "committed/c/2"),
+        (other / "name" / "c" / "0", "name/c/0", "zarr.json"),
+        (coarser / "step4" / "c" / "0", "step4/c/0", "zarr.json"),
+        (store.path / "label" / "zarr.json", "name/zarr.json", ""),
+    ):
+        content = (store.path / target).read_bytes()
+        (store.path / target).write_bytes(source.read_bytes())
+        assert [d.file for d in verify(store.path).damages] == ([told] if told else [])
+        (store.path / target).write_bytes(content)
+
+
+def test_files_that_are_left_over_are_no_damage(tmp_path):
+    store = make_store(tmp_path / "out.zarr")
+    for name in ("notes.txt", "z16/c/1/0/0/0.12ab.partial", "z16/c/3/0/0/0", "committed/c/03", "label/c/0/0"):
+        path = store.path / name
+        if name != "label/c/0/0":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"left over")
+    (tmp_path / "out.zarr.partial").mkdir()
+    report = verify(store.path)
+    assert report.ok
+    stray, unfinished = report.notes
+    assert stray == "4 files are no part of the store: committed/c/03, notes.txt, z16/c/1/0/0/0.12ab.partial, ..."
+    assert unfinished == f"{tmp_path / 'out.zarr.partial'} is beside it, an unfinished store"
+
+
+def test_stores_of_older_versions_are_verified_without_their_checksums(tmp_path):
+    store = make_store(tmp_path / "out.zarr")
+    document = json.loads((store.path / "zarr.json").read_text())
+    for key in ("checksum", "arrays", "chunk_bytes"):
+        del document["attributes"]["hvae_codec"][key]
+    (store.path / "zarr.json").write_text(json.dumps(document))
+    report = verify(store.path)
+    assert report.ok
+    assert any("older version" in note for note in report.notes)
+    array = json.loads((store.path / "z4" / "zarr.json").read_text())
+    for changes, problem in (
+        ({"fill_value": 0}, "has the fill value 0, not -32768"),
+        ({"shape": [19, 3, 4, 4]}, "has the shape [19, 3, 4, 4], not [20, 3, 4, 4]"),
+        ({"data_type": "uint16", "fill_value": 0}, "holds uint16, not int16"),
+        (
+            {"dimension_names": ["image", "c4", "x4", "y4"]},
+            "has the dimensions image, c4, x4, y4, not image, c4, y4, x4",
+        ),
+    ):
+        (store.path / "z4" / "zarr.json").write_text(json.dumps({**array, **changes}))
+        problems = [damage.problem for damage in verify(store.path).damages]
+        assert problem in problems
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    path = make_store(tmp_path / "out.zarr").path
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    zarr.create_group(tmp_path / "foreign.zarr")
+    spec = make_spec()
+    write_all(tmp_path / "unfinished.zarr", spec, photo_latents(spec), only=1)
+    for name, message in (
+        ("none.zarr", "there is no store"),
+        ("file", "no zarr store"),
+        ("folder", "no zarr store"),
+        ("foreign.zarr", "no latent store of this package"),
+        ("unfinished.zarr", "is unfinished; run the same encode command again"),
+        ("unfinished.zarr.partial", "is an unfinished store"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            verify(tmp_path / name)
+    document = json.loads((path / "zarr.json").read_text())
+    metadata = document["attributes"]["hvae_codec"]
+    for key, value, message in (
+        ("format_version", 99, "has format version 99, this package reads up to"),
+        ("shard", 0, r"zarr\.json has damaged metadata"),
+        ("codec", {}, r"zarr\.json has damaged metadata"),
+        ("channels", [1], r"zarr\.json has damaged metadata"),
+    ):
+        document["attributes"]["hvae_codec"] = {**metadata, key: value}
+        (path / "zarr.json").write_text(json.dumps(document))
+        with pytest.raises(StoreError, match=message):
+            verify(path)
+
+
+def test_verifying_needs_no_torch(tmp_path):
+    path = make_store(tmp_path / "out.zarr").path
+    code = f"import sys, hvae_codec; assert hvae_codec.verify({str(path)!r}).ok; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_row_group_is_read_back_after_it_is_written(tmp_path):
+    spec = make_spec()
+    writer = write_all(tmp_path / "out.zarr", spec, photo_latents(spec))
+    for row_group in range(3):
+        check_written(writer, row_group)
+    first, second = (writer.partial / "z4" / shard_key(r, spec.columns.item(4)) for r in (0, 1))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(StoreError, match="is not read back as it was written"):
+        check_written(writer, 0)
+    second.write_bytes(b"torn")
+    with pytest.raises(StoreError, match=r"row group 1 of .* does not match its checksum; check"):
+        check_written(writer, 1)
+    second.unlink()
+    with pytest.raises(StoreError, match=r"row group 1 of .* cannot be read .No such file"):
+        check_written(writer, 1)

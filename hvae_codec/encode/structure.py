@@ -43,11 +43,15 @@ class Form:
         if dtype != self.dtype:
             yield f"holds {dtype}, not {self.dtype}"
         elif not _same(array.fill_value, self.fill_value):
-            yield f"has the fill value {array.fill_value!r}, not {self.fill_value!r}"
+            yield f"has the fill value {_shown(array.fill_value)}, not {_shown(self.fill_value)}"
         if names != self.dimension_names:
             yield f"has the dimensions {', '.join(map(str, names))}, not {', '.join(self.dimension_names)}"
         if self.shard and array.shards != (self.shard, *self.shape[1:]):
             yield f"has shards of {list(array.shards or ())}, not {[self.shard, *self.shape[1:]]}"
+
+
+def _shown(value: Any) -> str:
+    return ascii(value) if isinstance(value, str) else f"{value}"
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -122,7 +122,8 @@ def check_written(writer: StoreWriter, row_group: int) -> None:
         stored = [reading(_read, group[f"z{r}"], rows) for r in resolutions]
         committed = int(reading(_element, group["committed"], row_group))
     except (UnreadableError, OSError) as error:
-        raise StoreError(f"row group {row_group} of {writer.partial} {error}; check the disk") from None
+        problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise StoreError(f"row group {row_group} of {writer.partial} {problem}; check the disk") from None
     if row_group_digest(stored) != committed:
         raise StoreError(
             f"row group {row_group} of {writer.partial} is not read back as it was written; check memory and disk"
