@@ -33,8 +33,8 @@ class StoreError(HvaeCodecError):
     """A latent store that is missing, unfinished, damaged or of another format or model."""
 
 
-class UnreachableError(StoreError):
-    """A store in a bucket that could not be reached: no network, no credentials, no such bucket. It may be whole."""
+class UnreachableError(HvaeCodecError):
+    """A bucket that could not be reached: no network, no credentials, no such bucket. A store in it may be whole."""
 
 
 class TrainingError(HvaeCodecError):

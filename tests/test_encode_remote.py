@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
+import socket
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import obstore
 import pytest
 from moto.server import ThreadedMotoServer
-from test_encode_store import GRANULARITIES, make_spec, make_store, photo_latents, tree
+from test_encode_store import make_spec, make_store, photo_latents, tree
 
 from hvae_codec import LatentMask, encode, kl_stats
 from hvae_codec.encode import remote
 from hvae_codec.encode.bucket_writer import BucketWriter
 from hvae_codec.encode.latents import FloatCodec, IntCodec
-from hvae_codec.encode.places import place_of
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.remote import RemotePath
 from hvae_codec.encode.store import open_store
+from hvae_codec.encode.targets import check_place
 from hvae_codec.encode.verify import verify
 from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
+from hvae_codec.report.about import describe
 
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
 
@@ -200,3 +206,133 @@ def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
     assert done[0] > 8
     assert remote_tree(url) == tree(local.path)
     np.testing.assert_array_equal(store.decode([0, 7], tiny_model), local.decode([0, 7], tiny_model))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def answering(patch: pytest.MonkeyPatch, *answers: tuple[int, str]) -> Iterator[list[str]]:
+    """An endpoint that gives these answers, status and body, the last one again and again; what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers[min(len(asked), len(answers) - 1)]
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Last-Modified", "Tue, 24 Nov 2026 13:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body.encode() if self.command != "HEAD" else b"")
+
+        do_HEAD = do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{endpoint.server_port}")
+        yield asked
+        endpoint.shutdown()
+
+
+def error(code: str) -> str:
+    return f"<Error><Code>{code}</Code><Message>told in English</Message></Error>"
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
+    with answering(monkeypatch, (503, error("SlowDown")), (500, ""), (200, "content")) as asked:
+        assert RemotePath.of("s3://images/out.zarr/zarr.json").read_bytes() == b"content"
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ((403, error("AccessDenied")), "access is denied; check the credentials and what they allow"),
+        ((403, error("InvalidAccessKeyId")), "the credentials are wrong or have expired; set others"),
+        ((403, error("SignatureDoesNotMatch")), "the credentials are wrong or have expired; set others"),
+        ((500, ""), "the server refused it again and again; try later"),
+        ((429, ""), "the server refused it again and again; try later"),
+        ((503, error("SlowDown")), "the server refused it again and again; try later"),
+        ((404, error("NoSuchBucket")), "there is no such bucket; check the URL, the region and the endpoint"),
+        ((301, error("PermanentRedirect")), "the bucket is in another region; set AWS_REGION"),
+        ((418, "a teapot"), "Generic S3 error: Error performing"),
+    ],
+)
+def test_an_answer_that_is_no_object_is_one_sentence(server, monkeypatch, answer, sentence):
+    with answering(monkeypatch, answer):
+        path = RemotePath.of("s3://images/out.zarr")
+        for read in ((path / "zarr.json").read_bytes, lambda: list(path.files())):
+            with pytest.raises(UnreachableError) as raised:
+                read()
+            assert str(raised.value).startswith("s3://images/out.zarr")
+            assert f"cannot be reached: {sentence}" in str(raised.value)
+            assert "\n" not in str(raised.value)
+
+
+def test_no_bucket_no_credentials_and_no_network_are_told_apart(server, monkeypatch):
+    spec = make_spec(9)
+    for attempt in (
+        open_store,
+        verify,
+        describe,
+        lambda url: check_place(url, False),
+        lambda url: bucket_writer(url, spec),
+    ):
+        with pytest.raises(UnreachableError, match=r"^s3://nowhere/out.zarr.* there is no such bucket; check the URL"):
+            attempt("s3://nowhere/out.zarr")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", closed)
+    with pytest.raises(UnreachableError, match="there is no answer; check the network and the endpoint"):
+        open_store("s3://images/out.zarr")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", closed)
+    with pytest.raises(UnreachableError, match=r"there are no credentials; set AWS_ACCESS_KEY_ID and "):
+        open_store("s3://images/out.zarr")
+
+
+def test_a_bucket_that_stops_answering_is_no_damage(tmp_path, bucket, monkeypatch):
+    upload(make_store(tmp_path / "out.zarr", make_spec(20)).path, url := f"{bucket}/out.zarr")
+    store = open_store(url)
+    for request in ("get", "get_range", "get_async", "get_range_async"):
+        monkeypatch.setattr(obstore, request, refused)
+    for read in (lambda: store.latents(3), lambda: store.names, lambda: verify(url)):
+        with pytest.raises(UnreachableError, match="there is no answer"):
+            read()
+
+
+def refused(*_: object, **__: object) -> None:
+    raise obstore.exceptions.GenericError("HTTP error: error sending request")
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("s3://bucket", "is no URL of a store; give one such as s3://bucket/out.zarr"),
+        ("s3:///out.zarr", "is no URL of a store"),
+        ("ftp://host/out.zarr", "is a URL of an unknown kind; give a path, or one of s3://, gs://, file://"),
+        ("file://host/out.zarr", "is on another machine"),
+    ],
+)
+def test_urls_of_no_store(url, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        open_store(url)
+
+
+def test_without_obstore_a_url_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(UsageError, match=r"s3://bucket .*not installed; pip install 'hvae-codec\[remote\]'$"):
+        open_store("s3://bucket/out.zarr")
+
+
+def test_a_file_url_is_a_folder(tmp_path):
+    local = make_store(tmp_path / "a b%.zarr", make_spec(9))
+    store = open_store(local.path.as_uri())
+    assert (store.path, store.names) == (local.path, local.names)
+    assert verify(local.path.as_uri()).ok

@@ -307,17 +307,20 @@ def translated(url: str) -> Iterator[None]:
 _CAUSES: Sequence[tuple[str, str]] = (
     ("NoSuchBucket", "there is no such bucket; check the URL, the region and the endpoint"),
     (
-        r"169\.254\.169\.254|metadata\.google|token request|[Cc]redential",
+        r"169\.254\.169\.254|latest/(api/token|meta-data)|metadata\.google|token request|[Cc]redential",
         "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of gs:// "
         "GOOGLE_APPLICATION_CREDENTIALS, or of a public bucket AWS_SKIP_SIGNATURE=true",
     ),
     (
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|\b401 ",
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|status code: 401",
         "the credentials are wrong or have expired; set others",
     ),
-    (r"AccessDenied|\b403 ", "access is denied; check the credentials and what they allow"),
-    (r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 ", "the bucket is in another region; set AWS_REGION"),
-    (r"SlowDown|\b(429|5\d\d) ", "the server refused it again and again; try later"),
+    (r"AccessDenied|status code: 403", "access is denied; check the credentials and what they allow"),
+    (
+        r"PermanentRedirect|AuthorizationHeaderMalformed|configured region",
+        "the bucket is in another region; set AWS_REGION",
+    ),
+    (r"SlowDown|status code: (429|5\d\d)|[Ss]erver error", "the server refused it again and again; try later"),
     (r"HTTP error|error sending request|timed out", "there is no answer; check the network and the endpoint"),
 )
 """What obstore's message holds, and what is said instead; the first one counts."""

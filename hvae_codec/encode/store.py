@@ -55,8 +55,8 @@ def open_store(path: str | Place, *, cache_bytes: int = CACHE_BYTES) -> Store:
     """Open a finished store for reading; at most `cache_bytes` of decoded chunks are kept in memory.
 
     `path` is a folder or a URL, s3://, gs:// or file://. Raises `StoreError` where there is none, where it is
-    unfinished, damaged, of a newer format, or of somebody else; `UnreachableError`, one of these, where a bucket does
-    not answer or does not let us in.
+    unfinished, damaged, of a newer format, or of somebody else; `UnreachableError` where a bucket does not answer or
+    does not let us in, also when something is read later.
     """
     path = place_of(path)
     group, metadata = open_metadata(path)

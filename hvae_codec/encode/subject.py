@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ..errors import HvaeCodecError, StoreError
+from ..errors import HvaeCodecError, StoreError, UnreachableError
 from .columns import Columns, PositionColumns, read_columns
 from .damage import Damage, UnreadableError, reading
 from .latents import Codec, codec_from_dict
@@ -54,6 +54,8 @@ class Subject:
             columns = _columns(path, group, metadata)
             if shard < 1:
                 raise ValueError(f"shard is {shard}")
+        except UnreachableError:
+            raise
         except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise StoreError(
                 f"{path / 'zarr.json'} has damaged metadata ({error}), without which nothing can be told; "
