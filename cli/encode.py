@@ -66,6 +66,10 @@ def command(
     embed_model: Annotated[
         bool, typer.Option("--embed-model", help="Put the model into the store: decoding it then needs no run.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Decode each row group, read it back, and note what verify --deep compares."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")] = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = Device.auto,
@@ -94,7 +98,7 @@ def command(
     wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
     measured = images_to_evaluate(evaluate)
     latent_codec = make_codec(codec.value, step)
-    options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model)
+    options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model, verify)
     keep_freed_memory()
     with together(device) as processes:
         share = share_of(worker, processes)

@@ -47,10 +47,10 @@ def stats(tiny_model, source):
 
 @pytest.fixture(scope="module", params=["variate", "position"])
 def whole(request, tiny_model, source, stats, tmp_path_factory) -> Path:
-    """A store of three row groups, the last one short, with each image's rate and distortion."""
+    """A store of three row groups, the last one short, with each image's rate, distortion and sketch."""
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     mask = LatentMask.from_keep(stats, 0.5, granularity=request.param)
-    options = EncodeOptions(batch_size=4, shard=SHARD, evaluate=True)
+    options = EncodeOptions(batch_size=4, shard=SHARD, evaluate=True, verify=True)
     return encode(tiny_model, source, path, mask=mask, stats=stats, options=options).path
 
 
@@ -96,9 +96,10 @@ def damage(path: Path, what: str) -> None:
         content = first.read_bytes()
         first.write_bytes(second.read_bytes())
         second.write_bytes(content)
-    elif what == "lost rates":
+    elif what == "lost rates and sketches":
         (path / "rate" / "c" / "1").unlink()
         flip(path / "distortion" / "c" / "2")
+        (path / "sketch" / "c" / "0").unlink()
     elif what == "tables":
         for name in (
             "name",
@@ -121,7 +122,7 @@ KINDS = [
     "a lost digest",
     "a lost row group and its digest",
     "swapped shards",
-    "lost rates",
+    "lost rates and sketches",
     "tables",
     "array metadata",
 ]
@@ -239,10 +240,10 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
 
 def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_patches, tmp_path):
     old, new = cut_patches(IMAGES), cut_patches(2 * IMAGES)[IMAGES:]
-    path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, shard=SHARD)
+    path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, shard=SHARD, evaluate=True, verify=True)
     encode(tiny_model, old, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     append(tiny_model, new, path, batch_size=4)
-    report = verify(path)
+    report = verify(path, deep=True, model=tiny_model)
     assert (report.ok, report.notes, report.images) == (True, [], 2 * IMAGES)
     whole = tree(path)
     for row_group, images in ((1, old), (4, new)):

@@ -35,11 +35,14 @@ from .embedded_model import stored_weights
 from .layout import StoreSpec, shard_key, spec_fingerprint
 from .pipeline import EncodeOptions, Encoding, check_images
 from .places import place_of
+from .sketch import SKETCH
 from .store import Store, open_store
 from .workers import Worker, write_lock
 from .writer import StoreWriter, fingerprint_at, partial_path, restore_replaced
 
 EVALUATED = ("distortion", "rate")
+MEASURED = (*EVALUATED, SKETCH)
+"""Per-image arrays that can be added to."""
 
 
 def append(
@@ -65,7 +68,14 @@ def append(
         restore_replaced(path)
         old = open_store(path)
         coder = LatentCoder.of_store(old, model)
-        options = EncodeOptions(batch_size, shard=old.images_per_row_group, evaluate=_is_evaluated(old), seed=seed)
+        measured = _measured_arrays(old)
+        options = EncodeOptions(
+            batch_size,
+            shard=old.images_per_row_group,
+            evaluate=measured >= {*EVALUATED},
+            seed=seed,
+            verify=SKETCH in measured,
+        )
         spec = _longer_spec(old, source, options)
         _check_partial(path, spec)
         writer = StoreWriter.create_or_resume(path, spec, overwrite=True)
@@ -98,7 +108,7 @@ def _longer_spec(old: Store, source: ImageSource, options: EncodeOptions) -> Sto
         source=_joint_source(old, source),
         shard=old.images_per_row_group,
         chunk_bytes=_chunk_bytes(old),
-        per_image=EVALUATED if options.evaluate else (),
+        per_image=options.per_image,
         weights=stored_weights(old),
     )
 
@@ -139,17 +149,17 @@ def _chunk_bytes(old: Store) -> int:
     return max(sizes)
 
 
-def _is_evaluated(old: Store) -> bool:
-    """Whether rate and distortion are to be added to; `StoreError` where the store has another array of its images."""
+def _measured_arrays(old: Store) -> set[str]:
+    """The store's per-image arrays; `StoreError` where one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
-    found = {name for name, array in old.group.arrays() if _has_one_row_an_image(array)}
-    others = found - spec_arrays
-    if others - set(EVALUATED) or len(others) == 1:
+    found = {name for name, array in old.group.arrays() if _has_one_row_an_image(array)} - spec_arrays
+    unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
+    if unknown:
         raise StoreError(
-            f"{old.path} has the array {min(others - set(EVALUATED) or others)}, whose values for more images are not "
-            "known; remove it from the store first"
+            f"{old.path} has the array {min(unknown)}, whose values for more images are not known; remove it from the "
+            "store first"
         )
-    return bool(others)
+    return found
 
 
 def _has_one_row_an_image(array: zarr.Array) -> bool:
@@ -216,6 +226,6 @@ def _joined(old: Mapping[Any, NDArray], new: Mapping[Any, NDArray]) -> dict[Any,
 
 
 def _evaluated(old: Store, rows: slice) -> dict[str, NDArray]:
-    """Rate and distortion of the old store's images, where it has them."""
-    names = [name for name in EVALUATED if name in old.group]
+    """What was measured of the old store's images, where it has such arrays."""
+    names = [name for name in MEASURED if name in old.group]
     return {name: old.per_image(name)[rows] for name in names}

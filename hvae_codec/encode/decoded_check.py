@@ -15,7 +15,7 @@ from ..model.hvae import HVAE
 from .coder import LatentCoder, Stored
 from .damage import Damage
 from .places import Place, place_of
-from .sketch import NAME, rms_difference, sketch
+from .sketch import SKETCH, rms_difference, sketch
 from .store import Store, find_run, open_metadata, open_store
 
 LATEST_RUN = "runs/latest"
@@ -61,7 +61,7 @@ class DecodedCheck:
     def of(cls, store: Store, model: HVAE | None) -> DecodedCheck:
         """With `model`, or the one that the store names; `StoreError` where it is not the one that encoded."""
         try:
-            sketches = store.per_image(NAME)
+            sketches = store.per_image(SKETCH)
         except StoreError:
             sketches = None
         return cls(store, LatentCoder.of_store(store, model or store.named_model), sketches)
@@ -69,7 +69,7 @@ class DecodedCheck:
     def damages(self, rows: range) -> Iterator[Damage]:
         """What is wrong with the decoded images `rows`, of one row group, whose latents are whole."""
         row_group = rows.start // self.store.images_per_row_group
-        file = f"{NAME}/c/{row_group}"
+        file = f"{SKETCH}/c/{row_group}"
         try:
             pixels = decode_checked(self.coder, self.store.stored(slice(rows.start, rows.stop)))
         except StoreError as error:

@@ -26,17 +26,20 @@ from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
 from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored, quantiser_steps
+from .decoded_check import decode_checked
 from .embedded_model import model_weights
 from .latents import Codec, IntCodec
 from .layout import CHUNK_BYTES, StoreSpec
 from .overlap import written_behind
 from .places import Place, place_of
+from .sketch import SKETCH, sketch
 from .store import Store, open_store
 from .targets import check_place, is_written, writing
 from .unfinished import UnfinishedStore
+from .verify import check_written
 from .workers import Worker
 
-PerImage = dict[str, NDArray[np.float64]]
+PerImage = dict[str, NDArray[np.floating]]
 """Name of a per-image array to its numbers, [B]."""
 
 SAMPLE_IMAGES = 1000
@@ -61,6 +64,14 @@ class EncodeOptions:
     """Of the noise that rate and distortion are measured with."""
     embed_model: bool = False
     """Whether the store carries the model, so that it can be decoded without the run."""
+    verify: bool = False
+    """Whether each row group is decoded before it is written, a sketch of each decoded image is stored, and what was
+    written is read back; takes about a pass more."""
+
+    @property
+    def per_image(self) -> tuple[str, ...]:
+        """Arrays of one number an image that are stored with the latents."""
+        return (*(("distortion", "rate") if self.evaluate else ()), *((SKETCH,) if self.verify else ()))
 
 
 def encode(
@@ -160,11 +171,16 @@ class Encoding:
         done = total - sum(len(writer.rows(r)) for r in pending)
         encoded = self._row_groups(writer, pending)
         # Closed at once, also on an error: their threads must not outlive the call.
-        with closing(encoded), closing(written_behind(encoded, lambda item: writer.write(*item))) as written:
+        with closing(encoded), closing(written_behind(encoded, lambda item: self._write(writer, *item))) as written:
             for row_group, *_ in written:
                 done += len(writer.rows(row_group))
                 if progress is not None:
                     progress(done, total)
+
+    def _write(self, writer: UnfinishedStore, row_group: int, stored: Stored, per_image: PerImage) -> None:
+        writer.write(row_group, stored, per_image)
+        if self.options.verify:
+            check_written(writer, row_group)
 
     def _row_groups(self, writer: UnfinishedStore, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
         """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
@@ -185,7 +201,7 @@ class Encoding:
         return _divisor(self.spec.shard, self.options.batch_size)
 
     def encode(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
-        """Stored numbers of the source's images `rows`, and rate and distortion, bits/dim, where they are wanted."""
+        """Stored numbers of the source's images `rows`, and rate, distortion (bits/dim) and sketch where wanted."""
         coder, parts, done = self.coder, [], 0
         wanted = self.options.evaluate
         bounds = Bounds(coder.model, [coder.mask], self.source.subset(rows), self.options.seed) if wanted else None
@@ -196,10 +212,13 @@ class Encoding:
                 bounds.add(coder.model.activations(batch), batch, done)
             done += len(batch)
         stored = {resolution: np.concatenate([part[resolution] for part in parts]) for resolution in parts[0]}
-        if bounds is None:
-            return stored, {}
-        (measured,) = bounds.rows()
-        return stored, {"rate": measured.rate, "distortion": measured.distortion}
+        per_image: PerImage = {}
+        if bounds is not None:
+            (measured,) = bounds.rows()
+            per_image = {"rate": measured.rate, "distortion": measured.distortion}
+        if self.options.verify:
+            per_image[SKETCH] = sketch(decode_checked(coder, stored, self.batch_size))
+        return stored, per_image
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:
@@ -230,7 +249,7 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
         source={"fingerprint": source.fingerprint, "bytes": source.source_bytes},
         shard=options.shard,
         chunk_bytes=options.chunk_bytes,
-        per_image=("distortion", "rate") if options.evaluate else (),
+        per_image=options.per_image,
         weights=model_weights(coder.model) if options.embed_model else b"",
     )
 

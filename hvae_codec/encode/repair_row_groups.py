@@ -23,15 +23,17 @@ from ..model.hvae import HVAE
 from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored
 from .damage import UnreadableError, reading
+from .decoded_check import decode_checked
 from .durable import sync_branch
 from .layout import WRITE_ALL, chunk_length, row_group_digest, shard_key
+from .sketch import SKETCH, sketch
 from .store import open_store
 from .subject import Subject
 from .verify import Latents, read_latents
 
 LIKENESS, EVIDENCE = 0.9, 16
-"""An image is taken for the one that was encoded where this share of its telling numbers, and at least so many, are as
-stored. Another machine's rounding leaves 0.99 or more; of other photo patches 0.08 are, of overlapping ones up to 0.78."""
+"""An image is taken for the one that was encoded where this share of its telling numbers, and at least so many, are
+as stored. Of other photo patches 0.08 are, of patches that overlap up to 0.78; rounding changes few."""
 _ROUNDED = "is rounded otherwise than before: on another machine, or in other batches"
 _UNPROVEN = "has lost its digest too, which would prove that it is what it was"
 
@@ -80,33 +82,42 @@ class RowGroupMender:
             else:
                 new = {r: latents.numbers for r, latents in old.items()}  # only the digest was lost
         files = self._replace(row_group, old, new, committed)
-        return [*files, *self._mend_per_image(row_group, source)], note
+        return [*files, *self._mend_per_image(row_group, source, new)], note
+
+    @property
+    def _batch_size(self) -> int:
+        """Images through the model at once, as encode has them: row groups are whole batches."""
+        return chunk_length(self.subject.shard, self.options.batch_size, 1)
 
     def _batches(self, source: ImageSource) -> Iterator[Tensor]:
-        """The images of a row group in the batches that encode would take."""
-        batch_size = chunk_length(self.subject.shard, self.options.batch_size, 1)
-        return (torch.from_numpy(batch) for batch in source.batches(batch_size))
+        return (torch.from_numpy(batch) for batch in source.batches(self._batch_size))
 
     def _encode(self, source: ImageSource) -> Stored:
         parts = [self.coder.encode(batch) for batch in self._batches(source)]
         return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
 
-    def _mend_per_image(self, row_group: int, source: ImageSource) -> list[str]:
-        """Measure rate and distortion again where a file of theirs is damaged; returns those."""
+    def _mend_per_image(self, row_group: int, source: ImageSource, stored: Stored) -> list[str]:
+        """Measure again what was measured of a row group's images where a file of it is damaged; returns those."""
         rows, key = self.subject.rows(row_group), f"c/{row_group}"
-        measured_names = {"rate", "distortion"} & set(self.subject.per_image)
-        damaged = [name for name in sorted(measured_names) if not self._is_whole(name, rows)]
-        if not damaged:
-            return []
+        damaged = [name for name in self.subject.per_image if not self._is_whole(name, rows)]
+        measured: dict[str, NDArray] = {}
+        if SKETCH in damaged:
+            measured[SKETCH] = sketch(decode_checked(self.coder, stored, self._batch_size))
+        if {"rate", "distortion"} & set(damaged):
+            measured |= self._bounds(source)
+        files = [name for name in damaged if name in measured]
+        for name in files:
+            _replace_file(self.path / name, key, rows.start, measured[name].astype(np.float32))
+        return [f"{name}/{key}" for name in files]
+
+    def _bounds(self, source: ImageSource) -> dict[str, NDArray]:
+        """Rate and distortion of the images of a row group, bits/dim."""
         bounds, done = Bounds(self.coder.model, [self.coder.mask], source, self.options.seed), 0
         for batch in self._batches(source):
             bounds.add(self.coder.model.activations(batch), batch, done)
             done += len(batch)
         (measured,) = bounds.rows()
-        for name in damaged:
-            values = {"rate": measured.rate, "distortion": measured.distortion}[name]
-            _replace_file(self.path / name, key, rows.start, values.astype(np.float32))
-        return [f"{name}/{key}" for name in damaged]
+        return {"rate": measured.rate, "distortion": measured.distortion}
 
     def _is_whole(self, name: str, rows: range) -> bool:
         array: Any = self.subject.arrays[name]

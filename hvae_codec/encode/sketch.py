@@ -16,7 +16,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-NAME = "sketch"
+SKETCH = "sketch"
 """The per-image array of a store that holds them."""
 
 

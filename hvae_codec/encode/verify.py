@@ -25,6 +25,7 @@ from .places import Place, place_of
 from .store import open_store
 from .structure import expected_keys, is_expected
 from .subject import Subject
+from .unfinished import UnfinishedStore
 from .writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -108,26 +109,25 @@ def _decoded_check(subject: Subject, model: HVAE | None) -> tuple[DecodedCheck |
     return check, []
 
 
-def check_written(writer: StoreWriter, row_group: int) -> None:
+def check_written(writer: UnfinishedStore, row_group: int) -> None:
     """Read back a row group of an unfinished store; `StoreError` where it is not what was committed.
 
-    Files are dropped from the system's cache first, where it can be asked to, so that the disk is what is read.
+    In a folder, its files are dropped from the system's cache first, where it can be asked to, so that the disk is what
+    is read.
     """
-    rows, resolutions = writer.rows(row_group), writer.spec.resolutions
-    files = {r: f"z{r}/{shard_key(row_group, writer.spec.columns.item(r))}" for r in resolutions}
+    rows, where = writer.rows(row_group), f"row group {row_group} of the unfinished {writer.path}"
     try:
-        for file in (*files.values(), f"committed/c/{row_group}"):
-            _drop_from_cache(writer.partial / file)
-        group = zarr.open_group(writer.partial, mode="r")
-        stored = [reading(_read, group[f"z{r}"], rows) for r in resolutions]
-        committed = int(reading(_element, group["committed"], row_group))
+        if isinstance(writer, StoreWriter):
+            for resolution in writer.spec.resolutions:
+                key = shard_key(row_group, writer.spec.columns.item(resolution))
+                _drop_from_cache(writer.partial / f"z{resolution}" / key)
+        stored = [reading(_read, writer.array(f"z{resolution}"), rows) for resolution in writer.spec.resolutions]
+        committed = int(reading(_element, writer.array("committed"), row_group))
     except (UnreadableError, OSError) as error:
         problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-        raise StoreError(f"row group {row_group} of {writer.partial} {problem}; check the disk") from None
+        raise StoreError(f"{where} {problem}; check the disk") from None
     if row_group_digest(stored) != committed:
-        raise StoreError(
-            f"row group {row_group} of {writer.partial} is not read back as it was written; check memory and disk"
-        )
+        raise StoreError(f"{where} is not read back as it was written; check memory and disk")
 
 
 def _drop_from_cache(path: Path) -> None:

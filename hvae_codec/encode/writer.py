@@ -29,10 +29,11 @@ from .layout import (
     fill_group,
     write_table,
 )
+from .sketch import SKETCH
 from .unfinished import RESERVED, UnfinishedStore
 from .workers import Worker, publish_lock, remove_locks
 
-_OUR_ENTRIES = re.compile(rf"rate|distortion|{RESERVED.pattern}")
+_OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
 
 
 @dataclass(frozen=True)
