@@ -120,29 +120,31 @@ class ShardedArray:
     def _chunk(self, number: int) -> NDArray[np.generic]:
         """Chunk `number` of the array, [images, columns, ...]."""
         row_group, place = divmod(number * self.chunk[0], self.shard)
-        path = os.path.join(self.folder, "c", str(row_group), *("0" for _ in self.chunk[1:]))
+        path = f"{self.folder}/c/{row_group}{'/0' * (len(self.chunk) - 1)}"
         try:
-            with open(path, "rb", buffering=0) as file:
-                # A shard that was replaced meanwhile is another one.
-                state = os.fstat(file.fileno())
-                version = (str(self.folder), row_group, state.st_ino, state.st_mtime_ns, state.st_size)
-                return self._cached(file, state.st_size, version, place // self.chunk[0])
+            state = os.stat(path)
+            # A shard that was replaced meanwhile is another one.
+            key = (path, state.st_ino, state.st_mtime_ns, state.st_size, place)
+            chunk = self.cache.get(key)
+            if chunk is None:
+                chunk = self._read(path, key[:-1], place // self.chunk[0])
+                if chunk is not None:
+                    self.cache.put(key, chunk)
         except FileNotFoundError:
-            return self._unwritten()
+            chunk = None
+        return self._unwritten() if chunk is None else chunk
 
-    def _cached(self, file: Any, size: int, version: tuple, place: int) -> NDArray[np.generic]:
-        chunk = self.cache.get((version, place))
-        if chunk is None:
-            index = self.cache.get(version)
+    def _read(self, path: str, shard: tuple, place: int) -> NDArray[np.generic] | None:
+        """Chunk `place` of the shard that `path` and what is known of it name; None where it was never written."""
+        with open(path, "rb", buffering=0) as file:
+            index = self.cache.get(shard)
             if index is None:
-                index = _read_index(file, size, self.shard // self.chunk[0])
-                self.cache.put(version, index)
+                index = _read_index(file, self.shard // self.chunk[0])
+                self.cache.put(shard, index)
             offset, length = map(int, index[place])
             if offset == length == MISSING:
-                return self._unwritten()
-            chunk = self._decode(checked(_read_bytes(file, offset, length)))
-            self.cache.put((version, place), chunk)
-        return chunk
+                return None
+            return self._decode(checked(_read_bytes(file, offset, length)))
 
     def _decode(self, compressed: bytes) -> NDArray[np.generic]:
         shape = [self.chunk[axis] for axis in self.order]
@@ -179,10 +181,10 @@ def _grouped(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
     yield from zip(distinct.tolist(), np.split(order, starts[1:]), strict=False)
 
 
-def _read_index(file: Any, size: int, chunks: int) -> NDArray[np.uint64]:
+def _read_index(file: Any, chunks: int) -> NDArray[np.uint64]:
     """Offset and length of each chunk of a shard, [chunks, 2]."""
     length = INDEX_ENTRY * chunks + 4
-    return parse_index(_read_bytes(file, size - length, length), chunks)
+    return parse_index(_read_bytes(file, file.seek(0, os.SEEK_END) - length, length), chunks)
 
 
 def parse_index(data: bytes, chunks: int) -> NDArray[np.uint64]:
