@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import socket
 import sys
@@ -16,11 +17,13 @@ import numpy as np
 import obstore
 import pytest
 from moto.server import ThreadedMotoServer
-from test_encode_store import make_spec, make_store, photo_latents, tree
+from test_encode_store import make_spec, make_store, photo_latents, tree, write_all
+from torch.utils.data import DataLoader
 
 from hvae_codec import LatentMask, encode, kl_stats
 from hvae_codec.encode import remote
 from hvae_codec.encode.bucket_writer import BucketWriter
+from hvae_codec.encode.dataset import LatentDataset
 from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.remote import RemotePath
@@ -118,6 +121,52 @@ def test_verify_names_damaged_and_missing_objects(tmp_path, bucket):
         with pytest.raises(StoreError, match=r"damaged|lacks"):
             store.latents(image)
     assert verify(local.path).ok
+
+
+def test_a_shard_that_was_replaced_is_read_anew(tmp_path, bucket):
+    spec, url = make_spec(20), f"{bucket}/out.zarr"
+    latents = photo_latents(spec)
+    upload(make_store(tmp_path / "out.zarr", spec).path, url)
+    store = open_store(url)
+    store.latents(0)  # the index of the first shard is known from now on
+    other = {r: np.ascontiguousarray(z[::-1] // 2) for r, z in latents.items()}
+    writer = write_all(tmp_path / "other.zarr", spec, other)
+    writer.publish()
+    upload(writer.path, url)
+    np.testing.assert_array_equal(store.stored(slice(4, 8))[16], other[16][4:8])  # another chunk of that shard
+
+
+def counted(request, asked):
+    def ask(client, key, *arguments, **options):
+        asked.append(key)
+        return request(client, key, *arguments, **options)
+
+    return ask
+
+
+def test_requests_are_few(tmp_path, bucket, monkeypatch):
+    upload(make_store(tmp_path / "out.zarr", make_spec(20)).path, url := f"{bucket}/out.zarr")
+    asked: list[str] = []
+    for name in ("get", "get_ranges", "get_async", "get_range_async"):
+        monkeypatch.setattr(obstore, name, counted(getattr(obstore, name), asked))
+    store = open_store(url)
+    assert len(asked) == len(set(asked)) == 13  # zarr.json of the group and of 9 arrays, 3 tables of steps
+    for images, requests in ((3, 6), (3, 0), (slice(0, 4), 0), (slice(None), 15)):
+        asked.clear()
+        store.latents(images)
+        assert len(asked) <= requests
+
+
+def test_a_forked_process_says_what_to_do(tmp_path, bucket):
+    upload(make_store(tmp_path / "out.zarr", make_spec(20)).path, url := f"{bucket}/out.zarr")
+    dataset = LatentDataset(url)
+    assert len(list(DataLoader(dataset, batch_size=None, num_workers=0))) == 20
+    for read in (lambda store: store.latents(19), lambda store: store.per_image("name")):
+        store = open_store(url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 0)
+            with pytest.raises(UsageError, match="cannot be read in a forked process; start processes with spawn"):
+                read(store)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -299,7 +348,7 @@ def test_no_bucket_no_credentials_and_no_network_are_told_apart(server, monkeypa
 def test_a_bucket_that_stops_answering_is_no_damage(tmp_path, bucket, monkeypatch):
     upload(make_store(tmp_path / "out.zarr", make_spec(20)).path, url := f"{bucket}/out.zarr")
     store = open_store(url)
-    for request in ("get", "get_range", "get_async", "get_range_async"):
+    for request in ("get", "get_ranges", "get_async", "get_range_async"):
         monkeypatch.setattr(obstore, request, refused)
     for read in (lambda: store.latents(3), lambda: store.names, lambda: verify(url)):
         with pytest.raises(UnreachableError, match="there is no answer"):

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import zarr.storage
 
 from ..errors import UsageError
-from .remote import SCHEMES, RemotePath
+from .remote import AT_ONCE, SCHEMES, RemotePath
 
 Place = Path | RemotePath
+K = TypeVar("K")
+V = TypeVar("V")
 
 UNFINISHED = "unfinished.json"
 """In a bucket, what becomes a store's `zarr.json` when the store is whole."""
@@ -69,6 +73,15 @@ def array_folders(place: Place) -> list[str]:
     if isinstance(place, RemotePath):
         return place.folders()
     return sorted(file.parent.name for file in place.glob("*/zarr.json"))
+
+
+def each(place: Place, function: Callable[[K], V], items: Iterable[K]) -> list[V]:
+    """`function` of each item, in order; at the same time where each is a journey."""
+    items = list(items)
+    if isinstance(place, Path) or len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, items))
 
 
 def read_ahead(place: Place, keys: Iterable[str]) -> None:

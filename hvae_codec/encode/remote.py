@@ -44,7 +44,9 @@ class Bucket:
 
     url: str
     """Scheme and name, such as `s3://images`."""
-    client: Client
+    connection: Client
+    process: int
+    """The process that made it."""
     held: dict[str, bytes]
     """By key."""
 
@@ -69,7 +71,21 @@ class Bucket:
                     "allow_http": endpoint.startswith("http://"),
                 },
             )
-        return cls(url, client, {})
+        return cls(url, client, os.getpid(), {})
+
+    @property
+    def client(self) -> Client:
+        """The connection; raises like `check_process`."""
+        self.check_process()
+        return self.connection
+
+    def check_process(self) -> None:
+        """Raise `UsageError` in a forked process, where the connection's threads are missing and nothing answers."""
+        if self.process != os.getpid():
+            raise UsageError(
+                f"{self.url} cannot be read in a forked process; start processes with spawn, for a DataLoader "
+                "multiprocessing_context='spawn'"
+            )
 
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -199,12 +215,15 @@ class RemotePath:
             found = obstore.list_with_delimiter(self.bucket.client, prefix=self.key)
         return sorted(PurePosixPath(prefix).name for prefix in found["common_prefixes"])
 
-    def read_range(self, start: int, length: int) -> bytes:
-        """Bytes of the object from `start` on; fewer where it ends before."""
+    def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Bytes of the object from each of `starts` on; fewer where it ends before."""
         import obstore
 
+        if not starts:
+            return []
         with translated(str(self)):
-            return bytes(obstore.get_range(self.bucket.client, self.key, start=start, length=length))
+            ranges = obstore.get_ranges(self.bucket.client, self.key, starts=starts, lengths=lengths)
+            return [bytes(part) for part in ranges]
 
     def read_end(self, length: int) -> bytes:
         """The last bytes of the object; fewer where it is shorter."""
@@ -249,6 +268,7 @@ class ZarrObjects(ObjectStore):
         """An object or a range of it; None where there is none."""
         if byte_range is None and (held := self.bucket.held.get(key)) is not None:
             return prototype.buffer.from_bytes(held)
+        self.bucket.check_process()
         with translated(f"{self.bucket.url}/{key}"):
             return await super().get(key, prototype, byte_range)
 

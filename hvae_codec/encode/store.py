@@ -36,7 +36,7 @@ from .layout import (
     row_group_digest,
     unstorable,
 )
-from .places import UNFINISHED, Place, array_folders, files_at, place_of, read_ahead, zarr_location
+from .places import UNFINISHED, Place, array_folders, each, files_at, place_of, read_ahead, zarr_location
 from .remote_shards import sharded_array
 from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .writer import StoreWriter, partial_path
@@ -209,24 +209,30 @@ class Store:
         Raises `UsageError` where there is no such image, `StoreError` where the store is damaged.
         """
         rows = self._rows(index)
-        numbers = {resolution: self._read_latents(resolution, rows) for resolution in self.resolutions}
+        numbers = self._each_resolution(lambda resolution: self._read_latents(resolution, rows))
         return numbers if isinstance(index, slice) else {r: array[0] for r, array in numbers.items()}
 
     def gather(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Stored numbers of the images at `indices`, in that order: resolution to [len(indices), columns, ...]."""
         rows = [self._rows(i)[0] for i in indices]
-        return {resolution: self._read_latents(resolution, rows) for resolution in self.resolutions}
+        return self._each_resolution(lambda resolution: self._read_latents(resolution, rows))
 
     def latents(self, index: int | slice) -> dict[str, np.ndarray]:
         """Latents z by array name (`z16`), float32, shaped and raising like `stored`."""
         rows = self._rows(index)
-        latents = {f"z{resolution}": self.latents_at(resolution, rows) for resolution in self.resolutions}
+        latents = self._latents(rows)
         return latents if isinstance(index, slice) else {name: z[0] for name, z in latents.items()}
 
     def gather_latents(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """Latents z of the images at `indices`, in that order: array name to float32 [len(indices), columns, ...]."""
-        rows = [self._rows(i)[0] for i in indices]
-        return {f"z{resolution}": self.latents_at(resolution, rows) for resolution in self.resolutions}
+        return self._latents([self._rows(i)[0] for i in indices])
+
+    def _latents(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        latents = self._each_resolution(lambda resolution: self.latents_at(resolution, rows))
+        return {f"z{resolution}": z for resolution, z in latents.items()}
+
+    def _each_resolution(self, read: Callable[[int], np.ndarray]) -> dict[int, np.ndarray]:
+        return dict(zip(self.resolutions, each(self.path, read, self.resolutions), strict=True))
 
     def latents_at(self, resolution: int, rows: Sequence[int]) -> np.ndarray:
         """Latents z of one resolution of the images `rows`, counted from 0: float32 [len(rows), columns, ...]."""
