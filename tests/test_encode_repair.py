@@ -191,8 +191,9 @@ def test_another_model_and_damage_that_cannot_be_mended_are_refused(
         mend(model=load_model(tmp_path / "other"))
     content = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(content.replace('"package_version": "0', '"package_version": "9'))
-    with pytest.raises(StoreError, match="metadata are damaged"):
-        mend()
+    report = mend()
+    assert report.after.damages[0].file == "zarr.json"
+    assert "its metadata are damaged, they have another checksum" in report.notes[-1]
     with pytest.raises(StoreError, match="there is no store"):
         repair(tmp_path / "none.zarr", source, tiny_model)
 
@@ -236,6 +237,20 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
 
     for module in ("repair_row_groups", "repair_tables"):
         monkeypatch.setattr(f"hvae_codec.encode.{module}.replace_atomically", replace)
+
+
+def test_row_groups_are_mended_where_names_cannot_be(store, mend, source):
+    damage(store, "a lost shard")
+    (store / "label" / "c" / "0").unlink()
+    others = source.subset(range(IMAGES - 1, -1, -1))  # in another order
+    report = mend(others)
+    assert [damage.file for damage in report.after.damages] == ["label/c/0"]
+    damage(store, "a lost row group")
+    (store / "name" / "c" / "0").unlink()
+    report = mend(others)
+    assert report.after.damaged_row_groups == [0]
+    assert "label, name cannot be made anew" in report.notes[0]
+    assert "images 0 to 7 cannot be encoded again: their names are lost" in report.notes[1]
 
 
 def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_patches, tmp_path):

@@ -21,6 +21,7 @@ from ..prune.kl_stats import KLStats
 from .places import place_of
 from .repair_row_groups import RepairOptions, RowGroupMender
 from .repair_tables import mend_tables
+from .store import open_store
 from .subject import Subject
 from .verify import Progress, VerifyReport, verify
 from .workers import Worker, write_lock
@@ -54,8 +55,8 @@ def repair(
     `images` hold those that were encoded; they are found by name where others are among them. Damaged tables are made
     anew, steps from `stats`. With the batch size, machine and versions of the encode, the store is byte for byte what
     it was. `progress` is called with the images encoded and those to encode.
-    Raises `StoreError` where there is no store, it is being written, its metadata are damaged or `model` is another
-    one; what else cannot be repaired is in the report.
+    Raises `StoreError` where there is no store, it is being written or `model` is another one; what cannot be repaired
+    is in the report.
     """
     path = _folder(store_path)
     before = verify(path)
@@ -67,11 +68,21 @@ def repair(
         images = _as_encoded(images, subject.metadata["source"])
         tables, notes = _mend_tables(path, subject, before, images, stats)
         row_groups = (verify(path) if tables else before).damaged_row_groups
-        if not row_groups:
-            return RepairReport(before, verify(path), tables, notes)
+        obstacle = _obstacle(path)
+        if not row_groups or obstacle:
+            return RepairReport(before, verify(path), tables, [*notes, *obstacle])
         mender = RowGroupMender.open(path, images, model, options or RepairOptions())
         rewritten, more = _mend_row_groups(mender, row_groups, progress)
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
+
+
+def _obstacle(path: Path) -> list[str]:
+    """Why the store cannot be decoded, where metadata or tables that could not be mended are among those it takes."""
+    try:
+        open_store(path)
+    except StoreError as error:
+        return [str(error)]
+    return []
 
 
 def _folder(store_path: str | Path) -> Path:

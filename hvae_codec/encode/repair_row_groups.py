@@ -130,7 +130,9 @@ class RowGroupMender:
         """Where the images `rows` of the store are among those given: by number where these are known, else by name."""
         if self._are_known(rows):
             return range(rows.start - self._known.start, rows.stop - self._known.start)
-        names = [str(name) for name in np.asarray(self.subject.arrays["name"][rows.start : rows.stop])]
+        names = self.subject.names_of(rows)
+        if len(names) < len(rows):
+            raise StoreError(f"images {rows.start} to {rows.stop - 1} cannot be encoded again: their names are lost")
         missing = [name for name in names if name not in self._places]
         if missing:
             more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
