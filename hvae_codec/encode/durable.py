@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import uuid
 from pathlib import Path
 
 _HERE, _EXCHANGE = -100, 2
@@ -29,6 +30,18 @@ def sync_branch(root: Path, key: str) -> None:
     while path != root:
         path = path.parent
         sync(path)
+
+
+def write_object(path: Path, data: bytes) -> None:
+    """Write a file, and the folders above it, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def sync_tree(root: Path) -> None:

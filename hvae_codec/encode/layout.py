@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import zarr
@@ -40,7 +41,6 @@ WRITE_ALL: Any = {"write_empty_chunks": True}
 
 # Uncompressed size of a chunk, where it holds two images or more: a random image reads in milliseconds.
 CHUNK_BYTES = 131072
-CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,33 @@ def chunk_length(shard: int, chunk_bytes: int, image_bytes: int) -> int:
     return next(n for n in range(shard, 0, -1) if shard % n == 0 and (n == 1 or n * image_bytes <= chunk_bytes))
 
 
+def shard_object(numbers: np.ndarray, chunk: int) -> bytes:
+    """What zarr writes for a whole shard [images, columns, ...] of chunks of `chunk` images, in a fifth of the time.
+
+    The chunks one after the other, then offset and length of each, then the checksum of these.
+    """
+    chunks = [_chunk_object(numbers[first : first + chunk]) for first in range(0, len(numbers), chunk)]
+    lengths = np.array([len(part) for part in chunks])
+    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
+    return b"".join([*chunks, index, _checksum(index)])
+
+
 def compressed_bytes(chunk: np.ndarray) -> int:
     """Bytes of one latent chunk [images, columns, ...] in a store, without its entry in the shard's index."""
+    return len(_chunk_object(chunk))
+
+
+def _chunk_object(chunk: np.ndarray) -> bytes:
     compressor = _compressor(chunk.dtype.name)
     shuffles = {BloscShuffle.shuffle: numcodecs.Blosc.SHUFFLE, BloscShuffle.bitshuffle: numcodecs.Blosc.BITSHUFFLE}
     blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, shuffles[compressor.shuffle])
     ordered = chunk.transpose(_memory_order(chunk.ndim) or range(chunk.ndim))
-    return len(blosc.encode(np.ascontiguousarray(ordered))) + CHECKSUM_BYTES
+    data = bytes(blosc.encode(np.ascontiguousarray(ordered, ordered.dtype.newbyteorder("<"))))
+    return data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 def _memory_order(axes: int) -> tuple[int, ...]:

@@ -78,12 +78,19 @@ class UnfinishedStore(ABC):
         self._check(rows, stored)
         self.write_per_image(row_group, per_image or {})
         for resolution in self.spec.resolutions:
-            self.array(f"z{resolution}")[rows.start : rows.stop] = stored[resolution]
-            key = shard_key(row_group, self.spec.columns.item(resolution))
-            self._keep(f"z{resolution}", key)
+            self._write_shard(resolution, row_group, stored[resolution])
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
         self.array("committed")[row_group] = np.uint32(digest)
         self._keep("committed", f"c/{row_group}")
+
+    def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
+        """Write a row group's numbers in the array of one resolution, to be kept when this returns."""
+        rows = self.rows(row_group)
+        self.array(f"z{resolution}")[rows.start : rows.stop] = numbers
+        self._keep(f"z{resolution}", self._shard_key(resolution, row_group))
+
+    def _shard_key(self, resolution: int, row_group: int) -> str:
+        return shard_key(row_group, self.spec.columns.item(resolution))
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
