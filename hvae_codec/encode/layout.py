@@ -16,13 +16,13 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 import numcodecs
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from ..errors import StoreError
 from .columns import Columns
@@ -282,9 +282,8 @@ def compressed_bytes(chunk: np.ndarray) -> int:
 
 
 def _chunk_object(chunk: np.ndarray) -> bytes:
-    compressor = _compressor(chunk.dtype.name)
-    shuffles = {BloscShuffle.shuffle: numcodecs.Blosc.SHUFFLE, BloscShuffle.bitshuffle: numcodecs.Blosc.BITSHUFFLE}
-    blosc = numcodecs.Blosc(compressor.cname.value, compressor.clevel, shuffles[compressor.shuffle])
+    shuffles = {"shuffle": numcodecs.Blosc.SHUFFLE, "bitshuffle": numcodecs.Blosc.BITSHUFFLE}
+    blosc = numcodecs.Blosc("zstd", _LEVEL, shuffles[_shuffle(chunk.dtype.name)])
     ordered = chunk.transpose(_memory_order(chunk.ndim) or range(chunk.ndim))
     data = bytes(blosc.encode(np.ascontiguousarray(ordered, ordered.dtype.newbyteorder("<"))))
     return data + _checksum(data)
@@ -304,10 +303,16 @@ def _memory_order(axes: int) -> tuple[int, ...]:
     return (1, 0, 2, 3) if axes == 4 else ()
 
 
+_LEVEL = 7
+
+
 def _compressor(dtype: str) -> BloscCodec:
+    return BloscCodec(cname="zstd", clevel=_LEVEL, shuffle=_shuffle(dtype), typesize=np.dtype(dtype).itemsize)
+
+
+def _shuffle(dtype: str) -> Literal["shuffle", "bitshuffle"]:
     # The high bits of a small code all equal its sign: bit shuffling turns them into copies of one plane.
-    shuffle = BloscShuffle.bitshuffle if np.issubdtype(dtype, np.integer) else BloscShuffle.shuffle
-    return BloscCodec(cname="zstd", clevel=7, shuffle=shuffle, typesize=np.dtype(dtype).itemsize)
+    return "bitshuffle" if np.issubdtype(dtype, np.integer) else "shuffle"
 
 
 def write_table(group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
