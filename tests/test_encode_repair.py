@@ -253,6 +253,23 @@ def test_row_groups_are_mended_where_names_cannot_be(store, mend, source):
     assert "images 0 to 7 cannot be encoded again: their names are lost" in report.notes[1]
 
 
+@pytest.mark.parametrize("file", ["zarr.json", "c/0"])
+def test_a_model_that_a_store_carries_is_put_back(tiny_model, source, stats, tiny_config, tmp_path, file):
+    path, options = tmp_path / "out.zarr", EncodeOptions(shard=SHARD, embed_model=True)
+    encode(tiny_model, source, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
+    whole = tree(path)
+    assert verify(path, deep=True).ok
+    (path / "model" / file).unlink()
+    (damage,) = verify(path).damages
+    assert (damage.file, damage.problem, list(damage.images)) == (f"model/{file}", "is missing", [])
+    torch.manual_seed(3)
+    save_model(tmp_path / "other", tiny_config, HVAE(tiny_config.model).state_dict())
+    report = repair(path, source, load_model(tmp_path / "other"))
+    assert "carries another model than this one" in report.notes[0]
+    assert repair(path, source, tiny_model).after.ok
+    assert tree(path) == whole
+
+
 def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_patches, tmp_path):
     old, new = cut_patches(IMAGES), cut_patches(2 * IMAGES)[IMAGES:]
     path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, shard=SHARD, evaluate=True, verify=True)

@@ -66,7 +66,7 @@ def repair(
         _sweep(path)
         subject = Subject.open(path)
         images = _as_encoded(images, subject.metadata["source"])
-        tables, notes = _mend_tables(path, subject, before, images, stats)
+        tables, notes = _mend_tables(path, subject, before, images, model, stats)
         row_groups = (verify(path) if tables else before).damaged_row_groups
         obstacle = _obstacle(path)
         if not row_groups or obstacle:
@@ -106,11 +106,11 @@ def _as_encoded(images: ImageSource, source: Mapping[str, Any]) -> ImageSource:
 
 
 def _mend_tables(
-    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
+    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and why others were not."""
     try:
-        return mend_tables(path, subject, report, images, stats), []
+        return mend_tables(path, subject, report, images, model, stats), []
     except StoreError as error:
         return [], [str(error)]
 

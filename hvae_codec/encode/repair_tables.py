@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +13,36 @@ from numpy.typing import NDArray
 
 from ..errors import HvaeCodecError, StoreError
 from ..images import ImageSource
-from ..model.checkpoint import replace_atomically
+from ..model.checkpoint import model_hash, replace_atomically
+from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from .coder import quantiser_steps
 from .columns import stored_columns
+from .embedded_model import ARRAY, model_weights
 from .layout import CHUNK_BYTES, StoreSpec, create_arrays, spec_fingerprint
 from .subject import Subject
 from .verify import VerifyReport
 
 
 def mend_tables(
-    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, stats: KLStats | None
+    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
 ) -> list[str]:
     """Replace what is damaged of the store in the folder `path`, besides latents and digests; returns the files.
 
     Names and labels are those of `images` where the store's are damaged, columns those of the mask, steps those of the
-    codec with `stats`. Raises `StoreError` where the store's fingerprint does not prove these, and nothing is replaced.
+    codec with `stats`, a model that the store carries is `model`. Raises `StoreError` where the store's fingerprint or
+    the model's hash does not prove these; nothing is replaced then.
     """
     damaged = {damage.file.split("/")[0] for damage in report.damages if damage.row_group is None}
-    wanted = sorted(damaged & {*subject.forms, *subject.per_image})
+    wanted = sorted(damaged & {*subject.forms, *subject.per_image, ARRAY})
     if not wanted:
         return []
     spec = _proven_spec(subject, damaged, images, stats)
+    if ARRAY in wanted:
+        if model_hash(model) != spec.model["hash"]:
+            raise StoreError(f"{path} carries another model than this one; give the run it was made with as --model")
+        spec = replace(spec, weights=model_weights(model))
     with tempfile.TemporaryDirectory() as folder:
         create_arrays(zarr.open_group(folder, mode="w", zarr_format=3), spec)
         files = [file for name in wanted for file in _files(Path(folder), name)]
@@ -53,7 +61,7 @@ def _files(folder: Path, name: str) -> Iterator[str]:
 
 
 def _proven_spec(subject: Subject, damaged: set[str], images: ImageSource, stats: KLStats | None) -> StoreSpec:
-    metadata, shown = subject.metadata, ", ".join(sorted(damaged & subject.forms.keys()))
+    metadata, shown = subject.metadata, ", ".join(sorted(damaged & {*subject.forms, *subject.per_image, ARRAY}))
     try:
         mask = LatentMask.from_dict(metadata["mask"])
         spec = StoreSpec(

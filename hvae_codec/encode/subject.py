@@ -18,6 +18,7 @@ import zarr
 from ..errors import HvaeCodecError, StoreError, UnreachableError
 from .columns import Columns, PositionColumns, read_columns
 from .damage import Damage, UnreadableError, reading
+from .embedded_model import ARRAY
 from .latents import Codec, codec_from_dict
 from .layout import NO_TEXT, array_checksum, attributes_checksum
 from .places import Place, array_folders, files_at, read_ahead
@@ -84,7 +85,7 @@ class Subject:
     @property
     def per_image(self) -> tuple[str, ...]:
         """Arrays of one number an image that were made with the store, such as `rate`."""
-        known = self.checksums.keys() - self.forms.keys()
+        known = self.checksums.keys() - self.forms.keys() - {ARRAY}
         axes = {name: getattr(array.metadata, "dimension_names", None) for name, array in self.arrays.items()}
         return tuple(sorted(name for name in known if name not in axes or axes[name] == ("image",)))
 
@@ -125,8 +126,8 @@ class Subject:
 
     def _array_damages(self, name: str) -> Iterator[Damage]:
         file, form = f"{name}/zarr.json", self.forms.get(name)
-        axes = form.dimension_names if form else ("image",)
-        images = range(self.images) if axes[0] == "image" or name.startswith(("step", "dimension")) else ()
+        per_image = name in self.per_image if form is None else form.dimension_names[0] == "image"
+        images = range(self.images) if per_image or name.startswith(("step", "dimension")) else ()
         if not (self.path / file).is_file():
             yield Damage(file, "is missing", images)
             return
