@@ -61,7 +61,7 @@ class BucketWriter(UnfinishedStore):
 
     def array(self, name: str) -> zarr.Array:
         """See `UnfinishedStore`; so are the others."""
-        array = zarr.open_array(self.path.zarr_location(read_only=False) / name, mode="r+")
+        array = zarr.open_array(self.path.zarr_location(read_only=False) / name, mode="r+", zarr_format=3)
         return cast(zarr.Array, array.with_config(WRITE_ALL))
 
     def pending(self) -> list[int]:
@@ -81,6 +81,9 @@ class BucketWriter(UnfinishedStore):
         elif bucket_fingerprint(self.path / PUBLISHED) != self.fingerprint:  # nor has another worker just published it
             raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
         return True
+
+    def _write_object(self, name: str, key: str, content: bytes) -> None:
+        (self.path / name / key).write_bytes(content)
 
     def _keep(self, name: str, key: str) -> None:
         """Nothing to do: an object that was written is kept."""

@@ -34,7 +34,7 @@ RETRIES = 8
 _GIVE_UP = timedelta(seconds=60)
 _TIMEOUT = timedelta(seconds=60)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
-AT_ONCE = 16
+AT_ONCE = 32
 """Requests under way at the same time where many objects are wanted."""
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from .layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint, unstorable
-from .places import Place
+from .layout import StoreSpec, chunk_length, row_group_digest, shard_key, shard_object, spec_fingerprint, unstorable
+from .places import Place, each
 from .workers import Worker
 
 RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
@@ -77,20 +77,21 @@ class UnfinishedStore(ABC):
         rows = self.rows(row_group)
         self._check(rows, stored)
         self.write_per_image(row_group, per_image or {})
-        for resolution in self.spec.resolutions:
-            self._write_shard(resolution, row_group, stored[resolution])
+        each(self.path, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
         self.array("committed")[row_group] = np.uint32(digest)
         self._keep("committed", f"c/{row_group}")
 
     def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
         """Write a row group's numbers in the array of one resolution, to be kept when this returns."""
-        rows = self.rows(row_group)
-        self.array(f"z{resolution}")[rows.start : rows.stop] = numbers
-        self._keep(f"z{resolution}", self._shard_key(resolution, row_group))
-
-    def _shard_key(self, resolution: int, row_group: int) -> str:
-        return shard_key(row_group, self.spec.columns.item(resolution))
+        rows, name = self.rows(row_group), f"z{resolution}"
+        key = shard_key(row_group, self.spec.columns.item(resolution))
+        if len(numbers) < self.spec.shard:  # zarr knows what a shard has beyond the last image
+            self.array(name)[rows.start : rows.stop] = numbers
+        else:
+            chunk = chunk_length(self.spec.shard, self.spec.chunk_bytes, numbers[0].nbytes)
+            self._write_object(name, key, shard_object(numbers, chunk))
+        self._keep(name, key)
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
@@ -134,6 +135,10 @@ class UnfinishedStore(ABC):
 
         Where two workers finish at the same time, one of them publishes and both give True.
         """
+
+    @abstractmethod
+    def _write_object(self, name: str, key: str, content: bytes) -> None:
+        """Write the object `key` of array `name`, at once whole."""
 
     @abstractmethod
     def _keep(self, name: str, key: str) -> None:

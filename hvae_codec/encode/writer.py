@@ -26,9 +26,7 @@ from .layout import (
     ATTRIBUTE,
     WRITE_ALL,
     StoreSpec,
-    chunk_length,
     fill_group,
-    shard_object,
     write_table,
 )
 from .sketch import SKETCH
@@ -95,14 +93,8 @@ class StoreWriter(UnfinishedStore):
         remove_locks(self.path)
         return True
 
-    def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
-        if len(numbers) < self.spec.shard:  # zarr knows what a shard has beyond the last image
-            super()._write_shard(resolution, row_group, numbers)
-            return
-        chunk = chunk_length(self.spec.shard, self.spec.chunk_bytes, numbers[0].nbytes)
-        name, key = f"z{resolution}", self._shard_key(resolution, row_group)
-        write_object(self.partial / name / key, shard_object(numbers, chunk))
-        self._keep(name, key)
+    def _write_object(self, name: str, key: str, content: bytes) -> None:
+        write_object(self.partial / name / key, content)
 
     def _keep(self, name: str, key: str) -> None:
         sync_branch(self.partial / name, key)
