@@ -276,6 +276,18 @@ def shard_object(numbers: np.ndarray, chunk: int) -> bytes:
     return b"".join([*chunks, index, _checksum(index)])
 
 
+def marker_object(digest: int) -> bytes:
+    """What zarr writes for an element of `committed`."""
+    data = digest.to_bytes(4, "little")
+    return data + _checksum(data)
+
+
+def marked_digest(content: bytes) -> int:
+    """The digest in an object of `committed`; 0 where a power cut has torn it: the row group was not committed."""
+    digest = int.from_bytes(content[:4], "little")
+    return digest if content == marker_object(digest) else 0
+
+
 def compressed_bytes(chunk: np.ndarray) -> int:
     """Bytes of one latent chunk [images, columns, ...] in a store, without its entry in the shard's index."""
     return len(_chunk_object(chunk))

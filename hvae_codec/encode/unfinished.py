@@ -17,7 +17,16 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from .layout import StoreSpec, chunk_length, row_group_digest, shard_key, shard_object, spec_fingerprint, unstorable
+from .layout import (
+    StoreSpec,
+    chunk_length,
+    marker_object,
+    row_group_digest,
+    shard_key,
+    shard_object,
+    spec_fingerprint,
+    unstorable,
+)
 from .places import Place, each
 from .workers import Worker
 
@@ -79,7 +88,7 @@ class UnfinishedStore(ABC):
         self.write_per_image(row_group, per_image or {})
         each(self.path, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
-        self.array("committed")[row_group] = np.uint32(digest)
+        self._write_object("committed", f"c/{row_group}", marker_object(digest))
         self._keep("committed", f"c/{row_group}")
 
     def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:

@@ -27,6 +27,7 @@ from .layout import (
     WRITE_ALL,
     StoreSpec,
     fill_group,
+    marked_digest,
     write_table,
 )
 from .sketch import SKETCH
@@ -72,11 +73,19 @@ class StoreWriter(UnfinishedStore):
         """See `UnfinishedStore`; so are the others."""
         return _open_array(self.partial, name)
 
+    def own_pending(self) -> list[int]:
+        """Row groups of this worker that are not yet committed."""
+        return self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count))
+
     def pending(self) -> list[int]:
         """Row groups that are not yet committed, of all workers."""
-        markers = _open_array(self.partial, "committed")
-        written = {path.name for path in self.partial.glob("committed/c/*")}
-        return [r for r in range(self.row_groups) if str(r) not in written or not _marker(markers, r)]
+        return self._uncommitted(range(self.row_groups))
+
+    def _uncommitted(self, row_groups: range) -> list[int]:
+        markers = self.partial / "committed" / "c"
+        if not (markers.parent / "zarr.json").is_file():
+            raise StoreError(f"{self.partial} was removed or replaced while it was written; run encode again")
+        return [row_group for row_group in row_groups if not _digest_in(markers / str(row_group))]
 
     def finish(self) -> bool:
         """Rename the store where the row groups of all workers are written; whether it has its name now."""
@@ -218,11 +227,11 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _sweep(writer: StoreWriter) -> None:
     """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
-    partial = writer.partial
-    for row_group in writer.own_pending():
-        for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
-            objects = partial / name / "c"
-            for entry in (objects / str(row_group), *objects.glob(f"{row_group}.*.partial")):
+    partial, pending = writer.partial, set(map(str, writer.own_pending()))
+    for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
+        objects = partial / name / "c"
+        for entry in objects.iterdir() if objects.is_dir() else ():
+            if entry.name.partition(".")[0] in pending:  # "7", or "7.0123abc.partial"
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     if writer.worker.count == 1:
         for leftover in partial.rglob("*.partial"):
@@ -234,8 +243,9 @@ def _open_array(folder: Path, name: str) -> zarr.Array:
     return cast(zarr.Array, array.with_config(WRITE_ALL))
 
 
-def _marker(markers: zarr.Array, row_group: int) -> int:
+def _digest_in(marker: Path) -> int:
+    """The digest of a row group; 0 where it was not committed."""
     try:
-        return int(cast(Any, markers[row_group]))
-    except ValueError:  # a power cut has left a torn file: the row group was not committed
+        return marked_digest(marker.read_bytes())
+    except FileNotFoundError:
         return 0
