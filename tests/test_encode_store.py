@@ -180,12 +180,12 @@ def test_xarray_and_plain_zarr_read_the_same_latents(tmp_path, codec):
 
 def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
-    first, second, positions = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    first, second, positions, own = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     for granularity in GRANULARITIES:
         (tmp_path / granularity).mkdir()
     monkeypatch.chdir(tmp_path / "variate")
     latents = make_store("out.zarr").latents(slice(None))["z16"]
-    for example in (first, second):
+    for example in (first, second, own):
         names = {}
         exec(example, names)
         z = names["z"].transpose("image", ...).values if hasattr(names["z"], "dims") else names["z"]
