@@ -31,6 +31,7 @@ import linear_probe
 import model_size
 import output_bound
 import probe
+import read_speed
 import scale
 import scale_simulation
 import step_cost
@@ -164,6 +165,13 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in rows.reset_index().itertuples():
         assert row.accuracy == pytest.approx(means[row.task, row.representation, row.dims])
     assert (tmp_path / "probe.png").stat().st_size > 1000
+
+
+def test_read_speed(tmp_path: Path) -> None:
+    read_speed.write(tmp_path / "out.zarr", 300, {1: 3, 4: 2})
+    rows = dict(read_speed.measure(tmp_path / "out.zarr", reads=3, workers=[0]))
+    assert rows["images, numbers an image"] == "300, 35"
+    assert rows["shuffled epoch, 0 workers, items"].endswith(" images/s")
 
 
 def test_scale_on_paper() -> None:
