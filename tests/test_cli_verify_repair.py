@@ -129,7 +129,6 @@ def test_what_cannot_be_repaired_is_said(call):
         (("verify", "out.zarr", "--deep", "--model", "none"), "there is no run at none"),
         (("repair", "out.zarr", "none"), "there is no none"),
         (("repair", "none.zarr", "data"), "there is no store none.zarr"),
-        (("repair", "s3://bucket/out.zarr", "data", "--model", "runs/latest"), "is not on a local disk"),
     ],
 )
 def test_bad_input_is_one_sentence(call, arguments, message):

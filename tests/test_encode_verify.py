@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def test_every_damaged_file_is_named(whole, tmp_path, kind):
     shutil.copytree(whole, path)
     expected = open_store(whole).stored(slice(None))
     for name, content in tree(whole).items():
-        for _ in range(3 if kind == "flip" else 1):
+        for _ in range(2 if kind == "flip" else 1):
             changed = damaged(kind, rng, content)
             (path / name).unlink() if changed is None else (path / name).write_bytes(changed)
             if not means_the_same(name, content, changed):
@@ -102,6 +103,9 @@ def assert_never_wrong(path: Path, expected: dict[int, np.ndarray]) -> None:
         store = open_store(path)
     except HvaeCodecError:
         return
+    with contextlib.suppress(HvaeCodecError):
+        for r, numbers in store.gather([11, 0, 8]).items():
+            np.testing.assert_array_equal(numbers, expected[r][[11, 0, 8]])
     for index in (slice(None), slice(0, 8), slice(8, 12), 0, 11):
         try:
             stored, latents = store.stored(index), store.latents(index)
