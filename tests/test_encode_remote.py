@@ -27,11 +27,13 @@ from hvae_codec.encode.dataset import LatentDataset
 from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.remote import RemotePath
+from hvae_codec.encode.repair import RepairOptions, repair
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.targets import check_place
 from hvae_codec.encode.verify import verify
 from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
+from hvae_codec.images import as_source
 from hvae_codec.report.about import describe
 
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
@@ -255,6 +257,20 @@ def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
     assert done[0] > 8
     assert remote_tree(url) == tree(local.path)
     np.testing.assert_array_equal(store.decode([0, 7], tiny_model), local.decode([0, 7], tiny_model))
+
+
+def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patches):
+    stats = kl_stats(tiny_model, photo_patches)
+    options = EncodeOptions(4, shard=4, evaluate=True, embed_model=True, verify=True)
+    arguments = {"mask": LatentMask.from_keep(stats, 0.1), "stats": stats, "options": options}
+    encode(tiny_model, photo_patches, url := f"{bucket}/out.zarr", **arguments)
+    path, before = RemotePath.of(url), remote_tree(url)
+    assert verify(url, deep=True).ok
+    (path / "rate/c/1").write_bytes(flip(before["rate/c/1"], 3))
+    path.delete(["z8/c/2/0/0/0", "name/c/0", "model/c/0", "label/zarr.json"])
+    report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(4))
+    assert (report.after.ok, report.notes) == (True, [])
+    assert remote_tree(url) == before
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 import zarr.storage
 
 from ..errors import UsageError
+from .durable import sync, sync_branch
 from .remote import AT_ONCE, SCHEMES, RemotePath
 
 Place = Path | RemotePath
@@ -82,6 +83,23 @@ def each(place: Place, function: Callable[[K], V], items: Iterable[K]) -> list[V
         return [function(item) for item in items]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, items))
+
+
+def replace_file(place: Place, key: str, content: bytes) -> None:
+    """Write the file `key` below `place` in one step, so that it is the old one or the new one, also after a kill."""
+    if isinstance(place, RemotePath):
+        (place / key).write_bytes(content)
+        return
+    path = place / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_branch(place, key)
 
 
 def read_ahead(place: Place, keys: Iterable[str]) -> None:

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import HvaeCodecError, StoreError, UsageError
+from ..errors import HvaeCodecError, StoreError, UnreachableError
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
-from .places import place_of
+from .places import Place, place_of
 from .repair_row_groups import RepairOptions, RowGroupMender
 from .repair_tables import mend_tables
 from .store import open_store
 from .subject import Subject
+from .targets import locked
 from .verify import Progress, VerifyReport, verify
-from .workers import Worker, write_lock
+from .workers import Worker
 
 __all__ = ["RepairOptions", "RepairReport", "repair"]
 
@@ -42,7 +43,7 @@ class RepairReport:
 
 
 def repair(
-    store_path: str | Path,
+    store_path: str | Place,
     images: ImageSource,
     model: HVAE,
     *,
@@ -58,11 +59,11 @@ def repair(
     Raises `StoreError` where there is no store, it is being written or `model` is another one; what cannot be repaired
     is in the report.
     """
-    path = _folder(store_path)
+    path = place_of(store_path)
     before = verify(path)
     if before.ok:
         return RepairReport(before, before)
-    with write_lock(path, Worker()):
+    with locked(path, Worker()):
         _sweep(path)
         subject = Subject.open(path)
         images = _as_encoded(images, subject.metadata["source"])
@@ -76,7 +77,7 @@ def repair(
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
 
 
-def _obstacle(path: Path) -> list[str]:
+def _obstacle(path: Place) -> list[str]:
     """Why the store cannot be decoded, where metadata or tables that could not be mended are among those it takes."""
     try:
         open_store(path)
@@ -85,16 +86,9 @@ def _obstacle(path: Path) -> list[str]:
     return []
 
 
-def _folder(store_path: str | Path) -> Path:
-    place = place_of(store_path)
-    if not isinstance(place, Path):
-        raise UsageError(f"{store_path} is not on a local disk; copy the store, repair the copy, and put it back")
-    return place
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed encode or repair has left in the store."""
-    for leftover in path.rglob("*.partial"):
+def _sweep(path: Place) -> None:
+    """Remove what a killed encode or repair has left in the store; in a bucket, objects are there whole or not."""
+    for leftover in path.rglob("*.partial") if isinstance(path, Path) else ():
         leftover.unlink()
 
 
@@ -106,7 +100,7 @@ def _as_encoded(images: ImageSource, source: Mapping[str, Any]) -> ImageSource:
 
 
 def _mend_tables(
-    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
+    path: Place, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and why others were not."""
     try:
@@ -124,6 +118,8 @@ def _mend_row_groups(
     for number, row_group in enumerate(row_groups, 1):
         try:
             files, note = mender.mend(row_group)
+        except UnreachableError:
+            raise
         except HvaeCodecError as error:
             files, note = [], str(error)
         rewritten += files

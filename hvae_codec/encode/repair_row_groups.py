@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from ..errors import StoreError
 from ..images import ImageSource
-from ..model.checkpoint import replace_atomically
 from ..model.hvae import HVAE
 from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored
 from .damage import UnreadableError, reading
 from .decoded_check import decode_checked
-from .durable import sync_branch
 from .layout import WRITE_ALL, chunk_length, row_group_digest, shard_key
+from .places import Place, replace_file
 from .sketch import SKETCH, sketch
 from .store import open_store
 from .subject import Subject
@@ -52,7 +50,7 @@ class RepairOptions:
 class RowGroupMender:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
-    path: Path
+    path: Place
     """The store's folder."""
     subject: Subject
     images: ImageSource
@@ -60,7 +58,7 @@ class RowGroupMender:
     options: RepairOptions
 
     @classmethod
-    def open(cls, path: Path, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupMender:
+    def open(cls, path: Place, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupMender:
         """Raises `StoreError` where `model` is not the store's, or its metadata are damaged."""
         return cls(path, Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
 
@@ -107,7 +105,7 @@ class RowGroupMender:
             measured |= self._bounds(source)
         files = [name for name in damaged if name in measured]
         for name in files:
-            _replace_file(self.path / name, key, rows.start, measured[name].astype(np.float32))
+            _replace_file(self.path, f"{name}/{key}", rows.start, measured[name].astype(np.float32))
         return [f"{name}/{key}" for name in files]
 
     def _bounds(self, source: ImageSource) -> dict[str, NDArray]:
@@ -193,7 +191,7 @@ class RowGroupMender:
         first = {"committed": row_group}
         for name, key, numbers in values:
             start = first.get(name, self.subject.rows(row_group).start)
-            _replace_file(self.path / name, key, start, numbers)
+            _replace_file(self.path, f"{name}/{key}", start, numbers)
         return [f"{name}/{key}" for name, key, _ in values]
 
 
@@ -223,16 +221,15 @@ def _differ(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) ->
     return np.asarray(np.abs(a - b) > tolerance * (1 + np.abs(b)))
 
 
-def _replace_file(folder: Path, key: str, start: int, values: NDArray) -> None:
-    """Write `values`, from element `start` on, as zarr would into the file `key` of the array at `folder`, in one step.
+def _replace_file(path: Place, key: str, start: int, values: NDArray) -> None:
+    """Write `values`, from element `start` of their array on, as zarr would into the file `key` of the store at `path`.
 
     Elsewhere first: zarr reads a shard before it writes a part of it, and this one may be damaged.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        shutil.copy(folder / "zarr.json", scratch)
+        name, _, chunk = key.partition("/")
+        (Path(scratch) / "zarr.json").write_bytes((path / name / "zarr.json").read_bytes())
         array: Any = zarr.open_array(scratch, mode="r+").with_config(WRITE_ALL)
         array[start : start + len(values)] = values
-        content = (Path(scratch) / key).read_bytes()
-    (folder / key).parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / key, content)
-    sync_branch(folder, key)
+        content = (Path(scratch) / chunk).read_bytes()
+    replace_file(path, key, content)

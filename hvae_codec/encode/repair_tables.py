@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import HvaeCodecError, StoreError
 from ..images import ImageSource
-from ..model.checkpoint import model_hash, replace_atomically
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
@@ -21,14 +21,15 @@ from .coder import quantiser_steps
 from .columns import stored_columns
 from .embedded_model import ARRAY, model_weights
 from .layout import CHUNK_BYTES, StoreSpec, create_arrays, spec_fingerprint
+from .places import Place, replace_file
 from .subject import Subject
 from .verify import VerifyReport
 
 
 def mend_tables(
-    path: Path, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
+    path: Place, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
 ) -> list[str]:
-    """Replace what is damaged of the store in the folder `path`, besides latents and digests; returns the files.
+    """Replace what is damaged of the store at `path`, besides latents and digests; returns the files.
 
     Names and labels are those of `images` where the store's are damaged, columns those of the mask, steps those of the
     codec with `stats`, a model that the store carries is `model`. Raises `StoreError` where the store's fingerprint or
@@ -47,8 +48,7 @@ def mend_tables(
         create_arrays(zarr.open_group(folder, mode="w", zarr_format=3), spec)
         files = [file for name in wanted for file in _files(Path(folder), name)]
         for file in files:
-            (path / file).parent.mkdir(parents=True, exist_ok=True)
-            replace_atomically(path / file, (Path(folder) / file).read_bytes())
+            replace_file(path, file, (Path(folder) / file).read_bytes())
     return files
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .bucket_writer import PUBLISHED, BucketWriter, bucket_fingerprint, check_bucket_target
 from .layout import StoreSpec, spec_fingerprint
@@ -29,14 +29,19 @@ def is_written(place: Place, spec: StoreSpec) -> bool:
     return found == spec_fingerprint(spec)
 
 
+def locked(place: Place, worker: Worker) -> AbstractContextManager[None]:
+    """Held while `worker` writes to the store at `place`; in a bucket there are no locks."""
+    return nullcontext() if isinstance(place, RemotePath) else write_lock(place, worker)
+
+
 @contextmanager
 def writing(place: Place, spec: StoreSpec, overwrite: bool, worker: Worker) -> Iterator[UnfinishedStore]:
     """The store of `spec` at `place`, new or as far as it was written before; raises like its `create_or_resume`.
 
     In a folder, no other process may write row groups of `worker` meanwhile.
     """
-    if isinstance(place, RemotePath):
-        yield BucketWriter.create_or_resume(place, spec, overwrite, worker)
-        return
-    with write_lock(place, worker):
-        yield StoreWriter.create_or_resume(place, spec, overwrite, worker)
+    with locked(place, worker):
+        if isinstance(place, RemotePath):
+            yield BucketWriter.create_or_resume(place, spec, overwrite, worker)
+        else:
+            yield StoreWriter.create_or_resume(place, spec, overwrite, worker)
