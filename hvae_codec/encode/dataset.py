@@ -7,7 +7,8 @@
         for latents, labels in DataLoader(dataset, batch_size=64, sampler=sampler, num_workers=2):
             ...  # latents: {"z1": float32 [64, c, 1, 1], "z16": ...}
 
-No model is needed. Worker processes may be forked or spawned.
+No model is needed. Worker processes may be forked or spawned; of a store in a bucket, spawn them
+(`multiprocessing_context="spawn"`): connections do not survive a fork.
 """
 
 from __future__ import annotations
