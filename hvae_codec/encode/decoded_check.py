@@ -20,8 +20,8 @@ from .store import Store, find_run, open_metadata, open_store
 
 LATEST_RUN = "runs/latest"
 ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
-"""Levels of 255, root mean square, from which a row group or an image decodes to something else. Rounding on another
-machine stays below 0.1; another image is 50 or more away."""
+"""Levels of 255, root mean square, from which a row group or an image decodes to something else. Rounding a tenth of
+the pixels to a neighbouring level is 0.3; other images are tens of levels away."""
 
 
 def load_store_model(where: str | Place, device: str | torch.device = "cpu") -> HVAE:
