@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,16 @@ def test_other_pixels_are_told(store, tiny_model, monkeypatch):
     assert [damage.file for damage in report.damages] == ["sketch/c/0", "sketch/c/1"]
     assert "tells of other pixels than are decoded here, by about" in report.damages[0].problem
     assert report.damaged_row_groups == []
+
+
+def test_row_groups_that_are_damaged_are_not_decoded(store, tiny_model):
+    shutil.rmtree(store.path / "z8" / "c" / "1")
+    report = verify(store.path, deep=True, model=tiny_model)
+    assert [damage.file for damage in report.damages] == ["z8/c/1/0/0/0"]
+    shutil.rmtree(store.path / "step8" / "c")
+    report = verify(store.path, deep=True, model=tiny_model)
+    assert {damage.file for damage in report.damages} == {"z8/c/1/0/0/0", "step8/c/0"}
+    assert report.notes == ["images were not decoded: metadata or tables are damaged"]
 
 
 def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):

@@ -84,9 +84,8 @@ def verify(
     notes += note
     lost = {damage.file for damage in damages}
     for row_group in range(subject.row_groups):
-        found = list(_check_row_group(subject, row_group, lost))
-        damages += found
-        if decoded is not None and not found:
+        damages += _check_row_group(subject, row_group, lost)
+        if decoded is not None and row_group not in {damage.row_group for damage in damages}:
             damages += decoded.damages(subject.rows(row_group))
         if progress is not None:
             progress(subject.rows(row_group).stop, subject.images)
