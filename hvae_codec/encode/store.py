@@ -403,6 +403,7 @@ def _coder() -> Any:
 
 
 def _open_group(path: Place) -> zarr.Group:
+    read_ahead(path, ["zarr.json"])
     if path.name.endswith(".partial") or not (path / "zarr.json").is_file():
         raise StoreError(_why_no_store(path))
     try:

@@ -30,8 +30,8 @@ from .structure import Form, count_images, expected_arrays
 class Subject:
     """A store whose files may be damaged."""
 
-    path: Any
-    """Its place."""
+    path: Place
+    """Its folder, or where it is in a bucket."""
     group: zarr.Group
     metadata: Mapping[str, Any]
     """The group's `hvae_codec` attribute."""
