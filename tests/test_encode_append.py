@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import resource
 import shutil
 import signal
 import time
@@ -156,6 +157,20 @@ def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path)
     shard.write_bytes(content)
     assert len(append(tiny_model, images[OLD:], path)) == 10 + NEW
     assert len(store) == 10
+
+
+def test_no_space_left(tiny_model, folders, path):
+    before, limits = tree(path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for largest_file in (100, 300, 600):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                append(tiny_model, source(folders, "new"), path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert tree(path) == before
+    assert len(append(tiny_model, source(folders, "new"), path)) == OLD + NEW
+    assert [p.name for p in path.parent.iterdir()] == ["out.zarr"]
 
 
 def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
