@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -75,24 +76,24 @@ class StoreWriter(UnfinishedStore):
 
     def own_pending(self) -> list[int]:
         """Row groups of this worker that are not yet committed."""
-        return self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count))
+        return list(self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count)))
 
     def pending(self) -> list[int]:
         """Row groups that are not yet committed, of all workers."""
-        return self._uncommitted(range(self.row_groups))
+        return list(self._uncommitted(range(self.row_groups)))
 
-    def _uncommitted(self, row_groups: range) -> list[int]:
+    def _uncommitted(self, row_groups: range) -> Iterator[int]:
         markers = self.partial / "committed" / "c"
         if not (markers.parent / "zarr.json").is_file():
             raise StoreError(f"{self.partial} was removed or replaced while it was written; run encode again")
-        return [row_group for row_group in row_groups if not _digest_in(markers / str(row_group))]
+        return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
 
     def finish(self) -> bool:
         """Rename the store where the row groups of all workers are written; whether it has its name now."""
         with publish_lock(self.partial):
             if is_published(self.path, self.fingerprint) and not self.partial.exists():
                 return True
-            if self.pending():
+            if next(self._uncommitted(range(self.row_groups)), None) is not None:
                 return False
             check_target(self.path, self.overwrite)
             sync(self.partial)
