@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from PIL import Image
 
 from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
@@ -157,6 +158,45 @@ def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path)
     shard.write_bytes(content)
     assert len(append(tiny_model, images[OLD:], path)) == 10 + NEW
     assert len(store) == 10
+
+
+def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, images, tmp_path):
+    path, other = tmp_path / "out.zarr", tmp_path / "other.zarr"
+    first_store(tiny_model, stats, images[:10], path)
+    first_store(tiny_model, stats, images[10:20], other)
+    shutil.copy(other / "z8/c/1/0/0/0", path / "z8/c/1/0/0/0")  # whole, with checksums, but of other images
+    before = tree(path)
+    with pytest.raises(StoreError, match="latents of images 8 to 9 are not what encode wrote"):
+        append(tiny_model, images[OLD:], path)
+    assert tree(path) == before
+
+
+@pytest.mark.parametrize(
+    ("add", "named"),
+    [
+        (lambda group: group.update_attributes({"note": "mine"}), "the attribute note"),
+        (lambda group: group.create_array("classes", data=np.arange(3)), "has classes"),
+        (lambda group: group.create_group("more"), "has more"),
+        (lambda group: group["rate"].update_attributes({"unit": "bits/dim"}), "attributes of the array rate"),
+        (lambda group: zarr.consolidate_metadata(group.store, zarr_format=3), "consolidated metadata"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_what_a_user_added_is_not_lost(tiny_model, images, path, add, named):
+    add(zarr.open_group(path, mode="r+"))
+    before = tree(path)
+    with pytest.raises(StoreError, match=f"{named}.* append would lose; remove that from the store first"):
+        append(tiny_model, images[OLD:], path)
+    assert tree(path) == before
+
+
+def test_a_link_to_a_store(tiny_model, images, path, tmp_path):
+    link = tmp_path / "link.zarr"
+    link.symlink_to(path)
+    with pytest.raises(UsageError, match=r"link\.zarr is a link; give the folder that it points to, .*out\.zarr"):
+        append(tiny_model, images[OLD:], link)
+    before = open_store(path).metadata["chunk_bytes"]
+    assert append(tiny_model, images[OLD:], link.resolve()).metadata["chunk_bytes"] == before
 
 
 def test_no_space_left(tiny_model, folders, path):

@@ -13,6 +13,7 @@ old store or the new one, and a kill leaves the old one and, to go on from, the 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,13 +33,13 @@ from ..prune.own_batches import Progress
 from .coder import LatentCoder
 from .durable import sync, sync_tree
 from .embedded_model import stored_weights
-from .layout import StoreSpec, shard_key, spec_fingerprint
+from .layout import ATTRIBUTE, StoreSpec, shard_key, spec_fingerprint
 from .pipeline import EncodeOptions, Encoding, check_images
 from .places import place_of
 from .sketch import SKETCH
 from .store import Store, open_store
 from .workers import Worker, write_lock
-from .writer import StoreWriter, fingerprint_at, partial_path, restore_replaced
+from .writer import OUR_ENTRIES, StoreWriter, fingerprint_at, partial_path, restore_replaced
 
 EVALUATED = ("distortion", "rate")
 MEASURED = (*EVALUATED, SKETCH)
@@ -60,7 +61,7 @@ def append(
     are measured of these too, with noise of `seed`. Killed at any moment, the same call goes on. `progress` is called
     with the images done and the images to add.
     Raises `DataError` where these images, or others of their names, are in the store, or do not fit; `StoreError` where
-    there is no store, it is damaged, of another model or being written.
+    there is no store, it is damaged, of another model or being written, or where it has things that a user added.
     """
     path, source = _folder(path), as_source(images)
     check_images(model, source)
@@ -69,6 +70,9 @@ def append(
         old = open_store(path)
         coder = LatentCoder.of_store(old, model)
         measured = _measured_arrays(old)
+        _check_additions(old)
+        if len(old) % old.images_per_row_group:
+            old.check(old.row_groups - 1)  # it gets a digest of its own, which must not vouch for damage
         options = EncodeOptions(
             batch_size,
             shard=old.images_per_row_group,
@@ -89,6 +93,8 @@ def _folder(path: Path | str) -> Path:
     place = place_of(path)
     if not isinstance(place, Path):
         raise UsageError(f"{path} is not on a local disk; copy the store, append to the copy, and put it back")
+    if place.is_symlink():
+        raise UsageError(f"{path} is a link; give the folder that it points to, {place.resolve()}")
     return place
 
 
@@ -140,7 +146,9 @@ def _joint_source(old: Store, source: ImageSource) -> dict[str, Any]:
 
 
 def _chunk_bytes(old: Store) -> int:
-    """A size that gives each array chunks of as many images as it has."""
+    """The size the store was made with, or where that is not known one that gives chunks of as many images."""
+    if isinstance(given := old.metadata.get("chunk_bytes"), int):
+        return given
     sizes = [1]
     for resolution in old.resolutions:
         array = cast(zarr.Array, old.group[f"z{resolution}"])
@@ -160,6 +168,21 @@ def _measured_arrays(old: Store) -> set[str]:
             "store first"
         )
     return found
+
+
+def _check_additions(old: Store) -> None:
+    """Raise `StoreError` where the store has what a user added, which the longer one would not have."""
+    document = json.loads((old.path / "zarr.json").read_bytes())
+    found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
+    found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
+    names = [entry.name for entry in sorted(cast(Path, old.path).iterdir()) if not entry.name.startswith(".")]
+    found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
+    found += [f"attributes of the array {name}" for name, array in sorted(old.group.arrays()) if dict(array.attrs)]
+    if found:
+        raise StoreError(
+            f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "
+            "first, and add it to the longer store"
+        )
 
 
 def _has_one_row_an_image(array: zarr.Array) -> bool:

@@ -35,7 +35,8 @@ from .sketch import SKETCH
 from .unfinished import RESERVED, UnfinishedStore
 from .workers import Worker, publish_lock, remove_locks
 
-_OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
+OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
+"""Names of what a store of this package has in its folder."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _remove_unfinished(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     ours = folder.is_dir() and not folder.is_symlink()
-    if not ours or not (fingerprint_at(folder) or all(_OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
+    if not ours or not (fingerprint_at(folder) or all(OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
         raise StoreError(f"{folder} is in the way and is no store of this package; move it and run encode again")
     shutil.rmtree(folder)
 
