@@ -35,12 +35,12 @@ def place_of(where: str | Path | RemotePath) -> Place:
     >>> place_of("file:///data/out.zarr").as_posix()
     '/data/out.zarr'
 
-    Raises `UsageError` where a URL is of an unknown kind, or where the package for it is missing.
+    Raises `UsageError` where a URL is of an unknown kind or torn, or where the package for it is missing.
     """
     text = str(where)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # two letters at least: c:// is a drive
     if isinstance(where, Path) or not scheme:
-        return Path(where) if isinstance(where, str | Path) else where
+        return _folder(text) if isinstance(where, str | Path) else where
     if scheme[1].lower() == "file":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
@@ -50,6 +50,19 @@ def place_of(where: str | Path | RemotePath) -> Place:
         known = ", ".join(f"{name}://" for name in (*SCHEMES, "file"))
         raise UsageError(f"{text} is a URL of an unknown kind; give a path, or one of {known}")
     return RemotePath.of(text)
+
+
+def _folder(text: str) -> Path:
+    """The folder `text`, which has a name: others stand beside it."""
+    scheme, slash, rest = text.partition(":/")
+    if slash and scheme.lower() in (*SCHEMES, "file"):  # what is left of a URL that went through a Path
+        raise UsageError(f"{text} is no URL: it has one slash where two must be; give {scheme}://{rest}, as text")
+    path = Path(text)
+    if path.name in ("", ".."):
+        path = path.resolve()
+    if not path.name:
+        raise UsageError(f"{text} is the root of a file system, not a store; give a folder in it")
+    return path
 
 
 def zarr_location(place: Place) -> Path | zarr.storage.StorePath:
