@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +120,32 @@ def test_a_check_reads_what_is_on_the_disk(tmp_path):
     store = make_store(tmp_path / "out.zarr")
     store.check(0)
     assert store.cache.held == 0
+
+
+def test_a_shard_replaced_between_two_looks_at_it_gives_its_own_chunks(tmp_path, monkeypatch):
+    path, look = make_store(tmp_path / "out.zarr", make_spec(images=5)).path, os.stat
+    longer = make_store(tmp_path / "longer.zarr")
+    store = open_store(path)
+    expected = store.stored(3)[16]
+    for key in [key for key in store.cache._arrays if len(key) == 5]:  # chunks, not the indices of the shards
+        store.cache._arrays.pop(key)
+    name = Path("z16", shard_key(0, store.columns.item(16)))
+
+    def replaced_afterwards(place, **options):
+        state = look(place, **options)
+        if str(place) == str(path / name) and (longer.path / name).exists():
+            (longer.path / name).rename(path / name)
+        return state
+
+    monkeypatch.setattr(os, "stat", replaced_afterwards)
+    np.testing.assert_array_equal(store.stored(3)[16], expected)
+
+
+def test_an_index_that_is_another_ones_is_read_again(tmp_path):
+    store = make_store(tmp_path / "out.zarr")
+    expected = store.stored(3)[16]
+    indices = {key: index for key, index in store.cache._arrays.items() if len(key) == 4}
+    store.cache._arrays.clear()
+    for key, index in indices.items():  # as of a file system whose times and numbers do not tell files apart
+        store.cache.put(key, index[::-1] + np.uint64(1))
+    np.testing.assert_array_equal(store.stored(3)[16], expected)

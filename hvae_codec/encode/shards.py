@@ -58,9 +58,10 @@ class ChunkCache:
         if array.nbytes > self.limit or not self._changing.acquire(blocking=False):
             return
         try:
-            if key not in self._arrays:
-                self._arrays[key] = array
-                self.held += array.nbytes
+            if key in self._arrays:
+                self.held -= self._arrays.pop(key).nbytes
+            self._arrays[key] = array
+            self.held += array.nbytes
             while self.held > self.limit:
                 self.held -= self._arrays.popitem(last=False)[1].nbytes
         finally:
@@ -122,29 +123,38 @@ class ShardedArray:
         row_group, place = divmod(number * self.chunk[0], self.shard)
         path = f"{self.folder}/c/{row_group}{'/0' * (len(self.chunk) - 1)}"
         try:
-            state = os.stat(path)
-            # A shard that was replaced meanwhile is another one.
-            key = (path, state.st_ino, state.st_mtime_ns, state.st_size, place)
-            chunk = self.cache.get(key)
+            chunk = self.cache.get((*_shard_key(path, os.stat(path)), place))
             if chunk is None:
-                chunk = self._read(path, key[:-1], place // self.chunk[0])
-                if chunk is not None:
-                    self.cache.put(key, chunk)
+                chunk = self._read(path, place)
         except FileNotFoundError:
             chunk = None
         return self._unwritten() if chunk is None else chunk
 
-    def _read(self, path: str, shard: tuple, place: int) -> NDArray[np.generic] | None:
-        """Chunk `place` of the shard that `path` and what is known of it name; None where it was never written."""
+    def _read(self, path: str, place: int) -> NDArray[np.generic] | None:
+        """The chunk with the image `place` of the shard `path`, counted in it; None where it was never written."""
         with open(path, "rb", buffering=0) as file:
+            # Of the open file: the path may be another one's by now.
+            shard = _shard_key(path, os.fstat(file.fileno()))
             index = self.cache.get(shard)
-            if index is None:
+            chunk = None
+            if index is not None:
+                with contextlib.suppress(
+                    ValueError
+                ):  # of a file system whose times and numbers do not tell files apart
+                    chunk = self._read_chunk(file, index, place)
+            if chunk is None:
                 index = _read_index(file, self.shard // self.chunk[0])
                 self.cache.put(shard, index)
-            offset, length = map(int, index[place])
-            if offset == length == MISSING:
-                return None
-            return self._decode(checked(_read_bytes(file, offset, length)))
+                chunk = self._read_chunk(file, index, place)
+        if chunk is not None:
+            self.cache.put((*shard, place), chunk)
+        return chunk
+
+    def _read_chunk(self, file: Any, index: NDArray[np.generic], place: int) -> NDArray[np.generic] | None:
+        offset, length = map(int, index[place // self.chunk[0]])
+        if offset == length == MISSING:
+            return None
+        return self._decode(checked(_read_bytes(file, offset, length)))
 
     def _decode(self, compressed: bytes) -> NDArray[np.generic]:
         shape = [self.chunk[axis] for axis in self.order]
@@ -153,6 +163,11 @@ class ShardedArray:
 
     def _unwritten(self) -> NDArray[np.generic]:
         return np.broadcast_to(np.asarray(self.fill_value, self.dtype), self.chunk)
+
+
+def _shard_key(path: str, state: os.stat_result) -> tuple[str, int, int, int]:
+    """Names the content of a shard: one that was replaced meanwhile is another one."""
+    return (path, state.st_ino, state.st_mtime_ns, state.st_size)
 
 
 def _order_of(codecs: Sequence[Mapping[str, Any]], axes: int) -> tuple[int, ...] | None:
