@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import shutil
 import socket
 import sys
 import threading
@@ -35,6 +36,7 @@ from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 from hvae_codec.images import as_source
 from hvae_codec.report.about import describe
+from hvae_codec_cli.app import main
 
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
 
@@ -200,6 +202,44 @@ def test_a_store_written_to_a_bucket_has_the_same_objects(tmp_path, bucket, gran
     assert again.finish()
     assert again.finish()  # what another worker finds
     assert remote_tree(url) == tree(local.path)
+
+
+class Killed(Exception):
+    """The process dies."""
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 9, 15, 18, 24, 27, 28])
+def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, monkeypatch, allowed):
+    spec, url, written = make_spec(20), f"{bucket}/out.zarr", []
+    latents = photo_latents(spec)
+
+    def write() -> bool:
+        writer = bucket_writer(url, spec)
+        write_rows(writer, latents, writer.own_pending())
+        return writer.finish()
+
+    def until_killed(request):
+        def put(*arguments, **options):
+            written.append(arguments[1])
+            if len(written) > allowed:
+                raise Killed
+            return request(*arguments, **options)
+
+        return put
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "put_async", "delete"):
+            patch.setattr(obstore, name, until_killed(getattr(obstore, name)))
+        with pytest.raises(Killed):
+            write()
+    assert len(written) > allowed
+    if "out.zarr/zarr.json" not in written[:allowed]:
+        with pytest.raises(StoreError, match="unfinished" if allowed else "there is no store"):
+            open_store(url)
+    assert write() if allowed < 28 else open_store(url).names == spec.names
+    found = remote_tree(url)
+    assert found.pop("unfinished.json", None) is None or allowed == 28  # published, and killed before it was removed
+    assert found == tree(make_store(tmp_path / "out.zarr", spec).path)
 
 
 def test_workers_write_one_store_in_a_bucket(tmp_path, bucket):
@@ -401,3 +441,38 @@ def test_a_file_url_is_a_folder(tmp_path):
     store = open_store(local.path.as_uri())
     assert (store.path, store.names) == (local.path, local.names)
     assert verify(local.path.as_uri()).ok
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
+    np.save(tmp_path / "images.npy", photo_patches.transpose(0, 2, 3, 1))
+    url, images, decoded = f"{bucket}/some/out.zarr", tmp_path / "images.npy", tmp_path / "decoded"
+
+    def call(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        streams = capsys.readouterr()
+        return stop.value.code, " ".join((streams.out + streams.err).split())
+
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    encoding = ("encode", "--model", run, "--keep", "10%", "--shard", "8", "--evaluate", "none", images, url)
+    assert call(*encoding, "--worker", "1/2")[0] == 0
+    assert call("info", url) == (1, f"hvae-codec: {url} is unfinished; run the same encode command again to finish it")
+    assert call(*encoding)[0] == 0
+    assert f"{url}: 24 images" in call("info", url)[1]
+    assert "24 images in 3 row groups" in call("verify", url)[1]
+    assert call("decode", url, decoded, "--images", "0:3", "--format", "npy")[0] == 0
+    assert np.load(decoded / "images.npy").shape == (3, 16, 16, 3)
+    path = RemotePath.of(url)
+    path.delete(["z8/c/1/0/0/0"])
+    assert call("verify", url)[0] == 1
+    assert call("repair", "--model", run, url, images)[0] == 0
+    assert call("verify", url)[0] == 0
+    assert call(*encoding) == (1, f"hvae-codec: {url} exists; give another name or pass --overwrite")
+    code, said = call("info", "s3://nowhere/out.zarr")
+    assert (code, said.partition("cannot be reached: ")[2]) == (
+        1,
+        "there is no such bucket; check the URL, the region and the endpoint",
+    )
