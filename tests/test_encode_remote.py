@@ -204,7 +204,7 @@ def test_a_store_written_to_a_bucket_has_the_same_objects(tmp_path, bucket, gran
     assert remote_tree(url) == tree(local.path)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process dies."""
 
 
@@ -222,7 +222,7 @@ def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, 
         def put(*arguments, **options):
             written.append(arguments[1])
             if len(written) > allowed:
-                raise Killed
+                raise KilledError
             return request(*arguments, **options)
 
         return put
@@ -230,7 +230,7 @@ def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, 
     with monkeypatch.context() as patch:
         for name in ("put", "put_async", "delete"):
             patch.setattr(obstore, name, until_killed(getattr(obstore, name)))
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             write()
     assert len(written) > allowed
     if "out.zarr/zarr.json" not in written[:allowed]:
@@ -275,6 +275,31 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
         obstore.put(RemotePath.of(url).bucket.client, key, b"{}")
         with pytest.raises(StoreError, match="no store of this package, so it is not overwritten"):
             bucket_writer(f"{bucket}/{key.split('/')[0]}", spec, overwrite=True)
+
+
+def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
+    first, second, url = make_spec(20), make_spec(17), f"{bucket}/out.zarr"
+    slow, fast = bucket_writer(url, first), None
+    latents, keep = photo_latents(first), BucketWriter._write_shard
+
+    def overtaken(writer, *arguments):
+        nonlocal fast
+        keep(writer, *arguments)
+        fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketWriter, "_write_shard", overtaken)
+        for _ in range(2):  # right before the digest, and before anything is written
+            with pytest.raises(StoreError, match="was removed or replaced while it was written"):
+                write_rows(slow, latents, [0])
+    with pytest.raises(StoreError, match="was removed or replaced while it was written"):
+        slow.finish()
+    assert fast.pending() == [0, 1, 2]
+    write_rows(fast, photo_latents(second), fast.own_pending())
+    assert fast.finish()
+    assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", second).path)
+    with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
+        bucket_writer(f"{url}.partial", first)
 
 
 def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
