@@ -4,8 +4,8 @@
 
 Objects have their last names from the start. What makes them a store is the group's `zarr.json`: until all row groups
 are written, its content is called `unfinished.json`, which no reader takes for a store. The finished store has the same
-objects as one in a folder, byte for byte. There are no locks: two processes that write the same row group write the
-same bytes.
+objects as one in a folder, byte for byte. There are no locks: two processes that write the same row group of one store
+write the same bytes, and one whose `unfinished.json` another encode has replaced stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import StoreError
 from .layout import ATTRIBUTE, WRITE_ALL, StoreSpec, fill_group, write_table
 from .places import UNFINISHED
 from .remote import AT_ONCE, RemotePath
-from .unfinished import UnfinishedStore
+from .unfinished import UnfinishedStore, check_name
 from .workers import Worker
 
 PUBLISHED = "zarr.json"
@@ -73,6 +73,7 @@ class BucketWriter(UnfinishedStore):
         """Write `zarr.json` where the row groups of all workers are written; whether it is written now."""
         if bucket_fingerprint(self.path / PUBLISHED) == self.fingerprint:
             return True
+        self._check_ours()
         if self.pending():
             return False
         if bucket_fingerprint(self.path / UNFINISHED) == self.fingerprint:
@@ -82,7 +83,20 @@ class BucketWriter(UnfinishedStore):
             raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
         return True
 
+    def write(
+        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """See `UnfinishedStore`; `StoreError` also where another encode has taken the place meanwhile."""
+        self._check_ours()
+        super().write(row_group, stored, per_image)
+
+    def _check_ours(self) -> None:
+        if all(bucket_fingerprint(self.path / name) != self.fingerprint for name in (UNFINISHED, PUBLISHED)):
+            raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
+
     def _write_object(self, name: str, key: str, content: bytes) -> None:
+        if name == "committed":
+            self._check_ours()  # whatever another encode was doing meanwhile, no digest vouches for it
         (self.path / name / key).write_bytes(content)
 
     def _keep(self, name: str, key: str) -> None:
@@ -96,6 +110,7 @@ class BucketWriter(UnfinishedStore):
 
 def check_bucket_target(path: RemotePath, overwrite: bool) -> None:
     """Raise `StoreError` where a store cannot go to `path`: there is one, or there are objects of somebody else."""
+    check_name(path)
     if (path / PUBLISHED).is_file():
         if not overwrite:
             raise StoreError(f"{path} exists; give another name or pass --overwrite")

@@ -33,6 +33,15 @@ from .workers import Worker
 RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
 """Names in a store that no further per-image array may have."""
 
+_BESIDE = (".partial", ".replaced", ".locks")
+"""What is beside a store of name PATH while it is written: PATH.partial and so on."""
+
+
+def check_name(path: Place) -> None:
+    """Raise `StoreError` where a store of this name would be taken for what another leaves while it is written."""
+    if path.name.endswith(_BESIDE):
+        raise StoreError(f"{path} has a name that encode needs for unfinished stores; give one without that ending")
+
 
 @dataclass(frozen=True)
 class UnfinishedStore(ABC):
