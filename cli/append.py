@@ -41,13 +41,12 @@ def command(
     is run again.
     """
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.append import append
-    from hvae_codec.encode.store import open_store
+    from hvae_codec.encode.append import append, open_to_append
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import store_table
 
-    opened = open_store(store)
+    opened = open_to_append(store)
     keep_freed_memory()
     hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
     config = hvae.config

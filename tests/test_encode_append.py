@@ -18,7 +18,7 @@ from PIL import Image
 
 from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode import writer as store_writer
-from hvae_codec.encode.append import append
+from hvae_codec.encode.append import append, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.workers import Worker, write_lock
 from hvae_codec.encode.writer import StoreWriter
@@ -141,6 +141,9 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
         append(tiny_model, images, tmp_path / "nowhere.zarr")
     with pytest.raises(UsageError, match="is not on a local disk; copy the store, append to the copy"):
         append(tiny_model, images, "s3://bucket/out.zarr")
+    for ending in (".partial", ".replaced", ".locks"):
+        with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
+            first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
     with write_lock(path, Worker()), pytest.raises(StoreError, match="is being written by another process"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
@@ -253,8 +256,50 @@ def test_a_kill_between_two_renames(tiny_model, folders, path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             append(tiny_model, source(folders, "new"), path)
     assert not path.exists()
+    assert len(open_to_append(path)) == OLD
     assert len(append(tiny_model, source(folders, "new"), path)) == OLD + NEW
     assert [p.name for p in path.parent.iterdir()] == ["out.zarr"]
+
+
+def test_a_kill_after_the_swap(tiny_model, images, folders, path, monkeypatch):
+    """The longer store has the name already, the shorter one is left, under either of two names."""
+    new, rename = source(folders, "new"), Path.rename
+    for moment in ("before the rename", "while it is removed"):
+
+        def killed(self, target, moment=moment):
+            if str(target).endswith(".replaced"):
+                if moment == "while it is removed":
+                    rename(self, target)
+                    (Path(target) / "zarr.json").unlink()
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                append(tiny_model, new, path)
+        assert len(list(path.parent.iterdir())) == 3
+        expected = tree(path)
+        assert len(append(tiny_model, new, path)) == len(open_store(path))  # the same call has nothing left to do
+        assert tree(path) == expected
+        assert [p.name for p in path.parent.iterdir()] == ["out.zarr"]
+        with pytest.raises(DataError, match=r"these images are in .* already"):
+            append(tiny_model, new, path)
+        new = images[:9]
+
+
+def test_a_half_removed_store_does_not_come_back(tiny_model, folders, path, monkeypatch):
+    def killed(folder: Path, **_: object) -> None:
+        next(Path(folder).glob("z8/c/0/0/0/0")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store_writer._remove_unfinished(path)
+    path.rename(path.with_name("out.zarr.replaced"))
+    with pytest.raises(StoreError, match="there is no store"):
+        append(tiny_model, source(folders, "new"), path)
 
 
 def work(run: Path, new, path: Path) -> None:

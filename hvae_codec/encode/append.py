@@ -39,7 +39,7 @@ from .places import place_of
 from .sketch import SKETCH
 from .store import Store, open_store
 from .workers import Worker, write_lock
-from .writer import OUR_ENTRIES, StoreWriter, fingerprint_at, partial_path, restore_replaced
+from .writer import OUR_ENTRIES, StoreWriter, finish_swap, fingerprint_at, partial_path
 
 EVALUATED = ("distortion", "rate")
 MEASURED = (*EVALUATED, SKETCH)
@@ -66,8 +66,9 @@ def append(
     path, source = _folder(path), as_source(images)
     check_images(model, source)
     with write_lock(path, Worker()):
-        restore_replaced(path)
-        old = open_store(path)
+        swapped, old = finish_swap(path), open_store(path)
+        if swapped and _parts(old)[-1]["fingerprint"] == source.fingerprint:
+            return old  # all that was left to do was to remove the shorter store
         coder = LatentCoder.of_store(old, model)
         measured = _measured_arrays(old)
         _check_additions(old)
@@ -87,6 +88,17 @@ def append(
         _write_images(Encoding(coder, source, spec, options, first=len(old)), old, writer, progress)
         writer.finish()
         return open_store(path)
+
+
+def open_to_append(path: Path | str) -> Store:
+    """The store at `path`, also after a kill at the one moment of `append` in which nothing has its name.
+
+    Raises `UsageError` where it is not in a folder, and what `open_store` does.
+    """
+    folder = _folder(path)
+    if not folder.exists():
+        finish_swap(folder)
+    return open_store(folder)
 
 
 def _folder(path: Path | str) -> Path:

@@ -109,23 +109,24 @@ def write_lock(path: Path, worker: Worker) -> Iterator[None]:
 
 
 @contextmanager
-def publish_lock(partial: Path) -> Iterator[None]:
-    """Held for the moment in which one process gives the unfinished store `partial` its name; others wait.
+def publish_lock(path: Path) -> Iterator[None]:
+    """Held for the moment in which one process gives a store the name `path`, or mends that; others wait.
 
-    A lock on the folder itself, which stays locked while it is renamed. Does nothing where there is no such folder.
+    A file, since network file systems do not lock folders. Does nothing where the system has no such locks.
     """
+    if fcntl is None:
+        yield
+        return
+    own = lock_folder(path) / "publish"
+    descriptor = _locked(own, wait=True)
     try:
-        descriptor = os.open(partial, os.O_RDONLY) if fcntl is not None else None
-    except FileNotFoundError:  # another process was first
-        descriptor = None
-    try:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):  # some network file systems
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        own.unlink(missing_ok=True)
         if descriptor is not None:
             os.close(descriptor)
+        with contextlib.suppress(OSError):  # others are there
+            own.parent.rmdir()
 
 
 def lock_folder(path: Path) -> Path:
@@ -157,15 +158,18 @@ def _others(folder: Path, worker: Worker) -> list[Worker]:
     return [other for other in workers if other != worker and worker.shares_with(other)]
 
 
-def _locked(file: Path) -> int | None:
-    """Descriptor of the locked `file`, made where it is missing; None where another process holds it."""
+def _locked(file: Path, wait: bool = False) -> int | None:
+    """Descriptor of the locked `file`, made where it is missing; None where another process holds it.
+
+    With `wait`, this waits for that process instead.
+    """
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
         except FileNotFoundError:  # the last process has just removed the folder
             continue
-        if not _try_lock(descriptor):
+        if not _try_lock(descriptor, wait):
             os.close(descriptor)
             return None
         if _is_file_of(descriptor, file):
@@ -191,9 +195,9 @@ def _is_file_of(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, wait: bool = False) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:  # some network file systems

@@ -32,8 +32,8 @@ from .layout import (
     write_table,
 )
 from .sketch import SKETCH
-from .unfinished import RESERVED, UnfinishedStore
-from .workers import Worker, publish_lock, remove_locks
+from .unfinished import RESERVED, UnfinishedStore, check_name
+from .workers import Worker, lock_folder, publish_lock, remove_locks
 
 OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
 """Names of what a store of this package has in its folder."""
@@ -57,7 +57,7 @@ class StoreWriter(UnfinishedStore):
         a single worker replaces it where it holds no row group yet or `overwrite` says so, one of several never does.
         """
         writer = cls(Path(path), spec, overwrite, worker or Worker())
-        restore_replaced(writer.path)
+        finish_swap(writer.path)
         check_target(writer.path, overwrite)
         while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
             _check_replaceable(writer, found)
@@ -85,20 +85,20 @@ class StoreWriter(UnfinishedStore):
 
     def _uncommitted(self, row_groups: range) -> Iterator[int]:
         markers = self.partial / "committed" / "c"
-        if not (markers.parent / "zarr.json").is_file():
+        if fingerprint_at(self.partial) != self.fingerprint:
             raise StoreError(f"{self.partial} was removed or replaced while it was written; run encode again")
         return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
 
     def finish(self) -> bool:
         """Rename the store where the row groups of all workers are written; whether it has its name now."""
-        with publish_lock(self.partial):
-            if is_published(self.path, self.fingerprint) and not self.partial.exists():
+        with publish_lock(self.path):
+            if fingerprint_at(self.partial) != self.fingerprint and is_published(self.path, self.fingerprint):
                 return True
             if next(self._uncommitted(range(self.row_groups)), None) is not None:
                 return False
             check_target(self.path, self.overwrite)
             sync(self.partial)
-            _take_name(self.partial, self.path)
+            _take_name(self.partial, self.path, self.fingerprint)
         for leftover in _creations(self.path):
             _remove_unfinished(leftover)
         remove_locks(self.path)
@@ -171,7 +171,12 @@ def _replaced_path(path: Path) -> Path:
     return path.with_name(path.name + ".replaced")
 
 
-def _take_name(partial: Path, path: Path) -> None:
+def _swap_mark(path: Path) -> Path:
+    """Where the fingerprint of the store that is about to take the place of another is, for `finish_swap`."""
+    return lock_folder(path) / "swap"
+
+
+def _take_name(partial: Path, path: Path, fingerprint: str) -> None:
     """Rename `partial` to `path`; a store that is there is removed once the new one has its name."""
     replaced = _replaced_path(path)
     if not path.exists():
@@ -179,6 +184,8 @@ def _take_name(partial: Path, path: Path) -> None:
         sync(path.parent)
         return
     _remove_unfinished(replaced)
+    write_object(_swap_mark(path), fingerprint.encode())
+    sync_branch(path.parent, _swap_mark(path).relative_to(path.parent).as_posix())
     if exchange(partial, path):
         partial.rename(replaced)
     else:
@@ -188,15 +195,29 @@ def _take_name(partial: Path, path: Path) -> None:
     _remove_unfinished(replaced)
 
 
-def restore_replaced(path: Path) -> None:
-    """Give the store of `path` its name back where a kill came between taking it and giving it to the new one."""
-    replaced = _replaced_path(path)
-    if not os.path.lexists(path) and fingerprint_at(replaced):
-        replaced.rename(path)
+def finish_swap(path: Path) -> bool:
+    """Mend what a kill has left while one store took the place of another; whether the new one has the name `path`.
+
+    Where neither has it, the old one gets it back; otherwise the old one is removed.
+    """
+    mark, replaced = _swap_mark(path), _replaced_path(path)
+    if not (mark.exists() or os.path.lexists(replaced)):
+        return False
+    with publish_lock(path):
+        if not os.path.lexists(path) and fingerprint_at(replaced):
+            replaced.rename(path)
+        new = mark.is_file() and is_published(path, mark.read_text())
+        if new and fingerprint_at(partial_path(path)) != fingerprint_at(path):
+            _remove_unfinished(partial_path(path))  # the old one, where the two have swapped names
+        if fingerprint_at(path):
+            _remove_unfinished(replaced)
+        mark.unlink(missing_ok=True)
+    return new
 
 
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise `StoreError` where a store cannot go to `path`: it exists, or is no store that may be overwritten."""
+    check_name(path)
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -224,6 +245,7 @@ def _remove_unfinished(folder: Path) -> None:
     ours = folder.is_dir() and not folder.is_symlink()
     if not ours or not (fingerprint_at(folder) or all(OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
         raise StoreError(f"{folder} is in the way and is no store of this package; move it and run encode again")
+    (folder / "zarr.json").unlink(missing_ok=True)  # first: what a kill leaves must not be taken for a store
     shutil.rmtree(folder)
 
 
