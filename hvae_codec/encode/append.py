@@ -39,7 +39,7 @@ from .places import place_of
 from .sketch import SKETCH
 from .store import Store, open_store
 from .workers import Worker, write_lock
-from .writer import OUR_ENTRIES, StoreWriter, finish_swap, fingerprint_at, partial_path
+from .writer import OUR_ENTRIES, StoreWriter, fingerprint_at, finish_swap, partial_path
 
 EVALUATED = ("distortion", "rate")
 MEASURED = (*EVALUATED, SKETCH)
