@@ -75,10 +75,10 @@ class RowGroupMender:
         committed = self._committed(row_group)
         if row_group_digest(_ordered(new)) != committed:
             self._check_likeness(rows, old, new)
-            if any(latents.problem for latents in old.values()):
-                note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
+            if _is_intact(old, committed):
+                new = {r: latents.numbers for r, latents in old.items()}
             else:
-                new = {r: latents.numbers for r, latents in old.items()}  # only the digest was lost
+                note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
         return [*files, *self._mend_per_image(row_group, source, new)], note
 
@@ -193,6 +193,13 @@ class RowGroupMender:
             start = first.get(name, self.subject.rows(row_group).start)
             _replace_file(self.path, f"{name}/{key}", start, numbers)
         return [f"{name}/{key}" for name, key, _ in values]
+
+
+def _is_intact(old: dict[int, Latents], committed: int) -> bool:
+    """Whether the latents are those of the digest or, where that is lost (0), can all be read."""
+    if any(latents.problem for latents in old.values()):
+        return False
+    return not committed or row_group_digest([old[r].numbers for r in sorted(old)]) == committed
 
 
 def _ordered(stored: Stored) -> list[NDArray]:
