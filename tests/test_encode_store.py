@@ -11,6 +11,7 @@ import xarray
 import zarr
 from skimage import data
 
+from hvae_codec.encode import store as store_module
 from hvae_codec.encode.columns import PositionColumns, VariateColumns
 from hvae_codec.encode.latents import FloatCodec, IntCodec
 from hvae_codec.encode.layout import attributes_checksum, chunk_length, shard_key, spec_fingerprint
@@ -542,3 +543,42 @@ def test_reading_needs_no_torch(tmp_path):
 def test_chunks_divide_shards():
     assert [chunk_length(256, 65536, size) for size in (10, 512, 513, 65536, 10**6)] == [256, 128, 64, 1, 1]
     assert chunk_length(6, 5, 1) == 3
+
+
+def test_a_store_that_has_grown_since_it_was_opened_says_so(tmp_path):
+    store = make_store(tmp_path / "out.zarr", make_spec(20))
+    make_store(store.path, make_spec(28), overwrite=True)
+    with pytest.raises(StoreError, match="has grown or was replaced since it was opened; open it again"):
+        store.check(2)
+    make_store(tmp_path / "out.zarr", make_spec(10), overwrite=True)
+    with pytest.raises(StoreError, match="open it again"):
+        store.latents(19)
+
+
+@pytest.mark.parametrize("images", [20, 28])
+def test_a_store_replaced_while_it_is_opened_is_opened_again(tmp_path, monkeypatch, images):
+    path = make_store(tmp_path / "out.zarr", make_spec(20)).path
+    open_metadata, seen = store_module.open_metadata, []
+
+    def replaced_afterwards(place):
+        found = open_metadata(place)
+        seen.append(found)
+        if len(seen) == 1:
+            spec = make_spec(images, model={"hash": "cd" * 32, "config": {}})
+            write_all(path, spec, photo_latents(spec), overwrite=True).publish()
+        return found
+
+    monkeypatch.setattr(store_module, "open_metadata", replaced_afterwards)
+    store = open_store(path)
+    assert (len(store), store.model_hash) == (images, "cd" * 32)
+
+
+@pytest.mark.parametrize("name", ["name", "label", "committed"])
+def test_arrays_of_another_length_are_told(tmp_path, name):
+    path = make_store(tmp_path / "out.zarr").path
+    file = path / name / "zarr.json"
+    document = json.loads(file.read_text())
+    document["shape"] = [2]
+    file.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=rf"array {name} is of shape \[2\], not \["):
+        open_store(path)

@@ -259,3 +259,16 @@ def test_a_row_group_is_read_back_after_it_is_written(tmp_path):
     second.unlink()
     with pytest.raises(StoreError, match=r"row group 1 of .* cannot be read .No such file"):
         check_written(writer, 1)
+
+
+def test_what_a_user_adds_is_no_damage(tmp_path):
+    path = make_store(tmp_path / "out.zarr").path
+    group = zarr.open_group(path, mode="r+")
+    group.create_array("classes", data=np.zeros(3))
+    group.create_array("score", shape=(7,), dtype="float32", fill_value=np.nan, dimension_names=("image",))
+    group.create_group("mine").create_array("more", data=np.zeros(3))
+    report = verify(path)
+    assert report.ok
+    assert report.notes == ["3 files are no part of the store: classes/, mine/, score/"]
+    assert open_store(path).frame.columns.tolist() == ["name", "label"]
+    assert list(open_store(path).to_xarray().children) == ["z1", "z4", "z16"]

@@ -59,7 +59,21 @@ def open_store(path: str | Place, *, cache_bytes: int = CACHE_BYTES) -> Store:
     does not let us in, also when something is read later.
     """
     path = place_of(path)
-    group, metadata = open_metadata(path)
+    for last in (False, False, True):
+        group, metadata = open_metadata(path)
+        try:
+            store = _read_store(path, group, metadata, cache_bytes)
+        except StoreError:
+            if last or not _is_replaced(path, metadata):
+                raise
+            continue
+        # A bucket would be asked once more, and its zarr.json is put last.
+        if last or not isinstance(path, Path) or not _is_replaced(path, metadata):
+            break
+    return store
+
+
+def _read_store(path: Place, group: zarr.Group, metadata: Mapping[str, Any], cache_bytes: int) -> Store:
     try:
         return _read_metadata(path, group, metadata, ChunkCache(cache_bytes))
     except UnreachableError:
@@ -68,6 +82,15 @@ def open_store(path: str | Place, *, cache_bytes: int = CACHE_BYTES) -> Store:
         raise StoreError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"{path} has damaged metadata ({error!r}); encode the images again") from None
+
+
+def _is_replaced(path: Place, metadata: Mapping[str, Any]) -> bool:
+    """Whether another store, such as a longer one, has been put in the place of the one with `metadata`."""
+    try:
+        now = json.loads((path / "zarr.json").read_bytes())["attributes"][ATTRIBUTE]["fingerprint"]
+    except (OSError, ValueError, LookupError, TypeError, HvaeCodecError):
+        return False
+    return bool(now != metadata.get("fingerprint"))
 
 
 def open_metadata(path: Place) -> tuple[zarr.Group, Mapping[str, Any]]:
@@ -185,13 +208,16 @@ class Store:
         values = self._read(name, slice(None))
         missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT
         if missing.any():
-            raise StoreError(f"{self.path}: array {name} lacks image {int(missing.argmax())}; {_REMEDY}")
+            raise self._fault(f"array {name} lacks image {int(missing.argmax())}")
+        if values.shape != (len(self),):
+            raise self._fault(f"array {name} is of shape {list(values.shape)}, not {[len(self)]}")
         return values
 
     @functools.cached_property
     def per_image_names(self) -> tuple[str, ...]:
         """Names of the per-image arrays besides `name` and `label`, such as `rate`; in alphabetical order."""
         known = {"name", "label", "committed", *(f"{kind}{r}" for kind in ("z", "step") for r in self.resolutions)}
+        known |= {name for name in array_folders(self.path) if name not in known and self._is_foreign(name)}
         return tuple(name for name in array_folders(self.path) if name not in known and self._is_per_image(name))
 
     @functools.cached_property
@@ -292,7 +318,7 @@ class Store:
         nothing_kept = ChunkCache(0)  # what is on the disk is to be checked, not what was there once
         stored = [self._read_latents(resolution, rows, nothing_kept) for resolution in self.resolutions]
         if row_group_digest(stored) != int(self._read("committed", row_group)):
-            raise StoreError(f"{self.path}: the latents of {_images(rows)} are not what encode wrote; {_REMEDY}")
+            raise self._fault(f"the latents of {_images(rows)} are not what encode wrote")
 
     def nbytes_on_disk(self) -> int:
         """Bytes of all files of the store."""
@@ -301,6 +327,16 @@ class Store:
     def bits_per_dim(self) -> float:
         """Bits on disk per colour value of the images, metadata and names included."""
         return 8 * self.nbytes_on_disk() / (len(self) * self.image_dims)
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether `name` is a user's, and no figure of the images, in a store that says which arrays are its own."""
+        own = self.metadata.get("arrays")
+        if own is None or name in own:
+            return False
+        try:
+            return self._array(name).shape != (len(self),)
+        except StoreError:
+            return True
 
     def _is_per_image(self, name: str) -> bool:
         metadata: Any = self._array(name).metadata
@@ -327,7 +363,7 @@ class Store:
         wrong = unstorable(stored)
         if wrong.any():
             first = rows[int(wrong.argmax())]
-            raise StoreError(f"{self.path}: array {name} lacks latents of image {first}; {_REMEDY}")
+            raise self._fault(f"array {name} lacks latents of image {first}")
         return stored
 
     def _read_runs(self, name: str, rows: Sequence[int]) -> np.ndarray:
@@ -344,7 +380,13 @@ class Store:
             return read()
         # A flipped byte can surface at any layer: checksum, shard index, decompressor, text.
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, MemoryError) as error:
-            raise StoreError(f"{self.path}: array {name} is damaged at {where} ({error}); {_REMEDY}") from error
+            raise self._fault(f"array {name} is damaged at {where} ({error})") from error
+
+    def _fault(self, damage: str) -> StoreError:
+        """`damage`, or that it is none: the store on the disk is another one than was opened."""
+        if _is_replaced(self.path, self.metadata):
+            return StoreError(f"{self.path} has grown or was replaced since it was opened; open it again")
+        return StoreError(f"{self.path}: {damage}; {_REMEDY}")
 
     def _array(self, name: str) -> zarr.Array:
         if name not in self.arrays:
@@ -463,6 +505,7 @@ def _read_metadata(path: Place, group: zarr.Group, metadata: Mapping[str, Any], 
         steps[resolution] = store._read(f"step{resolution}", slice(None))
         if steps[resolution].shape != shape[1:2] or not np.isfinite(steps[resolution]).all():
             raise StoreError(f"array step{resolution} is empty or of another length than z{resolution}; {_REMEDY}")
-    for name in ("name", "label", "committed"):
-        store._array(name)
+    for name, length in (("name", len(store)), ("label", len(store)), ("committed", store.row_groups)):
+        if store._array(name).shape != (length,):
+            raise StoreError(f"array {name} is of shape {list(store._array(name).shape)}, not {[length]}; {_REMEDY}")
     return dataclasses.replace(store, steps=steps)

@@ -42,7 +42,7 @@ class Subject:
     images: int
     """By the length of most arrays."""
     arrays: Mapping[str, zarr.Array]
-    """Arrays whose metadata can be read, by name; per-image figures and other arrays too."""
+    """Arrays whose metadata can be read, by name; per-image figures too, a user's own not."""
     forms: Mapping[str, Form]
     """What the arrays that every store has must be."""
 
@@ -65,6 +65,8 @@ class Subject:
         arrays = dict(_readable_arrays(path, group))
         images = count_images(arrays, columns)
         forms = expected_arrays(columns, codec, images, shard)
+        if isinstance(metadata.get("arrays"), Mapping):  # others are a user's
+            arrays = {name: array for name, array in arrays.items() if name in {*forms, *metadata["arrays"]}}
         return cls(path, group, metadata, columns, codec, shard, images, arrays, forms)
 
     @property
