@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLong
+
 import numpy as np
 import pytest
 import zarr
 from skimage import data
 
+from hvae_codec.encode import writer as store_writer
 from hvae_codec.encode.columns import Columns, PositionColumns, VariateColumns
 from hvae_codec.encode.latents import make_codec
 from hvae_codec.encode.layout import StoreSpec
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.unfinished import UnfinishedStore
+from hvae_codec.encode.workers import Worker
 from hvae_codec.encode.writer import StoreWriter
 
 IMAGES, SHARD = 40, 16
@@ -73,3 +78,33 @@ def test_shards_are_those_that_zarr_writes(tmp_path, monkeypatch, granularity, c
     for r, array in numbers.items():
         np.testing.assert_array_equal(store.stored(slice(None))[r], array)
         np.testing.assert_array_equal(group[f"z{r}"][:], array)
+
+
+def write_all(path, wanted: StoreSpec) -> None:
+    writer, numbers = StoreWriter.create_or_resume(path, wanted, overwrite=True), latents(wanted)
+    for row_group in range(3):
+        rows = writer.rows(row_group)
+        writer.write(row_group, {r: array[rows.start : rows.stop] for r, array in numbers.items()})
+
+
+def test_two_workers_that_replace_a_store_at_the_same_time(tmp_path, monkeypatch):
+    path, old, new = tmp_path / "out.zarr", spec("variate", "int", 700), spec("variate", "float16", 700)
+    write_all(path, old)
+    StoreWriter(path, old).publish()
+    write_all(path, new)
+    first, second = (StoreWriter(path, new, True, Worker(k, 2)) for k in range(2))
+    finished: list[Future[bool]] = []
+
+    def meanwhile(one, other):
+        finished.append(pool.submit(second.finish))
+        with pytest.raises(TooLong):
+            finished[0].result(0.2)  # it waits
+        return exchange(one, other)
+
+    exchange = store_writer.exchange
+    monkeypatch.setattr(store_writer, "exchange", meanwhile)
+    with ThreadPoolExecutor() as pool:
+        assert first.finish()
+    assert finished[0].result()
+    assert open_store(path).codec == new.codec
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
