@@ -208,7 +208,7 @@ class KilledError(Exception):
     """The process dies."""
 
 
-@pytest.mark.parametrize("allowed", [0, 1, 9, 15, 18, 24, 27, 28])
+@pytest.mark.parametrize("allowed", [0, 9, 18, 27, 28])
 def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, monkeypatch, allowed):
     spec, url, written = make_spec(20), f"{bucket}/out.zarr", []
     latents = photo_latents(spec)
@@ -279,13 +279,14 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
 
 def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     first, second, url = make_spec(20), make_spec(17), f"{bucket}/out.zarr"
-    slow, fast = bucket_writer(url, first), None
+    slow, fast, one_at_a_time = bucket_writer(url, first), None, threading.Lock()
     latents, keep = photo_latents(first), BucketWriter._write_shard
 
     def overtaken(writer, *arguments):
         nonlocal fast
         keep(writer, *arguments)
-        fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
+        with one_at_a_time:
+            fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
 
     with monkeypatch.context() as patch:
         patch.setattr(BucketWriter, "_write_shard", overtaken)
@@ -300,6 +301,15 @@ def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", second).path)
     with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
         bucket_writer(f"{url}.partial", first)
+
+
+def test_a_table_that_was_lost_on_the_way_is_written_before_the_store_is_published(tmp_path, bucket):
+    spec, url = make_spec(20), f"{bucket}/out.zarr"
+    writer = bucket_writer(url, spec)
+    write_rows(writer, photo_latents(spec), writer.own_pending())
+    RemotePath.of(url).delete(["name/c/0", "step4/zarr.json"])
+    assert writer.finish()
+    assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", spec).path)
 
 
 def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
@@ -393,6 +403,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
     ],
 )
 def test_an_answer_that_is_no_object_is_one_sentence(server, monkeypatch, answer, sentence):
+    monkeypatch.setattr(remote, "RETRIES", 1)
     with answering(monkeypatch, answer):
         path = RemotePath.of("s3://images/out.zarr")
         for read in ((path / "zarr.json").read_bytes, lambda: list(path.files())):

@@ -77,6 +77,9 @@ class BucketWriter(UnfinishedStore):
         if self.pending():
             return False
         if bucket_fingerprint(self.path / UNFINISHED) == self.fingerprint:
+            # Two encodes that began at the same moment may have cleared the place of each other's tables.
+            objects = _objects(lambda group: fill_group(group, self.spec))
+            _write_missing(self.path, {key: content for key, content in objects.items() if key != PUBLISHED})
             (self.path / PUBLISHED).write_bytes((self.path / UNFINISHED).read_bytes())
             self.path.delete([UNFINISHED])
         elif bucket_fingerprint(self.path / PUBLISHED) != self.fingerprint:  # nor has another worker just published it
@@ -159,9 +162,12 @@ def _objects(build: Callable[[zarr.Group], None]) -> dict[str, bytes]:
 
 
 def _write_missing(path: RemotePath, objects: Mapping[str, bytes]) -> None:
+    """Write those of `objects` that are not there; what was read ahead says nothing about that."""
+    place = RemotePath.of(str(path))
+
     def write(key: str) -> None:
-        if not (path / key).is_file():
-            (path / key).write_bytes(objects[key])
+        if not (place / key).is_file():
+            (place / key).write_bytes(objects[key])
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in pool.map(write, objects):
