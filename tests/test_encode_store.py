@@ -582,3 +582,14 @@ def test_arrays_of_another_length_are_told(tmp_path, name):
     file.write_text(json.dumps(document))
     with pytest.raises(StoreError, match=rf"array {name} is of shape \[2\], not \["):
         open_store(path)
+
+
+def test_counts_that_the_mask_does_not_keep_are_refused_before_a_table_is_read(tmp_path):
+    counts = {r: len(kept_positions(r)) for r in (1, 4, 16)}
+    groups = [{"resolution": r, "variates": 9, "keep": {"0": f"0-{n - 2} {n - 1}"}} for r, n in counts.items()]
+    store = make_store(tmp_path / "out.zarr", make_spec(granularity="position", mask={"groups": groups}))
+    file = store.path / "zarr.json"
+    attribute = dict(store.metadata) | {"dimensions": {"1": 2, "4": 32, "16": 10**12}}
+    file.write_text(with_attribute(file.read_text(), attribute))
+    with pytest.raises(StoreError, match="16': 1000000000000} dimensions, its mask keeps"):
+        open_store(store.path)

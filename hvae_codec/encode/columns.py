@@ -134,6 +134,7 @@ class PositionColumns(Columns):
     @classmethod
     def read(cls, metadata: Mapping[str, Any], read_array: Callable[[str], NDArray]) -> PositionColumns:
         """The inverse of `attributes` and `tables`; `StoreError` where a table is damaged."""
+        _check_counts(metadata["dimensions"], metadata["mask"])
         places = {int(r): read_array(_table(int(r))) for r in metadata["dimensions"]}
         for resolution, table in places.items():
             count = metadata["dimensions"][str(resolution)]
@@ -142,6 +143,25 @@ class PositionColumns(Columns):
             if (table < 0).any() or (table[:, 2:] >= resolution).any():
                 raise StoreError(f"array {_table(resolution)} is empty or names positions outside of z{resolution}")
         return cls(places)
+
+
+def _check_counts(dimensions: Mapping[str, int], mask: Mapping[str, Any]) -> None:
+    """`StoreError` where the mask keeps other numbers of dimensions: before a table of any size is made room for."""
+    if not all("keep" in group for group in mask.get("groups", [{}])):
+        return
+    kept: dict[str, int] = {}
+    for group in mask["groups"]:
+        count = sum(_length(span) for ranges in group["keep"].values() for span in ranges.split())
+        if count:
+            kept[str(group["resolution"])] = kept.get(str(group["resolution"]), 0) + count
+    if kept != dict(dimensions):
+        raise StoreError(f"its metadata name {dict(dimensions)} dimensions, its mask keeps {kept}")
+
+
+def _length(span: str) -> int:
+    """Positions in a range such as `0-5` or `7`."""
+    first, _, last = span.partition("-")
+    return int(last or first) - int(first) + 1
 
 
 def _table(resolution: int) -> str:

@@ -174,7 +174,7 @@ def _columns(path: Place, group: zarr.Group, metadata: Mapping[str, Any]) -> Col
         nothing = np.zeros((int(metadata["dimensions"][resolution]), 4), np.int32)
         try:
             table = reading(lambda: np.asarray(_open_array(group, name)[:]))
-            PositionColumns.read({"dimensions": {resolution: len(nothing)}}, lambda _: table)
+            PositionColumns.read({"dimensions": {resolution: len(nothing)}, "mask": {}}, lambda _: table)
         except (UnreadableError, StoreError):
             return nothing
         return table
