@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from hvae_codec.report.analysis_files import Measured
 
 
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
+]
+
+
 def command(
     data: Data,
     keep: Annotated[
@@ -55,9 +60,7 @@ def command(
     pictures: Annotated[
         int, typer.Option("--pictures", min=1, help="Images at most that are encoded, decoded and compared as well.")
     ] = 256,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
-    ] = None,
+    out: Out = None,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
     model: Model = LATEST_RUN,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
+from . import encode_options as option
 from .display import console, interruptible, report_source, stages
 from .options import (
     LATEST_RUN,
@@ -29,48 +27,36 @@ from .options import (
 )
 from .together import together
 
+if TYPE_CHECKING:
+    from hvae_codec.encode.latents import Codec as LatentCodec
+    from hvae_codec.encode.pipeline import EncodeOptions
+    from hvae_codec.encode.store import Store as EncodedStore
+    from hvae_codec.encode.workers import Worker
+    from hvae_codec.images import ImageSource
+    from hvae_codec.model.hvae import HVAE
+    from hvae_codec.processes import Processes
+    from hvae_codec.prune.cutoffs import CutoffWish
+
 
 def command(
     data: Data,
-    store: Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")],
-    keep: Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")] = "",
-    cutoff: Annotated[
-        str, typer.Option("--cutoff", help="Or keep what has a higher KL than this, bits per latent dimension.")
-    ] = "",
-    tolerance: Annotated[
-        str, typer.Option("--tolerance", help="Or keep the least whose NELBO is worse by at most this, such as 0.5%.")
-    ] = "",
-    mask: Annotated[
-        Path | None, typer.Option("--mask", help="Or keep what this mask does, such as RUN/analysis/masks/keep-3.json.")
-    ] = None,
+    store: option.Store,
+    keep: option.Keep = "",
+    cutoff: option.Cutoff = "",
+    tolerance: option.Tolerance = "",
+    mask: option.Mask = None,
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
     split: Split = SplitName.all,
-    worker: Annotated[
-        str, typer.Option("--worker", help="Write the row groups of worker k of n processes, such as 0/4.")
-    ] = "",
-    evaluate: Annotated[
-        str,
-        typer.Option(
-            "--evaluate",
-            help="Held-out images to measure the cutoff's cost on: none, a number, or all, which also stores rate and "
-            "distortion of every image.",
-        ),
-    ] = "1000",
-    shard: Annotated[int, typer.Option("--shard", min=1, help="Images in a row group, written as one.")] = 256,
-    chunk: Annotated[
-        int, typer.Option("--chunk", min=1, help="Bytes, uncompressed, that a chunk of several images may have.")
-    ] = 131072,
-    embed_model: Annotated[
-        bool, typer.Option("--embed-model", help="Put the model into the store: decoding it then needs no run.")
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Decode each row group, read it back, and note what verify --deep compares."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")] = False,
+    worker: option.WorkerOption = "",
+    evaluate: option.Evaluate = "1000",
+    shard: option.Shard = 256,
+    chunk: option.Chunk = 131072,
+    embed_model: option.EmbedModel = False,
+    verify: option.Verify = False,
+    overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = Device.auto,
     batch_size: BatchSize = 64,
@@ -86,18 +72,16 @@ def command(
     """
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.latents import make_codec
-    from hvae_codec.encode.pipeline import EncodeOptions, encode_share
+    from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.encode.targets import check_place
     from hvae_codec.encode.workers import share_of
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.cutoffs import read_wish
-    from hvae_codec.report.cutoff_cost import choose_and_measure, images_to_evaluate
-    from hvae_codec.report.encoded import find_ranking, share_sentence, store_table
+    from hvae_codec.report.cutoff_cost import images_to_evaluate
 
     wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
-    measured = images_to_evaluate(evaluate)
-    latent_codec = make_codec(codec.value, step)
+    measured, latent_codec = images_to_evaluate(evaluate), make_codec(codec.value, step)
     options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model, verify)
     keep_freed_memory()
     with together(device) as processes:
@@ -105,32 +89,56 @@ def command(
         if not worker:
             processes.on_first(lambda: check_place(store, overwrite))
         hvae = load_model(model, processes.device)
-        config, out = hvae.config, console()
+        config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        advice = "The same command goes on where it stopped."
-        with interruptible(advice), stages(quiet=not processes.is_first) as stage:
-            stats, note = processes.on_first(lambda: find_ranking(hvae, source, batch_size, seed, stage))
-            # Before the long part, so that its price is known and nothing is left to fail once the store stands.
-            kept, sentences = processes.on_first(
-                lambda: choose_and_measure(
-                    wish, hvae, stats, source, batch_size, seed, stage, 0 if share.number else measured
-                )
-            )
-            if processes.is_first:
-                out.print(note, *sentences, sep="\n")
-            written = encode_share(
-                hvae,
-                source.split(split.value),
-                store,
-                share,
-                mask=kept,
-                codec=latent_codec,
-                stats=stats,
-                options=options,
-                progress=stage("Encoding"),
-            )
-        if written is not None:
-            report_source(source)
-            out.print(store_table(written))
-        elif worker:
-            out.print(share_sentence(store, share))
+        written = _encode(hvae, source, split.value, store, wish, latent_codec, measured, options, share, processes)
+        _report(written, source, store, share if worker else None)
+
+
+def _encode(
+    model: HVAE,
+    source: ImageSource,
+    split: Literal["train", "val", "all"],
+    store: str,
+    wish: CutoffWish,
+    codec: LatentCodec,
+    measured: int | None,
+    options: EncodeOptions,
+    share: Worker,
+    processes: Processes,
+) -> EncodedStore | None:
+    from hvae_codec.encode.pipeline import encode_share
+    from hvae_codec.report.cutoff_cost import choose_and_measure
+    from hvae_codec.report.encoded import find_ranking
+
+    batch_size, seed, images = options.batch_size, options.seed, 0 if share.number else measured
+    advice = "The same command goes on where it stopped."
+    with interruptible(advice), stages(quiet=not processes.is_first) as stage:
+        stats, note = processes.on_first(lambda: find_ranking(model, source, batch_size, seed, stage))
+        # Before the long part, so that its price is known and nothing is left to fail once the store stands.
+        kept, sentences = processes.on_first(
+            lambda: choose_and_measure(wish, model, stats, source, batch_size, seed, stage, images)
+        )
+        if processes.is_first:
+            console().print(note, *sentences, sep="\n")
+        return encode_share(
+            model,
+            source.split(split),
+            store,
+            share,
+            mask=kept,
+            codec=codec,
+            stats=stats,
+            options=options,
+            progress=stage("Encoding"),
+        )
+
+
+def _report(written: EncodedStore | None, source: ImageSource, store: str, worker: Worker | None) -> None:
+    from hvae_codec.report.encoded import share_sentence, store_table
+
+    if written is not None:
+        report_source(source)
+        console().print(store_table(written))
+    elif worker is not None:
+        console().print(share_sentence(store, worker))

@@ -23,6 +23,11 @@ from .options import (
     torch_device,
 )
 
+Samples = Annotated[
+    int,
+    typer.Option("--samples", min=1, help="Posterior samples an image; from 2 on with the importance-weighted bound."),
+]
+
 
 def command(
     data: Data,
@@ -32,12 +37,7 @@ def command(
     images: Annotated[
         int | None, typer.Option("--images", min=1, help="Images at most, evenly spaced (all, if not given).")
     ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples", min=1, help="Posterior samples an image; from 2 on with the importance-weighted bound."
-        ),
-    ] = 1,
+    samples: Samples = 1,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures of every image to this file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --csv file that is there.")] = False,
     as_json: AsJson = False,

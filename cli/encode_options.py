@@ -1,0 +1,42 @@
+"""Options of `hvae-codec encode`: what to keep, how the store is cut, who writes it, what is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
+Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]
+Cutoff = Annotated[
+    str, typer.Option("--cutoff", help="Or keep what has a higher KL than this, bits per latent dimension.")
+]
+Tolerance = Annotated[
+    str, typer.Option("--tolerance", help="Or keep the least whose NELBO is worse by at most this, such as 0.5%.")
+]
+Mask = Annotated[
+    Path | None, typer.Option("--mask", help="Or keep what this mask does, such as RUN/analysis/masks/keep-3.json.")
+]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", help="Write the row groups of worker k of n processes, such as 0/4.")
+]
+Evaluate = Annotated[
+    str,
+    typer.Option(
+        "--evaluate",
+        help="Held-out images to measure the cutoff's cost on: none, a number, or all, which also stores rate and "
+        "distortion of every image.",
+    ),
+]
+Shard = Annotated[int, typer.Option("--shard", min=1, help="Images in a row group, written as one.")]
+Chunk = Annotated[
+    int, typer.Option("--chunk", min=1, help="Bytes, uncompressed, that a chunk of several images may have.")
+]
+EmbedModel = Annotated[
+    bool, typer.Option("--embed-model", help="Put the model into the store: decoding it then needs no run.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Decode each row group, read it back, and note what verify --deep compares.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")]
