@@ -51,7 +51,7 @@ def repaired_sentence(report: RepairReport) -> str:
     if report.before.ok:
         return f"{report.before.path}: there was nothing to repair"
     files, row_groups = len(report.rewritten), len(report.before.damaged_row_groups)
-    return f"{report.before.path}: {row_groups:,} row groups were damaged; {files:,} files were replaced"
+    return f"{report.before.path}: damaged row groups: {row_groups:,}; files replaced: {files:,}"
 
 
 def damage_table(report: VerifyReport) -> Table:
