@@ -317,7 +317,7 @@ def test_a_columns_place_is_where_the_mask_keeps(mask):
     assert sum(math.prod(columns.item(r)) for r in columns.resolutions) == mask.kept_dims
     arrays = {name: places for name, (places, _) in columns.tables().items()}
     if columns.resolutions:
-        metadata = json.loads(json.dumps(columns.attributes()))
+        metadata = json.loads(json.dumps(columns.attributes() | {"mask": mask.to_dict()}))
         assert read_columns(metadata, arrays.__getitem__).agree_with(columns)
 
 
