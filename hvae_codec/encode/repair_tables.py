@@ -20,10 +20,10 @@ from ..prune.mask import LatentMask
 from .coder import quantiser_steps
 from .columns import stored_columns
 from .embedded_model import ARRAY, model_weights
-from .layout import CHUNK_BYTES, StoreSpec, create_arrays, spec_fingerprint
+from .layout import StoreSpec, create_arrays, spec_fingerprint
 from .places import Place, replace_file
 from .subject import Subject
-from .verify import VerifyReport
+from .verify import VerifyReport, spec_of_tables
 
 
 def mend_tables(
@@ -64,19 +64,12 @@ def _proven_spec(subject: Subject, damaged: set[str], images: ImageSource, stats
     metadata, shown = subject.metadata, ", ".join(sorted(damaged & {*subject.forms, *subject.per_image, ARRAY}))
     try:
         mask = LatentMask.from_dict(metadata["mask"])
-        spec = StoreSpec(
+        spec = spec_of_tables(
+            subject,
             names=_texts(subject, "name", damaged, images.names),
             labels=_texts(subject, "label", damaged, images.labels),
             columns=stored_columns(mask),
             steps=_steps(subject, damaged, mask, stats),
-            codec=subject.codec,
-            model=metadata["model"],
-            mask=metadata["mask"],
-            image=metadata["image"],
-            source=metadata["source"],
-            shard=subject.shard,
-            chunk_bytes=metadata.get("chunk_bytes", CHUNK_BYTES),
-            per_image=subject.per_image,
         )
     except (LookupError, TypeError, ValueError, HvaeCodecError) as error:
         raise StoreError(f"{shown} cannot be made anew ({error}); restore them from a copy") from None

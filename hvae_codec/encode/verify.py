@@ -9,7 +9,7 @@ Nothing here needs torch but `deep`, which decodes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from .columns import Columns
 from .damage import Damage, UnreadableError, reading
 from .layout import CHUNK_BYTES, NO_TEXT, StoreSpec, row_group_digest, shard_key, spec_fingerprint, unstorable
 from .places import Place, place_of
@@ -220,12 +221,31 @@ def _check_fingerprint(subject: Subject) -> tuple[list[Damage], list[str]]:
 
 def read_spec(subject: Subject) -> StoreSpec:
     """What a store was made from, by its own tables, which must be whole."""
-    arrays, metadata = subject.arrays, subject.metadata
-    return StoreSpec(
+    arrays = subject.arrays
+    return spec_of_tables(
+        subject,
         names=[str(name) for name in np.asarray(arrays["name"][:])],
         labels=[str(label) for label in np.asarray(arrays["label"][:])],
         columns=subject.columns,
         steps={r: np.asarray(arrays[f"step{r}"][:]) for r in subject.columns.resolutions},
+    )
+
+
+def spec_of_tables(
+    subject: Subject,
+    *,
+    names: Sequence[str],
+    labels: Sequence[str],
+    columns: Columns,
+    steps: Mapping[int, NDArray[np.float32]],
+) -> StoreSpec:
+    """What a store was made from, by its metadata and these tables, its own or others in their place."""
+    metadata = subject.metadata
+    return StoreSpec(
+        names=names,
+        labels=labels,
+        columns=columns,
+        steps=steps,
         codec=subject.codec,
         model=metadata["model"],
         mask=metadata["mask"],

@@ -24,6 +24,7 @@ from ..model.image_noise import ImageNoise
 from ..model.importance import PosteriorEstimates, posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
+from ..prune.own_batches import Progress
 from ..train.metrics import ACTIVE_NATS
 
 COLUMNS = {
@@ -37,8 +38,6 @@ COLUMNS = {
     "ssim": "structural similarity of the posterior-mean reconstruction",
 }
 """Figures of each image; the bound is there where several samples are asked for, the bins where they differ."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
