@@ -1,15 +1,19 @@
 """How fast encoding and decoding are, against bare passes of the model; what the pipeline costs; what workers gain.
 
     python benchmarks/encode_speed.py model --preset tiny32 cifar10_C1 [--run runs/photos] [--batches 8]
-    python benchmarks/encode_speed.py pipeline --run runs/photos --data data [--images 2048]
-    python benchmarks/encode_speed.py workers --run runs/photos --data data [--images 2048]
+    python benchmarks/encode_speed.py pipeline --run runs/photos --data data [--images 6144]
+    python benchmarks/encode_speed.py pipeline --preset cifar10_C1 --data data --images 512
+    python benchmarks/encode_speed.py workers --run runs/photos --data data [--images 6144] [--bind]
 
-`model` times the model's part alone, batch by batch in turn: a bare forward pass (bottom-up, and top-down to the output
-with every posterior's mean, without sampling or a likelihood), the closed-loop encoder, a bare top-down pass with the
-prior's mean, the same to expected pixels, and decoding. Presets have random weights and masks of the lowest resolutions
-("lowest") and of random variates of all groups ("anywhere"); the run has its own. `pipeline` times `encode` from image
-files to a finished store against the encoder alone on the same pixels in memory. `workers` starts processes of one
-thread each.
+`model` times the model's part alone, several batches in turn: a bare forward pass (bottom-up, and top-down to the
+output with every posterior's mean, without sampling or a likelihood), the closed-loop encoder, a bare top-down pass
+with the prior's mean, the same to expected pixels, and decoding. Bare passes take batch after batch on all cores, as
+PyTorch does; encoder and decoder run in lanes, as `encode` and `decode` do, and with `--lanes 1` batch after batch
+too. Presets have random weights and masks of the lowest resolutions ("lowest") and of random variates of all groups
+("anywhere"); the run has its own. `pipeline` times `encode`, from image files and from an array in memory to a
+finished store, against the encoder alone on the same pixels in memory, batch after batch and in lanes. `workers`
+starts processes of one thread each, with `--bind` on a core of its own each, and times them from the first image to
+the finished store.
 """
 
 from __future__ import annotations
@@ -32,12 +36,13 @@ from results import print_table
 
 from hvae_codec.config import ModelConfig
 from hvae_codec.cpu import keep_freed_memory
-from hvae_codec.encode.coder import LatentCoder, Stored, quantiser_steps
+from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.pipeline import encode
+from hvae_codec.encode.pipeline import EncodeOptions, encode
 from hvae_codec.images import ImageSource, open_images
-from hvae_codec.model.checkpoint import load_model
+from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE, posterior_mean
+from hvae_codec.model.lanes import in_lanes, lane_count
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import KLStats, load_kl_stats
@@ -55,15 +60,17 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["model", "pipeline", "workers"])
-    parser.add_argument("--preset", nargs="*", default=["tiny32"], help="models with random weights")
+    parser.add_argument("--preset", nargs="*", default=[], help="models with random weights")
     parser.add_argument("--run", type=Path, help="a trained model, with its ranking")
     parser.add_argument("--data", type=Path, help="images to encode")
     parser.add_argument("--keep", type=float, default=0.03, help="share of the latent dimensions")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=8, help="timed, of each kind")
-    parser.add_argument("--images", type=int, default=2048, help="in a store")
+    parser.add_argument("--batches", type=int, default=8, help="timed, of each kind, together")
+    parser.add_argument("--images", type=int, default=6144, help="in a store")
     parser.add_argument("--rounds", type=int, default=3, help="of pipeline and workers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--lanes", type=int, help="of encoder and decoder in `model` (as many as the package takes)")
+    parser.add_argument("--bind", action="store_true", help="each worker to a core of its own")
     return parser.parse_args()
 
 
@@ -76,15 +83,21 @@ class Case:
 
     name: str
     coder: LatentCoder
+    stats: KLStats
 
 
 def time_models(options: argparse.Namespace) -> None:
-    cases = [case for preset in options.preset for case in untrained(preset, options.keep)]
-    cases += [trained(options.run, options.keep)] if options.run else []
-    rows = [model_row(case, options.batch_size, options.batches) for case in cases]
-    columns = ["model, kept", "groups run", "forward", "encode", "ratio", "top-down", "to pixels", "decode", "ratios"]
-    title = f"Images/s, batch {options.batch_size}, {options.threads} threads, best of {options.batches}"
-    print_table(title, columns, rows)
+    rows = [model_row(case, options) for case in cases(options)]
+    columns = ["model, kept", "groups run", "lanes", "forward", "encode", "ratio"]
+    columns += ["top-down", "to pixels", "decode", "ratios"]
+    title = f"Images/s, {options.batches} batches of {options.batch_size}, {options.threads} threads"
+    print_table(f"{title}, best of {options.rounds}", columns, rows)
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """The models that were asked for."""
+    found = [case for preset in options.preset for case in untrained(preset, options.keep)]
+    return [*found, trained(options.run, options.keep)] if options.run else found
 
 
 def untrained(preset: str, keep: float) -> list[Case]:
@@ -96,19 +109,21 @@ def untrained(preset: str, keep: float) -> list[Case]:
         "lowest": [np.full(variates, 1.0 / resolution) + np.arange(variates) * 1e-6 for variates, resolution in shapes],
         "anywhere": [random.random(variates) for variates, _ in shapes],
     }
-    return [Case(f"{preset}, {name}", coder_of(model, stats_of(model, rank), keep)) for name, rank in ranks.items()]
+    stats = {name: stats_of(model, rank) for name, rank in ranks.items()}
+    return [Case(f"{preset}, {name}", coder_of(model, own, keep), own) for name, own in stats.items()]
 
 
 def stats_of(model: HVAE, rank: Sequence[NDArray[np.float64]]) -> KLStats:
     """Made-up statistics, whose KL is `rank` at all positions."""
     sizes = [group.resolution for group in model.config.groups]
     kl = tuple(np.broadcast_to(r[:, None, None], (len(r), s, s)).copy() for r, s in zip(rank, sizes, strict=True))
-    return KLStats(kl, tuple(np.full(len(r), 0.5) for r in rank), 1, "")
+    return KLStats(kl, tuple(np.full(len(r), 0.5) for r in rank), 1, model_hash(model))
 
 
 def trained(run: Path, keep: float) -> Case:
     model = load_model(run)
-    return Case(f"{run.name}, its ranking", coder_of(model, load_kl_stats(ranking_path(model.run or run)), keep))
+    stats = load_kl_stats(ranking_path(model.run or run))
+    return Case(f"{run.name}, its ranking", coder_of(model, stats, keep), stats)
 
 
 def coder_of(model: HVAE, stats: KLStats, keep: float) -> LatentCoder:
@@ -117,32 +132,30 @@ def coder_of(model: HVAE, stats: KLStats, keep: float) -> LatentCoder:
     return LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
 
 
-def model_row(case: Case, batch_size: int, batches: int) -> list[str]:
-    model, stored = case.coder.model, {}
-    pixels = torch.from_numpy(patches(model.config, batch_size))
-
-    def encoded() -> None:
-        stored.update(case.coder.encode(pixels))
-
-    encoded()
-    works = {
-        "forward": lambda: bare_forward(model, pixels),
-        "encode": encoded,
-        "top-down": lambda: bare_top_down(model, batch_size),
-        "to pixels": lambda: model.sample(batch_size, 0.0),
-        "decode": lambda: decoded(case.coder, stored),
-    }
-    seconds = in_turn(works, batches)
-    rate = {name: batch_size / s for name, s in seconds.items()}
-    mask = case.coder.mask
-    groups = f"{mask.groups_needed} of {len(mask.keep)}"
-    kept = f"{case.name}, {100 * mask.kept_share:.2f}%"
+def model_row(case: Case, options: argparse.Namespace) -> list[str]:
+    coder, size, batches = case.coder, options.batch_size, range(options.batches)
+    model, pixels = coder.model, torch.from_numpy(patches(coder.model.config, size))
+    stored = coder.encode(pixels)
+    lanes = options.lanes or lane_count(model.config, size * len(batches), size, model.device)
+    seconds = in_turn(
+        {
+            "forward": lambda: [bare_forward(model, pixels) for _ in batches],
+            "encode": lambda: list(in_lanes(lambda _: coder.encode(pixels), batches, lanes)),
+            "top-down": lambda: [bare_top_down(model, size) for _ in batches],
+            "to pixels": lambda: [to_pixels(model, bare_top_down(model, size)) for _ in batches],
+            "decode": lambda: list(in_lanes(lambda _: coder.decode_pixels(stored).cpu(), batches, lanes)),
+        },
+        options.rounds,
+    )
+    rate = {name: size * len(batches) / s for name, s in seconds.items()}
+    groups = f"{coder.mask.groups_needed} of {len(coder.mask.keep)}"
+    kept = f"{case.name}, {100 * coder.mask.kept_share:.2f}%"
     encoding, *decoding = (
         f"{rate[ours] / rate[bare]:.2f}"
         for ours, bare in (("encode", "forward"), ("decode", "top-down"), ("decode", "to pixels"))
     )
-    cells = [f"{rate[name]:,.1f}" for name in works]
-    return [kept, groups, *cells[:2], encoding, *cells[2:], ", ".join(decoding)]
+    cells = [f"{rate:,.1f}" for rate in rate.values()]
+    return [kept, groups, str(lanes), *cells[:2], encoding, *cells[2:], ", ".join(decoding)]
 
 
 @torch.no_grad()
@@ -151,19 +164,19 @@ def bare_forward(model: HVAE, pixels: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def bare_top_down(model: HVAE, count: int) -> None:
-    model.top_down(None, prior_mean, count)
+def bare_top_down(model: HVAE, count: int) -> torch.Tensor:
+    return model.top_down(None, prior_mean, count)
+
+
+def to_pixels(model: HVAE, output: torch.Tensor) -> torch.Tensor:
+    return model.likelihood.to_pixels(model.likelihood.mean(output))
 
 
 def prior_mean(group: LatentGroup) -> torch.Tensor:
     return group.prior_mean
 
 
-def decoded(coder: LatentCoder, stored: Stored) -> None:
-    coder.decode_pixels(stored).cpu().numpy()
-
-
-def in_turn(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def in_turn(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Fewest seconds of each, one after the other in every round, so that what else runs slows all alike."""
     for work in works.values():
         work()
@@ -188,54 +201,62 @@ def patches(config: ModelConfig, count: int) -> NDArray[np.uint8]:
 
 
 def time_pipeline(options: argparse.Namespace) -> None:
-    case, source = trained(options.run, options.keep), images(options)
-    stats = load_kl_stats(ranking_path(case.coder.model.run or options.run))
+    rows = [pipeline_row(case, options) for case in cases(options)]
+    columns = ["model", "batch after batch", "in lanes", "whole, files", "overhead", "whole, array", "overhead"]
+    title = f"Images/s of {options.images:,} images to a store, {options.threads} threads, best of {options.rounds}"
+    print_table(f"{title}; overhead over the encoder alone, batch after batch", columns, rows)
+
+
+def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
+    coder, source, size = case.coder, images(case.coder.model.config, options), options.batch_size
     pixels = source.read(range(len(source)))
-
-    def model_alone() -> None:
-        for first in range(0, len(pixels), options.batch_size):
-            case.coder.encode(torch.from_numpy(pixels[first : first + options.batch_size]))
-
+    batches = [torch.from_numpy(pixels[first : first + size]) for first in range(0, len(pixels), size)]
+    lanes = lane_count(coder.model.config, len(pixels), size, coder.model.device)
     with tempfile.TemporaryDirectory() as folder:
         stores = iter(range(1000))
 
-        def whole() -> None:
+        def whole(of: ImageSource | NDArray[np.uint8]) -> None:
             path = Path(folder) / f"{next(stores)}.zarr"
-            encode(case.coder.model, source, path, mask=case.coder.mask, stats=stats)
+            encode(coder.model, of, path, mask=coder.mask, stats=case.stats, options=EncodeOptions(size))
 
-        seconds = in_turn({"model": model_alone, "encode": whole}, options.rounds)
-    overhead = seconds["encode"] / seconds["model"] - 1
-    cells = [f"{len(source) / seconds[name]:,.1f}" for name in ("model", "encode")]
-    title = f"Images/s of {len(source):,} images from files to a store, {options.threads} threads"
-    print_table(title, ["model", "encoder alone", "whole", "overhead"], [[case.name, *cells, f"{100 * overhead:.1f}%"]])
+        seconds = in_turn(
+            {
+                "plain": lambda: [coder.encode(batch) for batch in batches],
+                "lanes": lambda: list(in_lanes(coder.encode, batches, lanes)),
+                "files": lambda: whole(source),
+                "array": lambda: whole(pixels),
+            },
+            options.rounds,
+        )
+    rate = {name: f"{len(pixels) / s:,.1f}" for name, s in seconds.items()}
+    files, array = (f"{100 * (seconds[name] / seconds['plain'] - 1):+.1f}%" for name in ("files", "array"))
+    return [case.name, rate["plain"], rate["lanes"], rate["files"], files, rate["array"], array]
 
 
-def images(options: argparse.Namespace) -> ImageSource:
-    config = load_model(options.run).config
+def images(config: ModelConfig, options: argparse.Namespace) -> ImageSource:
     return open_images(options.data, size=config.image_size, channels=config.channels).evenly(options.images)
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 WORKER = """
-import sys, time
+import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import encode_speed as speed
-from hvae_codec.encode.pipeline import EncodeOptions, encode_share
+from hvae_codec.encode.pipeline import encode_share
 from hvae_codec.encode.workers import Worker
 speed.keep_freed_memory()
-run, data, count, keep, path, worker, start = sys.argv[2:]
+run, data, count, keep, path, worker = sys.argv[2:]
 case = speed.trained(Path(run), float(keep))
-stats = speed.load_kl_stats(speed.ranking_path(case.coder.model.run))
 size, channels = case.coder.model.config.image_size, case.coder.model.config.channels
 source = speed.open_images(data, size=size, channels=channels).evenly(int(count))
 print("ready", flush=True)
 sys.stdin.readline()
-options = EncodeOptions(shard=64)
-encode_share(case.coder.model, source, path, Worker.parse(worker), mask=case.coder.mask, stats=stats, options=options)
+encode_share(case.coder.model, source, path, Worker.parse(worker), mask=case.coder.mask, stats=case.stats)
+print("done", flush=True)
 """
 
 
@@ -247,23 +268,18 @@ def time_workers(options: argparse.Namespace) -> None:
                 path = Path(folder) / f"{number}-{count}.zarr"
                 rates[count].append(options.images / worker_seconds(options, path, count))
     one, two = (max(rates[count]) for count in (1, 2))
-    title = f"Images/s of {options.images:,} images, workers of one thread each, best of {options.rounds}"
+    bound = ", each on a core of its own" if options.bind else ""
+    title = f"Images/s of {options.images:,} images, workers of one thread each{bound}, best of {options.rounds}"
     row = [options.run.name, f"{one:,.1f}", f"{two:,.1f}", f"{two / one:.2f}"]
     print_table(title, ["", "1 worker", "2 workers", "ratio"], [row])
 
 
 def worker_seconds(options: argparse.Namespace, path: Path, count: int) -> float:
     """From the moment that all workers have loaded model and images to the finished store."""
-    arguments = [
-        str(Path(__file__).parent),
-        str(options.run),
-        str(options.data),
-        str(options.images),
-        str(options.keep),
-    ]
+    what = [str(Path(__file__).parent), *map(str, (options.run, options.data, options.images, options.keep)), str(path)]
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, *arguments, str(path), f"{number}/{count}", "go"],
+            [*bound_to(number, options.bind), sys.executable, "-c", WORKER, *what, f"{number}/{count}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -272,17 +288,28 @@ def worker_seconds(options: argparse.Namespace, path: Path, count: int) -> float
         for number in range(count)
     ]
     for worker in workers:
-        assert worker.stdout is not None
-        worker.stdout.readline()
+        expect(worker, "ready")
     begun = time.perf_counter()
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        if worker.wait():
-            raise SystemExit("a worker failed")
-    return time.perf_counter() - begun
+        expect(worker, "done")
+    seconds = time.perf_counter() - begun
+    for worker in workers:
+        worker.wait()
+    return seconds
+
+
+def bound_to(core: int, bind: bool) -> list[str]:
+    return ["taskset", "--cpu-list", str(core)] if bind else []
+
+
+def expect(worker: subprocess.Popen[str], word: str) -> None:
+    assert worker.stdout is not None
+    if worker.stdout.readline().strip() != word:
+        raise SystemExit("a worker failed")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the file and the remedy.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +32,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 89_478_485
 """Larger images are refused (Pillow's own limit): a small file can unpack to more memory than there is."""
 
+SMALL_FILE = 2**18
+"""Bytes from which a file is not read whole before it is decoded."""
+
 _PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -48,7 +52,7 @@ class BrokenImageError(DataError):
     """An image file that cannot be opened or decoded; `--skip-broken` leaves such files out."""
 
 
-def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
+def read_image_file(path: Path | str, channels: int) -> tuple[NDArray[np.uint8], bool]:
     """Decode one file: pixels [H, W, channels] at the file's own size, and whether an alpha channel was dropped.
 
     The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
@@ -56,8 +60,8 @@ def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]
     is needed and the other way round.
     """
     try:
-        with path.open("rb") as file:
-            image = _open(file)
+        with open(path, "rb") as file:
+            image = _open(_small_whole(file))
             _check_depth(image, path)
             _check_pixels(image, path)
             ImageOps.exif_transpose(image, in_place=True)
@@ -71,14 +75,17 @@ def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]
         raise BrokenImageError(
             f"{path} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken"
         ) from None
-    pixels = np.atleast_3d(np.asarray(plain))
+    pixels = np.asarray(plain)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     _check_channels(path, pixels.shape[2], channels)
     return pixels, alpha
 
 
 def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; exact where H = W = size."""
+    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; a view where H = W = size."""
     height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels.transpose(2, 0, 1)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     planes = np.moveaxis(pixels[top : top + side, left : left + side], 2, 0)
@@ -103,6 +110,16 @@ def _resize_plane(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
 
 
+def _small_whole(file: BinaryIO) -> BinaryIO:
+    """The content of a small file, read at once; a large file as it is.
+
+    Pillow reads in pieces of some bytes, and at each one threads that read at the same time wait for each other.
+    """
+    content = file.read(SMALL_FILE)
+    file.seek(0)
+    return io.BytesIO(content) if len(content) < SMALL_FILE else file
+
+
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
     start = file.read(16)
@@ -113,7 +130,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
-def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
+def _check_depth(image: ImageFile.ImageFile, path: Path | str) -> None:
     # Pillow opens 16-bit RGB files as 8-bit "RGB"; only the tiles' raw mode ("RGB;16B") tells. BMP's "BGR;16" is 5-6-5.
     deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
     if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -123,12 +140,12 @@ def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
         )
 
 
-def _check_pixels(image: Image.Image, path: Path) -> None:
+def _check_pixels(image: Image.Image, path: Path | str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(_too_large(path, f" ({image.width} x {image.height})"))
 
 
-def _too_large(path: Path, size: str = "") -> str:
+def _too_large(path: Path | str, size: str = "") -> str:
     return f"{path} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
 
 
@@ -139,7 +156,7 @@ def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"), alpha
 
 
-def _check_channels(path: Path, found: int, channels: int) -> None:
+def _check_channels(path: Path | str, found: int, channels: int) -> None:
     if found != channels:
         raise DataError(
             f"{path} is {colours(found)} but the model takes images that are {colours(channels)}; train with "

@@ -231,6 +231,19 @@ def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, gr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "unbroken.zarr"]
 
 
+def test_batches_beside_each_other_change_nothing(source, model, mask, stats, tmp_path):
+    threads, folders = torch.get_num_threads(), {}
+    try:
+        for lanes in (1, 3):
+            torch.set_num_threads(lanes)
+            options = EncodeOptions(batch_size=32, evaluate=True, verify=True)
+            encode(model, source, tmp_path / f"{lanes}.zarr", mask=mask, stats=stats, options=options)
+            folders[lanes] = tree(tmp_path / f"{lanes}.zarr")
+    finally:
+        torch.set_num_threads(threads)
+    assert folders[1] == folders[3]
+
+
 def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
     path = tmp_path / "out.zarr"
 

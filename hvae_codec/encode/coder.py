@@ -6,7 +6,7 @@ that the decoder will have: the stored, rounded value where kept, the prior's me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import StoreError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..model.lanes import in_lanes, lane_count
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
@@ -98,10 +99,16 @@ class LatentCoder:
     @torch.no_grad()
     @full_float32()
     def encode(self, images: Tensor) -> Stored:
-        """Stored numbers of uint8 `images` [B, C, H, W]; computes nothing after the last kept group's posterior."""
+        """Stored numbers of uint8 `images` [B, C, H, W]."""
+        return self.encode_activations(self.model.activations(images))
+
+    @torch.no_grad()
+    @full_float32()
+    def encode_activations(self, activations: Sequence[Tensor]) -> Stored:
+        """The same from the images' bottom-up activations; computes nothing after the last kept group's posterior."""
         choose, top_down = _Encoding(self), self.model.top_down
-        activations, last = self.model.activations(images), self.mask.groups_needed - 1
-        state = top_down.run_groups(activations, choose, len(images), range(last))
+        last = self.mask.groups_needed - 1
+        state = top_down.run_groups(activations, choose, len(activations[0]), range(last))
         choose.store(top_down.group(activations, last, state))
         return choose.stored()
 
@@ -235,10 +242,15 @@ def decode_rows(
     where it is another model or the store is damaged.
     """
     coder = LatentCoder.of_store(store, model or store.named_model)
-    batches = [coder.decode_pixels(stored).cpu().numpy() for stored in _batches(store, indices, batch_size)]
     config = coder.model.config
     nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
-    return np.concatenate([nothing, *batches])
+    return np.concatenate([nothing, *(b.numpy() for b in decoded_batches(coder, store, indices, batch_size))])
+
+
+def decoded_batches(coder: LatentCoder, store: Store, indices: Sequence[int], batch_size: int) -> Generator[Tensor]:
+    """Images of `store` at `indices` in batches of `batch_size`, uint8 [B, C, H, W]."""
+    lanes = lane_count(coder.model.config, len(indices), batch_size, coder.model.device)
+    return in_lanes(lambda stored: coder.decode_pixels(stored).cpu(), _batches(store, indices, batch_size), lanes)
 
 
 def dense_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
+from ..model.lanes import in_lanes, lane_count
 from .coder import LatentCoder, Stored
 from .damage import Damage
 from .places import Place, place_of
@@ -39,13 +41,17 @@ def load_store_model(where: str | Place, device: str | torch.device = "cpu") -> 
 
 def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
     """Decoded images, uint8 [B, C, H, W]; `StoreError` where a pixel is not finite."""
-    count, parts = len(next(iter(stored.values()))), []
-    for first in range(0, count, batch_size):
+
+    def decoded(first: int) -> NDArray[np.uint8]:
         images = coder.decode({r: numbers[first : first + batch_size] for r, numbers in stored.items()})
         if not torch.isfinite(images).all():
             raise StoreError("pixels are not finite; the model or its latents are damaged")
-        parts.append(coder.model.likelihood.to_pixels(images).cpu().numpy())
-    return np.concatenate(parts)
+        return coder.model.likelihood.to_pixels(images).cpu().numpy()
+
+    count = len(next(iter(stored.values())))
+    lanes = lane_count(coder.model.config, count, batch_size, coder.model.device)
+    with closing(in_lanes(decoded, range(0, count, batch_size), lanes)) as parts:
+        return np.concatenate(list(parts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from ..errors import DataError, StoreError
 from ..model.hvae import HVAE
-from .coder import LatentCoder
+from .coder import LatentCoder, decoded_batches
 from .store import Store
 
 Format = Literal["png", "npy"]
@@ -43,27 +44,26 @@ def decode_to_folder(
     images = images if images is not None else range(len(store))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give another folder")
-    batches = _decoded(store, model, images, batch_size)
     partial = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         write = _write_pngs if file_format == "png" else _write_array
         done = 0
-        for done in write(store, images, batches, partial):
-            if progress is not None:
-                progress(done, len(images))
+        with closing(_decoded(store, model, images, batch_size)) as batches:
+            for done in write(store, images, batches, partial):
+                if progress is not None:
+                    progress(done, len(images))
         os.replace(partial, folder.absolute())  # "." itself cannot be replaced
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return done
 
 
-def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Generator[NDArray[np.uint8]]:
     """Decoded batches, uint8 [B, H, W, C]."""
-    coder = LatentCoder.of_store(store, model)
-    for first in range(0, len(images), batch_size):
-        pixels = coder.decode_pixels(store.gather(images[first : first + batch_size]))
-        yield np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    with closing(decoded_batches(LatentCoder.of_store(store, model), store, images, batch_size)) as batches:
+        for pixels in batches:
+            yield np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
 def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:

@@ -1,15 +1,15 @@
 """Images to a store, row group by row group; killed at any moment, the same call goes on where it stopped.
 
-images ─ read ahead ─> batches ─ coder ─> row group ─ written behind ─> PATH.partial ─ renamed ─> PATH
+images ─ read ahead ─> batches ─ coder, in lanes ─> row group ─ written behind ─> PATH.partial ─ renamed ─> PATH
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from ..errors import DataError, UsageError
 from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..model.lanes import in_lanes, lane_count
+from ..model.precision import full_float32
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
@@ -38,6 +40,8 @@ from .targets import check_place, is_written, writing
 from .unfinished import UnfinishedStore
 from .verify import check_written
 from .workers import Worker
+
+Key = TypeVar("Key")
 
 PerImage = dict[str, NDArray[np.floating]]
 """Name of a per-image array to its numbers, [B]."""
@@ -190,10 +194,10 @@ class Encoding:
         for stretch in _stretches(row_groups):
             start, stop = writer.rows(stretch[0]).start - self.first, writer.rows(stretch[-1]).stop - self.first
             batches = self.source.batches(self.batch_size, start=start, stop=stop)
-            for row_group in stretch:
-                rows = range(start, start + len(writer.rows(row_group)))
-                yield row_group, *self.encode(itertools.islice(batches, -(-len(rows) // self.batch_size)), rows)
-                start = rows.stop
+            with closing(self._encoded(batches, range(start, stop))) as encoded:
+                for row_group in stretch:
+                    count = -(-len(writer.rows(row_group)) // self.batch_size)
+                    yield row_group, *_joined(itertools.islice(encoded, count))
 
     @property
     def batch_size(self) -> int:
@@ -202,22 +206,29 @@ class Encoding:
 
     def encode(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
         """Stored numbers of the source's images `rows`, and rate, distortion (bits/dim) and sketch where wanted."""
-        coder, parts, done = self.coder, [], 0
-        wanted = self.options.evaluate
-        bounds = Bounds(coder.model, [coder.mask], self.source.subset(rows), self.options.seed) if wanted else None
-        for pixels in batches:
-            batch = torch.from_numpy(pixels)
-            parts.append(coder.encode(batch))
-            if bounds is not None:
-                bounds.add(coder.model.activations(batch), batch, done)
-            done += len(batch)
-        stored = {resolution: np.concatenate([part[resolution] for part in parts]) for resolution in parts[0]}
+        with closing(self._encoded(batches, rows)) as encoded:
+            return _joined(encoded)
+
+    def _encoded(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> Generator[tuple[Stored, PerImage]]:
+        """What `encode` gives, batch by batch."""
+        lanes = lane_count(self.coder.model.config, len(rows), self.batch_size, self.coder.model.device)
+        return in_lanes(lambda batch: self._encode_batch(*batch), _numbered(batches, rows.start), lanes)
+
+    @torch.no_grad()
+    @full_float32()
+    def _encode_batch(self, first: int, pixels: NDArray[np.uint8]) -> tuple[Stored, PerImage]:
+        model, images = self.coder.model, torch.from_numpy(pixels)
+        activations = model.activations(images)
+        stored = self.coder.encode_activations(activations)
         per_image: PerImage = {}
-        if bounds is not None:
+        if self.options.evaluate:
+            own = self.source.subset(range(first, first + len(images)))
+            bounds = Bounds(model, [self.coder.mask], own, self.options.seed)
+            bounds.add(activations, images, 0)
             (measured,) = bounds.rows()
             per_image = {"rate": measured.rate, "distortion": measured.distortion}
         if self.options.verify:
-            per_image[SKETCH] = sketch(decode_checked(coder, stored, self.batch_size))
+            per_image[SKETCH] = sketch(decode_checked(self.coder, stored, self.batch_size))
         return stored, per_image
 
 
@@ -252,6 +263,22 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
         per_image=options.per_image,
         weights=model_weights(coder.model) if options.embed_model else b"",
     )
+
+
+def _numbered(batches: Iterable[NDArray[np.uint8]], first: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Each batch with the number of its first image."""
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
+
+
+def _joined(parts: Iterable[tuple[Stored, PerImage]]) -> tuple[Stored, PerImage]:
+    stored, per_image = zip(*parts, strict=True)
+    return _concatenated(stored), _concatenated(per_image)
+
+
+def _concatenated(parts: Sequence[dict[Key, NDArray]]) -> dict[Key, NDArray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _divisor(size: int, batch_size: int) -> int:

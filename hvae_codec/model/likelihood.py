@@ -73,10 +73,12 @@ class LogisticMixture:
 
     def split(self, output: Tensor) -> list[Tensor]:
         """Logits [B, M, H, W]; means, raw scales and raw coefficients [B, rows, M, H, W]; each contiguous."""
+        return [_contiguous(output[:, : self.config.mixtures]), *(self._part(output, rows) for rows in self._rows)]
+
+    def _part(self, output: Tensor, rows: slice | list[int]) -> Tensor:
+        """Some of the rows of M, [B, rows, M, H, W], contiguous."""
         m = self.config.mixtures
-        rows = output[:, m:].unflatten(1, (-1, m))
-        parts = [output[:, :m], *(rows[:, part] for part in self._rows)]
-        return [part.clone(memory_format=torch.contiguous_format) for part in parts]
+        return _contiguous(output[:, m:].unflatten(1, (-1, m))[:, rows])
 
     def join(self, parts: Sequence[Tensor], out: Tensor) -> None:
         """The inverse of `split`: fill `out` [B, out_channels, H, W]."""
@@ -149,16 +151,20 @@ class LogisticMixture:
 
     def mean(self, output: Tensor) -> Tensor:
         """Expected image in [-1, 1], [B, C, H, W]: earlier colours feed later ones by their own expectation."""
-        p = self.parameters(output)
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        of_means, _, of_coefficients = self._rows
+        logits = _contiguous(output[:, : self.config.mixtures]).to(dtype)
+        means, coefficients = (self._part(output, rows).to(dtype) for rows in (of_means, of_coefficients))
+        coefficients = _tanh(coefficients)
         columns: list[Tensor] = []
         for c in range(self.config.channels):
-            column = p.means[:, c]
+            column = means[:, c]
             for k, (to, j) in enumerate(self.pairs):
                 if to == c:
-                    column = column + p.coefficients[:, k] * columns[j]
+                    column = torch.addcmul(column, coefficients[:, k], columns[j])
             columns.append(column.clamp(-1.0, 1.0))
-        weights = p.logits.softmax(dim=1).unsqueeze(1)
-        return (torch.stack(columns, dim=1) * weights).sum(dim=2)
+        weights = logits.softmax(dim=1)
+        return torch.stack([(column * weights).sum(dim=1) for column in columns], dim=1)
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """An image in [-1, 1] drawn from the mixture: a component by Gumbel-max, then colour by colour."""
@@ -180,6 +186,10 @@ class LogisticMixture:
     def to_pixels(self, x: Tensor) -> Tensor:
         """[-1, 1] to uint8 [0, 255], rounded."""
         return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _tanh(x: Tensor) -> Tensor:
