@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
+from .encode_options import WorkerOption
 from .options import (
     BatchSize,
     Data,
@@ -18,14 +19,19 @@ from .options import (
     Split,
     SplitName,
     StoreArgument,
-    torch_device,
 )
+from .together import together
 
 
 def command(
     data: Data,
     store: StoreArgument,
+    out: Annotated[
+        str,
+        typer.Option("--out", help="Write the longer store there, a folder or a URL, and leave STORE as it is."),
+    ] = "",
     split: Split = SplitName.all,
+    worker: WorkerOption = "",
     model: Annotated[
         Path | None,
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
@@ -37,23 +43,32 @@ def command(
 ) -> None:
     """Add images to a store, with the model, mask and codec that it was made with.
 
-    The store stays readable, and has the new images all at once. An interrupted append goes on when the same command
-    is run again.
+    The store stays readable, and has the new images all at once. A store in a bucket stays as it is, and --out names
+    the longer one; with --out, several processes can write that together, as in encode. An interrupted append goes on
+    when the same command is run again.
     """
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.append import append, open_to_append
+    from hvae_codec.encode.append import append_share, open_to_append
+    from hvae_codec.encode.workers import share_of
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.report.encoded import store_table
+    from hvae_codec.report.encoded import share_sentence, store_table
 
-    opened = open_to_append(store)
-    keep_freed_memory()
-    hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
-    config = hvae.config
-    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-    with interruptible("The same command goes on where it stopped."), stages() as stage:
-        longer = append(
-            hvae, source.split(split.value), store, batch_size=batch_size, seed=seed, progress=stage("Encoding")
-        )
-    report_source(source)
-    console().print(store_table(longer))
+    with together(device) as processes:
+        share = share_of(worker, processes)
+        opened = processes.on_first(lambda: open_to_append(store, out or None, share))
+        keep_freed_memory()
+        hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
+        config = hvae.config
+        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        images, advice = source.split(split.value), "The same command goes on where it stopped."
+        with interruptible(advice), stages(quiet=not processes.is_first) as stage:
+            progress = stage("Encoding")
+            longer = append_share(
+                hvae, images, store, share, out=out or None, batch_size=batch_size, seed=seed, progress=progress
+            )
+        if longer is not None:
+            report_source(source)
+            console().print(store_table(longer))
+        elif worker:
+            console().print(share_sentence(out, share))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode import writer as store_writer
-from hvae_codec.encode.append import append, open_to_append
+from hvae_codec.encode.append import append, append_share, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.workers import Worker, write_lock
 from hvae_codec.encode.writer import StoreWriter
@@ -139,8 +139,10 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
         append(load_model(tmp_path / "other"), images[OLD:], path)
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, images, tmp_path / "nowhere.zarr")
-    with pytest.raises(UsageError, match="is not on a local disk; copy the store, append to the copy"):
+    with pytest.raises(UsageError, match="is in a bucket, where no store can take another's name; give the longer one"):
         append(tiny_model, images, "s3://bucket/out.zarr")
+    with pytest.raises(UsageError, match="several workers write the longer store under a name of its own; give it as"):
+        append_share(tiny_model, images[OLD:], path, Worker(0, 2))
     for ending in (".partial", ".replaced", ".locks"):
         with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
             first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
@@ -159,6 +161,12 @@ def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path)
     with pytest.raises(StoreError, match="is missing from the store; repair the store first"):
         append(tiny_model, images[OLD:], path)
     shard.write_bytes(content)
+    marker = path / "committed/c/0"
+    content = marker.read_bytes()
+    marker.write_bytes(content[:-1])
+    with pytest.raises(StoreError, match="committed/c/0 is damaged; repair the store first"):
+        append(tiny_model, images[OLD:], path)
+    marker.write_bytes(content)
     assert len(append(tiny_model, images[OLD:], path)) == 10 + NEW
     assert len(store) == 10
 
@@ -180,6 +188,7 @@ def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, imag
         (lambda group: group.update_attributes({"note": "mine"}), "the attribute note"),
         (lambda group: group.create_array("classes", data=np.arange(3)), "has classes"),
         (lambda group: group.create_group("more"), "has more"),
+        (lambda group: (Path(group.store.root) / "notes.txt").write_text("mine"), r"has notes\.txt"),
         (lambda group: group["rate"].update_attributes({"unit": "bits/dim"}), "attributes of the array rate"),
         (lambda group: zarr.consolidate_metadata(group.store, zarr_format=3), "consolidated metadata"),
     ],
@@ -191,6 +200,65 @@ def test_what_a_user_added_is_not_lost(tiny_model, images, path, add, named):
     with pytest.raises(StoreError, match=f"{named}.* append would lose; remove that from the store first"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
+
+
+def test_under_another_name(tiny_model, images, folders, path, tmp_path):
+    before, longer, new = tree(path), tmp_path / "longer.zarr", source(folders, "new")
+    assert append(tiny_model, new, path, out=longer, batch_size=4).path == longer
+    assert tree(path) == before
+    assert all((longer / key).samefile(path / key) for key in ("z8/c/1/0/0/0", "committed/c/0"))
+    for taken in (longer, path):
+        with pytest.raises(StoreError, match=r"\.zarr exists; give another name$"):
+            append(tiny_model, images[OLD:], path, out=taken)
+    link = tmp_path / "link.zarr"
+    link.symlink_to(path)
+    append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)
+    append(tiny_model, new, path, batch_size=4)
+    assert tree(path) == tree(longer) == tree(tmp_path / "again.zarr")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_path):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    longer = tmp_path / "longer.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        append(tiny_model, source(folders, "new"), path, out=longer, progress=stop)
+    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of another append or encode; finish that"):
+        append(tiny_model, images[OLD:], path, out=longer)
+    with pytest.raises(StoreError, match="give all workers of a store the same"):
+        append_share(tiny_model, images[OLD:], path, Worker(0, 2), out=longer)
+    assert len(append(tiny_model, source(folders, "new"), path, out=longer)) == OLD + NEW
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["longer.zarr", "out.zarr"]
+
+
+def test_workers_write_the_longer_store(tiny_model, folders, path, tmp_path):
+    longer, new, counts = tmp_path / "longer.zarr", source(folders, "new"), []
+    for number in (2, 0, 1):
+        store = append_share(
+            tiny_model, new, path, Worker(number, 3), out=longer, batch_size=4, progress=lambda *n: counts.append(n)
+        )
+        assert (store is None) == (number != 1)
+    # Worker 2 has row groups 2, where 3 images are new, and 5; worker 0 has 3 and 6, of 8 and 3; worker 1 has 4.
+    assert counts == [(11, 11), (8, 11), (11, 11), (8, 8)]
+    assert len(append_share(tiny_model, new, path, Worker(0, 3), out=longer)) == OLD + NEW  # nothing is left to do
+    append(tiny_model, new, path, batch_size=4)
+    assert tree(path) == tree(longer)
+
+
+def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, images, folders, path, tmp_path):
+    def replace(done: int, total: int) -> None:
+        if len(open_store(path)) == OLD:
+            shutil.rmtree(path)
+            first_store(tiny_model, stats, images[:10], path)
+
+    new, longer = source(folders, "new"), tmp_path / "longer.zarr"
+    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+        append(tiny_model, new, path, out=longer, progress=replace)
+    assert not longer.exists()
+    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of another append"):
+        append(tiny_model, new, path, out=longer)
 
 
 def test_a_link_to_a_store(tiny_model, images, path, tmp_path):

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from hvae_codec import LatentMask, encode, kl_stats
 from hvae_codec.encode import remote
+from hvae_codec.encode.append import append, append_share
 from hvae_codec.encode.bucket_writer import BucketWriter
 from hvae_codec.encode.dataset import LatentDataset
 from hvae_codec.encode.latents import FloatCodec, IntCodec
@@ -208,9 +209,31 @@ class KilledError(Exception):
     """The process dies."""
 
 
+@contextlib.contextmanager
+def killed_after(allowed: int) -> Iterator[list[str]]:
+    """A process that dies at its next request to write after `allowed` ones; the objects that it asked for."""
+    written: list[str] = []
+
+    def until_killed(request):
+        def ask(*arguments, **options):
+            written.append(arguments[2] if request.__name__ == "copy" else arguments[1])
+            if len(written) > allowed:
+                raise KilledError
+            return request(*arguments, **options)
+
+        return ask
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("put", "put_async", "copy", "delete"):
+            patch.setattr(obstore, name, until_killed(getattr(obstore, name)))
+        with pytest.raises(KilledError):
+            yield written
+    assert len(written) > allowed
+
+
 @pytest.mark.parametrize("allowed", [0, 9, 18, 27, 28])
-def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, monkeypatch, allowed):
-    spec, url, written = make_spec(20), f"{bucket}/out.zarr", []
+def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, allowed):
+    spec, url = make_spec(20), f"{bucket}/out.zarr"
     latents = photo_latents(spec)
 
     def write() -> bool:
@@ -218,21 +241,8 @@ def test_killed_at_any_request_it_goes_on_to_the_same_objects(tmp_path, bucket, 
         write_rows(writer, latents, writer.own_pending())
         return writer.finish()
 
-    def until_killed(request):
-        def put(*arguments, **options):
-            written.append(arguments[1])
-            if len(written) > allowed:
-                raise KilledError
-            return request(*arguments, **options)
-
-        return put
-
-    with monkeypatch.context() as patch:
-        for name in ("put", "put_async", "delete"):
-            patch.setattr(obstore, name, until_killed(getattr(obstore, name)))
-        with pytest.raises(KilledError):
-            write()
-    assert len(written) > allowed
+    with killed_after(allowed) as written:
+        write()
     if "out.zarr/zarr.json" not in written[:allowed]:
         with pytest.raises(StoreError, match="unfinished" if allowed else "there is no store"):
             open_store(url)
@@ -346,6 +356,113 @@ def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patc
     report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(4))
     assert (report.after.ok, report.notes) == (True, [])
     assert remote_tree(url) == before
+
+
+# --- appending -------------------------------------------------------------------------------------------------------
+
+OLD = 10
+"""Images of the first store: two row groups of 4, and 2 in a third, which 2 of 14 new images fill."""
+
+
+@pytest.fixture(scope="module")
+def shorter(tiny_model, photo_patches, tmp_path_factory) -> Path:
+    """A store that has all that append knows of: rate, distortion, sketches and the model."""
+    stats, path = kl_stats(tiny_model, photo_patches), tmp_path_factory.mktemp("stores") / "out.zarr"
+    options = EncodeOptions(4, shard=4, evaluate=True, embed_model=True, verify=True)
+    encode(tiny_model, photo_patches[:OLD], path, mask=LatentMask.from_keep(stats, 0.1), stats=stats, options=options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def longer(tiny_model, photo_patches, shorter, tmp_path_factory) -> dict[str, bytes]:
+    """Objects of the store that append makes of it in a folder."""
+    path = shutil.copytree(shorter, tmp_path_factory.mktemp("stores") / "out.zarr")
+    append(tiny_model, photo_patches[OLD:], path, batch_size=4)
+    return tree(path)
+
+
+def test_append_in_a_bucket_gives_the_objects_of_a_folder(
+    tmp_path, bucket, tiny_model, photo_patches, shorter, longer, monkeypatch
+):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    asked: list[str] = []
+    monkeypatch.setattr(obstore, "copy", counted(obstore.copy, asked))
+    store = append(tiny_model, photo_patches[OLD:], url, out=f"{bucket}/new.zarr", batch_size=4)
+    assert (len(store), len(asked)) == (24, 2 * (len(store.resolutions) + 1))
+    assert remote_tree(f"{bucket}/new.zarr") == longer
+    assert verify(f"{bucket}/new.zarr", deep=True).ok
+    assert remote_tree(url) == tree(shorter)
+    for taken in ("out.zarr", "new.zarr"):
+        with pytest.raises(StoreError, match=rf"^s3://images/{taken} exists; give another name$"):
+            append(tiny_model, photo_patches[OLD:], url, out=f"{bucket}/{taken}")
+    with pytest.raises(UsageError, match="is in a bucket, where no store can take another's name; give the longer one"):
+        append(tiny_model, photo_patches[OLD:], url)
+    # And on to a folder and back, by way of this machine.
+    append(tiny_model, photo_patches[OLD:], url, out=tmp_path / "down.zarr", batch_size=4)
+    append(tiny_model, photo_patches[OLD:], shorter, out=f"{bucket}/up.zarr", batch_size=4)
+    assert tree(tmp_path / "down.zarr") == remote_tree(f"{bucket}/up.zarr") == longer
+    assert len(asked) == 2 * (len(store.resolutions) + 1)
+
+
+@pytest.mark.parametrize("allowed", [0, 8, 25, 28, 33, 53, 54])
+def test_an_append_killed_at_any_request_goes_on(bucket, tiny_model, photo_patches, shorter, longer, allowed):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    new = RemotePath.of(f"{bucket}/new.zarr")
+
+    def work() -> None:
+        append(tiny_model, photo_patches[OLD:], url, out=new, batch_size=4)
+
+    with killed_after(allowed) as written:
+        work()
+    if allowed < 54:
+        with pytest.raises(StoreError, match="unfinished" if allowed else "there is no store"):
+            open_store(new)
+        if allowed > 28:
+            with pytest.raises(StoreError, match=r"new\.zarr is left of another append or encode; finish that"):
+                append(tiny_model, photo_patches[:5], url, out=new)
+        work()
+    assert written[53:] in ([], ["new.zarr/zarr.json"], ["new.zarr/zarr.json", ["new.zarr/unfinished.json"]])
+    found = remote_tree(str(new))
+    assert found.pop("unfinished.json", None) is None or allowed == 54  # published, and killed before it was removed
+    assert found == longer
+    assert remote_tree(url) == tree(shorter)
+
+
+def test_workers_append_in_a_bucket(bucket, tiny_model, photo_patches, shorter, longer):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    for number in (1, 0):
+        store = append_share(
+            tiny_model, photo_patches[OLD:], url, Worker(number, 2), out=f"{bucket}/new.zarr", batch_size=4
+        )
+        assert (store is None) == (number == 1)
+    assert remote_tree(f"{bucket}/new.zarr") == longer
+
+
+def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
+    bucket, tiny_model, photo_patches, shorter
+):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    path, new = RemotePath.of(url), f"{bucket}/new.zarr"
+    for key, content, message in (
+        ("z8/c/1/0/0/0", None, "z8/c/1/0/0/0 is missing from the store; repair the store first"),
+        ("committed/c/0", b"digest", "committed/c/0 is damaged; repair the store first"),
+        ("z8/c/2/0/0/0", b"latents", "out.zarr: array z8 is damaged at images 8 to 9"),
+        ("rate/zarr.json", b"{}", "out.zarr: the metadata of array rate are damaged"),
+        ("notes.txt", b"mine", "out.zarr has notes.txt, which encode did not write and append would lose"),
+    ):
+        path.delete([key]) if content is None else (path / key).write_bytes(content)
+        with pytest.raises(StoreError, match=rf"^s3://images/{message}" if "out.zarr" in message else message):
+            append(tiny_model, photo_patches[OLD:], url, out=new)
+        path.delete([key])
+        upload(shorter, url)
+
+    def replace(done: int, total: int) -> None:
+        path.delete(["zarr.json"])
+
+    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+        append(tiny_model, photo_patches[OLD:], url, out=new, progress=replace)
+    with pytest.raises(StoreError, match="unfinished"):
+        open_store(new)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -506,6 +623,11 @@ def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
     assert call("verify", url)[0] == 1
     assert call("repair", "--model", run, url, images)[0] == 0
     assert call("verify", url)[0] == 0
+    np.save(tmp_path / "more.npy", 255 - photo_patches.transpose(0, 2, 3, 1))
+    appending = ("append", "--model", run, tmp_path / "more.npy", url)
+    assert "is in a bucket, where no store can take another's name; give the longer one --out" in call(*appending)[1]
+    assert "Worker 1/2 is done" in call(*appending, "--out", f"{bucket}/new.zarr", "--worker", "1/2")[1]
+    assert f"{bucket}/new.zarr: 48 images" in call(*appending, "--out", f"{bucket}/new.zarr")[1]
     assert call(*encoding) == (1, f"hvae-codec: {url} exists; give another name or pass --overwrite")
     code, said = call("info", "s3://nowhere/out.zarr")
     assert (code, said.partition("cannot be reached: ")[2]) == (

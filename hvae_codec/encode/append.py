@@ -8,70 +8,185 @@
 
 Objects of a store never change, so the longer store shares them with the one that is read meanwhile; readers see the
 old store or the new one, and a kill leaves the old one and, to go on from, the unfinished new one.
+
+With `out`, the longer store gets a name of its own, and the old one is only read. That is how it goes in a bucket,
+where nothing can be renamed: the server copies the objects of whole row groups.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import DataError, StoreError, UsageError
-from ..image_arrays import ArrayReader
+from ..errors import StoreError, UsageError
 from ..images import ImageSource, as_source
 from ..model.hvae import HVAE
 from ..prune.own_batches import Progress
 from .coder import LatentCoder
-from .durable import sync, sync_tree
-from .embedded_model import stored_weights
-from .layout import ATTRIBUTE, StoreSpec, shard_key, spec_fingerprint
+from .layout import spec_fingerprint
+from .longer_spec import EVALUATED, MEASURED, check_additions, longer_spec, measured_arrays, parts
 from .pipeline import EncodeOptions, Encoding, check_images
-from .places import place_of
+from .places import Place, each, place_of
+from .remote import RemotePath
 from .sketch import SKETCH
 from .store import Store, open_store
+from .targets import check_place, is_taken, is_written, published_fingerprint, unfinished_fingerprint, writing
+from .unfinished import UnfinishedStore
 from .workers import Worker, write_lock
-from .writer import OUR_ENTRIES, StoreWriter, fingerprint_at, finish_swap, partial_path
+from .writer import StoreWriter, finish_swap, partial_path
 
-EVALUATED = ("distortion", "rate")
-MEASURED = (*EVALUATED, SKETCH)
-"""Per-image arrays that can be added to."""
+TAKEN_AT_ONCE = 256
+"""Row groups that are copied, and then committed; what a killed append copies again."""
 
 
 def append(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: Path | str,
+    path: str | Place,
     *,
+    out: str | Place | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Store:
     """Add `images` (a source, or uint8 [N, C, H, W]) to the store at `path`, which stays readable; the longer store.
 
+    With `out`, that is a new store there, and the one at `path` stays as it is; both may be folders or URLs. Without,
+    it takes the place of the old one, which must be in a folder.
     Images of arrays have no names and are numbered on. Where the store has rate and distortion of its images, they
     are measured of these too, with noise of `seed`. Killed at any moment, the same call goes on. `progress` is called
     with the images done and the images to add.
     Raises `DataError` where these images, or others of their names, are in the store, or do not fit; `StoreError` where
-    there is no store, it is damaged, of another model or being written, or where it has things that a user added.
+    there is no store, it is damaged, of another model or being written, where it has things that a user added, or where
+    `out` exists; `UsageError` where a store in a bucket is to be replaced.
     """
-    path, source = _folder(path), as_source(images)
+    # One worker owns all row groups, so there is a store.
+    return cast(
+        Store,
+        append_share(model, images, path, Worker(), out=out, batch_size=batch_size, seed=seed, progress=progress),
+    )
+
+
+def append_share(
+    model: HVAE,
+    images: ImageSource | NDArray[np.uint8] | Tensor,
+    path: str | Place,
+    worker: Worker,
+    *,
+    out: str | Place | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Store | None:
+    """Write the row groups that `worker` owns of the store at `out`, which several processes write in any order.
+
+    See `append` and `encode_share`: all give the same arguments but for `worker`, and whoever finds all row groups
+    written publishes and returns the longer store. None: row groups of other workers are missing yet. `progress` counts
+    this worker's images. Raises what `append` does, and `UsageError` where there are several workers and no `out`.
+    """
+    place, source = _to_append(path, out, worker), as_source(images)
     check_images(model, source)
+
+    def addition_to(old: Store) -> _Addition:
+        return _Addition.of(model, source, old, batch_size, seed)
+
+    if out is None:
+        return _append_in_place(cast(Path, place), source.fingerprint, addition_to, progress)
+    return _append_beside(place, place_of(out), worker, addition_to, progress)
+
+
+def open_to_append(path: str | Place, out: str | Place | None = None, worker: Worker | None = None) -> Store:
+    """The store at `path`, also after a kill at the one moment of `append` in which nothing has its name.
+
+    Raises `UsageError` and `StoreError` where `append_share` would, of these arguments, and what `open_store` does.
+    """
+    return _open(_to_append(path, out, worker or Worker()))
+
+
+def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Place:
+    """The place of the store `path`; raises where nothing can be appended to it, or not in this way."""
+    place = place_of(path)
+    if out is not None:
+        if worker.count == 1:
+            _check_free(place_of(out))
+        return place
+    if isinstance(place, RemotePath):
+        raise UsageError(f"{place} is in a bucket, where no store can take another's name; give the longer one --out")
+    if worker.count > 1:
+        raise UsageError("several workers write the longer store under a name of its own; give it as --out")
+    if place.is_symlink():
+        raise UsageError(f"{place} is a link; give the folder that it points to, {place.resolve()}")
+    return place
+
+
+def _open(place: Place) -> Store:
+    if isinstance(place, Path) and not place.exists():
+        finish_swap(place)
+    return open_store(place)
+
+
+def _check_free(place: Place) -> None:
+    if is_taken(place):
+        raise StoreError(f"{place} exists; give another name")
+
+
+# --- where it goes ---------------------------------------------------------------------------------------------------
+
+
+def _append_in_place(
+    path: Path, fingerprint: str, addition_to: Callable[[Store], _Addition], progress: Progress | None
+) -> Store:
+    """`fingerprint` is that of the images to add."""
     with write_lock(path, Worker()):
         swapped, old = finish_swap(path), open_store(path)
-        if swapped and _parts(old)[-1]["fingerprint"] == source.fingerprint:
+        if swapped and parts(old)[-1]["fingerprint"] == fingerprint:
             return old  # all that was left to do was to remove the shorter store
-        coder = LatentCoder.of_store(old, model)
-        measured = _measured_arrays(old)
-        _check_additions(old)
+        addition = addition_to(old)
+        addition.check_unfinished(path)
+        writer = StoreWriter.create_or_resume(path, addition.encoding.spec, overwrite=True)
+        addition.write(writer, progress)
+        writer.publish()
+        return open_store(path)
+
+
+def _append_beside(
+    path: Place, out: Place, worker: Worker, addition_to: Callable[[Store], _Addition], progress: Progress | None
+) -> Store | None:
+    addition = addition_to(_open(path))
+    spec = addition.encoding.spec
+    if worker.count > 1 and is_written(out, spec):
+        return open_store(out)
+    _check_free(out)
+    check_place(out, overwrite=False)
+    if worker.count == 1:
+        addition.check_unfinished(out)
+    with writing(out, spec, False, worker) as writer:
+        addition.write(writer, progress)
+        return open_store(out) if writer.finish() else None
+
+
+# --- what it is made from --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """A store, and the images that it gets."""
+
+    old: Store
+    encoding: Encoding
+    """Of the new images; its specification is the longer store's."""
+
+    @classmethod
+    def of(cls, model: HVAE, source: ImageSource, old: Store, batch_size: int, seed: int) -> _Addition:
+        """See `append`; raises what it does before anything is written."""
+        coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
+        check_additions(old)
         if len(old) % old.images_per_row_group:
             old.check(old.row_groups - 1)  # it gets a digest of its own, which must not vouch for damage
         options = EncodeOptions(
@@ -81,186 +196,60 @@ def append(
             seed=seed,
             verify=SKETCH in measured,
         )
-        spec = _longer_spec(old, source, options)
-        _check_partial(path, spec)
-        writer = StoreWriter.create_or_resume(path, spec, overwrite=True)
-        _take_over(old, writer)
-        _write_images(Encoding(coder, source, spec, options, first=len(old)), old, writer, progress)
-        writer.finish()
-        return open_store(path)
+        spec = longer_spec(old, source, options.per_image)
+        return cls(old, Encoding(coder, source, spec, options, first=len(old)))
 
+    def check_unfinished(self, place: Place) -> None:
+        """Raise `StoreError` where an unfinished store is in the way of the one at `place`."""
+        if unfinished_fingerprint(place) not in (None, spec_fingerprint(self.encoding.spec)):
+            left = partial_path(place) if isinstance(place, Path) else place
+            raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
-def open_to_append(path: Path | str) -> Store:
-    """The store at `path`, also after a kill at the one moment of `append` in which nothing has its name.
+    def write(self, writer: UnfinishedStore, progress: Progress | None) -> None:
+        """Write the row groups that the writer's worker owns, and has not written."""
+        self._take_over(writer)
+        joined = self._join(writer)
+        self.encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
+        self._check_unchanged()
 
-    Raises `UsageError` where it is not in a folder, and what `open_store` does.
-    """
-    folder = _folder(path)
-    if not folder.exists():
-        finish_swap(folder)
-    return open_store(folder)
+    def _take_over(self, writer: UnfinishedStore) -> None:
+        """Commit whole row groups of the old store, with its own objects."""
+        shard = self.old.images_per_row_group
+        whole = [row_group for row_group in writer.own_pending() if row_group < len(self.old) // shard]
+        evaluated = self._evaluated(slice(None)) if whole else {}
 
+        def write_per_image(row_group: int) -> None:
+            rows = slice(row_group * shard, (row_group + 1) * shard)
+            writer.write_per_image(row_group, {name: values[rows] for name, values in evaluated.items()})
 
-def _folder(path: Path | str) -> Path:
-    place = place_of(path)
-    if not isinstance(place, Path):
-        raise UsageError(f"{path} is not on a local disk; copy the store, append to the copy, and put it back")
-    if place.is_symlink():
-        raise UsageError(f"{path} is a link; give the folder that it points to, {place.resolve()}")
-    return place
+        for first in range(0, len(whole), TAKEN_AT_ONCE):
+            some = whole[first : first + TAKEN_AT_ONCE]
+            each(writer.path, write_per_image, some)
+            writer.take_over(self.old.path, some, self._check_unchanged)
 
+    def _join(self, writer: UnfinishedStore) -> int:
+        """Write the rest of the old store's last row group with the first new images; how many these are."""
+        row_group, kept = divmod(len(self.old), self.old.images_per_row_group)
+        if not kept or not writer.worker.owns(row_group):
+            return 0
+        joined = len(writer.rows(row_group)) - kept
+        if row_group in writer.own_pending():
+            batches = self.encoding.source.batches(self.encoding.batch_size, stop=joined)
+            stored, measured = self.encoding.encode(batches, range(joined))
+            rows = slice(len(self.old) - kept, len(self.old))
+            writer.write(row_group, _joined(self.old.stored(rows), stored), _joined(self._evaluated(rows), measured))
+        return joined
 
-# --- what the longer store is ----------------------------------------------------------------------------------------
+    def _evaluated(self, rows: slice) -> dict[str, NDArray]:
+        """What was measured of the old store's images, where it has such arrays."""
+        names = [name for name in MEASURED if name in self.old.group]
+        return {name: self.old.per_image(name)[rows] for name in names}
 
-
-def _longer_spec(old: Store, source: ImageSource, options: EncodeOptions) -> StoreSpec:
-    return StoreSpec(
-        names=[*old.names, *_new_names(old, source)],
-        labels=[*old.labels, *source.labels],
-        columns=old.columns,
-        steps=old.steps,
-        codec=old.codec,
-        model=dict(old.metadata["model"]),
-        mask=old.mask,
-        image=dict(old.metadata["image"]),
-        source=_joint_source(old, source),
-        shard=old.images_per_row_group,
-        chunk_bytes=_chunk_bytes(old),
-        per_image=options.per_image,
-        weights=stored_weights(old),
-    )
-
-
-def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
-    """Names of `source`, numbered on where it is an array; `DataError` where the store has it, or has these names."""
-    if source.fingerprint in {part["fingerprint"] for part in _parts(old)}:
-        raise DataError(f"these images are in {old.path} already; give others")
-    if isinstance(source.reader, ArrayReader):
-        return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
-    both = set(old.names) & set(source.names)
-    if both:
-        example = next(name for name in source.names if name in both)
-        raise DataError(f"{old.path} has {len(both):,} of these names already, such as {example}; rename the images")
-    return source.names
-
-
-def _parts(old: Store) -> list[dict[str, Any]]:
-    """Fingerprint, bytes and images of each source that the store was made from, in order."""
-    source = dict(old.metadata["source"])
-    return source.get("parts") or [source | {"images": len(old)}]
-
-
-def _joint_source(old: Store, source: ImageSource) -> dict[str, Any]:
-    added = {"fingerprint": source.fingerprint, "bytes": source.source_bytes, "images": len(source)}
-    parts = [*_parts(old), added]
-    digest = hashlib.sha256("\n".join(str(part["fingerprint"]) for part in parts).encode()).hexdigest()
-    return {"fingerprint": digest, "bytes": sum(int(part["bytes"]) for part in parts), "parts": parts}
-
-
-def _chunk_bytes(old: Store) -> int:
-    """The size the store was made with, or where that is not known one that gives chunks of as many images."""
-    if isinstance(given := old.metadata.get("chunk_bytes"), int):
-        return given
-    sizes = [1]
-    for resolution in old.resolutions:
-        array = cast(zarr.Array, old.group[f"z{resolution}"])
-        length = array.chunks[0]
-        sizes += [length * int(np.prod(array.shape[1:])) * array.dtype.itemsize] if length > 1 else []
-    return max(sizes)
-
-
-def _measured_arrays(old: Store) -> set[str]:
-    """The store's per-image arrays; `StoreError` where one of them cannot be added to."""
-    spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
-    found = {name for name, array in old.group.arrays() if _has_one_row_an_image(array)} - spec_arrays
-    unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
-    if unknown:
-        raise StoreError(
-            f"{old.path} has the array {min(unknown)}, whose values for more images are not known; remove it from the "
-            "store first"
-        )
-    return found
-
-
-def _check_additions(old: Store) -> None:
-    """Raise `StoreError` where the store has what a user added, which the longer one would not have."""
-    document = json.loads((old.path / "zarr.json").read_bytes())
-    found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
-    found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
-    names = [entry.name for entry in sorted(cast(Path, old.path).iterdir()) if not entry.name.startswith(".")]
-    found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
-    found += [f"attributes of the array {name}" for name, array in sorted(old.group.arrays()) if dict(array.attrs)]
-    if found:
-        raise StoreError(
-            f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "
-            "first, and add it to the longer store"
-        )
-
-
-def _has_one_row_an_image(array: zarr.Array) -> bool:
-    return [*(getattr(array.metadata, "dimension_names", None) or ())][:1] == ["image"]
-
-
-def _check_partial(path: Path, spec: StoreSpec) -> None:
-    partial = partial_path(path)
-    if fingerprint_at(partial) not in (None, spec_fingerprint(spec)):
-        raise StoreError(f"{partial} is left of another append or encode; finish that with its command, or remove it")
-
-
-# --- what it is made from --------------------------------------------------------------------------------------------
-
-
-def _take_over(old: Store, writer: StoreWriter) -> None:
-    """Commit all whole row groups of the old store, by links to their objects."""
-    whole = [r for r in writer.pending() if r < len(old) // old.images_per_row_group]
-    if not whole:
-        return
-    evaluated, shard = _evaluated(old, slice(None)), old.images_per_row_group
-    for row_group in whole:
-        rows = slice(row_group * shard, (row_group + 1) * shard)
-        writer.write_per_image(row_group, {name: values[rows] for name, values in evaluated.items()})
-    for resolution in old.resolutions:
-        for row_group in whole:
-            key = f"z{resolution}/{shard_key(row_group, old.columns.item(resolution))}"
-            _link(writer.path / key, writer.partial / key)
-        sync_tree(writer.partial / f"z{resolution}")
-    for row_group in whole:
-        _link(writer.path / f"committed/c/{row_group}", writer.partial / f"committed/c/{row_group}")
-    sync(writer.partial / "committed" / "c")
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:  # linked before a kill
-        return
-    except FileNotFoundError:
-        raise StoreError(f"{source} is missing from the store; repair the store first") from None
-    except OSError:  # no hard links here
-        unfinished = target.with_name(target.name + ".partial")
-        shutil.copyfile(source, unfinished)
-        sync(unfinished)
-        unfinished.replace(target)
-
-
-def _write_images(encoding: Encoding, old: Store, writer: StoreWriter, progress: Progress | None) -> None:
-    """The rest of the old store's last row group, then the row groups that are new throughout."""
-    shard = encoding.spec.shard
-    row_group, kept = divmod(len(old), shard)
-    joined = min(shard - kept, len(encoding.source)) if kept else 0
-    if joined and row_group in writer.pending():
-        stored, measured = encoding.encode(encoding.source.batches(encoding.batch_size, stop=joined), range(joined))
-        rows = slice(len(old) - kept, len(old))
-        writer.write(row_group, _joined(old.stored(rows), stored), _joined(_evaluated(old, rows), measured))
-    encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
+    def _check_unchanged(self) -> None:
+        """Raise `StoreError` where the old store is another one by now: nothing may be made of both."""
+        if published_fingerprint(self.old.path) != self.old.metadata["fingerprint"]:
+            raise StoreError(f"{self.old.path} was removed or replaced while it was read; run append again")
 
 
 def _joined(old: Mapping[Any, NDArray], new: Mapping[Any, NDArray]) -> dict[Any, NDArray]:
     return {key: np.concatenate([old[key], numbers]) for key, numbers in new.items()}
-
-
-def _evaluated(old: Store, rows: slice) -> dict[str, NDArray]:
-    """What was measured of the old store's images, where it has such arrays."""
-    names = [name for name in MEASURED if name in old.group]
-    return {name: old.per_image(name)[rows] for name in names}

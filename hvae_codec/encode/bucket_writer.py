@@ -11,7 +11,7 @@ write the same bytes, and one whose `unfinished.json` another encode has replace
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from ..errors import StoreError
 from .layout import ATTRIBUTE, WRITE_ALL, StoreSpec, fill_group, write_table
-from .places import UNFINISHED
+from .places import UNFINISHED, Place
 from .remote import AT_ONCE, RemotePath
 from .unfinished import UnfinishedStore, check_name
 from .workers import Worker
@@ -104,6 +104,16 @@ class BucketWriter(UnfinishedStore):
 
     def _keep(self, name: str, key: str) -> None:
         """Nothing to do: an object that was written is kept."""
+
+    def _copy(self, source: Place, keys: Sequence[str]) -> None:
+        self._check_ours()
+        super()._copy(source, keys)
+
+    def _copy_object(self, source: Place, key: str) -> None:
+        (self.path / key).copy_from(source)
+
+    def _keep_copies(self, keys: Sequence[str]) -> None:
+        """Nothing to do, as in `_keep`."""
 
     def _write_table(self, name: str, values: np.ndarray) -> None:
         for key, content in _objects(lambda group: write_table(group, name, values, "image")).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -42,6 +43,22 @@ def write_object(path: Path, data: bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the file `source` a second name, or where the file system cannot, make a copy; leaves one that is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:  # linked before a kill
+        return
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links here
+        unfinished = target.with_name(target.name + ".partial")
+        shutil.copyfile(source, unfinished)
+        sync(unfinished)
+        unfinished.replace(target)
 
 
 def sync_tree(root: Path) -> None:

@@ -82,6 +82,11 @@ def files_at(place: Place) -> Iterator[tuple[str, int]]:
             yield key, (place / key).stat().st_size
 
 
+def entries(place: Place) -> list[str]:
+    """Names of what is directly below `place`, in alphabetical order."""
+    return place.entries() if isinstance(place, RemotePath) else sorted(os.listdir(place))
+
+
 def array_folders(place: Place) -> list[str]:
     """Names of what is directly below `place` and may be an array, in alphabetical order."""
     if isinstance(place, RemotePath):

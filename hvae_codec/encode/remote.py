@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import ByteRequest
@@ -190,6 +190,17 @@ class RemotePath:
             return False
         return True
 
+    def copy_from(self, source: Path | RemotePath) -> None:
+        """Write what `source` has, at once whole; the server does it where that is an object in the same bucket."""
+        import obstore
+
+        if isinstance(source, Path) or source.bucket.url != self.bucket.url:
+            self.write_bytes(source.read_bytes())
+            return
+        self.bucket.held.pop(self.key, None)
+        with translated(str(source)):
+            obstore.copy(self.bucket.client, source.key, self.key)
+
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the objects `keys` below this, those that are there."""
         import obstore
@@ -209,11 +220,19 @@ class RemotePath:
 
     def folders(self) -> list[str]:
         """Names directly below this that have objects below them; one request."""
+        return sorted(PurePosixPath(prefix).name for prefix in self._entries()["common_prefixes"])
+
+    def entries(self) -> list[str]:
+        """Names directly below this, of objects and of what has objects below; one request."""
+        found = self._entries()
+        names = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return sorted(PurePosixPath(name).name for name in names)
+
+    def _entries(self) -> Any:
         import obstore
 
         with translated(str(self)):
-            found = obstore.list_with_delimiter(self.bucket.client, prefix=self.key)
-        return sorted(PurePosixPath(prefix).name for prefix in found["common_prefixes"])
+            return obstore.list_with_delimiter(self.bucket.client, prefix=self.key)
 
     def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Bytes of the object from each of `starts` on; fewer where it ends before."""

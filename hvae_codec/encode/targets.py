@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .bucket_writer import PUBLISHED, BucketWriter, bucket_fingerprint, check_bucket_target
 from .layout import StoreSpec, spec_fingerprint
-from .places import Place, place_of
+from .places import UNFINISHED, Place, place_of
 from .remote import RemotePath
 from .unfinished import UnfinishedStore
 from .workers import Worker, write_lock
-from .writer import StoreWriter, check_target, fingerprint_at
+from .writer import StoreWriter, check_target, fingerprint_at, partial_path
 
 
 def check_place(where: str | Place, overwrite: bool) -> None:
@@ -23,10 +24,28 @@ def check_place(where: str | Place, overwrite: bool) -> None:
         check_target(place, overwrite)
 
 
+def is_taken(place: Place) -> bool:
+    """Whether a store is at `place`, or in a folder anything."""
+    return (place / PUBLISHED).is_file() if isinstance(place, RemotePath) else os.path.lexists(place)
+
+
 def is_written(place: Place, spec: StoreSpec) -> bool:
     """Whether the finished store of `spec` is at `place`."""
-    found = bucket_fingerprint(place / PUBLISHED) if isinstance(place, RemotePath) else fingerprint_at(place)
-    return found == spec_fingerprint(spec)
+    return published_fingerprint(place) == spec_fingerprint(spec)
+
+
+def published_fingerprint(place: Place) -> str | None:
+    """The fingerprint of the store that is at `place` now; None where there is none."""
+    if isinstance(place, RemotePath):
+        return bucket_fingerprint(RemotePath.of(str(place)) / PUBLISHED)  # not what was read ahead
+    return fingerprint_at(place)
+
+
+def unfinished_fingerprint(place: Place) -> str | None:
+    """The fingerprint of the unfinished store that is to be at `place`; None where there is none."""
+    if isinstance(place, RemotePath):
+        return bucket_fingerprint(RemotePath.of(str(place)) / UNFINISHED)
+    return fingerprint_at(partial_path(place))
 
 
 def locked(place: Place, worker: Worker) -> AbstractContextManager[None]:

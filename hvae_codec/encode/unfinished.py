@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -20,6 +22,7 @@ from ..errors import StoreError
 from .layout import (
     StoreSpec,
     chunk_length,
+    marked_digest,
     marker_object,
     row_group_digest,
     shard_key,
@@ -29,6 +32,8 @@ from .layout import (
 )
 from .places import Place, each
 from .workers import Worker
+
+T = TypeVar("T")
 
 RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
 """Names in a store that no further per-image array may have."""
@@ -123,6 +128,30 @@ class UnfinishedStore(ABC):
             self.array(name)[rows.start : rows.stop] = np.asarray(values, np.float32)
             self._keep(name, f"c/{row_group}")
 
+    def take_over(self, source: Place, row_groups: Sequence[int], check_source: Callable[[], None]) -> None:
+        """Commit row groups by their objects in the finished store at `source`, but for per-image arrays.
+
+        That must have the same images there, columns and codec. `check_source` is called before the row groups are
+        committed, to raise where the source was replaced while it was copied. Raises `StoreError` where an object is
+        missing, or a digest damaged. Latents are not read: the digests vouch for them here as they do there.
+        """
+        shards = [
+            f"z{resolution}/{shard_key(row_group, self.spec.columns.item(resolution))}"
+            for resolution in self.spec.resolutions
+            for row_group in row_groups
+        ]
+        markers = [f"committed/c/{row_group}" for row_group in row_groups]
+        self._copy(source, shards)
+        each(source, lambda key: _check_marker(source / key), markers)
+        check_source()
+        self._copy(source, markers)
+
+    def _copy(self, source: Place, keys: Sequence[str]) -> None:
+        """Copy the objects `keys` of the store at `source`, to be kept when this returns."""
+        far = source if isinstance(self.path, Path) else self.path
+        each(far, lambda key: _or_missing(source / key, lambda: self._copy_object(source / key, key)), keys)
+        self._keep_copies(keys)
+
     def write_images(self, name: str, values: np.ndarray) -> None:
         """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
         values = np.asarray(values, dtype=np.float32)
@@ -163,6 +192,14 @@ class UnfinishedStore(ABC):
         """Return when the object `key` of array `name`, just written, survives a power cut."""
 
     @abstractmethod
+    def _copy_object(self, source: Place, key: str) -> None:
+        """Write what `source`, an object of a finished store, has as the object `key`, at once whole."""
+
+    @abstractmethod
+    def _keep_copies(self, keys: Sequence[str]) -> None:
+        """Return when the objects `keys`, just copied, survive a power cut."""
+
+    @abstractmethod
     def _write_table(self, name: str, values: np.ndarray) -> None:
         """Write a whole new array, one element an image."""
 
@@ -189,3 +226,17 @@ class UnfinishedStore(ABC):
                     f"image {image} ({self.spec.names[image]}) has a latent at resolution {resolution} that is not a "
                     "number or out of range; check the image and the model"
                 )
+
+
+def _check_marker(marker: Place) -> None:
+    """Raise `StoreError` where an object of `committed` holds no digest."""
+    if not marked_digest(_or_missing(marker, marker.read_bytes)):
+        raise StoreError(f"{marker} is damaged; repair the store first")
+
+
+def _or_missing(source: Place, read: Callable[[], T]) -> T:
+    """What `read` gives; `StoreError` where the object `source` is not there."""
+    try:
+        return read()
+    except FileNotFoundError:
+        raise StoreError(f"{source} is missing from the store; repair the store first") from None

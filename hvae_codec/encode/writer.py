@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from .durable import exchange, sync, sync_branch, sync_tree, write_object
+from .durable import exchange, link_or_copy, sync, sync_branch, sync_tree, write_object
 from .layout import (
     ATTRIBUTE,
     WRITE_ALL,
@@ -31,6 +31,7 @@ from .layout import (
     marked_digest,
     write_table,
 )
+from .places import Place
 from .sketch import SKETCH
 from .unfinished import RESERVED, UnfinishedStore, check_name
 from .workers import Worker, lock_folder, publish_lock, remove_locks
@@ -109,6 +110,18 @@ class StoreWriter(UnfinishedStore):
 
     def _keep(self, name: str, key: str) -> None:
         sync_branch(self.partial / name, key)
+
+    def _copy_object(self, source: Place, key: str) -> None:
+        if isinstance(source, Path):
+            link_or_copy(source, self.partial / key)
+        else:
+            write_object(self.partial / key, source.read_bytes())
+
+    def _keep_copies(self, keys: Sequence[str]) -> None:
+        copies = [self.partial / key for key in keys]
+        folders = {folder for copy in copies for folder in copy.parents if folder.is_relative_to(self.partial)}
+        for path in (*copies, *folders):
+            sync(path)
 
     def _write_table(self, name: str, values: np.ndarray) -> None:
         write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
