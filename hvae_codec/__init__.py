@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config, ModelConfig, StageConfig, load_config
-    from .encode.append import append
+    from .encode.append import append, append_share
     from .encode.dataset import LatentDataset, RowGroupSampler
     from .encode.latents import make_codec
     from .encode.pipeline import encode, encode_share
@@ -50,6 +50,7 @@ _HOMES = {
     "repair": "encode.repair",
     "verify": "encode.verify",
     "append": "encode.append",
+    "append_share": "encode.append",
     "encode_share": "encode.pipeline",
     "Worker": "encode.workers",
     "HvaeCodecError": "errors",
@@ -90,6 +91,7 @@ __all__ = [
     "VerifyReport",
     "Worker",
     "append",
+    "append_share",
     "encode",
     "encode_share",
     "evaluate",

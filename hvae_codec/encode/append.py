@@ -15,7 +15,7 @@ where nothing can be renamed: the server copies the objects of whole row groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -207,15 +207,16 @@ class _Addition:
 
     def write(self, writer: UnfinishedStore, progress: Progress | None) -> None:
         """Write the row groups that the writer's worker owns, and has not written."""
-        self._take_over(writer)
-        joined = self._join(writer)
+        pending = writer.own_pending()
+        self._take_over(writer, pending)
+        joined = self._join(writer, pending)
         self.encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
         self._check_unchanged()
 
-    def _take_over(self, writer: UnfinishedStore) -> None:
+    def _take_over(self, writer: UnfinishedStore, pending: Sequence[int]) -> None:
         """Commit whole row groups of the old store, with its own objects."""
         shard = self.old.images_per_row_group
-        whole = [row_group for row_group in writer.own_pending() if row_group < len(self.old) // shard]
+        whole = [row_group for row_group in pending if row_group < len(self.old) // shard]
         evaluated = self._evaluated(slice(None)) if whole else {}
 
         def write_per_image(row_group: int) -> None:
@@ -227,13 +228,13 @@ class _Addition:
             each(writer.path, write_per_image, some)
             writer.take_over(self.old.path, some, self._check_unchanged)
 
-    def _join(self, writer: UnfinishedStore) -> int:
+    def _join(self, writer: UnfinishedStore, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
         row_group, kept = divmod(len(self.old), self.old.images_per_row_group)
         if not kept or not writer.worker.owns(row_group):
             return 0
         joined = len(writer.rows(row_group)) - kept
-        if row_group in writer.own_pending():
+        if row_group in pending:
             batches = self.encoding.source.batches(self.encoding.batch_size, stop=joined)
             stored, measured = self.encoding.encode(batches, range(joined))
             rows = slice(len(self.old) - kept, len(self.old))
