@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import random
 import resource
 import shutil
@@ -202,7 +204,7 @@ def test_what_a_user_added_is_not_lost(tiny_model, images, path, add, named):
     assert tree(path) == before
 
 
-def test_under_another_name(tiny_model, images, folders, path, tmp_path):
+def test_under_another_name(tiny_model, images, folders, path, tmp_path, monkeypatch):
     before, longer, new = tree(path), tmp_path / "longer.zarr", source(folders, "new")
     assert append(tiny_model, new, path, out=longer, batch_size=4).path == longer
     assert tree(path) == before
@@ -213,9 +215,15 @@ def test_under_another_name(tiny_model, images, folders, path, tmp_path):
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
     append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)
+    monkeypatch.setattr(os, "link", no_links)
+    append(tiny_model, new, path, out=tmp_path / "copied.zarr", batch_size=4)
     append(tiny_model, new, path, batch_size=4)
-    assert tree(path) == tree(longer) == tree(tmp_path / "again.zarr")
-    assert len(list(tmp_path.iterdir())) == 4
+    assert tree(path) == tree(longer) == tree(tmp_path / "again.zarr") == tree(tmp_path / "copied.zarr")
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def no_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_path):
