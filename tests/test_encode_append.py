@@ -215,15 +215,18 @@ def test_under_another_name(tiny_model, images, folders, path, tmp_path, monkeyp
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
     append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)
-    monkeypatch.setattr(os, "link", no_links)
+    link_files = os.link
+
+    def within_a_folder(source: str | Path, target: str | Path) -> None:
+        if path in Path(source).parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link_files(source, target)
+
+    monkeypatch.setattr(os, "link", within_a_folder)
     append(tiny_model, new, path, out=tmp_path / "copied.zarr", batch_size=4)
     append(tiny_model, new, path, batch_size=4)
     assert tree(path) == tree(longer) == tree(tmp_path / "again.zarr") == tree(tmp_path / "copied.zarr")
     assert len(list(tmp_path.iterdir())) == 5
-
-
-def no_links(source: Path, target: Path) -> None:
-    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_path):
