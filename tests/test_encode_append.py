@@ -212,6 +212,8 @@ def test_under_another_name(tiny_model, images, folders, path, tmp_path, monkeyp
     for taken in (longer, path):
         with pytest.raises(StoreError, match=r"\.zarr exists; give another name$"):
             append(tiny_model, images[OLD:], path, out=taken)
+    with pytest.raises(UsageError, match=r"new\.zarr is inside of the store; give a name beside it"):
+        append(tiny_model, images[OLD:], path, out=path / "new.zarr")
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
     append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)

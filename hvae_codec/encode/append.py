@@ -113,8 +113,11 @@ def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Pl
     """The place of the store `path`; raises where nothing can be appended to it, or not in this way."""
     place = place_of(path)
     if out is not None:
+        longer = place_of(out)
         if worker.count == 1:
-            _check_free(place_of(out))
+            _check_free(longer)
+        if str(longer.absolute()).startswith(f"{place.absolute()}/"):
+            raise UsageError(f"{longer} is inside of the store; give a name beside it")
         return place
     if isinstance(place, RemotePath):
         raise UsageError(f"{place} is in a bucket, where no store can take another's name; give the longer one --out")
