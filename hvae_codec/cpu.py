@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Numbers of mallopt's parameters in glibc's malloc.h."""
 
 
@@ -28,10 +28,11 @@ def tuned_for_training() -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Make malloc reuse large blocks; True where the system's malloc is one that can be told so (glibc).
+    """Make malloc reuse large blocks, of all threads; True where the system's malloc can be told so (glibc).
 
     Memory that is handed back to the system must be cleared by it page by page when it is asked for again, which takes
-    as long as a third of a forward pass.
+    as long as a third of a forward pass. All threads share one arena, which knows these settings: the others hand back
+    memory whatever they are told.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -39,4 +40,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
+    settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _ARENA_MAX: 1}
+    return all(mallopt(parameter, value) for parameter, value in settings.items())

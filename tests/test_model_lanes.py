@@ -62,7 +62,7 @@ def test_an_error_is_raised_in_its_place_and_nothing_runs_on():
         return item
 
     done = []
-    with pytest.raises(ValueError, match="five"), closing(in_lanes(work, range(100), 2)) as results:
+    with closing(in_lanes(work, range(100), 2)) as results, pytest.raises(ValueError, match="five"):  # noqa: PT012
         for result in results:
             done.append(result)
     assert done == [0, 1, 2, 3, 4]

@@ -56,9 +56,11 @@ class GroupColumns:
         number, y, x = self.positions
         return z[:, number, y, x]
 
-    def put(self, kept: Tensor, others: Tensor) -> Tensor:
-        """z [B, variates, H, W]: `kept`, shaped as stored, in their places and `others` [B, variates, H, W] around."""
-        z = others.clone()
+    def put_into(self, z: Tensor, kept: Tensor) -> Tensor:
+        """Replace what is stored of `z` [B, variates, H, W] by `kept`, shaped as stored; returns `z`.
+
+        Coders give the prior's mean itself, which the group is not asked for again: a copy takes as long as a cell.
+        """
         if self.positions is None:
             return z.index_copy_(1, self.variates, kept)
         number, y, x = self.positions
@@ -171,7 +173,8 @@ class _Encoding:
         kept = self.coder.groups.get(group.index)
         if kept is None:
             return group.prior_mean
-        return kept.put(self.coder.codec.decode(self.store(group), kept.steps), group.prior_mean)
+        stored = self.store(group)
+        return kept.put_into(group.prior_mean, self.coder.codec.decode(stored, kept.steps))
 
     def store(self, group: LatentGroup) -> Tensor:
         """Record and return what is stored of `group`, which something is kept of."""
@@ -199,7 +202,7 @@ class _Decoding:
         if kept is None:
             return group.prior_mean
         stored = self.stored[kept.resolution][:, kept.columns]
-        return kept.put(self.coder.codec.decode(stored, kept.steps), group.prior_mean)
+        return kept.put_into(group.prior_mean, self.coder.codec.decode(stored, kept.steps))
 
 
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
