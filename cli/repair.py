@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
-from .options import BatchSize, Data, Device, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
+from .options import BatchSize, Device, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
 def command(
     store: StoreArgument,
-    data: Data,
+    data: Annotated[
+        Path | None, typer.Argument(help="The images that were encoded; not needed where only metadata are damaged.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
@@ -22,34 +24,40 @@ def command(
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
-    """Encode the damaged row groups of a store again, and make damaged tables anew.
+    """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
-    With the images, machine, --batch-size and --seed of the encode, the store is byte for byte what it was. Nothing is
-    put in that the store's digests, its fingerprint or what can still be read do not prove. The store stays readable.
+    Only row groups, names and labels take DATA. With the images, machine, --batch-size and --seed of the encode, the
+    store is byte for byte what it was. Nothing is put in that the store's digests, its fingerprint, checksums or what
+    can still be read do not prove. The store stays readable.
     """
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.decoded_check import load_store_model
-    from hvae_codec.encode.repair import RepairOptions, repair
+    from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
     from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import kept_ranking
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     keep_freed_memory()
-    hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))
-    config = hvae.config
-    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+    restored = restore_metadata(store)  # the store then says which model it is of
+    hvae = source = None
+    if model or data:
+        hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))
+    if data and hvae:
+        config = hvae.config
+        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     with interruptible("The same command goes on where it stopped."), stages() as stage:
         report = repair(
             store,
             source,
             hvae,
-            stats=kept_ranking(hvae),
+            stats=kept_ranking(hvae) if hvae else None,
             options=RepairOptions(batch_size, seed),
             progress=stage("Encoding"),
         )
-    report_source(source)
+    if source:
+        report_source(source)
     out = console()
-    out.print(repaired_sentence(report), *report.notes, sep="\n")
+    out.print(repaired_sentence(report, restored), *report.notes, sep="\n")
     out.print(verified_sentence(report.after) if report.after.ok else damage_table(report.after))
     raise typer.Exit(0 if report.after.ok else 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 from PIL import Image
-from test_encode_store import tree
+from test_encode_store import tree, without_copy
 
 from hvae_codec import LatentMask, encode, kl_stats, load_model, open_images, open_store, repair, verify
 from hvae_codec.encode import repair_row_groups
@@ -196,6 +196,7 @@ def test_another_model_and_damage_that_cannot_be_mended_are_refused(
     damage(store, "a lost shard")
     with pytest.raises(StoreError, match=r"was made with model .*, and this one"):
         mend(model=load_model(tmp_path / "other"))
+    without_copy(store)
     content = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(content.replace('"package_version": "0', '"package_version": "9'))
     report = mend()

@@ -32,6 +32,8 @@ from .latents import MAX_CODE, Codec
 # The newest that is read. A store has the lowest one that suffices: 2 where single latent dimensions are kept.
 FORMAT_VERSION = 2
 ATTRIBUTE = "hvae_codec"
+COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
+"""A second copy of that attribute is this one of the array's, see `metadata_copy`."""
 # Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)
 NO_TEXT = "\uffff"
 _FILL_VALUES: dict[str, Any] = {"f": np.nan, "i": -1, "T": NO_TEXT}
@@ -149,6 +151,7 @@ def store_attributes(spec: StoreSpec, group: zarr.Group) -> dict[str, Any]:
         "model": spec.model,
         "mask": spec.mask,
         "source": spec.source,
+        "copy": COPY_HOLDER,
         "arrays": {name: array_checksum(array.metadata.to_dict()) for name, array in sorted(group.arrays())},
     }
     return {**attributes, "checksum": attributes_checksum(attributes)}
@@ -186,7 +189,15 @@ def _package_version() -> str:
 def fill_group(group: zarr.Group, spec: StoreSpec) -> None:
     """Make the empty `group` a store without latents; the metadata come last, so what has them is complete."""
     create_arrays(group, spec)
-    group.update_attributes({ATTRIBUTE: store_attributes(spec, group)})
+    attributes = store_attributes(spec, group)
+    write_copy(group, attributes)
+    group.update_attributes({ATTRIBUTE: attributes})
+
+
+def write_copy(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Write the second copy of the `hvae_codec` attribute: as text, which a reader of the array need not parse."""
+    text = json.dumps(attributes, separators=(",", ":"))
+    zarr.open_array(group.store_path / COPY_HOLDER, mode="r+").update_attributes({COPY: text})
 
 
 def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:

@@ -17,7 +17,7 @@ from ..errors import DataError, StoreError
 from ..image_arrays import ArrayReader
 from ..images import ImageSource
 from .embedded_model import stored_weights
-from .layout import ATTRIBUTE, StoreSpec
+from .layout import ATTRIBUTE, COPY, StoreSpec
 from .places import UNFINISHED, array_folders, entries
 from .sketch import SKETCH
 from .store import Store
@@ -111,7 +111,7 @@ def check_additions(old: Store) -> None:
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
     names = [name for name in entries(old.path) if not name.startswith(".") and name != UNFINISHED]
     found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
-    found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if dict(array.attrs)]
+    found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
     if found:
         raise StoreError(
             f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "

@@ -1,7 +1,8 @@
-"""Mends a store from its images: damaged row groups are encoded again, damaged tables made anew.
+"""Mends a store: its metadata from their copy, damaged tables made anew, damaged row groups encoded again.
 
     verify ──> damages ──> files made elsewhere ── put in place one by one ──> verify
 
+Only row groups, names and labels take the images.
 The store stays readable, and a kill leaves it no worse: each file is replaced in one step, those that can still be read
 before those that cannot, so that no image is read half old, half new. What is put in is proven: a table by the store's
 fingerprint, a row group by its digest or by what can still be read of it.
@@ -14,20 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import HvaeCodecError, StoreError, UnreachableError
+from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
 from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from .places import Place, place_of
 from .repair_row_groups import RepairOptions, RowGroupMender
-from .repair_tables import mend_tables
+from .repair_tables import mend_group, mend_tables
 from .store import open_store
-from .subject import Subject
+from .subject import Subject, sound_metadata
 from .targets import locked
 from .verify import Progress, VerifyReport, verify
 from .workers import Worker
 
-__all__ = ["RepairOptions", "RepairReport", "repair"]
+__all__ = ["RepairOptions", "RepairReport", "repair", "restore_metadata"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class RepairReport:
 
 def repair(
     store_path: str | Place,
-    images: ImageSource,
-    model: HVAE,
+    images: ImageSource | None = None,
+    model: HVAE | None = None,
     *,
     stats: KLStats | None = None,
     options: RepairOptions | None = None,
@@ -53,28 +54,52 @@ def repair(
 ) -> RepairReport:
     """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
 
-    `images` hold those that were encoded; they are found by name where others are among them. Damaged tables are made
-    anew, steps from `stats`. With the batch size, machine and versions of the encode, the store is byte for byte what
-    it was. `progress` is called with the images encoded and those to encode.
+    `images` hold those that were encoded; they are found by name where others are among them. `model` is needed with
+    `images`, or where the one that the store carries is damaged. Damaged tables are made anew, steps from `stats`.
+    Without images, metadata and those tables are mended that do not take them. With the batch size, machine and
+    versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
+    those to encode.
     Raises `StoreError` where there is no store, it is being written or `model` is another one; what cannot be repaired
-    is in the report.
+    is in the report. `UsageError` where there are images and no model.
     """
+    if images is not None and model is None:
+        raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
     path = place_of(store_path)
     before = verify(path)
     if before.ok:
         return RepairReport(before, before)
     with locked(path, Worker()):
         _sweep(path)
+        group = mend_group(path)
         subject = Subject.open(path)
-        images = _as_encoded(images, subject.metadata["source"])
+        images = _as_encoded(images, subject.metadata["source"]) if images is not None else None
         tables, notes = _mend_tables(path, subject, before, images, model, stats)
+        tables = [*group, *tables]
         row_groups = (verify(path) if tables else before).damaged_row_groups
         obstacle = _obstacle(path)
         if not row_groups or obstacle:
             return RepairReport(before, verify(path), tables, [*notes, *obstacle])
+        if images is None or model is None:
+            return RepairReport(before, verify(path), tables, [*notes, _NO_IMAGES])
         mender = RowGroupMender.open(path, images, model, options or RepairOptions())
         rewritten, more = _mend_row_groups(mender, row_groups, progress)
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
+
+
+def restore_metadata(store_path: str | Place) -> list[str]:
+    """Restore the group's `zarr.json` of the store at `store_path` where it is damaged, as `repair` does first.
+
+    That is enough to open a store. Returns the files that were replaced; raises like `repair`, and where there is no
+    second copy of the metadata.
+    """
+    path = place_of(store_path)
+    if not sound_metadata(path)[1]:
+        return []
+    with locked(path, Worker()):
+        return mend_group(path)
+
+
+_NO_IMAGES = "damaged row groups are encoded again from their images, which were not given"
 
 
 def _obstacle(path: Place) -> list[str]:
@@ -100,7 +125,12 @@ def _as_encoded(images: ImageSource, source: Mapping[str, Any]) -> ImageSource:
 
 
 def _mend_tables(
-    path: Place, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
+    path: Place,
+    subject: Subject,
+    report: VerifyReport,
+    images: ImageSource | None,
+    model: HVAE | None,
+    stats: KLStats | None,
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and why others were not."""
     try:

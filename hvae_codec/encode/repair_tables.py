@@ -1,4 +1,8 @@
-"""Tables and array metadata of a damaged store, made anew and proven by its fingerprint before anything is replaced."""
+"""Metadata and tables of a damaged store: the group's from their copy, the others made anew.
+
+These are proven by the store's fingerprint before anything is replaced. Where names, labels and steps are whole, they
+take neither images nor a model.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +24,38 @@ from ..prune.mask import LatentMask
 from .coder import quantiser_steps
 from .columns import stored_columns
 from .embedded_model import ARRAY, model_weights
-from .layout import StoreSpec, create_arrays, spec_fingerprint
+from .layout import StoreSpec, create_arrays, spec_fingerprint, write_copy
+from .metadata_copy import find_copy, group_file
 from .places import Place, replace_file
-from .subject import Subject
+from .subject import Subject, sound_metadata
 from .verify import VerifyReport, spec_of_tables
 
 
+def mend_group(path: Place) -> list[str]:
+    """Restore the group's `zarr.json` from the second copy of its metadata, where it is damaged; returns the file.
+
+    Raises `StoreError` where there is no store, or its metadata are damaged without a copy.
+    """
+    metadata, fault = sound_metadata(path)
+    if not fault or find_copy(path) is None:
+        return []
+    replace_file(path, "zarr.json", group_file(path, metadata))
+    return ["zarr.json"]
+
+
 def mend_tables(
-    path: Place, subject: Subject, report: VerifyReport, images: ImageSource, model: HVAE, stats: KLStats | None
+    path: Place,
+    subject: Subject,
+    report: VerifyReport,
+    images: ImageSource | None = None,
+    model: HVAE | None = None,
+    stats: KLStats | None = None,
 ) -> list[str]:
     """Replace what is damaged of the store at `path`, besides latents and digests; returns the files.
 
     Names and labels are those of `images` where the store's are damaged, columns those of the mask, steps those of the
     codec with `stats`, a model that the store carries is `model`. Raises `StoreError` where the store's fingerprint or
-    the model's hash does not prove these; nothing is replaced then.
+    the model's hash does not prove these, or what they would be made from is not given; nothing is replaced then.
     """
     damaged = {damage.file.split("/")[0] for damage in report.damages if damage.row_group is None}
     wanted = sorted(damaged & {*subject.forms, *subject.per_image, ARRAY})
@@ -41,11 +63,16 @@ def mend_tables(
         return []
     spec = _proven_spec(subject, damaged, images, stats)
     if ARRAY in wanted:
+        if model is None:
+            raise StoreError(f"{path} carries a model that is damaged; give the run it was made with as --model")
         if model_hash(model) != spec.model["hash"]:
             raise StoreError(f"{path} carries another model than this one; give the run it was made with as --model")
         spec = replace(spec, weights=model_weights(model))
     with tempfile.TemporaryDirectory() as folder:
-        create_arrays(zarr.open_group(folder, mode="w", zarr_format=3), spec)
+        group = zarr.open_group(folder, mode="w", zarr_format=3)
+        create_arrays(group, spec)
+        if "copy" in subject.metadata:
+            write_copy(group, subject.metadata)
         files = [file for name in wanted for file in _files(Path(folder), name)]
         for file in files:
             replace_file(path, file, (Path(folder) / file).read_bytes())
@@ -60,14 +87,14 @@ def _files(folder: Path, name: str) -> Iterator[str]:
     yield from sorted(file.relative_to(folder).as_posix() for file in (folder / name).rglob("*") if file.is_file())
 
 
-def _proven_spec(subject: Subject, damaged: set[str], images: ImageSource, stats: KLStats | None) -> StoreSpec:
+def _proven_spec(subject: Subject, damaged: set[str], images: ImageSource | None, stats: KLStats | None) -> StoreSpec:
     metadata, shown = subject.metadata, ", ".join(sorted(damaged & {*subject.forms, *subject.per_image, ARRAY}))
     try:
         mask = LatentMask.from_dict(metadata["mask"])
         spec = spec_of_tables(
             subject,
-            names=_texts(subject, "name", damaged, images.names),
-            labels=_texts(subject, "label", damaged, images.labels),
+            names=_texts(subject, "name", damaged, images),
+            labels=_texts(subject, "label", damaged, images),
             columns=stored_columns(mask),
             steps=_steps(subject, damaged, mask, stats),
         )
@@ -81,8 +108,12 @@ def _proven_spec(subject: Subject, damaged: set[str], images: ImageSource, stats
     return spec
 
 
-def _texts(subject: Subject, name: str, damaged: set[str], others: Sequence[str]) -> Sequence[str]:
-    return others if name in damaged else [str(text) for text in np.asarray(subject.arrays[name][:])]
+def _texts(subject: Subject, name: str, damaged: set[str], images: ImageSource | None) -> Sequence[str]:
+    if name not in damaged:
+        return [str(text) for text in np.asarray(subject.arrays[name][:])]
+    if images is None:
+        raise StoreError("that takes the images that were encoded, which were not given")
+    return images.names if name == "name" else images.labels
 
 
 def _steps(

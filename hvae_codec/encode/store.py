@@ -36,6 +36,7 @@ from .layout import (
     row_group_digest,
     unstorable,
 )
+from .metadata_copy import find_copy
 from .places import UNFINISHED, Place, array_folders, each, files_at, place_of, read_ahead, zarr_location
 from .remote_shards import sharded_array
 from .shards import CACHE_BYTES, ChunkCache, ShardedArray
@@ -95,16 +96,56 @@ def _is_replaced(path: Place, metadata: Mapping[str, Any]) -> bool:
 
 def open_metadata(path: Place) -> tuple[zarr.Group, Mapping[str, Any]]:
     """The zarr group at `path` and its `hvae_codec` attribute, of a version that is read; raises like `open_store`."""
+    try:
+        group, metadata = read_metadata(path)
+        fault = metadata_fault(metadata)
+    except StoreError as error:
+        raise (_restorable(path) or error) from None
+    if fault and (restorable := _restorable(path)):
+        raise restorable
+    check_version(path, metadata)
+    if fault and "checksum" in metadata:
+        raise StoreError(f"{path}: its metadata are damaged, they have another checksum; {_REMEDY}")
+    return group, metadata
+
+
+def _restorable(path: Place) -> StoreError | None:
+    """What to say of damaged metadata of which there is a second copy; None where there is none."""
+    if find_copy(path) is None:
+        return None
+    return StoreError(
+        f"{path / 'zarr.json'} is missing or damaged; `hvae-codec repair {path}` restores it from its second copy"
+    )
+
+
+def metadata_fault(metadata: Mapping[str, Any]) -> str:
+    """What is wrong with an `hvae_codec` attribute, to be read after the file's name; empty where nothing is.
+
+    Stores of older versions have no checksum, which is a fault only where a second copy says that they had.
+    """
+    if "checksum" not in metadata:
+        return "has lost its checksum"
+    if metadata["checksum"] != attributes_checksum(metadata):
+        return "does not match its checksum: the store's metadata were changed"
+    return ""
+
+
+def read_metadata(path: Place) -> tuple[zarr.Group, Mapping[str, Any]]:
+    """The zarr group at `path` and its `hvae_codec` attribute as it stands there; `StoreError` where it has none."""
     group = _open_group(path)
     metadata = group.attrs.get(ATTRIBUTE)
     if not isinstance(metadata, Mapping):
         raise StoreError(f"{path} is a zarr group but no latent store of this package; give the folder encode wrote")
+    return group, metadata
+
+
+def check_version(path: Place, metadata: Mapping[str, Any]) -> None:
+    """Raise `StoreError` where the store's format is newer than this package."""
     version = metadata.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise StoreError(
             f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}; update hvae-codec"
         )
-    return group, metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -491,8 +532,6 @@ def _needed_to_open(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _read_metadata(path: Place, group: zarr.Group, metadata: Mapping[str, Any], cache: ChunkCache) -> Store:
-    if metadata.get("checksum", own := attributes_checksum(metadata)) != own:
-        raise StoreError(f"its metadata are damaged, they have another checksum; {_REMEDY}")
     read_ahead(path, _needed_to_open(metadata))
     bare = Store(path, metadata, codec_from_dict(metadata["codec"]), VariateColumns({}), {}, group, cache)
     store = dataclasses.replace(bare, columns=read_columns(metadata, lambda name: bare._read(name, slice(None))))

@@ -20,9 +20,10 @@ from .columns import Columns, PositionColumns, read_columns
 from .damage import Damage, UnreadableError, reading
 from .embedded_model import ARRAY
 from .latents import Codec, codec_from_dict
-from .layout import NO_TEXT, array_checksum, attributes_checksum
-from .places import Place, array_folders, files_at, read_ahead
-from .store import open_metadata
+from .layout import COPY_HOLDER, NO_TEXT, array_checksum
+from .metadata_copy import find_copy
+from .places import Place, array_folders, files_at, read_ahead, zarr_location
+from .store import check_version, metadata_fault, read_metadata
 from .structure import Form, count_images, expected_arrays
 
 
@@ -32,9 +33,10 @@ class Subject:
 
     path: Place
     """Its folder, or where it is in a bucket."""
-    group: zarr.Group
     metadata: Mapping[str, Any]
-    """The group's `hvae_codec` attribute."""
+    """The group's `hvae_codec` attribute or, where that is damaged, its second copy."""
+    group_fault: str
+    """What is wrong with the group's `zarr.json`, to be read after its name; empty where nothing is."""
     columns: Columns
     """Their places are 0 where a table of them is damaged; their numbers are right."""
     codec: Codec
@@ -49,10 +51,10 @@ class Subject:
     @classmethod
     def open(cls, path: Place) -> Subject:
         """Raises `StoreError` where there is no store, or where the group's metadata do not say what must be in it."""
-        group, metadata = open_metadata(path)
+        metadata, group_fault = sound_metadata(path)
         try:
             codec, shard = codec_from_dict(metadata["codec"]), int(metadata["shard"])
-            columns = _columns(path, group, metadata)
+            columns = _columns(path, metadata)
             if shard < 1:
                 raise ValueError(f"shard is {shard}")
         except UnreachableError:
@@ -62,12 +64,12 @@ class Subject:
                 f"{path / 'zarr.json'} has damaged metadata ({error}), without which nothing can be told; "
                 "restore it from a copy or encode the images again"
             ) from None
-        arrays = dict(_readable_arrays(path, group))
+        arrays = dict(_readable_arrays(path))
         images = count_images(arrays, columns)
         forms = expected_arrays(columns, codec, images, shard)
         if isinstance(metadata.get("arrays"), Mapping):  # others are a user's
             arrays = {name: array for name, array in arrays.items() if name in {*forms, *metadata["arrays"]}}
-        return cls(path, group, metadata, columns, codec, shard, images, arrays, forms)
+        return cls(path, metadata, group_fault, columns, codec, shard, images, arrays, forms)
 
     @property
     def row_groups(self) -> int:
@@ -114,19 +116,28 @@ class Subject:
     @functools.cached_property
     def misshapen(self) -> set[str]:
         """Arrays whose metadata are damaged or missing, so that their elements cannot be read."""
-        return {damage.file.split("/")[0] for damage in self.metadata_damages} - {"zarr.json"}
+        return {damage.file.split("/")[0] for damage in self._array_damages}
 
     @functools.cached_property
     def metadata_damages(self) -> list[Damage]:
         """What is wrong with the `zarr.json` of the group and of its arrays."""
-        return [*self._group_damages(), *(d for name in (*self.forms, *self.extra) for d in self._array_damages(name))]
+        group = [Damage("zarr.json", self.group_fault)] if self.group_fault else []
+        copy = [] if COPY_HOLDER in self.misshapen else list(self._copy_damages())
+        return [*group, *copy, *self._array_damages]
 
-    def _group_damages(self) -> Iterator[Damage]:
-        checksum = self.metadata.get("checksum")
-        if checksum is not None and checksum != attributes_checksum(self.metadata):
-            yield Damage("zarr.json", "does not match its checksum: the store's metadata were changed")
+    def _copy_damages(self) -> Iterator[Damage]:
+        """That the second copy of the metadata is damaged; all else of its array is whole."""
+        if "copy" not in self.metadata:
+            return
+        copy = find_copy(self.path)
+        if copy is None or copy["fingerprint"] != self.metadata.get("fingerprint"):
+            yield Damage(f"{COPY_HOLDER}/zarr.json", "has no whole copy of the store's metadata")
 
-    def _array_damages(self, name: str) -> Iterator[Damage]:
+    @functools.cached_property
+    def _array_damages(self) -> list[Damage]:
+        return [damage for name in (*self.forms, *self.extra) for damage in self._damages_of(name)]
+
+    def _damages_of(self, name: str) -> Iterator[Damage]:
         file, form = f"{name}/zarr.json", self.forms.get(name)
         per_image = name in self.per_image if form is None else form.dimension_names[0] == "image"
         images = range(self.images) if per_image or name.startswith(("step", "dimension")) else ()
@@ -135,7 +146,7 @@ class Subject:
             return
         if name not in self.arrays:
             try:
-                reading(_open_array, self.group, name)
+                reading(_open_array, self.path, name)
             except UnreadableError as error:
                 yield Damage(file, str(error), images)
             return
@@ -166,14 +177,34 @@ class Subject:
         return [name for name in names if name != NO_TEXT]
 
 
-def _columns(path: Place, group: zarr.Group, metadata: Mapping[str, Any]) -> Columns:
+def sound_metadata(path: Place) -> tuple[Mapping[str, Any], str]:
+    """A store's metadata, from their second copy where they are damaged, and what is wrong with the group's file.
+
+    Raises like `open_store` where there is neither.
+    """
+    try:
+        metadata = read_metadata(path)[1]
+    except StoreError:
+        copy = find_copy(path)
+        if copy is None:
+            raise
+        return copy, "does not hold a store's metadata" if (path / "zarr.json").is_file() else "is missing"
+    fault = metadata_fault(metadata)
+    copy = find_copy(path) if fault else None
+    if copy is not None:
+        return copy, fault
+    check_version(path, metadata)
+    return metadata, fault if "checksum" in metadata else ""
+
+
+def _columns(path: Place, metadata: Mapping[str, Any]) -> Columns:
     """The columns; places 0 where the tables of them are damaged, which is told when those are looked at."""
 
     def read(name: str) -> np.ndarray:
         resolution = name.removeprefix("dimension")
         nothing = np.zeros((int(metadata["dimensions"][resolution]), 4), np.int32)
         try:
-            table = reading(lambda: np.asarray(_open_array(group, name)[:]))
+            table = reading(lambda: np.asarray(_open_array(path, name)[:]))
             PositionColumns.read({"dimensions": {resolution: len(nothing)}, "mask": {}}, lambda _: table)
         except (UnreadableError, StoreError):
             return nothing
@@ -182,20 +213,18 @@ def _columns(path: Place, group: zarr.Group, metadata: Mapping[str, Any]) -> Col
     return read_columns(metadata, read)
 
 
-def _readable_arrays(path: Place, group: zarr.Group) -> Iterator[tuple[str, zarr.Array]]:
+def _readable_arrays(path: Place) -> Iterator[tuple[str, zarr.Array]]:
     # Folders, not the group's members: zarr warns of each file that is none of its own.
     names = array_folders(path)
     read_ahead(path, [f"{name}/zarr.json" for name in names])
     for name in names:
         if (path / name / "zarr.json").is_file():
             try:
-                yield name, reading(_open_array, group, name)
+                yield name, reading(_open_array, path, name)
             except UnreadableError:
                 continue
 
 
-def _open_array(group: zarr.Group, name: str) -> zarr.Array:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError("it is a group, not an array")
-    return array
+def _open_array(path: Place, name: str) -> zarr.Array:
+    # Not through the group, whose metadata may be damaged.
+    return zarr.open_array(zarr_location(path) / name, mode="r", zarr_format=3)

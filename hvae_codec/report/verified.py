@@ -46,12 +46,13 @@ def verified_sentence(report: VerifyReport) -> str:
     return f"{what}: {count:,} {'file is' if count == 1 else 'files are'} damaged or missing"
 
 
-def repaired_sentence(report: RepairReport) -> str:
-    """What repair did, in one line."""
-    if report.before.ok:
+def repaired_sentence(report: RepairReport, restored: Sequence[str] = ()) -> str:
+    """What repair did, in one line; `restored` are files that were replaced before it."""
+    files, row_groups = [*restored, *report.rewritten], len(report.before.damaged_row_groups)
+    if report.before.ok and not files:
         return f"{report.before.path}: there was nothing to repair"
-    files, row_groups = len(report.rewritten), len(report.before.damaged_row_groups)
-    return f"{report.before.path}: damaged row groups: {row_groups:,}; files replaced: {files:,}"
+    copied = "; zarr.json is restored from its second copy" if "zarr.json" in files else ""
+    return f"{report.before.path}: damaged row groups: {row_groups:,}; files replaced: {len(files):,}{copied}"
 
 
 def damage_table(report: VerifyReport) -> Table:
