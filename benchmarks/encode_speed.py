@@ -298,7 +298,7 @@ def worker_seconds(options: argparse.Namespace, path: Path, count: int) -> float
         expect(worker, "done")
     seconds = time.perf_counter() - begun
     for worker in workers:
-        worker.wait()
+        worker.communicate()  # closes its pipes
     return seconds
 
 

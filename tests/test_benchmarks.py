@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +23,13 @@ from hvae_codec.config import Config
 from hvae_codec.errors import UsageError
 from hvae_codec.images import as_source
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.prune.kl_stats import kl_stats, save_kl_stats
+from hvae_codec.report.analysis import ranking_path
 from hvae_codec.sample_data import Box
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 
+import encode_speed
 import gpu_training
 import gradient_smoothing
 import linear_probe
@@ -172,6 +177,64 @@ def test_read_speed(tmp_path: Path) -> None:
     rows = dict(read_speed.measure(tmp_path / "out.zarr", reads=3, workers=[0]))
     assert rows["images, numbers an image"] == "300, 35"
     assert rows["shuffled epoch, 0 workers, items"].endswith(" images/s")
+
+
+@pytest.fixture
+def encode_speed_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[list[str]]]:
+    """Runs `encode_speed` with a command line; the rows of its table, first the headings."""
+    monkeypatch.setattr(encode_speed.torch, "set_num_threads", lambda _count: None)  # of this process, as above
+    monkeypatch.setattr(encode_speed, "keep_freed_memory", lambda: None)
+
+    def rows(*options: str | Path) -> list[list[str]]:
+        smallest = ["--threads", "1", "--rounds", "1", "--batches", "2", "--batch-size", "4", "--images", "12"]
+        monkeypatch.setattr(sys, "argv", ["encode_speed.py", *map(str, options), *smallest])
+        encode_speed.main()
+        lines = [re.split("[│┃|]", line)[1:-1] for line in capsys.readouterr().out.splitlines()]
+        return [[cell.strip() for cell in cells] for cells in lines if len(cells) > 2]
+
+    return rows
+
+
+def numbers(cells: list[str]) -> list[float]:
+    """The numbers in the cells of a table, such as 1,234.5 and -0.2%; `ValueError` where one holds another thing."""
+    return [float(number.strip(" %").replace(",", "")) for cell in cells for number in cell.split(", ")]
+
+
+def test_encode_speed_of_the_model(encode_speed_rows: Callable[..., list[list[str]]]) -> None:
+    _, *rows = encode_speed_rows("model", "--preset", "digits8")
+    assert [row[0].split(",")[1] for row in rows] == [" lowest", " anywhere"]
+    for row in rows:
+        assert re.fullmatch(r"\d+ of \d+", row[1])
+        assert min(numbers(row[2:])) > 0.0
+
+
+def test_encode_speed_of_the_pipeline(
+    encode_speed_rows: Callable[..., list[list[str]]], tmp_path: Path, cut_patches: Cut
+) -> None:
+    np.save(tmp_path / "data.npy", cut_patches(12, 8, 1)[:, 0])
+    headings, *rows = encode_speed_rows("pipeline", "--preset", "digits8", "--data", tmp_path / "data.npy")
+    assert len(rows) == 2
+    for row in rows:
+        values = dict(zip(headings[1:], numbers(row[1:]), strict=True))
+        assert min(values["batch after batch"], values["whole, files"], values["whole, array"]) > 0.0
+
+
+def test_encode_speed_of_workers(
+    encode_speed_rows: Callable[..., list[list[str]]],
+    tmp_path: Path,
+    tiny_run: Path,
+    tiny_model: HVAE,
+    photo_patches: NDArray[np.uint8],
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    ranking_path(run).parent.mkdir()
+    save_kl_stats(ranking_path(run), kl_stats(tiny_model, photo_patches))
+    np.save(tmp_path / "data.npy", photo_patches.transpose(0, 2, 3, 1))
+    _, row = encode_speed_rows("workers", "--run", run, "--data", tmp_path / "data.npy", "--keep", "0.3")
+    one, two, ratio = numbers(row[1:])
+    assert ratio == pytest.approx(two / one, rel=0.2)  # of rounded numbers
 
 
 def test_scale_on_paper() -> None:
