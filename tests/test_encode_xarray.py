@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import xarray
+import zarr
 from test_encode_store import GRANULARITIES, make_spec, make_store
 
 from hvae_codec.encode.latents import FloatCodec, IntCodec
@@ -37,6 +38,21 @@ def test_the_same_latents_with_their_places(tmp_path, codec, granularity):
         places = store.columns.places[int(name[1:])]
         for axis, place in zip(("group", "variate", "y", "x"), places.T, strict=False):
             np.testing.assert_array_equal(node[axis], place)
+
+
+def test_figures_that_a_user_added_may_be_nan(store):
+    added = {"image": np.arange(20) / 4, "aesthetic": np.arange(20.0), "rank": np.arange(20)}
+    added["image"][7] = added["aesthetic"][3] = np.nan
+    group = zarr.open_group(store.path, mode="r+")
+    for name, values in added.items():
+        group.create_array(name, data=values, dimension_names=["image"])
+    store = open_store(store.path)
+    assert store.frame.columns.tolist() == ["name", "label", "aesthetic", "image", "rank"]
+    tree = store.to_xarray()
+    for name, values in added.items():
+        np.testing.assert_array_equal(store.frame[name], values)
+        np.testing.assert_array_equal(tree[name], values)
+    np.testing.assert_array_equal(tree["z4/z"].sel(image=1.25), store.latents(5)["z4"])
 
 
 def test_any_index(store):

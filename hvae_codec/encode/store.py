@@ -245,11 +245,15 @@ class Store:
         return self._read(name, slice(None))
 
     def per_image(self, name: str) -> np.ndarray:
-        """A per-image array such as `rate`, float32 [images]; `StoreError` where it is not in the store or damaged."""
+        """A per-image array such as `rate`, float32 [images]; `StoreError` where it is not in the store or damaged.
+
+        NaN is damage in an array that was made with the store. In one that a user added it means what the user likes.
+        """
         values = self._read(name, slice(None))
-        missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT
-        if missing.any():
-            raise self._fault(f"array {name} lacks image {int(missing.argmax())}")
+        if self._is_own(name):
+            missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT
+            if missing.any():
+                raise self._fault(f"array {name} lacks image {int(missing.argmax())}")
         if values.shape != (len(self),):
             raise self._fault(f"array {name} is of shape {list(values.shape)}, not {[len(self)]}")
         return values
@@ -369,10 +373,14 @@ class Store:
         """Bits on disk per colour value of the images, metadata and names included."""
         return 8 * self.nbytes_on_disk() / (len(self) * self.image_dims)
 
+    def _is_own(self, name: str) -> bool:
+        """Whether `name` was made with the store; of any, in a store that does not say which were."""
+        own = self.metadata.get("arrays")
+        return own is None or name in own
+
     def _is_foreign(self, name: str) -> bool:
         """Whether `name` is a user's, and no figure of the images, in a store that says which arrays are its own."""
-        own = self.metadata.get("arrays")
-        if own is None or name in own:
+        if self._is_own(name):
             return False
         try:
             return self._array(name).shape != (len(self),)

@@ -25,7 +25,8 @@ def data_tree(store: Store) -> xarray.DataTree:
     """`Store.to_xarray`."""
     figures = {name: ("image", values.to_numpy()) for name, values in store.frame.items()}
     names = {name: ("image", np.array(figures.pop(name)[1], dtype=str)) for name in ("name", "label")}
-    images = {"image": np.arange(len(store)), **names}
+    numbers = figures.pop("image", ("image", np.arange(len(store))))  # a user may have given the axis labels
+    images = {"image": numbers, **names}
     attributes = {"path": str(store.path), "model_hash": store.model_hash, "codec": store.codec.name}
     nodes = {f"/z{resolution}": _node(store, resolution).assign_coords(images) for resolution in store.resolutions}
     return xarray.DataTree.from_dict({"/": xarray.Dataset(figures, images, attributes), **nodes})
