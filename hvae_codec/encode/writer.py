@@ -74,7 +74,8 @@ class StoreWriter(UnfinishedStore):
 
     def array(self, name: str) -> zarr.Array:
         """See `UnfinishedStore`; so are the others."""
-        return _open_array(self.partial, name)
+        array = zarr.open_array(self.partial / name, mode="r+", zarr_format=3)
+        return cast(zarr.Array, array.with_config(WRITE_ALL))
 
     def own_pending(self) -> list[int]:
         """Row groups of this worker that are not yet committed."""
@@ -273,11 +274,6 @@ def _sweep(writer: StoreWriter) -> None:
     if writer.worker.count == 1:
         for leftover in partial.rglob("*.partial"):
             leftover.unlink()
-
-
-def _open_array(folder: Path, name: str) -> zarr.Array:
-    array = zarr.open_array(folder / name, mode="r+")
-    return cast(zarr.Array, array.with_config(WRITE_ALL))
 
 
 def _digest_in(marker: Path) -> int:
