@@ -98,13 +98,13 @@ def open_metadata(path: Place) -> tuple[zarr.Group, Mapping[str, Any]]:
     """The zarr group at `path` and its `hvae_codec` attribute, of a version that is read; raises like `open_store`."""
     try:
         group, metadata = read_metadata(path)
-        fault = metadata_fault(metadata)
+        fault = metadata_fault(path, metadata)
     except StoreError as error:
         raise (_restorable(path) or error) from None
     if fault and (restorable := _restorable(path)):
         raise restorable
     check_version(path, metadata)
-    if fault and "checksum" in metadata:
+    if fault:
         raise StoreError(f"{path}: its metadata are damaged, they have another checksum; {_REMEDY}")
     return group, metadata
 
@@ -118,13 +118,13 @@ def _restorable(path: Place) -> StoreError | None:
     )
 
 
-def metadata_fault(metadata: Mapping[str, Any]) -> str:
-    """What is wrong with an `hvae_codec` attribute, to be read after the file's name; empty where nothing is.
+def metadata_fault(path: Place, metadata: Mapping[str, Any]) -> str:
+    """What is wrong with the `hvae_codec` attribute of the store at `path`; empty where nothing is.
 
-    Stores of older versions have no checksum, which is a fault only where a second copy says that they had.
+    Stores of older versions have no checksum, which is a fault only where there is a second copy, and it has one.
     """
     if "checksum" not in metadata:
-        return "has lost its checksum"
+        return "has lost its checksum" if find_copy(path) else ""
     if metadata["checksum"] != attributes_checksum(metadata):
         return "does not match its checksum: the store's metadata were changed"
     return ""
@@ -499,7 +499,7 @@ def _open_group(path: Place) -> zarr.Group:
         raise StoreError(_why_no_store(path))
     try:
         return zarr.open_group(zarr_location(path), mode="r", zarr_format=3)
-    except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError) as error:
         raise StoreError(f"{path} is no readable zarr group ({error}); give the folder that encode wrote") from None
 
 

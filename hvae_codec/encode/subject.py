@@ -189,12 +189,19 @@ def sound_metadata(path: Place) -> tuple[Mapping[str, Any], str]:
         if copy is None:
             raise
         return copy, "does not hold a store's metadata" if (path / "zarr.json").is_file() else "is missing"
-    fault = metadata_fault(metadata)
+    fault = metadata_fault(path, metadata) or _node_fault(path)
     copy = find_copy(path) if fault else None
     if copy is not None:
         return copy, fault
     check_version(path, metadata)
-    return metadata, fault if "checksum" in metadata else ""
+    return metadata, fault
+
+
+def _node_fault(path: Place) -> str:
+    """What is wrong with the group's file besides its attributes: not all readers of zarr look as loosely at it."""
+    document = json.loads((path / "zarr.json").read_bytes())
+    whole = (document.get("zarr_format"), document.get("node_type")) == (3, "group")
+    return "" if whole else "does not say that it is a zarr group"
 
 
 def _columns(path: Place, metadata: Mapping[str, Any]) -> Columns:
