@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,9 +179,9 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
     if not path.exists():
         raise DataError(f"there is no {path}; give a folder of images, or a .npy, .npz or zarr array")
     if is_array(path):
-        array = open_array(path, size, channels)
-        names = tuple(f"{i:08d}" for i in range(len(array)))
-        return ImageSource(names, array.labels, size, channels, (), array, np.arange(len(names)))
+        images = open_array(path, size, channels)
+        names = tuple(f"{i:08d}" for i in range(len(images)))
+        return ImageSource(names, images.labels, size, channels, (), images, np.arange(len(names)))
     if not path.is_dir():
         raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
     return _open_folder(path, size, channels, skip_broken)
@@ -198,12 +200,12 @@ def as_source(images: ImageSource | ArrayLike) -> ImageSource:
     """
     if isinstance(images, ImageSource):
         return images
-    array = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[2] != array.shape[3]:
-        raise DataError(f"the images are {array.dtype} {list(array.shape)}; give uint8 [N, C, H, W] with H = W")
-    names = tuple(f"{i:08d}" for i in range(len(array)))
-    channels, size = array.shape[1], array.shape[2]
-    reader = ArrayReader(Path("array"), array.transpose(0, 2, 3, 1), size, channels, ("",) * len(names))
+    pixels = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
+        raise DataError(f"the images are {pixels.dtype} {list(pixels.shape)}; give uint8 [N, C, H, W] with H = W")
+    names = tuple(f"{i:08d}" for i in range(len(pixels)))
+    channels, size = pixels.shape[1], pixels.shape[2]
+    reader = ArrayReader(Path("array"), pixels.transpose(0, 2, 3, 1), size, channels, ("",) * len(names))
     return ImageSource(names, reader.labels, size, channels, (), reader, np.arange(len(names)))
 
 
@@ -284,12 +286,17 @@ class FolderReader:
 
 
 def _open_folder(root: Path, size: int, channels: int, skip_broken: bool) -> ImageSource:
-    found = sorted(_scan(root, "", ()))
+    found: list[str] = []
+    sizes = array("q")  # not pairs with the names: a million of these leave 100 MB behind
+    for name, count in _scan(root, "", ()):
+        found.append(name)
+        sizes.append(count)
     if not found:
         raise DataError(f"there are no images in {root}; files ending in {', '.join(EXTENSIONS)} are read")
-    names = tuple(name for name, _ in found)
-    reader = FolderReader(root, names, size, channels, np.array([count for _, count in found], np.int64))
-    labels = tuple(map(label_of, names))
+    order = sorted(range(len(found)), key=found.__getitem__)
+    names = tuple(found[i] for i in order)
+    reader = FolderReader(root, names, size, channels, np.array(sizes, np.int64)[order])
+    labels = tuple(sys.intern(label_of(name)) for name in names)  # one text a class, not one an image
     source = ImageSource(names, labels, size, channels, (), reader, np.arange(len(names)))
     return _without_broken(source, root) if skip_broken else source
 
