@@ -100,7 +100,9 @@ def check_store(path: Path, name: str) -> None:
     """Raise `AssertionError` where the store at `path` is not the golden store `name`."""
     store = open_store(path)
     with np.load(GOLDEN / f"{name}.npz") as known:
-        for array, z in store.latents(slice(None)).items():
+        latents = store.latents(slice(None))
+        assert latents.keys() == {array for array in known if array[0] == "z"}, f"{path} has other latents"
+        for array, z in latents.items():
             np.testing.assert_array_equal(z, known[array], err_msg=f"{path}, {array}")
         assert store.names == known["names"].tolist(), f"{path} has other names"
         assert store.labels == known["labels"].tolist(), f"{path} has other labels"

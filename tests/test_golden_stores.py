@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from other_pythons import GOLDEN, check_store, files, rewrite
 
-from hvae_codec.encode.embedded_model import load_embedded, stored_weights
-from hvae_codec.encode.store import StoreWriter, open_store
-from hvae_codec.encode.subject import Subject
-from hvae_codec.encode.verify import read_spec, verify
+from hvae_codec.encode.embedded_model import load_embedded
+from hvae_codec.encode.store import open_store
 
-GOLDEN = Path(__file__).parent / "golden" / "stores"
 NAMES = ["variate-int", "variate-float16", "position-int", "variate-copy"]
 
 
@@ -32,17 +28,7 @@ def test_every_golden_store_is_tested():
 
 
 def test_todays_reader_reads_it(golden):
-    path, known = golden
-    store = open_store(path)
-    latents = store.latents(slice(None))
-    assert latents.keys() == {name for name in known if name[0] == "z"}
-    for name, z in latents.items():
-        np.testing.assert_array_equal(z, known[name])
-    assert store.names == known["names"].tolist()
-    assert store.labels == known["labels"].tolist()
-    for row_group in range(store.row_groups):
-        store.check(row_group)
-    assert verify(path).ok
+    check_store(golden[0], golden[0].stem)
 
 
 def test_plain_zarr_reads_it(golden):
@@ -67,12 +53,7 @@ def test_it_is_decoded_as_it_was(golden):
 def test_todays_writer_writes_the_same(golden, tmp_path):
     path, known = golden
     store = open_store(path)
-    spec = dataclasses.replace(read_spec(Subject.open(path)), weights=stored_weights(store))
-    writer = StoreWriter.create_or_resume(tmp_path / "out.zarr", spec)
-    for row_group in writer.pending():
-        rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
-        writer.write(row_group, store.stored(rows), {name: store.per_image(name)[rows] for name in spec.per_image})
-    writer.finish()
+    rewrite(path, tmp_path / "out.zarr")
     versions = json.loads(str(known["versions"]))
     same_compressors = all(importlib.metadata.version(name) == version for name, version in versions.items())
     expected, written = files(path), files(tmp_path / "out.zarr")
@@ -84,10 +65,6 @@ def test_todays_writer_writes_the_same(golden, tmp_path):
             assert written[name] == content, name
     for name, z in open_store(tmp_path / "out.zarr").latents(slice(None)).items():
         np.testing.assert_array_equal(z, known[name])
-
-
-def files(folder):
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def meaning(content, metadata):
