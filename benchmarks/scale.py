@@ -25,7 +25,7 @@ from scale_simulation import BILLION, latents_of, name_of, size, spec_of, unit_s
 
 from hvae_codec.config import GroupShape, ModelConfig
 from hvae_codec.encode.columns import stored_columns
-from hvae_codec.encode.layout import write_table
+from hvae_codec.encode.layout import write_texts
 from hvae_codec.encode.store import open_store
 from hvae_codec.encode.writer import StoreWriter
 from hvae_codec.presets import load_preset
@@ -182,7 +182,7 @@ def kinds_of_names() -> dict[str, list[str]]:
 def stored_name_bytes(names: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         group = zarr.open_group(folder, mode="w")
-        write_table(group, "name", np.array(names, dtype=np.dtypes.StringDType()), "image")
+        write_texts(group, "name", names)
         return (Path(folder) / "name" / "c" / "0").stat().st_size / len(names)
 
 

@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ _FILL_VALUES: dict[str, Any] = {"f": np.nan, "i": -1, "T": NO_TEXT}
 """By kind of a table's data type: what entries that are lost read as."""
 # Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written.
 WRITE_ALL: Any = {"write_empty_chunks": True}
+
+# Entries in a chunk of a table, which has one an image.
+TABLE_CHUNK = 65536
 
 # Uncompressed size of a chunk, where it holds two images or more: a random image reads in milliseconds.
 CHUNK_BYTES = 131072
@@ -119,8 +122,8 @@ def spec_fingerprint(spec: StoreSpec) -> str:
     """SHA-256 of all that decides a store's arrays: equal for two encodes that may continue each other."""
     facts = {
         "format_version": spec.columns.format_version,
-        "names": list(spec.names),
-        "labels": list(spec.labels),
+        "names": spec.names,
+        "labels": spec.labels,
         **spec.columns.attributes(),
         **{name: np.asarray(places, "<i4").tobytes().hex() for name, (places, _) in spec.columns.tables().items()},
         "steps": {str(r): np.asarray(spec.steps[r], "<f4").tobytes().hex() for r in spec.resolutions},
@@ -134,7 +137,32 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
         **({"embedded": True} if spec.model.get("embedded") else {}),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for part in _json_parts(facts):
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """JSON of `facts`, keys sorted, in parts of limited size: that of a million names, whole, takes 200 MB.
+
+    >>> "".join(_json_parts({"names": ["a.png", "b.png"], "codec": {"name": "int"}}))
+    '{"codec": {"name": "int"}, "names": ["a.png", "b.png"]}'
+    """
+    opening = "{"
+    for key, value in sorted(facts.items()):
+        yield f"{opening}{json.dumps(key)}: "
+        yield from _list_parts(value) if isinstance(value, list | tuple) else [json.dumps(value, sort_keys=True)]
+        opening = ", "
+    yield "}"
+
+
+def _list_parts(values: Sequence[Any]) -> Iterator[str]:
+    yield "["
+    for first in range(0, len(values), TABLE_CHUNK):
+        block = json.dumps(list(values[first : first + TABLE_CHUNK]), sort_keys=True)
+        yield (", " if first else "") + block[1:-1]
+    yield "]"
 
 
 def store_attributes(spec: StoreSpec, group: zarr.Group) -> dict[str, Any]:
@@ -208,8 +236,8 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> None:
         write_table(group, f"step{resolution}", steps, spec.columns.dimension_names(resolution)[0])
     for name, (places, dimensions) in spec.columns.tables().items():
         write_table(group, name, places, *dimensions)
-    write_table(group, "name", np.array(spec.names, dtype=np.dtypes.StringDType()), "image")
-    write_table(group, "label", np.array(spec.labels, dtype=np.dtypes.StringDType()), "image")
+    write_texts(group, "name", spec.names)
+    write_texts(group, "label", spec.labels)
     for name in spec.per_image:
         _create_per_image(group, spec, name)
     if spec.weights:
@@ -340,18 +368,31 @@ def _shuffle(dtype: str) -> Literal["shuffle", "bitshuffle"]:
 
 def write_table(group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
     """Write a whole array, in place of an earlier one of that name."""
-    array = group.create_array(
+    _create_table(group, name, values.shape, str(values.dtype), dimensions)[:] = values
+
+
+def write_texts(group: zarr.Group, name: str, texts: Sequence[str]) -> None:
+    """Write one text an image, in place of an earlier array of that name; chunk by chunk, so that few are copied."""
+    table = _create_table(group, name, (len(texts),), "str", ("image",))
+    for first in range(0, len(texts), TABLE_CHUNK):
+        chunk = slice(first, first + TABLE_CHUNK)
+        table[chunk] = np.array(texts[chunk], dtype=np.dtypes.StringDType())
+
+
+def _create_table(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, dimensions: Sequence[str]
+) -> zarr.Array:
+    return group.create_array(
         name,
-        shape=values.shape,
-        chunks=(min(len(values), 65536), *values.shape[1:]),
-        dtype="str" if values.dtype.kind == "T" else values.dtype,
-        fill_value=_FILL_VALUES[values.dtype.kind],
+        shape=shape,
+        chunks=(min(shape[0], TABLE_CHUNK), *shape[1:]),
+        dtype=dtype,
+        fill_value=_FILL_VALUES["T" if dtype == "str" else np.dtype(dtype).kind],
         compressors=[ZstdCodec(level=9), Crc32cCodec()],
         dimension_names=dimensions,
         overwrite=True,
         config=WRITE_ALL,
     )
-    array[:] = values
 
 
 # --- numbers in the arrays -------------------------------------------------------------------------------------------
