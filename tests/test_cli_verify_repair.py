@@ -112,6 +112,40 @@ def test_repair_mends_it(call):
     assert (code, out.splitlines()[0]) == (0, "out.zarr: there was nothing to repair")
 
 
+def test_metadata_are_repaired_without_images(call):
+    before, code = tree(Path("out.zarr")), 0
+    Path("out.zarr/zarr.json").unlink()
+    shutil.move("data", "gone")
+    shutil.move("runs", "no-runs")
+    code, out, _ = call("verify", "out.zarr")
+    assert (code, "zarr.json │ is missing" in out) == (1, True)
+    code, out, err = call("decode", "out.zarr", "images")
+    assert (code, "out.zarr/zarr.json is missing or damaged; `hvae-codec repair out.zarr` restores it" in err) == (
+        1,
+        True,
+    )
+    code, out, _ = call("repair", "out.zarr")
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "out.zarr: damaged row groups: 0; files replaced: 1; zarr.json is restored from its second copy",
+    )
+    assert tree(Path("out.zarr")) == before
+    code, out, _ = call("repair", "out.zarr")
+    assert (code, out.splitlines()[0]) == (0, "out.zarr: there was nothing to repair")
+
+
+def test_metadata_and_row_groups_are_repaired_by_one_command(call):
+    before = tree(Path("out.zarr"))
+    damage()
+    Path("out.zarr/zarr.json").write_bytes(before["zarr.json"].replace(b'"shard"', b'"shart"'))
+    code, out, _ = call("repair", "out.zarr")
+    assert (code, "which were not given" in out) == (1, True)
+    Path("out.zarr/zarr.json").unlink()
+    code, out, _ = call("repair", "out.zarr", "data", "--batch-size", 4)
+    assert (code, "restored from its second copy" in out) == (0, True)
+    assert tree(Path("out.zarr")) == before
+
+
 def test_what_cannot_be_repaired_is_said(call):
     damage()
     Path("data/class0/16.png").unlink()

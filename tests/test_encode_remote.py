@@ -356,6 +356,11 @@ def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patc
     report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(4))
     assert (report.after.ok, report.notes) == (True, [])
     assert remote_tree(url) == before
+    path.delete(["zarr.json"])
+    with pytest.raises(StoreError, match=f"`hvae-codec repair {url}` restores it from its second copy"):
+        open_store(url)
+    assert repair(url).rewritten == ["zarr.json"]
+    assert remote_tree(url) == before
 
 
 # --- appending -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from hvae_codec.encode.append import append
 from hvae_codec.encode.layout import WRITE_ALL, row_group_digest
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
-from hvae_codec.errors import StoreError
+from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
@@ -185,7 +185,9 @@ def test_other_images_are_not_put_in(store, mend, folder, tmp_path, what):
     report = mend(images.subset([*range(1, IMAGES), 0]))
     assert not report.after.ok
     assert "give the images that were encoded" in report.notes[0] or "give those, or restore" in report.notes[0]
-    assert (report.rewritten, tree(store)) == ([], before)
+    metadata = ["name/zarr.json"] if what == "lost metadata" else []  # no images are put in by that
+    assert report.rewritten == metadata
+    assert {name: content for name, content in tree(store).items() if name not in metadata} == before
 
 
 def test_another_model_and_damage_that_cannot_be_mended_are_refused(
@@ -246,6 +248,54 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
 
     for module in ("repair_row_groups", "repair_tables"):
         monkeypatch.setattr(f"hvae_codec.encode.{module}.replace_file", replace)
+
+
+@pytest.mark.parametrize("whole", ["variate", "position"], indirect=True)
+def test_what_takes_no_images_is_mended_without_them(whole, store):
+    files = [file for file in store.glob("**/zarr.json") if file.parent.name != "committed"]
+    for lost in (["committed"], ["name", "z8"], ["committed", "label", "rate"], ["step8", "z8"]):
+        for name in lost:
+            (store / name / "zarr.json").unlink()
+        report = repair(store)
+        assert (report.after.ok, report.notes) == (True, [])
+        assert sorted(report.rewritten) == [f"{name}/zarr.json" for name in lost]
+        assert tree(store) == tree(whole)
+    for file in (*files, *store.glob("dimension*/c/0/0")):
+        if file.parent.name not in ("name", "label"):
+            file.unlink()
+    assert repair(store).after.ok
+    assert tree(store) == tree(whole)
+    for file in files:
+        file.unlink()
+    report = repair(store)  # nothing says how many images there are
+    assert report.rewritten == ["zarr.json"]
+    assert not report.after.ok
+
+
+def test_what_takes_images_is_said_without_them(store, source):
+    for file in ("zarr.json", "label/c/0", "z8/zarr.json"):
+        (store / file).unlink()
+    shards(store, 1)[0].unlink()
+    report = repair(store)
+    assert report.rewritten == ["zarr.json", "z8/zarr.json"]
+    first, *others = report.notes
+    assert first == (
+        "label cannot be made anew (that takes the images that were encoded, which were not given); restore them from "
+        "a copy"
+    )
+    assert others == ["damaged row groups are encoded again from their images, which were not given"]
+    assert [damage.row_group for damage in report.after.damages] == [None, 1]
+    with pytest.raises(UsageError, match="cannot be encoded again without a model"):
+        repair(store, source)
+
+
+def test_a_group_and_what_takes_images_are_mended_at_once(whole, store, mend):
+    damage(store, "tables")
+    damage(store, "a lost shard")
+    (store / "zarr.json").unlink()
+    report = mend()
+    assert (report.after.ok, report.notes, report.rewritten[0]) == (True, [], "zarr.json")
+    assert tree(store) == tree(whole)
 
 
 def test_row_groups_are_mended_where_names_cannot_be(store, mend, source):

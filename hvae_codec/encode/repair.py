@@ -21,7 +21,7 @@ from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from .places import Place, place_of
 from .repair_row_groups import RepairOptions, RowGroupMender
-from .repair_tables import mend_group, mend_tables
+from .repair_tables import mend_arrays, mend_group, mend_tables
 from .store import open_store
 from .subject import Subject, sound_metadata
 from .targets import locked
@@ -70,11 +70,11 @@ def repair(
         return RepairReport(before, before)
     with locked(path, Worker()):
         _sweep(path)
-        group = mend_group(path)
-        subject = Subject.open(path)
+        metadata = [*mend_group(path), *mend_arrays(path, Subject.open(path))]
+        subject, now = Subject.open(path), verify(path) if metadata else before
         images = _as_encoded(images, subject.metadata["source"]) if images is not None else None
-        tables, notes = _mend_tables(path, subject, before, images, model, stats)
-        tables = [*group, *tables]
+        tables, notes = _mend_tables(path, subject, now, images, model, stats)
+        tables = [*metadata, *tables]
         row_groups = (verify(path) if tables else before).damaged_row_groups
         obstacle = _obstacle(path)
         if not row_groups or obstacle:

@@ -1,11 +1,12 @@
-"""Metadata and tables of a damaged store: the group's from their copy, the others made anew.
+"""Metadata and tables of a damaged store: the group's metadata from their copy, all else made anew.
 
-These are proven by the store's fingerprint before anything is replaced. Where names, labels and steps are whole, they
-take neither images nor a model.
+Before anything is replaced it is proven: an array's metadata by their checksum, tables by the store's fingerprint.
+Metadata take neither images nor a model.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from ..prune.mask import LatentMask
 from .coder import quantiser_steps
 from .columns import stored_columns
 from .embedded_model import ARRAY, model_weights
-from .layout import StoreSpec, create_arrays, spec_fingerprint, write_copy
+from .layout import StoreSpec, array_checksum, create_arrays, spec_fingerprint, write_copy
 from .metadata_copy import find_copy, group_file
 from .places import Place, replace_file
 from .subject import Subject, sound_metadata
@@ -41,6 +42,46 @@ def mend_group(path: Place) -> list[str]:
         return []
     replace_file(path, "zarr.json", group_file(path, metadata))
     return ["zarr.json"]
+
+
+def mend_arrays(path: Place, subject: Subject) -> list[str]:
+    """Make the damaged `zarr.json` of arrays anew; returns the files.
+
+    What they must be follows from the group's metadata and the number of images, which two other arrays must agree on;
+    those whose checksum is another, or not known, are left as they are.
+    """
+    damaged = [file for damage in subject.metadata_damages if (file := damage.file) != "zarr.json"]
+    known = [
+        name for name in ("name", "label", *(f"z{r}" for r in subject.columns.resolutions)) if name in subject.arrays
+    ]
+    if not damaged or [subject.arrays[name].shape[:1] for name in known].count((subject.images,)) < 2:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        _create(Path(folder), subject, _blank_spec(subject))
+        contents = {file: (Path(folder) / file).read_bytes() for file in damaged if (Path(folder) / file).is_file()}
+    proven = {file: content for file, content in contents.items() if _is_proven(subject, file, content)}
+    for file, content in proven.items():
+        replace_file(path, file, content)
+    return list(proven)
+
+
+def _blank_spec(subject: Subject) -> StoreSpec:
+    """A specification that gives arrays of the same metadata, but not their elements."""
+    steps = {r: np.ones(subject.columns.count(r), np.float32) for r in subject.columns.resolutions}
+    texts = ["-"] * subject.images
+    return spec_of_tables(subject, names=texts, labels=texts, columns=subject.columns, steps=steps)
+
+
+def _is_proven(subject: Subject, file: str, content: bytes) -> bool:
+    return array_checksum(json.loads(content)) == subject.checksums.get(file.partition("/")[0])
+
+
+def _create(folder: Path, subject: Subject, spec: StoreSpec) -> None:
+    """The arrays of a store of `spec` in an empty folder, with the second copy of the metadata where it has one."""
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    create_arrays(group, spec)
+    if "copy" in subject.metadata:
+        write_copy(group, subject.metadata)
 
 
 def mend_tables(
@@ -69,10 +110,7 @@ def mend_tables(
             raise StoreError(f"{path} carries another model than this one; give the run it was made with as --model")
         spec = replace(spec, weights=model_weights(model))
     with tempfile.TemporaryDirectory() as folder:
-        group = zarr.open_group(folder, mode="w", zarr_format=3)
-        create_arrays(group, spec)
-        if "copy" in subject.metadata:
-            write_copy(group, subject.metadata)
+        _create(Path(folder), subject, spec)
         files = [file for name in wanted for file in _files(Path(folder), name)]
         for file in files:
             replace_file(path, file, (Path(folder) / file).read_bytes())
