@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from ..config import Config, config_to_dict
+from ..encode.metadata_copy import find_copy
 from ..encode.places import Place, place_of
 from ..encode.store import Store, open_store
 from ..errors import DataError
@@ -39,7 +40,7 @@ def describe(path: str | Place) -> Facts:
         return _store_facts(open_store(path))
     if path.name == LATEST or (path / CONFIG_FILE).is_file():
         return _run_facts(find_run(path))
-    if path.exists() and not (path / "zarr.json").is_file():
+    if path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
         raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
     return _store_facts(open_store(path))
 
