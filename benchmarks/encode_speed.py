@@ -7,13 +7,12 @@
 
 `model` times the model's part alone, several batches in turn: a bare forward pass (bottom-up, and top-down to the
 output with every posterior's mean, without sampling or a likelihood), the closed-loop encoder, a bare top-down pass
-with the prior's mean, the same to expected pixels, and decoding. Bare passes take batch after batch on all cores, as
-PyTorch does; encoder and decoder run in lanes, as `encode` and `decode` do, and with `--lanes 1` batch after batch
-too. Presets have random weights and masks of the lowest resolutions ("lowest") and of random variates of all groups
-("anywhere"); the run has its own. `pipeline` times `encode`, from image files and from an array in memory to a
-finished store, against the encoder alone on the same pixels in memory, batch after batch and in lanes. `workers`
-starts processes of one thread each, with `--bind` on a core of its own each, and times them from the first image to
-the finished store.
+with the prior's mean, the same to expected pixels, and decoding. All but the encoder take batch after batch on all
+cores, as PyTorch does; the encoder runs in lanes, as in `encode`, or with `--lanes 1` batch after batch too. Presets
+have random weights and masks of the lowest resolutions ("lowest") and of random variates of all groups ("anywhere");
+the run has its own. `pipeline` times `encode`, from image files and from an array in memory to a finished store,
+against the encoder alone on the same pixels in memory, batch after batch and in lanes. `workers` starts processes of
+one thread each, with `--bind` on a core of its own each, and times them from the first image to the finished store.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=6144, help="in a store")
     parser.add_argument("--rounds", type=int, default=3, help="of pipeline and workers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--lanes", type=int, help="of encoder and decoder in `model` (as many as the package takes)")
+    parser.add_argument("--lanes", type=int, help="of the encoder in `model` (as many as the package takes)")
     parser.add_argument("--bind", action="store_true", help="each worker to a core of its own")
     return parser.parse_args()
 
@@ -136,14 +135,14 @@ def model_row(case: Case, options: argparse.Namespace) -> list[str]:
     coder, size, batches = case.coder, options.batch_size, range(options.batches)
     model, pixels = coder.model, torch.from_numpy(patches(coder.model.config, size))
     stored = coder.encode(pixels)
-    lanes = options.lanes or lane_count(model.config, size * len(batches), size, model.device)
+    lanes = options.lanes or lane_count(model.config, size, model.device)
     seconds = in_turn(
         {
             "forward": lambda: [bare_forward(model, pixels) for _ in batches],
             "encode": lambda: list(in_lanes(lambda _: coder.encode(pixels), batches, lanes)),
             "top-down": lambda: [bare_top_down(model, size) for _ in batches],
             "to pixels": lambda: [to_pixels(model, bare_top_down(model, size)) for _ in batches],
-            "decode": lambda: list(in_lanes(lambda _: coder.decode_pixels(stored).cpu(), batches, lanes)),
+            "decode": lambda: [coder.decode_pixels(stored).cpu() for _ in batches],
         },
         options.rounds,
     )
@@ -211,7 +210,7 @@ def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
     coder, source, size = case.coder, images(case.coder.model.config, options), options.batch_size
     pixels = source.read(range(len(source)))
     batches = [torch.from_numpy(pixels[first : first + size]) for first in range(0, len(pixels), size)]
-    lanes = lane_count(coder.model.config, len(pixels), size, coder.model.device)
+    lanes = lane_count(coder.model.config, size, coder.model.device)
     with tempfile.TemporaryDirectory() as folder:
         stores = iter(range(1000))
 

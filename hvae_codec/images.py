@@ -13,7 +13,7 @@ import os
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -87,7 +87,7 @@ class ImageSource:
         """
         return self.reader.read(self.positions[np.asarray(indices, np.int64)])
 
-    def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Generator[NDArray[np.uint8]]:
         """Images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
 
         A few batches are decoded ahead by threads, which end with the generator. Their errors are raised here, in
@@ -96,7 +96,7 @@ class ImageSource:
         check_batch_size(batch_size)
         return self._batches(range(len(self))[start:stop], batch_size)
 
-    def _batches(self, wanted: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    def _batches(self, wanted: range, batch_size: int) -> Generator[NDArray[np.uint8]]:
         pending: deque[Future[NDArray[np.uint8]]] = deque()
         pool = ThreadPoolExecutor(min(READ_AHEAD, os.cpu_count() or 1), "read images")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,11 +16,14 @@ import xarray
 import zarr
 from PIL import Image
 
-from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store, repair
 from hvae_codec.encode.coder import LatentCoder
 from hvae_codec.encode.layout import CHUNK_BYTES, chunk_length
-from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.pipeline import EncodeOptions, encode_share
+from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.encode.size import SizeMeter
+from hvae_codec.encode.sketch import SKETCH
+from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
@@ -231,17 +235,32 @@ def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, gr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "unbroken.zarr"]
 
 
-def test_batches_beside_each_other_change_nothing(source, model, mask, stats, tmp_path):
-    threads, folders = torch.get_num_threads(), {}
-    try:
-        for lanes in (1, 3):
-            torch.set_num_threads(lanes)
-            options = EncodeOptions(batch_size=32, evaluate=True, verify=True)
-            encode(model, source, tmp_path / f"{lanes}.zarr", mask=mask, stats=stats, options=options)
-            folders[lanes] = tree(tmp_path / f"{lanes}.zarr")
-    finally:
-        torch.set_num_threads(threads)
-    assert folders[1] == folders[3]
+@pytest.fixture(params=[1, 2, 4])
+def cores(request):
+    """PyTorch on so many threads, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_what_is_encoded_with_it_does_not_change_an_image(model, images, stats, tmp_path, cores):
+    """With whole batches, with a short one, by workers, and again by repair: the same bytes."""
+    mask, codec = LatentMask.from_keep(stats, 0.1), make_codec("float32")
+    some, options = images[:69], EncodeOptions(shard=64, batch_size=16, evaluate=True, verify=True)
+    arguments = {"mask": mask, "codec": codec, "stats": stats, "options": options}
+    encode(model, some, tmp_path / "whole.zarr", **arguments)
+    whole = tree(tmp_path / "whole.zarr")
+    for number in range(2):
+        encode_share(model, some, tmp_path / "shared.zarr", Worker(number, 2), **arguments)
+    assert tree(tmp_path / "shared.zarr") == whole
+
+    latents = max(file for file in whole if re.match(r"z\d+/c/1/", file))
+    for file in (latents, "rate/c/1", f"{SKETCH}/c/1"):
+        damaged = tmp_path / "shared.zarr" / file
+        damaged.write_bytes(damaged.read_bytes()[:-3])
+    repair(tmp_path / "shared.zarr", as_source(some), model, options=RepairOptions(batch_size=16))
+    assert tree(tmp_path / "shared.zarr") == whole
 
 
 def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):

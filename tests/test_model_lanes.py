@@ -80,10 +80,9 @@ def test_lanes_are_for_small_models_on_a_cpu():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert lane_count(tiny, 1000, 64, CPU) == 2
-        assert lane_count(tiny, 64, 64, CPU) == 1  # one batch is best spread over all cores
-        assert lane_count(tiny, 0, 64, CPU) == 1
-        assert lane_count(large, 1000, 64, CPU) == 1
-        assert lane_count(tiny, 1000, 64, torch.device("cuda")) == 1
+        assert lane_count(tiny, 64, CPU) == 2
+        assert lane_count(tiny, 256, CPU) == 1  # large batches keep all cores busy
+        assert lane_count(large, 64, CPU) == 1
+        assert lane_count(tiny, 64, torch.device("cuda")) == 1
     finally:
         torch.set_num_threads(threads)

@@ -238,8 +238,7 @@ class _Addition:
             return 0
         joined = len(writer.rows(row_group)) - kept
         if row_group in pending:
-            batches = self.encoding.source.batches(self.encoding.batch_size, stop=joined)
-            stored, measured = self.encoding.encode(batches, range(joined))
+            stored, measured = self.encoding.encoder.rows(range(joined))
             rows = slice(len(self.old) - kept, len(self.old))
             writer.write(row_group, _joined(self.old.stored(rows), stored), _joined(self._evaluated(rows), measured))
         return joined

@@ -6,7 +6,7 @@ that the decoder will have: the stored, rounded value where kept, the prior's me
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from ..errors import StoreError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..model.lanes import in_lanes, lane_count
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
@@ -245,15 +244,10 @@ def decode_rows(
     where it is another model or the store is damaged.
     """
     coder = LatentCoder.of_store(store, model or store.named_model)
+    batches = [coder.decode_pixels(stored).cpu().numpy() for stored in _batches(store, indices, batch_size)]
     config = coder.model.config
     nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
-    return np.concatenate([nothing, *(b.numpy() for b in decoded_batches(coder, store, indices, batch_size))])
-
-
-def decoded_batches(coder: LatentCoder, store: Store, indices: Sequence[int], batch_size: int) -> Generator[Tensor]:
-    """Images of `store` at `indices` in batches of `batch_size`, uint8 [B, C, H, W]."""
-    lanes = lane_count(coder.model.config, len(indices), batch_size, coder.model.device)
-    return in_lanes(lambda stored: coder.decode_pixels(stored).cpu(), _batches(store, indices, batch_size), lanes)
+    return np.concatenate([nothing, *batches])
 
 
 def dense_rows(

@@ -41,17 +41,19 @@ def load_store_model(where: str | Place, device: str | torch.device = "cpu") -> 
 
 def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
     """Decoded images, uint8 [B, C, H, W]; `StoreError` where a pixel is not finite."""
-
-    def decoded(first: int) -> NDArray[np.uint8]:
-        images = coder.decode({r: numbers[first : first + batch_size] for r, numbers in stored.items()})
-        if not torch.isfinite(images).all():
-            raise StoreError("pixels are not finite; the model or its latents are damaged")
-        return coder.model.likelihood.to_pixels(images).cpu().numpy()
-
-    count = len(next(iter(stored.values())))
-    lanes = lane_count(coder.model.config, count, batch_size, coder.model.device)
-    with closing(in_lanes(decoded, range(0, count, batch_size), lanes)) as parts:
+    firsts = range(0, len(next(iter(stored.values()))), batch_size)
+    batches = ({r: numbers[first : first + batch_size] for r, numbers in stored.items()} for first in firsts)
+    lanes = lane_count(coder.model.config, batch_size, coder.model.device)
+    with closing(in_lanes(lambda batch: decode_batch_checked(coder, batch), batches, lanes)) as parts:
         return np.concatenate(list(parts))
+
+
+def decode_batch_checked(coder: LatentCoder, stored: Stored) -> NDArray[np.uint8]:
+    """The same of few images, at once."""
+    images = coder.decode(stored)
+    if not torch.isfinite(images).all():
+        raise StoreError("pixels are not finite; the model or its latents are damaged")
+    return coder.model.likelihood.to_pixels(images).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

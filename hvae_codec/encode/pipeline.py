@@ -6,13 +6,12 @@ images ─ read ahead ─> batches ─ coder, in lanes ─> row group ─ writte
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,30 +20,22 @@ from ..errors import DataError, UsageError
 from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..model.lanes import in_lanes, lane_count
-from ..model.precision import full_float32
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.own_batches import Progress
-from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored, quantiser_steps
-from .decoded_check import decode_checked
 from .embedded_model import model_weights
+from .image_encoder import ImageEncoder, PerImage, joined
 from .latents import Codec, IntCodec
 from .layout import CHUNK_BYTES, StoreSpec
 from .overlap import written_behind
 from .places import Place, place_of
-from .sketch import SKETCH, sketch
+from .sketch import SKETCH
 from .store import Store, open_store
 from .targets import check_place, is_written, writing
 from .unfinished import UnfinishedStore
 from .verify import check_written
 from .workers import Worker
-
-Key = TypeVar("Key")
-
-PerImage = dict[str, NDArray[np.floating]]
-"""Name of a per-image array to its numbers, [B]."""
 
 SAMPLE_IMAGES = 1000
 """Images that statistics are measured on where nobody says how many."""
@@ -193,43 +184,21 @@ class Encoding:
         """
         for stretch in _stretches(row_groups):
             start, stop = writer.rows(stretch[0]).start - self.first, writer.rows(stretch[-1]).stop - self.first
-            batches = self.source.batches(self.batch_size, start=start, stop=stop)
-            with closing(self._encoded(batches, range(start, stop))) as encoded:
+            with closing(self.encoder.batches(range(start, stop))) as batches:
                 for row_group in stretch:
                     count = -(-len(writer.rows(row_group)) // self.batch_size)
-                    yield row_group, *_joined(itertools.islice(encoded, count))
+                    yield row_group, *joined(itertools.islice(batches, count))
 
     @property
     def batch_size(self) -> int:
         """Images through the model at once; row groups are whole batches."""
         return _divisor(self.spec.shard, self.options.batch_size)
 
-    def encode(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> tuple[Stored, PerImage]:
-        """Stored numbers of the source's images `rows`, and rate, distortion (bits/dim) and sketch where wanted."""
-        with closing(self._encoded(batches, rows)) as encoded:
-            return _joined(encoded)
-
-    def _encoded(self, batches: Iterable[NDArray[np.uint8]], rows: range) -> Generator[tuple[Stored, PerImage]]:
-        """What `encode` gives, batch by batch."""
-        lanes = lane_count(self.coder.model.config, len(rows), self.batch_size, self.coder.model.device)
-        return in_lanes(lambda batch: self._encode_batch(*batch), _numbered(batches, rows.start), lanes)
-
-    @torch.no_grad()
-    @full_float32()
-    def _encode_batch(self, first: int, pixels: NDArray[np.uint8]) -> tuple[Stored, PerImage]:
-        model, images = self.coder.model, torch.from_numpy(pixels)
-        activations = model.activations(images)
-        stored = self.coder.encode_activations(activations)
-        per_image: PerImage = {}
-        if self.options.evaluate:
-            own = self.source.subset(range(first, first + len(images)))
-            bounds = Bounds(model, [self.coder.mask], own, self.options.seed)
-            bounds.add(activations, images, 0)
-            (measured,) = bounds.rows()
-            per_image = {"rate": measured.rate, "distortion": measured.distortion}
-        if self.options.verify:
-            per_image[SKETCH] = sketch(decode_checked(self.coder, stored, self.batch_size))
-        return stored, per_image
+    @property
+    def encoder(self) -> ImageEncoder:
+        """Encodes the source's images as these are stored."""
+        options = self.options
+        return ImageEncoder(self.coder, self.source, self.batch_size, options.evaluate, options.seed, options.verify)
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:
@@ -263,22 +232,6 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
         per_image=options.per_image,
         weights=model_weights(coder.model) if options.embed_model else b"",
     )
-
-
-def _numbered(batches: Iterable[NDArray[np.uint8]], first: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Each batch with the number of its first image."""
-    for batch in batches:
-        yield first, batch
-        first += len(batch)
-
-
-def _joined(parts: Iterable[tuple[Stored, PerImage]]) -> tuple[Stored, PerImage]:
-    stored, per_image = zip(*parts, strict=True)
-    return _concatenated(stored), _concatenated(per_image)
-
-
-def _concatenated(parts: Sequence[dict[Key, NDArray]]) -> dict[Key, NDArray]:
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _divisor(size: int, batch_size: int) -> int:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import StoreError
 from ..images import ImageSource
 from ..model.hvae import HVAE
-from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored
 from .damage import UnreadableError, reading
 from .decoded_check import decode_checked
+from .image_encoder import ImageEncoder, PerImage
 from .layout import WRITE_ALL, chunk_length, row_group_digest, shard_key
 from .places import Place, replace_file
 from .sketch import SKETCH, sketch
@@ -70,7 +68,7 @@ class RowGroupMender:
         """
         rows, note = self.subject.rows(row_group), ""
         source = self.images.subset(self._positions(rows))
-        new = self._encode(source)
+        new, _ = self._encode(source)
         old = {r: read_latents(self.subject.arrays[f"z{r}"], rows) for r in new}
         committed = self._committed(row_group)
         if row_group_digest(_ordered(new)) != committed:
@@ -87,12 +85,9 @@ class RowGroupMender:
         """Images through the model at once, as encode has them: row groups are whole batches."""
         return chunk_length(self.subject.shard, self.options.batch_size, 1)
 
-    def _batches(self, source: ImageSource) -> Iterator[Tensor]:
-        return (torch.from_numpy(batch) for batch in source.batches(self._batch_size))
-
-    def _encode(self, source: ImageSource) -> Stored:
-        parts = [self.coder.encode(batch) for batch in self._batches(source)]
-        return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
+    def _encode(self, source: ImageSource, evaluate: bool = False) -> tuple[Stored, PerImage]:
+        encoder = ImageEncoder(self.coder, source, self._batch_size, evaluate, self.options.seed)
+        return encoder.rows(range(len(source)))
 
     def _mend_per_image(self, row_group: int, source: ImageSource, stored: Stored) -> list[str]:
         """Measure again what was measured of a row group's images where a file of it is damaged; returns those."""
@@ -102,20 +97,11 @@ class RowGroupMender:
         if SKETCH in damaged:
             measured[SKETCH] = sketch(decode_checked(self.coder, stored, self._batch_size))
         if {"rate", "distortion"} & set(damaged):
-            measured |= self._bounds(source)
+            measured |= self._encode(source, evaluate=True)[1]
         files = [name for name in damaged if name in measured]
         for name in files:
             _replace_file(self.path, f"{name}/{key}", rows.start, measured[name].astype(np.float32))
         return [f"{name}/{key}" for name in files]
-
-    def _bounds(self, source: ImageSource) -> dict[str, NDArray]:
-        """Rate and distortion of the images of a row group, bits/dim."""
-        bounds, done = Bounds(self.coder.model, [self.coder.mask], source, self.options.seed), 0
-        for batch in self._batches(source):
-            bounds.add(self.coder.model.activations(batch), batch, done)
-            done += len(batch)
-        (measured,) = bounds.rows()
-        return {"rate": measured.rate, "distortion": measured.distortion}
 
     def _is_whole(self, name: str, rows: range) -> bool:
         array: Any = self.subject.arrays[name]

@@ -11,7 +11,6 @@ one lane while the other goes on, where all cores would wait at the end of each 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import TypeVar
 import torch
 
 from ..config import ModelConfig
+from .likelihood import make_likelihood
 from .precision import full_float32
 
 Item = TypeVar("Item")
@@ -29,23 +29,29 @@ MOST_LANES = 4
 """Python runs one thread at a time, and to launch a small model's operations takes up to a fifth of their time."""
 
 SMALL_BATCH = 16 * 2**20
-"""Bytes of the largest activation, of a batch, up to which a model gains by lanes. A larger one keeps all cores busy,
-and would only need its memory several times."""
+"""Bytes that a batch takes between two blocks, or at the output, up to which a model gains by lanes. A larger one keeps
+all cores busy, and would only need its memory several times."""
 
 
-def lane_count(config: ModelConfig, images: int, batch_size: int, device: torch.device) -> int:
-    """Lanes that `images` in batches of `batch_size` are best run in; 1 on a GPU."""
-    largest = 4 * batch_size * max(stage.state_size for stage in config.stages)
+def lane_count(config: ModelConfig, batch_size: int, device: torch.device) -> int:
+    """Lanes that batches of `batch_size` images are best run in; 1 on a GPU.
+
+    The number of batches plays no part: on how many cores an operation runs decides how its results are rounded, and
+    that of an image must not depend on how many others are encoded with it.
+    """
+    output = config.resolution**2 * make_likelihood(config).out_channels
+    largest = 4 * batch_size * max(output, *(stage.state_size for stage in config.stages))
     if device.type != "cpu" or largest > SMALL_BATCH:
         return 1
-    return max(1, min(MOST_LANES, torch.get_num_threads(), math.ceil(images / batch_size)))
+    return min(MOST_LANES, torch.get_num_threads())
 
 
 def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Generator[Result]:
     """Results of `work` on each of `items`, in order; `work` runs in `lanes` threads at the same time.
 
     Little more than `lanes` items are taken ahead of the result in use. An error of `work` is raised in the place of
-    its result. Close the generator where it may be left early: the threads end with it.
+    its result, one of `items` when it is met. Close the generator where it may be left early: the threads end with it.
+    Threads that first use PyTorch while lanes start may take a lane's cores for the default.
     """
     if lanes == 1:
         yield from map(work, items)
@@ -57,9 +63,11 @@ def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) 
             for item in items:
                 pending.append(pool.submit(work, item))
                 if len(pending) > lanes:
-                    yield pending.popleft().result()
+                    result = pending.popleft().result()
+                    torch.set_num_threads(threads)  # what a lane sets for itself, threads that start later take over
+                    yield result
             while pending:
                 yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(threads)  # lanes have set it for threads that start from now on, too
+        torch.set_num_threads(threads)
