@@ -27,9 +27,9 @@ def command(
     data: Data,
     store: StoreArgument,
     out: Annotated[
-        str,
+        str | None,
         typer.Option("--out", help="Write the longer store there, a folder or a URL, and leave STORE as it is."),
-    ] = "",
+    ] = None,
     split: Split = SplitName.all,
     worker: WorkerOption = "",
     model: Annotated[
@@ -56,19 +56,26 @@ def command(
 
     with together(device) as processes:
         share = share_of(worker, processes)
-        opened = processes.on_first(lambda: open_to_append(store, out or None, share))
+        opened = processes.on_first(lambda: open_to_append(store, out, share))
         keep_freed_memory()
         hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         images, advice = source.split(split.value), "The same command goes on where it stopped."
         with interruptible(advice), stages(quiet=not processes.is_first) as stage:
-            progress = stage("Encoding")
             longer = append_share(
-                hvae, images, store, share, out=out or None, batch_size=batch_size, seed=seed, progress=progress
+                hvae,
+                images,
+                store,
+                share,
+                out=out,
+                batch_size=batch_size,
+                seed=seed,
+                copying=stage("Copying"),
+                progress=stage("Encoding"),
             )
         if longer is not None:
             report_source(source)
             console().print(store_table(longer))
         elif worker:
-            console().print(share_sentence(out, share))
+            console().print(share_sentence(out or store, share))

@@ -281,10 +281,15 @@ def test_encode_evaluates_none_some_or_all(work, hvae):
 def test_append(work, hvae, refused):
     hvae("encode", "data/train", "new.zarr", "--keep", "30%", "--split", "val", "--overwrite")
     count = len(open_store("new.zarr"))
-    out = hvae("append", "data/train", "new.zarr", "--split", "train")
+    appending = ("append", "data/train", "new.zarr", "--split", "train")
+    for command in ((*appending, "--out"), ("encode", "--keep", "30%", "data")):
+        told = refused(1, *command, "/dev/null/x.zarr")
+        assert "/dev/null/x.zarr cannot be written (Not a directory); give another place" in told
+    assert "exists; give another name" in refused(1, *appending, "--out", "")
+    out = hvae(*appending)
     assert "new.zarr: 60 images" in out
     assert len(open_store("new.zarr")) == 60 > count
-    assert "these images are in new.zarr already" in refused(1, "append", "data/train", "new.zarr", "--split", "train")
+    assert "these images are in new.zarr already" in refused(1, *appending)
     assert "new.zarr has 60 of these names already" in refused(1, "append", "data/train", "new.zarr")
     assert "there is no store nowhere.zarr" in refused(1, "append", "data", "nowhere.zarr")
 

@@ -21,7 +21,10 @@ from PIL import Image
 from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode import writer as store_writer
 from hvae_codec.encode.append import append, append_share, open_to_append
+from hvae_codec.encode.layout import marker_object
 from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.places import replace_file
+from hvae_codec.encode.verify import verify
 from hvae_codec.encode.workers import Worker, write_lock
 from hvae_codec.encode.writer import StoreWriter
 from hvae_codec.errors import DataError, StoreError, UsageError
@@ -173,6 +176,19 @@ def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path)
     assert len(store) == 10
 
 
+def test_tables_that_changed_places_get_no_new_fingerprint(tiny_model, images, path, tmp_path):
+    name, label = path / "name/c/0", path / "label/c/0"
+    names = name.read_bytes()
+    name.write_bytes(label.read_bytes())
+    label.write_bytes(names)
+    before = tree(path)
+    for out in (None, tmp_path / "longer.zarr"):
+        with pytest.raises(StoreError, match=r"out\.zarr has the fingerprint of other names, labels, .* than its own"):
+            append(tiny_model, images[OLD:], path, out=out)
+    assert tree(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
 def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, images, tmp_path):
     path, other = tmp_path / "out.zarr", tmp_path / "other.zarr"
     first_store(tiny_model, stats, images[:10], path)
@@ -202,20 +218,28 @@ def test_what_a_user_added_is_not_lost(tiny_model, images, path, add, named):
     with pytest.raises(StoreError, match=f"{named}.* append would lose; remove that from the store first"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
+    longer = append(tiny_model, images[OLD:], path, out=path.with_name("longer.zarr"))
+    assert (verify(longer.path).ok, verify(longer.path).notes, len(longer)) == (True, [], OLD + NEW)
+    assert {*longer.group.attrs} == {"hvae_codec"}
+    assert tree(path) == before
 
 
 def test_under_another_name(tiny_model, images, folders, path, tmp_path, monkeypatch):
     before, longer, new = tree(path), tmp_path / "longer.zarr", source(folders, "new")
-    assert append(tiny_model, new, path, out=longer, batch_size=4).path == longer
+    copied: list[tuple[int, int]] = []
+    store = append(tiny_model, new, path, out=longer, batch_size=4, copying=lambda *counts: copied.append(counts))
+    assert (store.path, copied) == (longer, [(16, 16)])
     assert tree(path) == before
-    assert all((longer / key).samefile(path / key) for key in ("z8/c/1/0/0/0", "committed/c/0"))
+    assert (longer / "z8/c/1/0/0/0").samefile(path / "z8/c/1/0/0/0")
     for taken in (longer, path):
         with pytest.raises(StoreError, match=r"\.zarr exists; give another name$"):
             append(tiny_model, images[OLD:], path, out=taken)
-    with pytest.raises(UsageError, match=r"new\.zarr is inside of the store; give a name beside it"):
-        append(tiny_model, images[OLD:], path, out=path / "new.zarr")
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
+    for inside in (path, link, longer / ".." / "out.zarr"):
+        for given in (path, link):
+            with pytest.raises(UsageError, match=r"new\.zarr is inside of the store; give a name beside it"):
+                append(tiny_model, images[OLD:], given, out=inside / "new.zarr")
     append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)
     link_files = os.link
 
@@ -274,6 +298,55 @@ def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, imag
         append(tiny_model, new, path, out=longer)
 
 
+def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, stats, images, folders, path, tmp_path):
+    new, longer, kept = source(folders, "new"), tmp_path / "longer.zarr", tmp_path / "kept.zarr"
+
+    def replace(done: int, total: int) -> None:
+        path.rename(kept)
+        first_store(tiny_model, stats, images[NEW:], path)  # of the same shapes
+
+    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+        append(tiny_model, new, path, out=longer, batch_size=4, copying=replace)
+    shutil.rmtree(path)
+    kept.rename(path)
+    append(tiny_model, new, path, out=longer, batch_size=4)
+    append(tiny_model, new, path, batch_size=4)
+    assert tree(path) == tree(longer)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: shutil.rmtree(path), "was removed or replaced while it was read; run append again"),
+        (
+            lambda path: (path / "z8/c/1/0/0/0").unlink(),
+            "z8/c/1/0/0/0 is missing from the store; repair the store first",
+        ),
+        # As a repair does to which the digest was lost, on a machine that rounds differently.
+        (lambda path: replace_file(path, "committed/c/1", marker_object(7)), "was repaired while it was copied; run"),
+    ],
+)
+def test_a_store_that_changes_while_its_objects_are_taken_over(
+    tiny_model, folders, path, tmp_path, monkeypatch, change, message
+):
+    link_or_copy, new, longer = store_writer.link_or_copy, source(folders, "new"), tmp_path / "longer.zarr"
+
+    def changed(source: Path, target: Path) -> None:
+        monkeypatch.setattr(store_writer, "link_or_copy", link_or_copy)
+        link_or_copy(source, target)
+        change(path)
+
+    shutil.copytree(path, tmp_path / "kept.zarr")
+    monkeypatch.setattr(store_writer, "link_or_copy", changed)
+    with pytest.raises(StoreError, match=message):
+        append(tiny_model, new, path, out=longer, batch_size=4)
+    assert not list(tmp_path.glob("longer.zarr.partial/committed/c/*"))
+    shutil.rmtree(path, ignore_errors=True)
+    (tmp_path / "kept.zarr").rename(path)
+    append(tiny_model, new, path, out=longer, batch_size=4)
+    assert verify(longer).ok
+
+
 def test_a_link_to_a_store(tiny_model, images, path, tmp_path):
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
@@ -304,7 +377,10 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
     spec_of = type("Spec", (), {"names": list(range(10))})
     StoreWriter(path, spec_of).write_images("age", np.arange(10))
     (tmp_path / "out.zarr.partial").rename(path)
-    with pytest.raises(StoreError, match="has the array age, whose values for more images are not known"):
+    with pytest.raises(StoreError, match="has age, which encode did not write and append would lose"):
+        append(tiny_model, images[OLD:], path)
+    shutil.move(path / "age", path / "rate")
+    with pytest.raises(StoreError, match="has the array rate, whose values for more images are not known"):
         append(tiny_model, images[OLD:], path)
 
 

@@ -15,6 +15,7 @@ where nothing can be renamed: the server copies the objects of whole row groups.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def append(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    copying: Progress | None = None,
 ) -> Store:
     """Add `images` (a source, or uint8 [N, C, H, W]) to the store at `path`, which stays readable; the longer store.
 
@@ -61,15 +63,27 @@ def append(
     it takes the place of the old one, which must be in a folder.
     Images of arrays have no names and are numbered on. Where the store has rate and distortion of its images, they
     are measured of these too, with noise of `seed`. Killed at any moment, the same call goes on. `progress` is called
-    with the images done and the images to add.
+    with the images done and the images to add, `copying` with those whose row groups are taken over and those to take.
+    Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
     Raises `DataError` where these images, or others of their names, are in the store, or do not fit; `StoreError` where
-    there is no store, it is damaged, of another model or being written, where it has things that a user added, or where
-    `out` exists; `UsageError` where a store in a bucket is to be replaced.
+    there is no store, its last row group or its tables are damaged, it is of another model or being written, where it
+    has things that a user added and that are lost without `out`, or where `out` exists; `UsageError` where a store in a
+    bucket is to be replaced.
     """
     # One worker owns all row groups, so there is a store.
     return cast(
         Store,
-        append_share(model, images, path, Worker(), out=out, batch_size=batch_size, seed=seed, progress=progress),
+        append_share(
+            model,
+            images,
+            path,
+            Worker(),
+            out=out,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            copying=copying,
+        ),
     )
 
 
@@ -83,12 +97,14 @@ def append_share(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    copying: Progress | None = None,
 ) -> Store | None:
     """Write the row groups that `worker` owns of the store at `out`, which several processes write in any order.
 
     See `append` and `encode_share`: all give the same arguments but for `worker`, and whoever finds all row groups
-    written publishes and returns the longer store. None: row groups of other workers are missing yet. `progress` counts
-    this worker's images. Raises what `append` does, and `UsageError` where there are several workers and no `out`.
+    written publishes and returns the longer store. None: row groups of other workers are missing yet. `progress` and
+    `copying` count this worker's images. Raises what `append` does, and `UsageError` where there are several workers
+    and no `out`.
     """
     place, source = _to_append(path, out, worker), as_source(images)
     check_images(model, source)
@@ -96,9 +112,12 @@ def append_share(
     def addition_to(old: Store) -> _Addition:
         return _Addition.of(model, source, old, batch_size, seed)
 
+    def write(addition: _Addition, writer: UnfinishedStore) -> None:
+        addition.write(writer, progress, copying)
+
     if out is None:
-        return _append_in_place(cast(Path, place), source.fingerprint, addition_to, progress)
-    return _append_beside(place, place_of(out), worker, addition_to, progress)
+        return _append_in_place(cast(Path, place), source.fingerprint, addition_to, write)
+    return _append_beside(place, place_of(out), worker, addition_to, write)
 
 
 def open_to_append(path: str | Place, out: str | Place | None = None, worker: Worker | None = None) -> Store:
@@ -116,7 +135,7 @@ def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Pl
         longer = place_of(out)
         if worker.count == 1:
             _check_free(longer)
-        if str(longer.absolute()).startswith(f"{place.absolute()}/"):
+        if _is_inside(longer, place):
             raise UsageError(f"{longer} is inside of the store; give a name beside it")
         return place
     if isinstance(place, RemotePath):
@@ -126,6 +145,12 @@ def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Pl
     if place.is_symlink():
         raise UsageError(f"{place} is a link; give the folder that it points to, {place.resolve()}")
     return place
+
+
+def _is_inside(place: Place, store: Place) -> bool:
+    if isinstance(place, Path) and isinstance(store, Path):  # wherever links and .. lead
+        return Path(os.path.realpath(store)) in Path(os.path.realpath(place)).parents
+    return str(place).startswith(f"{store}/")
 
 
 def _open(place: Place) -> Store:
@@ -143,23 +168,31 @@ def _check_free(place: Place) -> None:
 
 
 def _append_in_place(
-    path: Path, fingerprint: str, addition_to: Callable[[Store], _Addition], progress: Progress | None
+    path: Path,
+    fingerprint: str,
+    addition_to: Callable[[Store], _Addition],
+    write: Callable[[_Addition, UnfinishedStore], None],
 ) -> Store:
     """`fingerprint` is that of the images to add."""
     with write_lock(path, Worker()):
         swapped, old = finish_swap(path), open_store(path)
         if swapped and parts(old)[-1]["fingerprint"] == fingerprint:
             return old  # all that was left to do was to remove the shorter store
+        check_additions(old)
         addition = addition_to(old)
         addition.check_unfinished(path)
         writer = StoreWriter.create_or_resume(path, addition.encoding.spec, overwrite=True)
-        addition.write(writer, progress)
+        write(addition, writer)
         writer.publish()
         return open_store(path)
 
 
 def _append_beside(
-    path: Place, out: Place, worker: Worker, addition_to: Callable[[Store], _Addition], progress: Progress | None
+    path: Place,
+    out: Place,
+    worker: Worker,
+    addition_to: Callable[[Store], _Addition],
+    write: Callable[[_Addition, UnfinishedStore], None],
 ) -> Store | None:
     addition = addition_to(_open(path))
     spec = addition.encoding.spec
@@ -170,7 +203,7 @@ def _append_beside(
     if worker.count == 1:
         addition.check_unfinished(out)
     with writing(out, spec, False, worker) as writer:
-        addition.write(writer, progress)
+        write(addition, writer)
         return open_store(out) if writer.finish() else None
 
 
@@ -189,7 +222,6 @@ class _Addition:
     def of(cls, model: HVAE, source: ImageSource, old: Store, batch_size: int, seed: int) -> _Addition:
         """See `append`; raises what it does before anything is written."""
         coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
-        check_additions(old)
         if len(old) % old.images_per_row_group:
             old.check(old.row_groups - 1)  # it gets a digest of its own, which must not vouch for damage
         options = EncodeOptions(
@@ -208,15 +240,19 @@ class _Addition:
             left = partial_path(place) if isinstance(place, Path) else place
             raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
-    def write(self, writer: UnfinishedStore, progress: Progress | None) -> None:
+    def write(self, writer: UnfinishedStore, progress: Progress | None, copying: Progress | None) -> None:
         """Write the row groups that the writer's worker owns, and has not written."""
-        pending = writer.own_pending()
-        self._take_over(writer, pending)
-        joined = self._join(writer, pending)
-        self.encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
+        try:
+            pending = writer.own_pending()
+            self._take_over(writer, pending, copying)
+            joined = self._join(writer, pending)
+            self.encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
+        except StoreError:
+            self._check_unchanged()  # what looks like damage may be another store
+            raise
         self._check_unchanged()
 
-    def _take_over(self, writer: UnfinishedStore, pending: Sequence[int]) -> None:
+    def _take_over(self, writer: UnfinishedStore, pending: Sequence[int], copying: Progress | None) -> None:
         """Commit whole row groups of the old store, with its own objects."""
         shard = self.old.images_per_row_group
         whole = [row_group for row_group in pending if row_group < len(self.old) // shard]
@@ -230,6 +266,8 @@ class _Addition:
             some = whole[first : first + TAKEN_AT_ONCE]
             each(writer.path, write_per_image, some)
             writer.take_over(self.old.path, some, self._check_unchanged)
+            if copying is not None:
+                copying((first + len(some)) * shard, len(whole) * shard)
 
     def _join(self, writer: UnfinishedStore, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
@@ -239,8 +277,9 @@ class _Addition:
         joined = len(writer.rows(row_group)) - kept
         if row_group in pending:
             stored, measured = self.encoding.encoder.rows(range(joined))
-            rows = slice(len(self.old) - kept, len(self.old))
-            writer.write(row_group, _joined(self.old.stored(rows), stored), _joined(self._evaluated(rows), measured))
+            old_stored, old_measured = self.old.check(row_group), self._evaluated(slice(-kept, None))
+            self._check_unchanged()  # before what was read is committed, which the same call would keep
+            writer.write(row_group, _joined(old_stored, stored), _joined(old_measured, measured))
         return joined
 
     def _evaluated(self, rows: slice) -> dict[str, NDArray]:

@@ -1,6 +1,9 @@
 """What a store with more images is: the old one's specification with more names, and what would be lost on the way.
 
 old store + images ── longer_spec ──> StoreSpec      the names and labels of both, all else as it was
+
+The longer store gets a fingerprint of its own, which vouches for the old store's tables too: they are held against
+the old one's first.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,10 +21,12 @@ from ..errors import DataError, StoreError
 from ..image_arrays import ArrayReader
 from ..images import ImageSource
 from .embedded_model import stored_weights
-from .layout import ATTRIBUTE, COPY, StoreSpec
+from .layout import ATTRIBUTE, COPY, StoreSpec, spec_fingerprint
 from .places import UNFINISHED, array_folders, entries
 from .sketch import SKETCH
 from .store import Store
+from .subject import Subject
+from .verify import spec_of_tables
 from .writer import OUR_ENTRIES
 
 EVALUATED = ("distortion", "rate")
@@ -31,23 +37,33 @@ MEASURED = (*EVALUATED, SKETCH)
 def longer_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
     """The specification of `old` with the images of `source` after its own.
 
-    Raises `DataError` where the store has these images, or others of their names.
+    Raises `DataError` where the store has these images, or others of their names; `StoreError` where its names, labels,
+    steps or places are not the ones that it was made with.
     """
-    return StoreSpec(
+    return replace(
+        _own_spec(old),
         names=[*old.names, *_new_names(old, source)],
         labels=[*old.labels, *source.labels],
-        columns=old.columns,
-        steps=old.steps,
-        codec=old.codec,
-        model=dict(old.metadata["model"]),
-        mask=old.mask,
-        image=dict(old.metadata["image"]),
         source=_joint_source(old, source),
-        shard=old.images_per_row_group,
         chunk_bytes=_chunk_bytes(old),
         per_image=per_image,
         weights=stored_weights(old),
     )
+
+
+def _own_spec(old: Store) -> StoreSpec:
+    """What `old` was made from, but for the weights; `StoreError` where its tables are of another fingerprint.
+
+    Where the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
+    """
+    subject = Subject.open(old.path)
+    spec = spec_of_tables(subject, names=old.names, labels=old.labels, columns=old.columns, steps=old.steps)
+    if "chunk_bytes" in old.metadata and spec_fingerprint(spec) != old.metadata["fingerprint"]:
+        raise StoreError(
+            f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
+            "from a copy or encode the images again"
+        )
+    return spec
 
 
 def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
@@ -92,9 +108,10 @@ def _chunk_bytes(old: Store) -> int:
 
 
 def measured_arrays(old: Store) -> set[str]:
-    """The store's per-image arrays; `StoreError` where one of them cannot be added to."""
+    """The store's per-image arrays but a user's own; `StoreError` where one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
     found = {name for name, array in _arrays(old).items() if _has_one_row_an_image(array)} - spec_arrays
+    found &= {*MEASURED, *old.metadata.get("arrays", found)}
     unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
     if unknown:
         raise StoreError(
@@ -105,7 +122,7 @@ def measured_arrays(old: Store) -> set[str]:
 
 
 def check_additions(old: Store) -> None:
-    """Raise `StoreError` where the store has what a user added, which the longer one would not have."""
+    """Raise `StoreError` where the store has what a user added, which one in its place would not have."""
     document = json.loads((old.path / "zarr.json").read_bytes())
     found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []

@@ -356,14 +356,15 @@ class Store:
         groups = _coder().dense_rows(self, self._rows(index), model)
         return groups if isinstance(index, slice) else [z[0] for z in groups]
 
-    def check(self, row_group: int) -> None:
-        """Raise `StoreError` where a row group's latents are not the ones that were committed."""
+    def check(self, row_group: int) -> dict[int, np.ndarray]:
+        """A row group's stored numbers by resolution; `StoreError` where they are not the ones that were committed."""
         first = row_group * self.images_per_row_group
         rows = range(first, min(first + self.images_per_row_group, len(self)))
         nothing_kept = ChunkCache(0)  # what is on the disk is to be checked, not what was there once
-        stored = [self._read_latents(resolution, rows, nothing_kept) for resolution in self.resolutions]
-        if row_group_digest(stored) != int(self._read("committed", row_group)):
+        stored = {resolution: self._read_latents(resolution, rows, nothing_kept) for resolution in self.resolutions}
+        if row_group_digest([*stored.values()]) != int(self._read("committed", row_group)):
             raise self._fault(f"the latents of {_images(rows)} are not what encode wrote")
+        return stored
 
     def nbytes_on_disk(self) -> int:
         """Bytes of all files of the store."""

@@ -133,18 +133,26 @@ class UnfinishedStore(ABC):
 
         That must have the same images there, columns and codec. `check_source` is called before the row groups are
         committed, to raise where the source was replaced while it was copied. Raises `StoreError` where an object is
-        missing, or a digest damaged. Latents are not read: the digests vouch for them here as they do there.
+        missing, a digest damaged, or another one after the copy than before. Latents are not read: the digests vouch
+        for them here as they do there.
         """
         shards = [
             f"z{resolution}/{shard_key(row_group, self.spec.columns.item(resolution))}"
             for resolution in self.spec.resolutions
             for row_group in row_groups
         ]
-        markers = [f"committed/c/{row_group}" for row_group in row_groups]
+        markers = [f"c/{row_group}" for row_group in row_groups]
+
+        def digests() -> list[bytes]:
+            return each(source, lambda key: _read_marker(source / "committed" / key), markers)
+
+        before = digests()
         self._copy(source, shards)
-        each(source, lambda key: _check_marker(source / key), markers)
         check_source()
-        self._copy(source, markers)
+        if digests() != before:  # a repair may have replaced some of these shards before they were copied, others after
+            raise StoreError(f"{source} was repaired while it was copied; run append again")
+        each(self.path, lambda marker: self._write_object("committed", *marker), zip(markers, before, strict=True))
+        self._keep_copies([f"committed/{key}" for key in markers])
 
     def _copy(self, source: Place, keys: Sequence[str]) -> None:
         """Copy the objects `keys` of the store at `source`, to be kept when this returns."""
@@ -197,7 +205,7 @@ class UnfinishedStore(ABC):
 
     @abstractmethod
     def _keep_copies(self, keys: Sequence[str]) -> None:
-        """Return when the objects `keys`, just copied, survive a power cut."""
+        """Return when the objects `keys`, just copied or written, survive a power cut."""
 
     @abstractmethod
     def _write_table(self, name: str, values: np.ndarray) -> None:
@@ -228,10 +236,12 @@ class UnfinishedStore(ABC):
                 )
 
 
-def _check_marker(marker: Place) -> None:
-    """Raise `StoreError` where an object of `committed` holds no digest."""
-    if not marked_digest(_or_missing(marker, marker.read_bytes)):
+def _read_marker(marker: Place) -> bytes:
+    """An object of `committed`; `StoreError` where it holds no digest."""
+    content = _or_missing(marker, marker.read_bytes)
+    if not marked_digest(content):
         raise StoreError(f"{marker} is damaged; repair the store first")
+    return content
 
 
 def _or_missing(source: Place, read: Callable[[], T]) -> T:

@@ -84,16 +84,19 @@ def share_of(text: str, processes: Processes) -> Worker:
 def write_lock(path: Path, worker: Worker) -> Iterator[None]:
     """Held while `worker` writes the store of `path`, however the process ends: the system lets go of it.
 
-    Raises `StoreError` where a process writes that owns row groups in common with `worker`. Locks are files of the
-    folder PATH.locks, beside the store, which the last process to leave removes. Where the system or the file system
-    has no such locks, this does nothing.
+    Raises `StoreError` where a process writes that owns row groups in common with `worker`, or where nothing can be
+    written beside `path`. Locks are files of the folder PATH.locks, beside the store, which the last process to leave
+    removes. Where the system or the file system has no such locks, this does nothing.
     """
     if fcntl is None:
         yield
         return
     folder = lock_folder(path)
     own = folder / _lock_name(worker)
-    descriptor = _locked(own)
+    try:
+        descriptor = _locked(own)
+    except (NotADirectoryError, FileNotFoundError, PermissionError) as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
     if descriptor is None:
         raise _taken(path, worker)
     try:
