@@ -55,6 +55,27 @@ def test_cores_are_shared_among_lanes_and_the_caller_has_its_own_again():
         torch.set_num_threads(threads)
 
 
+def test_a_lane_that_starts_late_has_its_share_of_the_cores_too():
+    """A slow source leaves lanes idle, so that one starts when the caller has its own number again."""
+    threads, image = torch.get_num_threads(), torch.zeros(1, 8, 32, 32)
+
+    def items():
+        for item in range(8):
+            time.sleep(0.03 if item in (1, 4) else 0.0)
+            yield item
+
+    def cores(_: int) -> int:
+        torch.nn.functional.conv2d(image, torch.zeros(8, 8, 3, 3))
+        return torch.get_num_threads()
+
+    try:
+        torch.set_num_threads(2)
+        for _ in range(20):
+            assert list(in_lanes(cores, items(), 2)) == [1] * 8
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_an_error_is_raised_in_its_place_and_nothing_runs_on():
     def work(item: int) -> int:
         if item == 5:

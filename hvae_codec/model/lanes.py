@@ -57,7 +57,7 @@ def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) 
         yield from map(work, items)
         return
     threads, pending = torch.get_num_threads(), deque[Future[Result]]()
-    pool = ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(max(1, threads // lanes)))
+    pool = ThreadPoolExecutor(lanes, "lane", _take_cores, (max(1, threads // lanes),))
     try:
         with full_float32():  # here, once: that each lane restores it at its own time must change nothing
             for item in items:
@@ -71,3 +71,9 @@ def in_lanes(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) 
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def _take_cores(count: int) -> None:
+    # Asked first: a thread that was not takes the process's number at its first operation, whatever it was told before.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
