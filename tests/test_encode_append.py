@@ -382,8 +382,9 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
         append(tiny_model, images[OLD:], path)
     assert "age" not in append(tiny_model, images[OLD : OLD + 3], path, out=tmp_path / "longer.zarr").group
     shutil.move(path / "age", path / "rate")
-    with pytest.raises(StoreError, match="has the array rate, whose values for more images are not known"):
+    with pytest.raises(StoreError, match="has the array rate, which encode did not write and append would lose"):
         append(tiny_model, images[OLD:], path)
+    assert "rate" not in append(tiny_model, images[OLD : OLD + 3], path, out=tmp_path / "without.zarr").group
 
 
 @pytest.mark.parametrize("swaps", [True, False])

@@ -17,6 +17,7 @@ from hvae_codec.encode.layout import attributes_checksum
 from hvae_codec.encode.repair import restore_metadata
 from hvae_codec.errors import StoreError
 
+OTHER_COPY = Damage("committed/zarr.json", "has a whole copy of other metadata than the group's zarr.json", names=[])
 DAMAGED_COPY = Damage("committed/zarr.json", "has no whole copy of the store's metadata", names=[])
 
 
@@ -106,10 +107,69 @@ def test_a_damaged_copy_is_told_and_costs_no_images(path, change):
         repair(path)
 
 
-def test_the_copy_of_another_store_is_told(path, tmp_path):
-    other = make_store(tmp_path / "other.zarr", make_spec(12, labels=["dog"] * 12)).path
+@pytest.fixture
+def other(tmp_path) -> Path:
+    """A store of other images, of the same shapes."""
+    return make_store(tmp_path / "other.zarr", make_spec(12, labels=["dog"] * 12)).path
+
+
+def replace_text(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
+
+
+def test_the_copy_of_another_store_is_told_and_replaced(path, other):
+    whole = tree(path)
     shutil.copy(other / "committed" / "zarr.json", path / "committed" / "zarr.json")
-    assert verify(path).damages == [DAMAGED_COPY]
+    assert verify(path).damages == [OTHER_COPY]
+    assert repair(path).rewritten == ["committed/zarr.json"]  # the tables say that the group is right
+    assert tree(path) == whole
+
+
+def test_the_metadata_of_another_store_do_not_replace_the_right_copy(path, other):
+    """As after half of a synchronisation: the file in the root is old, all else is new."""
+    shutil.copy(other / "zarr.json", path / "zarr.json")
+    mixed = tree(path)
+    assert [damage.file for damage in verify(path).damages] == ["committed/zarr.json", "zarr.json"]
+    assert repair(path).rewritten == []
+    assert tree(path) == mixed
+
+
+@pytest.mark.parametrize("damage", [(b'"node_type": "group"', b'"node_type": "grouq"'), (b'"shard": ', b'"sharc": ')])
+def test_the_copy_of_another_store_is_not_put_over_damaged_metadata(path, other, damage):
+    whole = tree(path)
+    shutil.copy(other / "committed" / "zarr.json", path / "committed" / "zarr.json")
+    replace_text(path / "zarr.json", *damage)
+    if b"node" in damage[0]:  # its own metadata are whole, and written again
+        assert sorted(repair(path).rewritten) == ["committed/zarr.json", "zarr.json"]
+        assert tree(path) == whole
+        return
+    before = tree(path)
+    with pytest.raises(StoreError, match="another store's; restore one of the two"):
+        repair(path)
+    assert tree(path) == before
+
+
+def test_damaged_metadata_are_not_written_over_a_damaged_copy(path):
+    replace_text(path / "zarr.json", b'"shard": 8', b'"shard": 2')
+    replace_text(path / "committed" / "zarr.json", b"shard", b"sharc")
+    before = tree(path)
+    assert {damage.file for damage in verify(path).damages} >= {"zarr.json"}
+    assert repair(path).rewritten == []
+    assert tree(path) == before
+
+
+def test_arrays_that_disagree_on_the_number_of_images_are_left_alone(path, tmp_path):
+    """As after half of a synchronisation with a longer store."""
+    longer = make_store(tmp_path / "longer.zarr", make_spec(16)).path
+    for name in ("name", "label"):
+        shutil.rmtree(path / name)
+        shutil.copytree(longer / name, path / name)
+    next(path.glob("z*/zarr.json")).unlink()
+    before = tree(path)
+    assert repair(path).rewritten == []
+    assert tree(path) == before
 
 
 def test_a_copy_makes_no_store_of_an_unfinished_one(path, tmp_path):
@@ -121,6 +181,16 @@ def test_a_copy_makes_no_store_of_an_unfinished_one(path, tmp_path):
         for call in (open_store, verify, repair, restore_metadata):
             with pytest.raises(StoreError, match="unfinished"):
                 call(place)
+
+
+def test_what_a_kill_after_publishing_leaves_in_a_bucket_is_no_damage(path):
+    shutil.copy(path / "zarr.json", path / "unfinished.json")
+    assert verify(path).damages == []
+    (path / "unfinished.json").unlink()
+    shutil.copytree(path, replaced := path.with_name("out.zarr.replaced"))
+    (replaced / "zarr.json").unlink()
+    with pytest.raises(StoreError):
+        repair(replaced)  # on its way out
 
 
 def test_stores_without_a_copy_are_as_they_were(path):

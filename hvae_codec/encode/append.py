@@ -31,7 +31,7 @@ from ..model.hvae import HVAE
 from ..prune.own_batches import Progress
 from .coder import LatentCoder
 from .layout import spec_fingerprint
-from .longer_spec import EVALUATED, MEASURED, check_additions, longer_spec, measured_arrays, parts
+from .longer_spec import EVALUATED, check_additions, longer_spec, measured_arrays, parts
 from .pipeline import EncodeOptions, Encoding, check_images
 from .places import Place, each, place_of
 from .remote import RemotePath
@@ -284,8 +284,7 @@ class _Addition:
 
     def _evaluated(self, rows: slice) -> dict[str, NDArray]:
         """What was measured of the old store's images, where it has such arrays."""
-        names = [name for name in MEASURED if name in self.old.group]
-        return {name: self.old.per_image(name)[rows] for name in names}
+        return {name: self.old.per_image(name)[rows] for name in self.encoding.spec.per_image}
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` where the old store is another one by now: nothing may be made of both."""

@@ -111,7 +111,7 @@ def measured_arrays(old: Store) -> set[str]:
     """The store's per-image arrays but a user's own; `StoreError` where one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
     found = {name for name, array in _arrays(old).items() if _has_one_row_an_image(array)} - spec_arrays
-    found &= {*MEASURED, *old.metadata.get("arrays", found)}
+    found &= {*old.metadata.get("arrays", found)}
     unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
     if unknown:
         raise StoreError(
@@ -128,6 +128,7 @@ def check_additions(old: Store) -> None:
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
     names = [name for name in entries(old.path) if not name.startswith(".") and name != UNFINISHED]
     found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
+    found += [f"the array {name}" for name in _arrays(old) if name not in old.metadata.get("arrays", [name])]
     found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
     if found:
         raise StoreError(

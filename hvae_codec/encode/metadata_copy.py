@@ -25,8 +25,8 @@ def find_copy(path: Place) -> Mapping[str, Any] | None:
 
     It is whole by its checksum, and of a version that is read.
     """
-    if path.name.endswith(".partial") or (path / UNFINISHED).is_file():
-        return None  # what has it is not a store yet
+    if not is_finished(path):
+        return None
     try:
         document = json.loads((path / COPY_HOLDER / "zarr.json").read_bytes())
         copy = json.loads(document["attributes"][COPY])
@@ -34,6 +34,12 @@ def find_copy(path: Place) -> Mapping[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return copy if whole else None
+
+
+def is_finished(path: Place) -> bool:
+    """Whether what is at `path` can be a store, or what is left of one: not one that is not yet, or not any more."""
+    unfinished = (path / UNFINISHED).is_file() and not (path / "zarr.json").is_file()
+    return not (unfinished or path.name.endswith((".partial", ".replaced")))
 
 
 def group_file(path: Place, metadata: Mapping[str, Any]) -> bytes:

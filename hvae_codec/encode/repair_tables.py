@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -25,36 +26,66 @@ from ..prune.mask import LatentMask
 from .coder import quantiser_steps
 from .columns import stored_columns
 from .embedded_model import ARRAY, model_weights
-from .layout import StoreSpec, array_checksum, create_arrays, spec_fingerprint, write_copy
+from .layout import (
+    COPY_HOLDER,
+    StoreSpec,
+    array_checksum,
+    attributes_checksum,
+    create_arrays,
+    spec_fingerprint,
+    write_copy,
+)
 from .metadata_copy import find_copy, group_file
 from .places import Place, replace_file
-from .subject import Subject, sound_metadata
-from .verify import VerifyReport, spec_of_tables
+from .store import read_metadata
+from .subject import COPY_FILE, Subject, sound_metadata
+from .verify import VerifyReport, spec_of_tables, tables_prove
 
 
 def mend_group(path: Place) -> list[str]:
-    """Restore the group's `zarr.json` from the second copy of its metadata, where it is damaged; returns the file.
+    """Write the group's `zarr.json` anew where it is damaged, from its own metadata if these are whole, else from their
+    second copy; returns the file.
 
-    Raises `StoreError` where there is no store, or its metadata are damaged without a copy.
+    Raises `StoreError` where there is no store, its metadata are damaged without a copy, or that is another store's.
     """
     metadata, fault = sound_metadata(path)
-    if not fault or find_copy(path) is None:
+    if not fault or metadata.get("checksum") != attributes_checksum(metadata):
         return []
+    if not _is_of(path, metadata):
+        raise StoreError(
+            f"{path / 'zarr.json'} is damaged, and the second copy of the metadata in {COPY_FILE} is another store's; "
+            "restore one of the two files from a copy of the store"
+        )
     replace_file(path, "zarr.json", group_file(path, metadata))
     return ["zarr.json"]
+
+
+def _is_of(path: Place, metadata: Mapping[str, Any]) -> bool:
+    """Whether whole `metadata` are of the store at `path`, whose group's metadata are damaged.
+
+    Its tables say so; where they are damaged too, what is left of the group's metadata must not say otherwise.
+    """
+    proven = tables_prove(Subject.open(path))
+    if proven is not None:
+        return proven
+    try:
+        left = read_metadata(path)[1]
+    except StoreError:
+        return True
+    return bool(left.get("fingerprint") == metadata["fingerprint"])
 
 
 def mend_arrays(path: Place, subject: Subject) -> list[str]:
     """Make the damaged `zarr.json` of arrays anew; returns the files.
 
-    What they must be follows from the group's metadata and the number of images, which two other arrays must agree on;
-    those whose checksum is another, or not known, are left as they are.
+    What they must be follows from the group's metadata and the number of images. The tables must prove it or, where one
+    is damaged, two arrays agree on it and at most one say otherwise. Arrays whose checksum is another, or not known,
+    are left as they are.
     """
     damaged = [file for damage in subject.metadata_damages if (file := damage.file) != "zarr.json"]
-    known = [
-        name for name in ("name", "label", *(f"z{r}" for r in subject.columns.resolutions)) if name in subject.arrays
-    ]
-    if not damaged or [subject.arrays[name].shape[:1] for name in known].count((subject.images,)) < 2:
+    if not _may_copy(subject):
+        damaged = [file for file in damaged if file != COPY_FILE]
+    if not damaged or not _is_counted(subject):
         return []
     with tempfile.TemporaryDirectory() as folder:
         _create(Path(folder), subject, _blank_spec(subject))
@@ -63,6 +94,24 @@ def mend_arrays(path: Place, subject: Subject) -> list[str]:
     for file, content in proven.items():
         replace_file(path, file, content)
     return list(proven)
+
+
+def _is_counted(subject: Subject) -> bool:
+    """Whether it is sure how many images the store has."""
+    proven = tables_prove(subject)
+    if proven is not None:
+        return proven
+    names = ("name", "label", *(f"z{r}" for r in subject.columns.resolutions))
+    found = [subject.arrays[name].shape[0] for name in names if name in subject.arrays]
+    agree = found.count(subject.images)
+    return agree > 1 and len(found) - agree <= 1
+
+
+def _may_copy(subject: Subject) -> bool:
+    """Whether the second copy may be written: from whole metadata; over another whole copy only if the tables agree."""
+    copy = find_copy(subject.path)
+    same = copy is None or copy["fingerprint"] == subject.metadata.get("fingerprint")
+    return not subject.group_fault and (same or bool(tables_prove(subject)))
 
 
 def _blank_spec(subject: Subject) -> StoreSpec:
@@ -100,6 +149,8 @@ def mend_tables(
     """
     damaged = {damage.file.split("/")[0] for damage in report.damages if damage.row_group is None}
     wanted = sorted(damaged & {*subject.forms, *subject.per_image, ARRAY})
+    if not _may_copy(subject):
+        wanted = [name for name in wanted if name != COPY_HOLDER]
     if not wanted:
         return []
     spec = _proven_spec(subject, damaged, images, stats)

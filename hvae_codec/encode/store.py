@@ -124,7 +124,9 @@ def metadata_fault(path: Place, metadata: Mapping[str, Any]) -> str:
     Stores of older versions have no checksum, which is a fault only where there is a second copy, and it has one.
     """
     if "checksum" not in metadata:
-        return "has lost its checksum" if find_copy(path) else ""
+        copy = find_copy(path)
+        same = copy is not None and copy["fingerprint"] == metadata.get("fingerprint")
+        return "has lost its checksum" if same else ""
     if metadata["checksum"] != attributes_checksum(metadata):
         return "does not match its checksum: the store's metadata were changed"
     return ""

@@ -20,11 +20,14 @@ from .columns import Columns, PositionColumns, read_columns
 from .damage import Damage, UnreadableError, reading
 from .embedded_model import ARRAY
 from .latents import Codec, codec_from_dict
-from .layout import COPY_HOLDER, NO_TEXT, array_checksum
-from .metadata_copy import find_copy
+from .layout import ATTRIBUTE, COPY_HOLDER, FORMAT_VERSION, NO_TEXT, array_checksum, attributes_checksum
+from .metadata_copy import find_copy, is_finished
 from .places import Place, array_folders, files_at, read_ahead, zarr_location
 from .store import check_version, metadata_fault, read_metadata
 from .structure import Form, count_images, expected_arrays
+
+COPY_FILE = f"{COPY_HOLDER}/zarr.json"
+"""What holds the second copy of the metadata."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +133,10 @@ class Subject:
         if "copy" not in self.metadata:
             return
         copy = find_copy(self.path)
-        if copy is None or copy["fingerprint"] != self.metadata.get("fingerprint"):
-            yield Damage(f"{COPY_HOLDER}/zarr.json", "has no whole copy of the store's metadata")
+        if copy is None:
+            yield Damage(COPY_FILE, "has no whole copy of the store's metadata")
+        elif copy["fingerprint"] != self.metadata.get("fingerprint"):
+            yield Damage(COPY_FILE, "has a whole copy of other metadata than the group's zarr.json")
 
     @functools.cached_property
     def _array_damages(self) -> list[Damage]:
@@ -185,16 +190,28 @@ def sound_metadata(path: Place) -> tuple[Mapping[str, Any], str]:
     try:
         metadata = read_metadata(path)[1]
     except StoreError:
-        copy = find_copy(path)
-        if copy is None:
+        found = _whole_attribute(path) or find_copy(path)
+        if found is None:
             raise
-        return copy, "does not hold a store's metadata" if (path / "zarr.json").is_file() else "is missing"
-    fault = metadata_fault(path, metadata) or _node_fault(path)
+        return found, "does not hold a store's metadata" if (path / "zarr.json").is_file() else "is missing"
+    fault = metadata_fault(path, metadata)
     copy = find_copy(path) if fault else None
     if copy is not None:
         return copy, fault
     check_version(path, metadata)
-    return metadata, fault
+    return metadata, fault or _node_fault(path)
+
+
+def _whole_attribute(path: Place) -> Mapping[str, Any] | None:
+    """The group's own metadata where they are whole by their checksum, in a file that zarr takes for no group."""
+    if not is_finished(path):
+        return None
+    try:
+        metadata = json.loads((path / "zarr.json").read_bytes())["attributes"][ATTRIBUTE]
+        whole = metadata["checksum"] == attributes_checksum(metadata) and metadata["format_version"] <= FORMAT_VERSION
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return metadata if whole else None
 
 
 def _node_fault(path: Place) -> str:

@@ -25,7 +25,7 @@ from .layout import CHUNK_BYTES, NO_TEXT, StoreSpec, row_group_digest, shard_key
 from .places import Place, place_of
 from .store import open_store
 from .structure import expected_keys, is_expected
-from .subject import Subject
+from .subject import COPY_FILE, Subject
 from .unfinished import UnfinishedStore
 from .writer import StoreWriter
 
@@ -78,9 +78,9 @@ def verify(
     subject = Subject.open(place_of(store_path))
     damages = [*subject.metadata_damages, *_check_files(subject), *_check_tables(subject)]
     notes = list(_notes(subject))
-    if not damages:
-        damages, note = _check_fingerprint(subject)
-        notes += note
+    if {damage.file for damage in damages} <= {COPY_FILE}:
+        more, note = _check_fingerprint(subject)
+        damages, notes = [*damages, *more], [*notes, *note]
     decoded, note = _decoded_check(subject, model) if deep else (None, [])
     notes += note
     lost = {damage.file for damage in damages}
@@ -217,6 +217,18 @@ def _check_fingerprint(subject: Subject) -> tuple[list[Damage], list[str]]:
     if "chunk_bytes" not in subject.metadata:
         return [], ["names, labels and steps could not be held against the fingerprint"]
     return [Damage("zarr.json", "has the fingerprint of other names, labels, steps or settings than the store's")], []
+
+
+def tables_prove(subject: Subject) -> bool | None:
+    """Whether the store's tables have the fingerprint of its metadata; None where one of them is damaged."""
+    damaged = {damage.file.partition("/")[0] for damage in (*_check_files(subject), *_check_tables(subject))}
+    tables = {name for name in subject.forms if name != "committed" and not _is_latents(name)}
+    if tables & (damaged | subject.misshapen):
+        return None
+    try:
+        return reading(lambda: spec_fingerprint(read_spec(subject)) == subject.metadata.get("fingerprint"))
+    except UnreadableError:
+        return None
 
 
 def read_spec(subject: Subject) -> StoreSpec:
