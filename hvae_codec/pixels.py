@@ -52,7 +52,7 @@ class BrokenImageError(DataError):
     """An image file that cannot be opened or decoded; `--skip-broken` leaves such files out."""
 
 
-def read_image_file(path: Path | str, channels: int) -> tuple[NDArray[np.uint8], bool]:
+def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
     """Decode one file: pixels [H, W, channels] at the file's own size, and whether an alpha channel was dropped.
 
     The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
@@ -130,7 +130,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
-def _check_depth(image: ImageFile.ImageFile, path: Path | str) -> None:
+def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
     # Pillow opens 16-bit RGB files as 8-bit "RGB"; only the tiles' raw mode ("RGB;16B") tells. BMP's "BGR;16" is 5-6-5.
     deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
     if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -140,12 +140,12 @@ def _check_depth(image: ImageFile.ImageFile, path: Path | str) -> None:
         )
 
 
-def _check_pixels(image: Image.Image, path: Path | str) -> None:
+def _check_pixels(image: Image.Image, path: Path) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(_too_large(path, f" ({image.width} x {image.height})"))
 
 
-def _too_large(path: Path | str, size: str = "") -> str:
+def _too_large(path: Path, size: str = "") -> str:
     return f"{path} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
 
 
@@ -156,7 +156,7 @@ def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"), alpha
 
 
-def _check_channels(path: Path | str, found: int, channels: int) -> None:
+def _check_channels(path: Path, found: int, channels: int) -> None:
     if found != channels:
         raise DataError(
             f"{path} is {colours(found)} but the model takes images that are {colours(channels)}; train with "

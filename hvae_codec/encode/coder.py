@@ -58,7 +58,7 @@ class GroupColumns:
     def put_into(self, z: Tensor, kept: Tensor) -> Tensor:
         """Replace what is stored of `z` [B, variates, H, W] by `kept`, shaped as stored; returns `z`.
 
-        Coders give the prior's mean itself, which the group is not asked for again: a copy takes as long as a cell.
+        Coders give the prior's mean itself, which the group is not asked for again: copies take a twentieth of a pass.
         """
         if self.positions is None:
             return z.index_copy_(1, self.variates, kept)

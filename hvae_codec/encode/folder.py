@@ -68,7 +68,7 @@ def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Gener
         return np.ascontiguousarray(coder.decode_pixels(stored).permute(0, 2, 3, 1).cpu().numpy())
 
     stored = (store.gather(images[first : first + batch_size]) for first in range(0, len(images), batch_size))
-    # Writing a PNG takes a third of decoding it: in lanes, one thread does it meanwhile.
+    # Writing a small PNG takes half as long as decoding it: in lanes, another thread does it meanwhile.
     with closing(in_lanes(decoded, stored, lane_count(model.config, batch_size, model.device))) as batches:
         yield from batches
 

@@ -209,7 +209,7 @@ def _check_fingerprint(subject: Subject) -> tuple[list[Damage], list[str]]:
     Stores that do not say how large their chunks may be are tried with the usual size, and not condemned.
     """
     try:
-        same = reading(lambda: spec_fingerprint(read_spec(subject))) == subject.metadata.get("fingerprint")
+        same = _has_its_fingerprint(subject)
     except UnreadableError as error:
         return [Damage("zarr.json", f"has metadata that {error}")], []
     if same:
@@ -226,9 +226,13 @@ def tables_prove(subject: Subject) -> bool | None:
     if tables & (damaged | subject.misshapen):
         return None
     try:
-        return reading(lambda: spec_fingerprint(read_spec(subject)) == subject.metadata.get("fingerprint"))
+        return _has_its_fingerprint(subject)
     except UnreadableError:
         return None
+
+
+def _has_its_fingerprint(subject: Subject) -> bool:
+    return reading(lambda: spec_fingerprint(read_spec(subject))) == subject.metadata.get("fingerprint")
 
 
 def read_spec(subject: Subject) -> StoreSpec:

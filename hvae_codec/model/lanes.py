@@ -4,7 +4,7 @@
     lane 0    |0----|2----|4--
     lane 1    |1-----|3----|      an operation of a lane runs on cores / lanes threads
 
-The operations of a small model are too short to be spread over cores: two batches beside each other take a sixth less
+The operations of a small model are too short to be spread over cores: two batches beside each other take a tenth less
 time than one on two cores and then the other. And what else there is to do, reading and writing files, takes time from
 one lane while the other goes on, where all cores would wait at the end of each operation for the one that was taken.
 """
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_LANES = 4
-"""Python runs one thread at a time, and to launch a small model's operations takes up to a fifth of their time."""
+"""Python runs one thread at a time, and to launch a small model's operations takes about a tenth of their time."""
 
 SMALL_BATCH = 16 * 2**20
 """Bytes that a batch takes between two blocks, or at the output, up to which a model gains by lanes. A larger one keeps
