@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -13,16 +13,52 @@ Precision = Literal["fp32", "bf16"]
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions in whole float32, also on GPUs that would round their inputs to TF32 (10 bits of mantissa).
+    """Convolutions and matrix products in whole float32, by the same algorithms each time; also a decorator.
 
-    A decoder follows its encoder only as far as both compute the same. Also a decorator of functions.
+    GPUs round inputs to TF32 (10 bits of mantissa) if they are allowed to, and choose algorithms by trial. A decoder
+    follows its encoder only as far as both compute the same.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    before = [_setting(switch) for switch in _SWITCHES]
+    for switch in _SWITCHES:
+        setattr(switch.backend, switch.name, switch.value)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for switch, value in zip(_SWITCHES, before, strict=True):
+            setattr(switch.backend, switch.name, value)
+
+
+class _Switch(NamedTuple):
+    """A setting of torch's, and what it must be."""
+
+    backend: Any
+    name: str
+    value: str | bool
+    above: Any = None
+    """What it inherits from if it is "none"."""
+
+
+def _setting(switch: _Switch) -> str | bool:
+    """What restores the switch: torch says what is in force, so a value from above is taken for an inherited one."""
+    value: str | bool = getattr(switch.backend, switch.name)
+    inherited = switch.above is not None and value == getattr(switch.above, switch.name)
+    return "none" if inherited else value
+
+
+def _precision_switches() -> tuple[_Switch, _Switch]:
+    """torch's switches of precision: since 2.9 one a backend, which must not be mixed with the older ones."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):
+        name = "fp32_precision"
+        return _Switch(cudnn.conv, name, "ieee", cudnn), _Switch(matmul, name, "ieee", torch.backends)
+    return _Switch(cudnn, "allow_tf32", False), _Switch(matmul, "allow_tf32", False)
+
+
+_SWITCHES = (
+    *_precision_switches(),
+    _Switch(torch.backends.cudnn, "benchmark", False),
+    _Switch(torch.backends.cudnn, "deterministic", True),
+)
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Precision:
