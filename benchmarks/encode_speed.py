@@ -7,12 +7,11 @@
 
 `model` times the model's part alone, several batches in turn: a bare forward pass (bottom-up, and top-down to the
 output with every posterior's mean, without sampling or a likelihood), the closed-loop encoder, a bare top-down pass
-with the prior's mean, the same to expected pixels, and decoding. All but the encoder take batch after batch on all
-cores, as PyTorch does; the encoder runs in lanes, as in `encode`, or with `--lanes 1` batch after batch too. Presets
-have random weights and masks of the lowest resolutions ("lowest") and of random variates of all groups ("anywhere");
-the run has its own. `pipeline` times `encode`, from image files and from an array in memory to a finished store,
-against the encoder alone on the same pixels in memory, batch after batch and in lanes. `workers` starts processes of
-one thread each, with `--bind` on a core of its own each, and times them from the first image to the finished store.
+with the prior's mean, the same to expected pixels, and decoding. Presets have random weights and masks of the lowest
+resolutions ("lowest") and of random variates of all groups ("anywhere"); the run has its own. `pipeline` times
+`encode`, from image files and from an array in memory to a finished store, against the encoder alone on the same pixels
+in memory. `workers` starts processes of one thread each, with `--bind` on a core of its own each, and times them from
+the first image to the finished store.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ from hvae_codec.encode.pipeline import EncodeOptions, encode
 from hvae_codec.images import ImageSource, open_images
 from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE, posterior_mean
-from hvae_codec.model.lanes import in_lanes, lane_count
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import KLStats, load_kl_stats
@@ -68,7 +66,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=6144, help="in a store")
     parser.add_argument("--rounds", type=int, default=3, help="of pipeline and workers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--lanes", type=int, help="of the encoder in `model` (as many as the package takes)")
     parser.add_argument("--bind", action="store_true", help="each worker to a core of its own")
     return parser.parse_args()
 
@@ -87,7 +84,7 @@ class Case:
 
 def time_models(options: argparse.Namespace) -> None:
     rows = [model_row(case, options) for case in cases(options)]
-    columns = ["model, kept", "groups run", "lanes", "forward", "encode", "ratio"]
+    columns = ["model, kept", "groups run", "forward", "encode", "ratio"]
     columns += ["top-down", "to pixels", "decode", "ratios"]
     title = f"Images/s, {options.batches} batches of {options.batch_size}, {options.threads} threads"
     print_table(f"{title}, best of {options.rounds}", columns, rows)
@@ -135,11 +132,10 @@ def model_row(case: Case, options: argparse.Namespace) -> list[str]:
     coder, size, batches = case.coder, options.batch_size, range(options.batches)
     model, pixels = coder.model, torch.from_numpy(patches(coder.model.config, size))
     stored = coder.encode(pixels)
-    lanes = options.lanes or lane_count(model.config, size, model.device)
     seconds = in_turn(
         {
             "forward": lambda: [bare_forward(model, pixels) for _ in batches],
-            "encode": lambda: list(in_lanes(lambda _: coder.encode(pixels), batches, lanes)),
+            "encode": lambda: [coder.encode(pixels) for _ in batches],
             "top-down": lambda: [bare_top_down(model, size) for _ in batches],
             "to pixels": lambda: [to_pixels(model, bare_top_down(model, size)) for _ in batches],
             "decode": lambda: [coder.decode_pixels(stored).cpu() for _ in batches],
@@ -154,7 +150,7 @@ def model_row(case: Case, options: argparse.Namespace) -> list[str]:
         for ours, bare in (("encode", "forward"), ("decode", "top-down"), ("decode", "to pixels"))
     )
     cells = [f"{rate:,.1f}" for rate in rate.values()]
-    return [kept, groups, str(lanes), *cells[:2], encoding, *cells[2:], ", ".join(decoding)]
+    return [kept, groups, *cells[:2], encoding, *cells[2:], ", ".join(decoding)]
 
 
 @torch.no_grad()
@@ -201,16 +197,15 @@ def patches(config: ModelConfig, count: int) -> NDArray[np.uint8]:
 
 def time_pipeline(options: argparse.Namespace) -> None:
     rows = [pipeline_row(case, options) for case in cases(options)]
-    columns = ["model", "batch after batch", "in lanes", "whole, files", "overhead", "whole, array", "overhead"]
+    columns = ["model", "encoder alone", "whole, files", "overhead", "whole, array", "overhead"]
     title = f"Images/s of {options.images:,} images to a store, {options.threads} threads, best of {options.rounds}"
-    print_table(f"{title}; overhead over the encoder alone, batch after batch", columns, rows)
+    print_table(f"{title}; overhead over the encoder alone", columns, rows)
 
 
 def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
     coder, source, size = case.coder, images(case.coder.model.config, options), options.batch_size
     pixels = source.read(range(len(source)))
     batches = [torch.from_numpy(pixels[first : first + size]) for first in range(0, len(pixels), size)]
-    lanes = lane_count(coder.model.config, size, coder.model.device)
     with tempfile.TemporaryDirectory() as folder:
         stores = iter(range(1000))
 
@@ -221,7 +216,6 @@ def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
         seconds = in_turn(
             {
                 "plain": lambda: [coder.encode(batch) for batch in batches],
-                "lanes": lambda: list(in_lanes(coder.encode, batches, lanes)),
                 "files": lambda: whole(source),
                 "array": lambda: whole(pixels),
             },
@@ -229,7 +223,7 @@ def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
         )
     rate = {name: f"{len(pixels) / s:,.1f}" for name, s in seconds.items()}
     files, array = (f"{100 * (seconds[name] / seconds['plain'] - 1):+.1f}%" for name in ("files", "array"))
-    return [case.name, rate["plain"], rate["lanes"], rate["files"], files, rate["array"], array]
+    return [case.name, rate["plain"], rate["files"], files, rate["array"], array]
 
 
 def images(config: ModelConfig, options: argparse.Namespace) -> ImageSource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
-from ..model.lanes import in_lanes, lane_count
 from .coder import LatentCoder, Stored
 from .damage import Damage
 from .places import Place, place_of
@@ -43,9 +41,7 @@ def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> 
     """Decoded images, uint8 [B, C, H, W]; `StoreError` where a pixel is not finite."""
     firsts = range(0, len(next(iter(stored.values()))), batch_size)
     batches = ({r: numbers[first : first + batch_size] for r, numbers in stored.items()} for first in firsts)
-    lanes = lane_count(coder.model.config, batch_size, coder.model.device)
-    with closing(in_lanes(lambda batch: decode_batch_checked(coder, batch), batches, lanes)) as parts:
-        return np.concatenate(list(parts))
+    return np.concatenate([decode_batch_checked(coder, batch) for batch in batches])
 
 
 def decode_batch_checked(coder: LatentCoder, stored: Stored) -> NDArray[np.uint8]:

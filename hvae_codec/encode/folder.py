@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..errors import DataError, StoreError
 from ..model.hvae import HVAE
-from ..model.lanes import in_lanes, lane_count
-from .coder import LatentCoder, Stored
+from .coder import LatentCoder
+from .overlap import written_behind
 from .store import Store
 
 Format = Literal["png", "npy"]
@@ -50,8 +50,8 @@ def decode_to_folder(
         partial.mkdir(parents=True)
         write = _write_pngs if file_format == "png" else _write_array
         done = 0
-        with closing(_decoded(store, model, images, batch_size)) as batches:
-            for done in write(store, images, batches, partial):
+        with closing(write(store, images, _decoded(store, model, images, batch_size), partial)) as counts:
+            for done in counts:
                 if progress is not None:
                     progress(done, len(images))
         os.replace(partial, folder.absolute())  # "." itself cannot be replaced
@@ -60,28 +60,28 @@ def decode_to_folder(
     return done
 
 
-def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Generator[NDArray[np.uint8]]:
+def _decoded(store: Store, model: HVAE, images: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
     """Decoded batches, uint8 [B, H, W, C]."""
     coder = LatentCoder.of_store(store, model)
-
-    def decoded(stored: Stored) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(coder.decode_pixels(stored).permute(0, 2, 3, 1).cpu().numpy())
-
-    stored = (store.gather(images[first : first + batch_size]) for first in range(0, len(images), batch_size))
-    # Writing a small PNG takes half as long as decoding it: in lanes, another thread does it meanwhile.
-    with closing(in_lanes(decoded, stored, lane_count(model.config, batch_size, model.device))) as batches:
-        yield from batches
+    for first in range(0, len(images), batch_size):
+        stored = store.gather(images[first : first + batch_size])
+        yield np.ascontiguousarray(coder.decode_pixels(stored).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
+def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Generator[int]:
     names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
-    targets = [folder / names[i] for i in images]
-    done = 0
-    for batch in batches:
-        for pixels, target in zip(batch, targets[done:], strict=False):
+    targets = (folder / names[i] for i in images)
+
+    def write(batch: NDArray[np.uint8]) -> None:
+        for pixels, target in zip(batch, targets, strict=False):
             _save(_image(pixels), target)
-        done += len(batch)
-        yield done
+
+    done = 0
+    # Writing a small PNG takes half as long as decoding it.
+    with closing(written_behind(batches, write)) as written:
+        for batch in written:
+            done += len(batch)
+            yield done
 
 
 def _save(image: Image.Image, target: Path) -> None:
@@ -103,7 +103,7 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def _write_array(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Iterator[int]:
+def _write_array(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Generator[int]:
     channels, size = store.metadata["image"]["channels"], store.image_size
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, channels)}
     done = 0

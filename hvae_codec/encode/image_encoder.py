@@ -5,7 +5,7 @@ Encode, append and repair all do it here, so that the same images in the same ba
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..images import ImageSource
-from ..model.lanes import in_lanes, lane_count
 from ..model.precision import full_float32
 from ..prune.sweep import Bounds
 from .coder import LatentCoder, Stored
@@ -50,11 +49,11 @@ class ImageEncoder:
 
     def batches(self, rows: range) -> Generator[tuple[Stored, PerImage]]:
         """The same batch by batch; files are decoded ahead."""
-        lanes = lane_count(self.coder.model.config, self.batch_size, self.coder.model.device)
-        pixels = self.source.batches(self.batch_size, start=rows.start, stop=rows.stop)
-        numbered = _numbered(pixels, rows.start)
-        with closing(pixels), closing(in_lanes(lambda batch: self._batch(*batch), numbered, lanes)) as results:
-            yield from results
+        first = rows.start
+        with closing(self.source.batches(self.batch_size, start=rows.start, stop=rows.stop)) as batches:
+            for pixels in batches:
+                yield self._batch(first, pixels)
+                first += len(pixels)
 
     @torch.no_grad()
     @full_float32()
@@ -82,10 +81,3 @@ def joined(parts: Iterable[tuple[Stored, PerImage]]) -> tuple[Stored, PerImage]:
 
 def _concatenated(parts: Sequence[dict[Key, NDArray]]) -> dict[Key, NDArray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def _numbered(batches: Iterable[NDArray[np.uint8]], first: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Each batch with the number of its first image."""
-    for batch in batches:
-        yield first, batch
-        first += len(batch)

@@ -1,6 +1,6 @@
 """Images to a store, row group by row group; killed at any moment, the same call goes on where it stopped.
 
-images ─ read ahead ─> batches ─ coder, in lanes ─> row group ─ written behind ─> PATH.partial ─ renamed ─> PATH
+images ─ read ahead ─> batches ─ coder ─> row group ─ written behind ─> PATH.partial ─ renamed ─> PATH
 """
 
 from __future__ import annotations
