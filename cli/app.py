@@ -17,7 +17,6 @@ from . import (
     decode,
     encode,
     evaluate,
-    export,
     import_published,
     info,
     presets,
@@ -50,7 +49,6 @@ for module, name in (
     (info, "info"),
     (presets, "presets"),
     (import_published, "import"),
-    (export, "export"),
 ):
     app.command(name)(module.command)
 
