@@ -13,18 +13,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import DataError, UsageError
-
-T = TypeVar("T")
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut",
@@ -40,61 +37,25 @@ PHOTOGRAPHS = {
 }
 """Class folder -> function of `skimage.data`, or file name for `sklearn.datasets.load_sample_image`."""
 
-Split = Literal["train", "val"]
-
-PATCHES: dict[Split, int] = {"train": 7000, "val": 800}
+PATCHES = {"train": 7000, "val": 800}
 """At most this many patches in all; photographs have their share by area."""
-
-STRIDE = 3 / 4
-"""Distance of neighbouring patches, as a share of their size."""
-
-HELD_OUT = 1 / 8
-"""Length of the held-out strip as a share of the longer side; more where a patch needs it."""
 
 MARKER = "sample-data.json"
 
 
-@dataclass(frozen=True)
-class SampleData:
+class SampleData(NamedTuple):
     """Numbers of patches written."""
 
     train: int
     val: int
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A square of a photograph, `side` pixels high and wide: one patch."""
 
     top: int
     left: int
     side: int
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One patch: where it comes from and which split it is in."""
-
-    split: Split
-    photograph: str
-    number: int
-    """Counts the photograph's patches in this split, from 0."""
-    box: Box
-
-    @property
-    def file_name(self) -> str:
-        """split/photograph/NNNNN.png."""
-        return f"{self.split}/{self.photograph}/{self.number:05d}.png"
-
-
-@dataclass(frozen=True)
-class Region:
-    """A rectangle of a photograph, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def write_sample_data(
@@ -108,12 +69,26 @@ def write_sample_data(
     """
     if size < 4 or seed < 0:
         raise UsageError(f"the size is {size} and the seed {seed}; the size must be at least 4 and the seed 0 or more")
-    folder = Path(folder)
-    if folder.exists() and (finished := _finished(folder, size, seed)):
-        return finished
+    photographs = load_photographs()
+    chosen = {split: choose_patches(photographs, split, size, seed) for split in PATCHES}
+    counts = SampleData(**{split: len(patches) for split, patches in chosen.items()})
+    marker = json.dumps({"size": size, "seed": seed, **counts._asdict()}, indent=2) + "\n"
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        _check_finished(folder, marker, sum(counts))
+        return counts
+    if not any(counts):
+        raise UsageError(f"the size is {size}, too large for every photograph; give 352 or less")
     partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.partial")
     try:
-        counts = _write(partial, size, seed, progress)
+        boxes = [item for patches in chosen.values() for item in patches.items()]
+        for done, (name, box) in enumerate(boxes, 1):
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            photograph = photographs[target.parent.name]
+            Image.fromarray(photograph[box.top : box.top + size, box.left : box.left + size]).save(target)
+            if progress is not None:
+                progress(done, len(boxes))
+        (partial / MARKER).write_text(marker)
         os.replace(partial, folder)  # onto nothing, or onto an empty folder
     except OSError as error:
         raise DataError(
@@ -124,125 +99,60 @@ def write_sample_data(
     return counts
 
 
-def _finished(folder: Path, size: int, seed: int) -> SampleData | None:
-    """The counts of finished sample data of this size and seed, or None where `folder` is empty."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return None
-    counts = {split: sum(1 for _ in folder.glob(f"{split}/*/*.png")) for split in PATCHES}
-    found = SampleData(**counts)
+def _check_finished(folder: Path, marker: str, patches: int) -> None:
     try:
-        if json.loads((folder / MARKER).read_text()) == _marker(size, seed, found):
-            return found
+        finished = (folder / MARKER).read_text() == marker
     except (OSError, ValueError):
-        pass
-    raise DataError(
-        f"{folder} exists and is not finished sample data of size {size} and seed {seed}; remove it or give another "
-        "folder"
-    )
-
-
-def _marker(size: int, seed: int, counts: SampleData) -> dict[str, Any]:
-    return {"size": size, "seed": seed, **asdict(counts)}
-
-
-def _write(folder: Path, size: int, seed: int, progress: Callable[[int, int], None] | None) -> SampleData:
-    photographs = load_photographs()
-    patches = [patch for split in PATCHES for patch in choose_patches(photographs, split, size, seed)]
-    if not patches:
-        raise UsageError(f"the size is {size}, too large for every photograph; give 352 or less")
-    for done, patch in enumerate(patches, 1):
-        target = folder / patch.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cut_patch(photographs[patch.photograph], patch.box).save(target)
-        if progress is not None:
-            progress(done, len(patches))
-    counts = SampleData(**{split: sum(patch.split == split for patch in patches) for split in PATCHES})
-    (folder / MARKER).write_text(json.dumps(_marker(size, seed, counts), indent=2) + "\n")
-    return counts
+        finished = False
+    if not finished or sum(1 for _ in folder.glob("*/*/*.png")) != patches:
+        raise DataError(f"{folder} exists and is not finished sample data of this size and seed; give another folder")
 
 
 def load_photographs() -> dict[str, NDArray[np.uint8]]:
-    """The ten photographs by name, each uint8 [H, W, 3]; of the stereo motorcycle, the left image.
-
-    Raises `DataError` where the installed packages do not bring one.
-    """
-    return {name: _load_photograph(source) for name, source in PHOTOGRAPHS.items()}
-
-
-def _load_photograph(source: str) -> NDArray[np.uint8]:
+    """The ten photographs by name, each uint8 [H, W, 3]; of the stereo motorcycle, the left image."""
     import skimage.data  # both are slow to import
     import sklearn.datasets
 
-    package = "scikit-learn" if source.endswith(".jpg") else "scikit-image"
-    try:
-        if source.endswith(".jpg"):
-            loaded = sklearn.datasets.load_sample_image(source)
-        else:
-            loaded = getattr(skimage.data, source)()
-    except (ImportError, AttributeError, OSError) as error:
-        raise DataError(
-            f"the photograph {source} does not come with the installed {package} ({error}); install it from a wheel"
-        ) from None
-    return np.asarray(loaded[0] if isinstance(loaded, tuple) else loaded)
+    photographs = {}
+    for name, source in PHOTOGRAPHS.items():
+        bundled = source.endswith(".jpg")
+        try:
+            loaded = sklearn.datasets.load_sample_image(source) if bundled else getattr(skimage.data, source)()
+        except (ImportError, AttributeError, OSError) as error:
+            package = "scikit-learn" if bundled else "scikit-image"
+            raise DataError(
+                f"the photograph {source} does not come with the installed {package} ({error}); install it from a wheel"
+            ) from None
+        photographs[name] = np.asarray(loaded[0] if isinstance(loaded, tuple) else loaded)
+    return photographs
 
 
-# --- where the patches are -------------------------------------------------------------------------------------------
-
-
-def choose_patches(photographs: Mapping[str, NDArray[np.uint8]], split: Split, size: int, seed: int = 0) -> list[Patch]:
-    """The patches of one split, photograph by photograph ([H, W, 3] each), from a grid thinned to `PATCHES`."""
-    grids = [
-        (name, box)
-        for name, photograph in photographs.items()
-        for box in choose_boxes(photograph.shape[0], photograph.shape[1], split, size)
-    ]
-    phase = np.random.default_rng(seed).random()
+def choose_patches(photographs: Mapping[str, NDArray], split: str, size: int, seed: int = 0) -> dict[str, Box]:
+    """File name (split/photograph/NNNNN.png) -> patch, of a grid of all photographs thinned to `PATCHES`."""
+    sides = {name: photograph.shape[:2] for name, photograph in photographs.items()}
+    grid = [(name, box) for name, (height, width) in sides.items() for box in choose_boxes(height, width, split, size)]
+    count, phase = PATCHES[split], np.random.default_rng(seed).random()
+    if len(grid) > count:
+        grid = [grid[int((i + phase) * len(grid) / count)] for i in range(count)]
     taken = dict.fromkeys(photographs, 0)
-    patches = []
-    for name, box in thin(grids, PATCHES[split], phase):
-        patches.append(Patch(split, name, taken[name], box))
+    patches = {}
+    for name, box in grid:
+        patches[f"{split}/{name}/{taken[name]:05d}.png"] = box
         taken[name] += 1
     return patches
 
 
-def choose_boxes(height: int, width: int, split: Split, size: int) -> list[Box]:
-    """The grid of one photograph in one split, by rows.
+def choose_boxes(height: int, width: int, split: str, size: int) -> list[Box]:
+    """The grid of one photograph in one split, by rows; neighbours are three quarters of their size apart.
 
-    None where it is too small: a held-out strip one patch wide may be a quarter of it at most.
+    None where it is too small: a held-out strip one patch wide, or an eighth of it, may be a quarter of it at most.
     """
-    if size > min(height, width, max(height, width) // 4):
+    longer = max(height, width)
+    if size > min(height, width, longer // 4):
         return []
-    return list(grid(split_regions(height, width, size)[split], size, max(1, round(size * STRIDE))))
-
-
-def split_regions(height: int, width: int, side: int) -> dict[Split, Region]:
-    """The two parts of a photograph; the held-out strip is at least `side` pixels wide."""
-    strip = max(round(max(height, width) * HELD_OUT), side)
-    if width >= height:
-        rest = width - strip
-        return {"train": Region(0, 0, height, rest), "val": Region(0, rest, height, strip)}
-    rest = height - strip
-    return {"train": Region(0, 0, rest, width), "val": Region(rest, 0, strip, width)}
-
-
-def grid(region: Region, side: int, stride: int) -> Iterator[Box]:
-    """Boxes on a regular grid that lie wholly inside `region`, by rows."""
-    for top in range(region.top, region.top + region.height - side + 1, stride):
-        for left in range(region.left, region.left + region.width - side + 1, stride):
-            yield Box(top, left, side)
-
-
-def thin(items: list[T], count: int, phase: float) -> list[T]:
-    """Every n-th item, so that at most `count` are left; `phase` in [0, 1) says where to begin.
-
-    >>> thin(list(range(10)), 4, 0.5)
-    [1, 3, 6, 8]
-    """
-    if len(items) <= count:
-        return items
-    return [items[int((i + phase) * len(items) / count)] for i in range(count)]
-
-
-def cut_patch(photograph: NDArray[np.uint8], box: Box) -> Image.Image:
-    """The pixels of one patch."""
-    return Image.fromarray(photograph[box.top : box.top + box.side, box.left : box.left + box.side])
+    rest = longer - max(round(longer / 8), size)  # of the longer side, without the strip
+    own = range(rest) if split == "train" else range(rest, longer)
+    rows, columns = (range(height), own) if width >= height else (own, range(width))
+    stride = max(1, round(size * 3 / 4))
+    tops, lefts = (range(side.start, side.stop - size + 1, stride) for side in (rows, columns))
+    return [Box(top, left, size) for top in tops for left in lefts]

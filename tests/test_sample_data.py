@@ -48,7 +48,7 @@ def covered(shape: tuple[int, int], boxes: list[Box]) -> np.ndarray:
 def test_no_training_patch_has_a_held_out_pixel(photographs: dict[str, np.ndarray], size: int):
     patches = {split: choose_patches(photographs, split, size) for split in PATCHES}
     for name, photograph in photographs.items():
-        boxes = {split: [p.box for p in patches[split] if p.photograph == name] for split in PATCHES}
+        boxes = {split: [box for file, box in patches[split].items() if f"/{name}/" in file] for split in PATCHES}
         train, val = (covered(photograph.shape[:2], boxes[split]) for split in PATCHES)
         assert train.any()
         assert val.any()
@@ -67,8 +67,7 @@ def test_7000_and_800_patches_from_ten_photographs(photographs: dict[str, np.nda
     for split, count in PATCHES.items():
         patches = choose_patches(photographs, split, 32)
         assert len(patches) == count
-        assert {patch.photograph for patch in patches} == set(PHOTOGRAPHS)
-        assert len({patch.file_name for patch in patches}) == count
+        assert {file.split("/")[1] for file in patches} == set(PHOTOGRAPHS)
 
 
 @pytest.mark.usefixtures("few")
@@ -111,7 +110,7 @@ def test_only_the_same_finished_data_is_accepted(tmp_path: Path):
     assert write_sample_data(data, size=16) == counts
     assert file.stat().st_mtime_ns == before
     for options in ({"size": 32}, {"size": 16, "seed": 1}):
-        with pytest.raises(DataError, match="remove it or give another"):
+        with pytest.raises(DataError, match="give another"):
             write_sample_data(data, **options)
     file.unlink()
     with pytest.raises(DataError, match="not finished"):
@@ -122,7 +121,7 @@ def test_other_folders_are_not_touched(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("precious")
     (tmp_path / "sample-data.json").write_text(json.dumps([1]))
     for path in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(DataError, match="remove it or give another"):
+        with pytest.raises(DataError, match="give another"):
             write_sample_data(path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
