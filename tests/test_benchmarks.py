@@ -28,6 +28,7 @@ from hvae_codec.report.analysis import ranking_path
 from hvae_codec.sample_data import Box
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
 
 import encode_speed
 import gpu_training

@@ -1,7 +1,7 @@
 """What the kept latents are worth to a classifier: linear probes on latents, pixels and their principal components.
 
-    python benchmarks/probe.py --out studies/probe
-    python benchmarks/probe.py --out studies/probe --data quickstart/data --run quickstart/runs/photos
+    python benchmarks/studies/probe.py --out studies/probe
+    python benchmarks/studies/probe.py --out studies/probe --data quickstart/data --run quickstart/runs/photos
 
 Three tasks, none of whose images the model was trained on: digits (scikit-learn's, the model is trained on one half,
 the other is probed), photo patches by photograph, and the same with whole bands of each photograph left out, so that
@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import folder_above  # noqa: F401
 import numpy as np
 import sklearn
 from linear_probe import (

@@ -1,7 +1,7 @@
 """Training on a GPU: images/s and memory of published presets, then a model trained on the photo patches.
 
-    python benchmarks/gpu_training.py --out studies/gpu_training --minutes 8
-    python benchmarks/gpu_training.py --out studies/gpu_training --device cpu --small
+    python benchmarks/studies/gpu_training.py --out studies/gpu_training --minutes 8
+    python benchmarks/studies/gpu_training.py --out studies/gpu_training --device cpu --small
 
 First, each preset takes steps in float32 and bf16, with and without torch.compile, every case in a process of its own.
 float32 is what torch trains with by default: convolutions on recent GPUs round their inputs to TF32. Then one preset
@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import folder_above  # noqa: F401
 import numpy as np
 import torch
 from matplotlib.figure import Figure

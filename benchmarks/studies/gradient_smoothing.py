@@ -1,6 +1,6 @@
 """Gradient smoothing (paper section 4.2, table 2): gradient norms, skipped updates and NELBO with and without it.
 
-    python benchmarks/gradient_smoothing.py --out studies/gradient_smoothing
+    python benchmarks/studies/gradient_smoothing.py --out studies/gradient_smoothing
 
 The scale of prior and posterior is softplus(raw, beta) with beta = ln 2 (smoothed) or 1 (not), or exp(raw), as VDVAE
 has it. All else is the same: the initial weights, batches and noise of each seed too. Every run has equally many
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import folder_above  # noqa: F401
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

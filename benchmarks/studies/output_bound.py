@@ -1,6 +1,6 @@
 """Bounded and unbounded output scales (paper section 6, figure 2) at 5 and 8 bits, over training.
 
-    python benchmarks/output_bound.py --out studies/output_bound
+    python benchmarks/studies/output_bound.py --out studies/output_bound
 
 A logistic's scale that may shrink without end lets the likelihood of coarse levels grow without end: at 5 bits the
 bound may improve while the images do not. Four runs differ in bits and in the floor of the log scale alone;
@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import folder_above  # noqa: F401
 from matplotlib.figure import Figure
 from results import COLOURS, print_table, save_figure, write_markdown, write_results
 from study import History, Patches, Plan, photo_patches, run, use_threads

@@ -1,7 +1,7 @@
 """Memory, time and parameters against layers per resolution and width (paper tables 1, 8 and 9).
 
-    python benchmarks/model_size.py --out studies/model_size
-    python benchmarks/model_size.py --out studies/model_size --device cuda --batch-size 32
+    python benchmarks/studies/model_size.py --out studies/model_size
+    python benchmarks/studies/model_size.py --out studies/model_size --device cuda --batch-size 32
 
 A layer is a latent group with its top-down block, the skip's bottom-up block included. All models take 32 × 32 colour
 images and have 8 variates a group; each trains a few steps in a process of its own. On the CPU memory is the process's
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import folder_above  # noqa: F401
 from matplotlib.figure import Figure
 from results import COLOURS, print_table, save_figure, write_markdown, write_results
 from step_cost import StepCost, measure

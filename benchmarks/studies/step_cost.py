@@ -1,6 +1,6 @@
 """Time and memory of a training step, of one configuration in a process of its own.
 
-The other benchmarks call `measure`, which starts this file as a program: a process's peak memory is that of everything
+The studies call `measure`, which starts this file as a program: a process's peak memory is that of everything
 it ever did. What an empty process needs (torch loaded, no model) is measured too and taken off.
 """
 

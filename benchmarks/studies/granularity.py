@@ -1,6 +1,6 @@
 """Whole variates against single latent dimensions: which mask costs less at equal dimensions, and at equal bytes?
 
-    cd quickstart && python ../benchmarks/granularity.py --model runs/latest --data data --out granularity
+    cd quickstart && python ../benchmarks/studies/granularity.py --model runs/latest --data data --out granularity
 
 For every keep fraction, the mask of whole variates is compared with two masks of single dimensions, ranked by their own
 average KL: one that keeps exactly as many dimensions, and the largest that takes no more bytes (found by bisection, by
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import folder_above  # noqa: F401
 import torch
 from results import print_table, write_markdown, write_results
 
