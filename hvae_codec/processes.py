@@ -1,8 +1,8 @@
 """The processes that work on one model together, as `torchrun` starts them; alone, everything here is the identity.
 
 Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
-one finds no peers after the launcher restarted them. What makes a process fail is told to the others through the
-launcher's store, so that one of them says it once.
+one finds no peers after the launcher restarted them. Of processes that fail, the first one speaks: it is the one that
+finds a counter in the launcher's store at 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,15 +19,11 @@ from typing import NoReturn, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import HvaeCodecError, TrainingError, UsageError
 
 T = TypeVar("T")
-
-SAME_ERROR_SECONDS = 1.0
-"""How long a process that fails waits for the others to fail for the same reason."""
 
 
 class FailedElsewhere(HvaeCodecError):  # noqa: N818 - not this process's error
@@ -169,8 +164,8 @@ class StopAgreement:
 def joined() -> Iterator[Processes]:
     """The processes that `torchrun` started, as its environment tells; without one, this process alone.
 
-    What goes wrong within is raised by the process that it happened to, with the process named unless all have it in
-    common, and as `FailedElsewhere` by the others; `TrainingError` where a process vanished without a word.
+    What goes wrong within is raised by the process that it happened to first, and as `FailedElsewhere` by the others;
+    `TrainingError` where a process vanished without a word.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
@@ -182,7 +177,7 @@ def joined() -> Iterator[Processes]:
         dist.destroy_process_group()
         raise
     except Exception as error:
-        _fail(processes, error)
+        _fail(error)
     dist.destroy_process_group()
 
 
@@ -200,48 +195,31 @@ def _join() -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size(), local, local_count)
 
 
-def _fail(processes: Processes, error: Exception) -> NoReturn:
-    """Raise what this process is to say of `error`: itself, or that another has said it."""
+def _fail(error: Exception) -> NoReturn:
+    """Raise what this process is to say of `error`: itself, or that another process has failed before."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself; the launcher must not cut its message short
-    try:
-        board = _failures()
-        if _is_lost_peer(error):
-            if board.check(["first"]):
-                raise FailedElsewhere("another process failed") from None
-            error = TrainingError(
-                "the connection to another process was lost, which may have been killed; run the same command again to "
-                "go on"
-            )
-        board.set(f"error {processes.rank}", str(error))
-        if board.compare_set("first", "", str(processes.rank)).decode() != str(processes.rank):
-            raise FailedElsewhere("another process failed") from None
-        common = isinstance(error, TrainingError) or _all_say(board, processes, str(error))
-    except dist.DistError:  # the launcher is gone too
-        common = True
-    if common or not isinstance(error, HvaeCodecError):
-        raise error from None
-    raise type(error)(f"process {processes.rank} of {processes.count}: {error}") from None
+    if not _is_first_to_fail():
+        raise FailedElsewhere("another process failed") from None
+    if _is_lost_peer(error):
+        error = TrainingError(
+            "the connection to another process was lost, which may have been killed; run the same command again to go "
+            "on"
+        )
+    raise error from None
 
 
-def _failures() -> Store:
-    """Where processes tell each other why they fail; that of an earlier attempt of the launcher is not this one's."""
+def _is_first_to_fail() -> bool:
+    """Whether no process has asked before, in this attempt of the launcher."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=False, timeout=timedelta(seconds=10)
-    )
-    return PrefixStore(f"hvae_codec {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-
-
-def _all_say(board: Store, processes: Processes, message: str) -> bool:
-    """Whether all processes fail with this message, soon."""
-    keys = [f"error {rank}" for rank in range(processes.count)]
-    end = time.monotonic() + SAME_ERROR_SECONDS
-    while not board.check(keys):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return all(board.get(key).decode() == message for key in keys)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=False, timeout=timedelta(seconds=10)
+        )
+        return bool(store.add(f"hvae_codec failed, attempt {attempt}", 1) == 1)
+    except dist.DistError:  # the launcher is gone too
+        return True
 
 
 def _is_lost_peer(error: Exception) -> bool:

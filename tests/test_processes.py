@@ -34,6 +34,18 @@ loop.CACHE_BYTES = 0
 main(sys.argv[1:])
 """
 
+KILLED = """
+import os, signal, sys, torch
+from hvae_codec.processes import joined
+try:
+    with joined() as processes:
+        if processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.sum(torch.ones(1))
+except Exception as error:
+    sys.exit(f"said: {error!r}")
+"""
+
 
 @pytest.fixture
 def data(tmp_path: Path, cut_patches) -> Path:
@@ -128,9 +140,26 @@ def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: 
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (sentence,) = spoken(errors)
-    assert sentence.startswith("hvae-codec: process ")
-    assert f" of 2: {broken} is broken, truncated or unreadable" in sentence
+    assert sentence.startswith(f"hvae-codec: {broken} is broken, truncated or unreadable")
     assert "hvae_codec/train" not in errors  # no traceback of ours
+
+
+def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
+    process = launch(tmp_path, "-m", "hvae_codec_cli", "train", data, "--config", "nowhere.toml")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (sentence,) = spoken(errors)
+    assert "nowhere.toml" in sentence
+    assert "hvae_codec/" not in errors  # no traceback of ours
+
+
+def test_a_killed_process_is_told_of_once(tmp_path: Path):
+    (tmp_path / "main.py").write_text(KILLED)
+    process = launch(tmp_path, "--monitor-interval", 3, "main.py", processes=3)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("said: TrainingError('the connection to another process was lost") == 1
+    assert errors.count("said: FailedElsewhere(") == 1
 
 
 def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
