@@ -32,19 +32,19 @@ import torch
 from numpy.typing import NDArray
 from results import print_table
 
+from hvae_codec.analysis.cutoff_table import ranking_path
 from hvae_codec.config import ModelConfig
 from hvae_codec.cpu import keep_freed_memory
+from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.pipeline import EncodeOptions, encode
-from hvae_codec.images import ImageSource, open_images
+from hvae_codec.encode.pipeline import EncodeOptions, encode_images
 from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE, posterior_mean
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import KLStats, load_kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.report.analysis import ranking_path
+from hvae_codec.store.quantiser import IntCodec
 
 
 def main() -> None:
@@ -211,7 +211,7 @@ def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
 
         def whole(of: ImageSource | NDArray[np.uint8]) -> None:
             path = Path(folder) / f"{next(stores)}.zarr"
-            encode(coder.model, of, path, mask=coder.mask, stats=case.stats, options=EncodeOptions(size))
+            encode_images(coder.model, of, path, mask=coder.mask, stats=case.stats, options=EncodeOptions(size))
 
         seconds = in_turn(
             {
@@ -239,8 +239,8 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import encode_speed as speed
-from hvae_codec.encode.pipeline import encode_share
-from hvae_codec.encode.workers import Worker
+from hvae_codec.encode.pipeline import encode_worker
+from hvae_codec.store.workers import Worker
 speed.keep_freed_memory()
 run, data, count, keep, path, worker = sys.argv[2:]
 case = speed.trained(Path(run), float(keep))
@@ -248,7 +248,7 @@ size, channels = case.coder.model.config.image_size, case.coder.model.config.cha
 source = speed.open_images(data, size=size, channels=channels).evenly(int(count))
 print("ready", flush=True)
 sys.stdin.readline()
-encode_share(case.coder.model, source, path, Worker.parse(worker), mask=case.coder.mask, stats=case.stats)
+encode_worker(case.coder.model, source, path, Worker.parse(worker), mask=case.coder.mask, stats=case.stats)
 print("done", flush=True)
 """
 

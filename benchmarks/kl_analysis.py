@@ -23,15 +23,15 @@ import torch
 from results import print_table
 from torch import Tensor
 
+from hvae_codec.analysis.cutoff_table import analyze
 from hvae_codec.cpu import keep_freed_memory
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.images import ImageSource, open_images
+from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE, gaussian_noise
-from hvae_codec.prune.cutoffs import CutoffWish
+from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.sweep import sweep
-from hvae_codec.report.analysis import analyze
+from hvae_codec.store.quantiser import IntCodec
 
 KEEPS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 1.0)
 
@@ -65,7 +65,7 @@ def timed(model: HVAE, images: ImageSource, arguments: argparse.Namespace) -> di
     """What is timed, by name."""
     batch_size = arguments.batch_size
     stats = kl_stats(model, images, batch_size=batch_size)
-    wishes = [CutoffWish(keep=keep, granularity=arguments.granularity) for keep in KEEPS]
+    wishes = [CutoffSpec(keep=keep, granularity=arguments.granularity) for keep in KEEPS]
     cutoffs = [wish.cutoff(model, stats) for wish in wishes]
     masks = [cutoff.mask for cutoff in cutoffs]
     batches = [torch.from_numpy(batch) for batch in images.batches(batch_size)]

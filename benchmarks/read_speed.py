@@ -23,9 +23,9 @@ from rich.table import Table
 from torch.utils.data import BatchSampler, DataLoader
 
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
-from hvae_codec.encode.columns import VariateColumns
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.store import Store, StoreSpec, StoreWriter
+from hvae_codec.store.columns import VariateColumns
+from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.store.reader import FolderStoreWriter, Store, StoreSpec
 
 CHANNELS = {1: 16, 4: 2, 8: 2, 16: 3, 32: 1}
 """Latent resolution to kept variates: those of the quickstart's store at 3%, 1,968 numbers an image."""
@@ -75,7 +75,7 @@ def write(path: Path, images: int, channels: dict[int, int]) -> None:
         image={"size": 32, "channels": 3, "bits": 8},
         source={"fingerprint": "random", "bytes": 0},
     )
-    writer, rng = StoreWriter.create_or_resume(path, spec), np.random.default_rng(0)
+    writer, rng = FolderStoreWriter.create_or_resume(path, spec), np.random.default_rng(0)
     for row_group in writer.pending():
         shapes = {r: (len(writer.rows(row_group)), *columns.item(r)) for r in columns.resolutions}
         codes = {r: np.rint(rng.normal(0, CODE_STD, shape)).astype(codec.dtype) for r, shape in shapes.items()}

@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hvae_codec import open_store
-from hvae_codec.encode.places import place_of, zarr_location
-from hvae_codec.encode.remote import RemotePath
-from hvae_codec.encode.store import Store
+from hvae_codec.storage.bucket import RemotePath
+from hvae_codec.storage.location import location_of, zarr_location
+from hvae_codec.store.reader import Store
 
 URL = "s3://images/out.zarr"
 Rows = Iterator[tuple[str, str, str]]
@@ -111,13 +111,13 @@ def measure(images: int, reads: int, requests: Any) -> Rows:
 
 def write_to_bucket(local: Store) -> None:
     """The same store, row group by row group, as encode does."""
-    from hvae_codec.encode.subject import Subject
-    from hvae_codec.encode.targets import writing
-    from hvae_codec.encode.verify import read_spec
-    from hvae_codec.encode.workers import Worker
+    from hvae_codec.store.open_writer import writing
+    from hvae_codec.store.subject import Subject
+    from hvae_codec.store.verify import read_spec
+    from hvae_codec.store.workers import Worker
 
     spec = read_spec(Subject.open(local.path))
-    with writing(place_of(URL), spec, False, Worker()) as writer:
+    with writing(location_of(URL), spec, False, Worker()) as writer:
         for row_group in writer.own_pending():
             rows = writer.rows(row_group)
             writer.write(row_group, local.stored(slice(rows.start, rows.stop)))

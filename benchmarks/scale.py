@@ -24,11 +24,11 @@ from results import print_table
 from scale_simulation import BILLION, latents_of, name_of, size, spec_of, unit_steps
 
 from hvae_codec.config import GroupShape, ModelConfig
-from hvae_codec.encode.columns import stored_columns
-from hvae_codec.encode.layout import write_texts
-from hvae_codec.encode.store import open_store
-from hvae_codec.encode.writer import StoreWriter
 from hvae_codec.presets import load_preset
+from hvae_codec.store.arrays import write_texts
+from hvae_codec.store.columns import stored_columns
+from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.reader import open_store
 
 if TYPE_CHECKING:
     from hvae_codec.prune.mask import LatentMask
@@ -62,7 +62,7 @@ class Plan:
 
     name: str
     images: int
-    shard: int
+    row_group_size: int
     pixels: int
     """Colour values of an image."""
     kept: dict[int, int]
@@ -76,7 +76,7 @@ class Plan:
     @property
     def row_groups(self) -> int:
         """Row groups of the store."""
-        return -(-self.images // self.shard)
+        return -(-self.images // self.row_group_size)
 
     @property
     def shards(self) -> int:
@@ -114,21 +114,23 @@ def variates(preset: str) -> dict[int, int]:
     return found
 
 
-def plans(images: int, keep: float, shard: int) -> Iterator[Plan]:
+def plans(images: int, keep: float, row_group_size: int) -> Iterator[Plan]:
     for preset, which, choose in (
         ("tiny32", "every resolution", kept_everywhere),
         (LARGE, "lowest first", kept_lowest),
         (LARGE, "every resolution", kept_everywhere),
     ):
-        yield Plan(f"{preset}, {which}", images, shard, load_preset(preset).model.image_dims, choose(preset, keep))
+        yield Plan(
+            f"{preset}, {which}", images, row_group_size, load_preset(preset).model.image_dims, choose(preset, keep)
+        )
 
 
 def print_plans(options: argparse.Namespace) -> None:
-    found = list(plans(options.images, options.keep, options.shard))
+    found = list(plans(options.images, options.keep, options.row_group_size))
     facts: dict[str, Callable[[Plan], str]] = {
         "latent arrays": lambda plan: f"{len(plan.kept)}",
         "latents an image": lambda plan: f"{plan.latents:,}",
-        "a row group in memory, int16": lambda plan: size(2 * plan.latents * plan.shard),
+        "a row group in memory, int16": lambda plan: size(2 * plan.latents * plan.row_group_size),
         "row groups": lambda plan: f"{plan.row_groups:,}",
         "shards": lambda plan: f"{plan.shards:,}",
         "files and folders of shards, on a disk": lambda plan: f"{4 * plan.shards:,}",
@@ -139,7 +141,7 @@ def print_plans(options: argparse.Namespace) -> None:
         "average shard": lambda plan: " to ".join(size(b * plan.images / plan.shards) for b in plan.bytes_per_image),
     }
     table = [[what, *(fact(plan) for plan in found)] for what, fact in facts.items()]
-    title = f"{options.images:,} images, keep {options.keep:.0%}, {options.shard} images a row group"
+    title = f"{options.images:,} images, keep {options.keep:.0%}, {options.row_group_size} images a row group"
     print_table(title, ["", *(plan.name for plan in found)], table)
     rates = [rate_row(speed, options.workers, found[-1]) for speed in (1, 10, 100, 1000)]
     print_table(f"{options.workers:,} workers", list(rates[0]), [list(row.values()) for row in rates])
@@ -147,7 +149,7 @@ def print_plans(options: argparse.Namespace) -> None:
 
 def rate_row(speed: float, workers: int, plan: Plan) -> dict[str, str]:
     """What a speed of the workers, in images/s each, asks of the storage."""
-    row_groups = speed * workers / plan.shard
+    row_groups = speed * workers / plan.row_group_size
     objects = row_groups * (len(plan.kept) + 1)
     low, high = (speed * workers * b for b in plan.bytes_per_image)
     return {
@@ -156,7 +158,7 @@ def rate_row(speed: float, workers: int, plan: Plan) -> dict[str, str]:
         "row groups/s": f"{row_groups:,.1f}",
         "objects/s": f"{objects:,.0f}",
         "bytes/s": f"{size(low)} to {size(high)}",
-        "seconds between a worker's commits": f"{plan.shard / speed:g}",
+        "seconds between a worker's commits": f"{plan.row_group_size / speed:g}",
     }
 
 
@@ -211,7 +213,7 @@ def metadata_row(name: str, mask: LatentMask) -> dict[str, str]:
     spec = replace(spec_of(1, arrays=1), columns=columns, mask=mask.to_dict(), steps=unit_steps(columns))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.zarr"
-        writer = StoreWriter.create_or_resume(path, spec)
+        writer = FolderStoreWriter.create_or_resume(path, spec)
         writer.write(0, latents_of(writer, 0))
         writer.publish()
         seconds = min(timed(lambda: open_store(path)) for _ in range(5))

@@ -28,12 +28,12 @@ import zarr
 from results import print_table, write_markdown, write_results
 from zarr.codecs import Crc32cCodec
 
-from hvae_codec.encode.columns import Columns, VariateColumns
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.layout import StoreSpec, row_group_digest, shard_key, spec_fingerprint
-from hvae_codec.encode.store import open_store
-from hvae_codec.encode.verify import verify
-from hvae_codec.encode.writer import StoreWriter, partial_path
+from hvae_codec.store.arrays import StoreSpec, row_group_digest, shard_key, spec_fingerprint
+from hvae_codec.store.columns import Columns, VariateColumns
+from hvae_codec.store.folder_writer import FolderStoreWriter, partial_path
+from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.store.reader import open_store
+from hvae_codec.store.verify import verify
 
 BILLION = 1_000_000_000
 
@@ -72,9 +72,9 @@ class Simulation:
         """What the store is made from, names and all."""
         return spec_of(self.rows, arrays=1)
 
-    def writer(self) -> StoreWriter:
+    def writer(self) -> FolderStoreWriter:
         """Of the store as it stands, without a look at what is written."""
-        return StoreWriter(self.path, self.spec())
+        return FolderStoreWriter(self.path, self.spec())
 
     def group(self) -> zarr.Group:
         """The unfinished store, for what the package has no function for."""
@@ -142,7 +142,7 @@ def name_of(image: int) -> str:
     return f"train/{image // 1000:06d}/{image:010d}.jpg"
 
 
-def latents_of(writer: StoreWriter, row_group: int) -> dict[int, np.ndarray]:
+def latents_of(writer: FolderStoreWriter, row_group: int) -> dict[int, np.ndarray]:
     rows = len(writer.rows(row_group))
     return {r: np.full((rows, *writer.spec.columns.item(r)), row_group % 100, "int16") for r in writer.spec.resolutions}
 
@@ -157,7 +157,7 @@ def simulate(simulation: Simulation, options: argparse.Namespace) -> None:
     """Run all steps and print what they took; with `options.out`, write it there as well."""
     steps = (hold_names, create, commit, commit_wide, fill, resume, markers, publish, read, names, check, layouts)
     rows = [row for step in steps for row in in_own_process(step, simulation)]
-    row_groups = -(-simulation.rows // StoreSpec.shard)
+    row_groups = -(-simulation.rows // StoreSpec.row_group_size)
     columns = ["", "seconds", "each", f"× {BILLION / simulation.rows:g}, hours", "peak MiB", "note"]
     table = [line_of(row, BILLION / simulation.rows) for row in rows]
     print_table(f"{simulation.rows:,} rows in {row_groups:,} row groups", columns, table)
@@ -199,7 +199,7 @@ def hold_names(simulation: Simulation) -> list[Row]:
 def create(simulation: Simulation) -> list[Row]:
     found, spec = Rows(), simulation.spec()
     with found.measure("create the store", simulation.rows, "row"):
-        StoreWriter.create_or_resume(simulation.path, spec)
+        FolderStoreWriter.create_or_resume(simulation.path, spec)
     for name in ("name", "label"):
         files = sorted((partial_path(simulation.path) / name / "c").iterdir())
         stored = sum(file.stat().st_size for file in files)
@@ -225,8 +225,8 @@ def commit(simulation: Simulation) -> list[Row]:
 
 def commit_wide(simulation: Simulation) -> list[Row]:
     found = Rows()
-    spec = spec_of(simulation.commits * StoreSpec.shard, arrays=8)
-    writer = StoreWriter.create_or_resume(simulation.folder / "wide.zarr", spec)
+    spec = spec_of(simulation.commits * StoreSpec.row_group_size, arrays=8)
+    writer = FolderStoreWriter.create_or_resume(simulation.folder / "wide.zarr", spec)
     with found.measure("commit rate, 8 arrays, 1 writer", writer.row_groups, "row group"):
         for row_group in range(writer.row_groups):
             writer.write(row_group, latents_of(writer, row_group))
@@ -242,21 +242,21 @@ def fill(simulation: Simulation) -> list[Row]:
     for first in range(0, done, 4096):
         last = min(first + 4096, done)
         stored = np.concatenate([latents_of(writer, r)[1] for r in range(first, last)])
-        latents[first * StoreSpec.shard : first * StoreSpec.shard + len(stored)] = stored
+        latents[first * StoreSpec.row_group_size : first * StoreSpec.row_group_size + len(stored)] = stored
     group["committed"][:done] = digests
     os.sync()
     return []
 
 
-def digest_of(writer: StoreWriter, row_group: int) -> int:
+def digest_of(writer: FolderStoreWriter, row_group: int) -> int:
     return row_group_digest(list(latents_of(writer, row_group).values()))
 
 
 def resume(simulation: Simulation) -> list[Row]:
     found, spec = Rows(), simulation.spec()
-    row_groups = -(-simulation.rows // spec.shard)
+    row_groups = -(-simulation.rows // spec.row_group_size)
     with found.measure("resume: create_or_resume", row_groups, "row group"):
-        writer = StoreWriter.create_or_resume(simulation.path, spec)
+        writer = FolderStoreWriter.create_or_resume(simulation.path, spec)
     with found.measure("resume: pending()", row_groups, "row group", "again at the end, by publish"):
         pending = writer.pending()
     for row_group in pending:
@@ -339,7 +339,7 @@ def names(simulation: Simulation) -> list[Row]:
 
 def check(simulation: Simulation) -> list[Row]:
     found = Rows()
-    with found.measure("verify", -(-simulation.rows // StoreSpec.shard), "row group"):
+    with found.measure("verify", -(-simulation.rows // StoreSpec.row_group_size), "row group"):
         report = verify(simulation.path)
     found.rows[-1].note = f"{report.files:,} files, {len(report.damages)} damages"
     return found.rows

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
+from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -25,10 +26,9 @@ from .options import (
     SkipBroken,
     Step,
 )
-from .together import together
 
 if TYPE_CHECKING:
-    from hvae_codec.images import ImageSource
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.report.analysis_files import Measured
 
 
@@ -76,26 +76,26 @@ def command(
     the same as tables and pictures, and the masks; keeps the ranking in the run for encode. Several processes:
     torchrun --nproc-per-node N -m hvae_codec_cli analyze-kl ...
     """
+    from hvae_codec.analysis.cutoff_table import FOLDER
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.latents import make_codec
-    from hvae_codec.images import open_images
+    from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import read_wishes
-    from hvae_codec.report.analysis import FOLDER
+    from hvae_codec.prune.cutoffs import parse_cutoffs
     from hvae_codec.report.analysis_files import AnalysisPlan, check_folder, measure
+    from hvae_codec.store.quantiser import make_codec
 
-    wishes = read_wishes(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
+    wishes = parse_cutoffs(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
     plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, pictures, batch_size, seed)
     keep_freed_memory()
-    with together(device) as processes:
+    with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)
         config, run = hvae.config, hvae.run or model
         folder = out or run / FOLDER
-        processes.on_first(lambda: check_folder(folder))
+        processes.run_on_main(lambda: check_folder(folder))
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        with interruptible("Nothing was written."), stages(quiet=not processes.is_first) as stage:
+        with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
             measured = measure(hvae, source, plan, stage, processes)
-        processes.on_first(lambda: _write(measured, folder, run, source))
+        processes.run_on_main(lambda: _write(measured, folder, run, source))
 
 
 def _write(measured: Measured, folder: Path, run: Path, source: ImageSource) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, report_source, stages
+from .distributed_session import distributed_session
 from .encode_options import WorkerOption
 from .options import (
     BatchSize,
@@ -20,7 +21,6 @@ from .options import (
     SplitName,
     StoreArgument,
 )
-from .together import together
 
 
 def command(
@@ -48,22 +48,22 @@ def command(
     when the same command is run again.
     """
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.append import append_share, open_to_append
-    from hvae_codec.encode.workers import share_of
-    from hvae_codec.images import open_images
+    from hvae_codec.data.sources import open_images
+    from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.report.encoded import share_sentence, store_table
+    from hvae_codec.report.encoded import store_table, worker_sentence
+    from hvae_codec.store.workers import worker_of
 
-    with together(device) as processes:
-        share = share_of(worker, processes)
-        opened = processes.on_first(lambda: open_to_append(store, out, share))
+    with distributed_session(device) as processes:
+        share = worker_of(worker, processes)
+        opened = processes.run_on_main(lambda: open_to_append(store, out, share))
         keep_freed_memory()
         hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         images, advice = source.split(split.value), "The same command goes on where it stopped."
-        with interruptible(advice), stages(quiet=not processes.is_first) as stage:
-            longer = append_share(
+        with interruptible(advice), stages(quiet=not processes.is_main) as stage:
+            longer = append_worker(
                 hvae,
                 images,
                 store,
@@ -78,4 +78,4 @@ def command(
             report_source(source)
             console().print(store_table(longer))
         elif worker:
-            console().print(share_sentence(out or store, share))
+            console().print(worker_sentence(out or store, share))

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from hvae_codec.images import ImageSource
+from hvae_codec.data.sources import ImageSource
 
 Stage = Callable[[str], Callable[[int, int], None]]
 

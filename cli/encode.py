@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import encode_options as option
 from .display import console, interruptible, report_source, stages
+from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -25,17 +26,16 @@ from .options import (
     SplitName,
     Step,
 )
-from .together import together
 
 if TYPE_CHECKING:
-    from hvae_codec.encode.latents import Codec as LatentCodec
+    from hvae_codec.data.sources import ImageSource
+    from hvae_codec.distributed import DistributedContext
     from hvae_codec.encode.pipeline import EncodeOptions
-    from hvae_codec.encode.store import Store as EncodedStore
-    from hvae_codec.encode.workers import Worker
-    from hvae_codec.images import ImageSource
     from hvae_codec.model.hvae import HVAE
-    from hvae_codec.processes import Processes
-    from hvae_codec.prune.cutoffs import CutoffWish
+    from hvae_codec.prune.cutoffs import CutoffSpec
+    from hvae_codec.store.quantiser import Codec as LatentCodec
+    from hvae_codec.store.reader import Store as EncodedStore
+    from hvae_codec.store.workers import Worker
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
     split: Split = SplitName.all,
     worker: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
-    shard: option.Shard = 256,
+    row_group_size: option.Shard = 256,
     chunk: option.Chunk = 131072,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
@@ -70,24 +70,24 @@ def command(
     hvae_codec_cli encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the
     same folders.
     """
+    from hvae_codec.analysis.cutoff_cost import images_to_evaluate
     from hvae_codec.cpu import keep_freed_memory
-    from hvae_codec.encode.latents import make_codec
+    from hvae_codec.data.sources import open_images
     from hvae_codec.encode.pipeline import EncodeOptions
-    from hvae_codec.encode.targets import check_place
-    from hvae_codec.encode.workers import share_of
-    from hvae_codec.images import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.prune.cutoffs import read_wish
-    from hvae_codec.report.cutoff_cost import images_to_evaluate
+    from hvae_codec.store.open_writer import check_location
+    from hvae_codec.store.quantiser import make_codec
+    from hvae_codec.store.workers import worker_of
 
     wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
     measured, latent_codec = images_to_evaluate(evaluate), make_codec(codec.value, step)
-    options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model, verify)
+    options = EncodeOptions(batch_size, overwrite, row_group_size, chunk, evaluate == "all", seed, embed_model, verify)
     keep_freed_memory()
-    with together(device) as processes:
-        share = share_of(worker, processes)
+    with distributed_session(device) as processes:
+        share = worker_of(worker, processes)
         if not worker:
-            processes.on_first(lambda: check_place(store, overwrite))
+            processes.run_on_main(lambda: check_location(store, overwrite))
         hvae = load_model(model, processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
@@ -100,28 +100,28 @@ def _encode(
     source: ImageSource,
     split: Literal["train", "val", "all"],
     store: str,
-    wish: CutoffWish,
+    wish: CutoffSpec,
     codec: LatentCodec,
     measured: int | None,
     options: EncodeOptions,
     share: Worker,
-    processes: Processes,
+    processes: DistributedContext,
 ) -> EncodedStore | None:
-    from hvae_codec.encode.pipeline import encode_share
-    from hvae_codec.report.cutoff_cost import choose_and_measure
+    from hvae_codec.analysis.cutoff_cost import choose_and_measure
+    from hvae_codec.encode.pipeline import encode_worker
     from hvae_codec.report.encoded import find_ranking
 
     batch_size, seed, images = options.batch_size, options.seed, 0 if share.number else measured
     advice = "The same command goes on where it stopped."
-    with interruptible(advice), stages(quiet=not processes.is_first) as stage:
-        stats, note = processes.on_first(lambda: find_ranking(model, source, batch_size, seed, stage))
+    with interruptible(advice), stages(quiet=not processes.is_main) as stage:
+        stats, note = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
         # Before the long part, so that its price is known and nothing is left to fail once the store stands.
-        kept, sentences = processes.on_first(
+        kept, sentences = processes.run_on_main(
             lambda: choose_and_measure(wish, model, stats, source, batch_size, seed, stage, images)
         )
-        if processes.is_first:
+        if processes.is_main:
             console().print(note, *sentences, sep="\n")
-        return encode_share(
+        return encode_worker(
             model,
             source.split(split),
             store,
@@ -135,10 +135,10 @@ def _encode(
 
 
 def _report(written: EncodedStore | None, source: ImageSource, store: str, worker: Worker | None) -> None:
-    from hvae_codec.report.encoded import share_sentence, store_table
+    from hvae_codec.report.encoded import store_table, worker_sentence
 
     if written is not None:
         report_source(source)
         console().print(store_table(written))
     elif worker is not None:
-        console().print(share_sentence(store, worker))
+        console().print(worker_sentence(store, worker))

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Make a run of a published Efficient-VDVAE checkpoint; nothing in the files is executed."""
     from hvae_codec.model.checkpoint import point_latest, save_model
-    from hvae_codec.model.published import import_published
+    from hvae_codec.published.efficient_vdvae import import_published
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists; give another --out")

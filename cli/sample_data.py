@@ -20,7 +20,7 @@ def command(
     The photographs come with scikit-image and scikit-learn. Of each, a strip that no training patch touches is held
     out in val/.
     """
-    from hvae_codec.sample_data import write_sample_data
+    from hvae_codec.data.sample import write_sample_data
 
     with interruptible("Nothing was written."), progress_bar("patches") as bar:
         task = bar.add_task("Writing patches", total=None)

@@ -20,7 +20,7 @@ from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_d
 from .training_display import training_display
 
 if TYPE_CHECKING:
-    from hvae_codec.processes import Processes
+    from hvae_codec.distributed import DistributedContext
     from hvae_codec.train.loop import TrainOptions, TrainResult
 
 KEPT_BY_RUN = {
@@ -68,7 +68,7 @@ def command(
     validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
     torchrun --nproc-per-node N -m hvae_codec_cli train ...; train.batch_size is that of all together.
     """
-    from hvae_codec.processes import FailedElsewhere, joined
+    from hvae_codec.distributed import FailedElsewhere, init_distributed
     from hvae_codec.train.loop import TrainOptions
 
     options = TrainOptions(
@@ -86,10 +86,10 @@ def command(
     )
     changes, advice = _changes(settings, steps, precision, checkpoint_activations, compile_), None
     try:
-        with joined() as processes:
+        with init_distributed() as processes:
             processes = processes.on(torch_device(device))
-            run = processes.on_first(lambda: _run_folder(preset, config, out, resume))
-            wanted = processes.on_first(lambda: _configuration(preset, config, changes, run, resume))
+            run = processes.run_on_main(lambda: _run_folder(preset, config, out, resume))
+            wanted = processes.run_on_main(lambda: _configuration(preset, config, changes, run, resume))
             advice = _advice(context, data, run, processes)
             _train(data, run, wanted, options, processes, seed=seed, resume=resume, skip_broken=skip_broken)
     except FailedElsewhere as error:
@@ -104,28 +104,28 @@ def _train(
     run: Path,
     wanted: Config,
     options: TrainOptions,
-    processes: Processes,
+    processes: DistributedContext,
     *,
     seed: int | None,
     resume: bool,
     skip_broken: bool,
 ) -> None:
     from hvae_codec.cpu import tuned_for_training
-    from hvae_codec.images import open_images
+    from hvae_codec.data.sources import open_images
     from hvae_codec.train.loop import start_run, train
-    from hvae_codec.train.watch import Watch
+    from hvae_codec.train.progress import ProgressReporter
 
     size, channels = wanted.model.image_size, wanted.model.channels
     source = open_images(data, size=size, channels=channels, skip_broken=skip_broken)
-    config = processes.on_first(lambda: start_run(run, wanted, resume=resume, seed=seed, device=processes.device))
+    config = processes.run_on_main(lambda: start_run(run, wanted, resume=resume, seed=seed, device=processes.device))
     training, held_out = source.split("train"), source.split("val")
-    if processes.is_first:
+    if processes.is_main:
         report_unused(len(source), training, held_out)
-    with tuned_for_training(), training_display(quiet=not processes.is_first) as display:
-        watch = Watch(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
-        on_step = watch if processes.is_first else None
+    with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
+        watch = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
+        on_step = watch if processes.is_main else None
         result = train(run, config, training, held_out, options, on_step, display.reading, display.warn, processes)
-    if processes.is_first:
+    if processes.is_main:
         report_source(source)
         _report(result, config, len(training), min(len(held_out), options.validation_images))
 
@@ -170,9 +170,9 @@ def _configuration(preset: str | None, file: Path | None, changes: list[str], ru
     return with_settings(base, changes)
 
 
-def _advice(context: typer.Context, data: Path, run: Path, processes: Processes) -> str | None:
+def _advice(context: typer.Context, data: Path, run: Path, processes: DistributedContext) -> str | None:
     """What to type to go on with an interrupted run; None where another process says it."""
-    if not processes.is_first:
+    if not processes.is_main:
         return None
     words = ["train", str(data), "--resume", "--out", str(run)]
     for parameter in context.command.params:
@@ -188,7 +188,7 @@ def _advice(context: typer.Context, data: Path, run: Path, processes: Processes)
     return f"Go on with{_launcher(processes)} {shlex.join(words)}"
 
 
-def _launcher(processes: Processes) -> str:
+def _launcher(processes: DistributedContext) -> str:
     if processes.count == 1:
         return ": hvae-codec"
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hvae_codec.train.watch import Status
+    from hvae_codec.train.progress import Status
 
 SECONDS_ON_TERMINAL = 1.0
 SECONDS_ELSEWHERE = 30.0

@@ -27,12 +27,12 @@ def command(
 
     Exit code 0 where all is well, 1 where anything is damaged. Only --deep needs the model.
     """
-    from hvae_codec.encode.verify import verify
     from hvae_codec.report.verified import damage_table, verified_data, verified_sentence
+    from hvae_codec.store.verify import verify
 
     hvae = None
     if deep:
-        from hvae_codec.encode.decoded_check import load_store_model
+        from hvae_codec.encode.deep_verify import load_store_model
         from hvae_codec.model.checkpoint import load_model
 
         hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))

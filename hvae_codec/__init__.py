@@ -2,7 +2,7 @@
 
     model = load_model("runs/latest")
     stats = kl_stats(model, images)
-    encode(model, images, "out.zarr", mask=LatentMask.from_keep(stats, 0.03))
+    encode_images(model, images, "out.zarr", mask=LatentMask.from_keep(stats, 0.03))
     open_store("out.zarr").decode([17, 42])
 
 Names are imported when they are first used, so that reading a store needs no torch.
@@ -14,17 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.evaluation import Evaluation, evaluate
     from .config import Config, ModelConfig, StageConfig, load_config
-    from .encode.append import append, append_share
+    from .data.sources import ImageSource, open_images
+    from .encode.append import append, append_worker
     from .encode.dataset import LatentDataset, RowGroupSampler
-    from .encode.latents import make_codec
-    from .encode.pipeline import encode, encode_share
+    from .encode.pipeline import encode_images, encode_worker
     from .encode.repair import repair
-    from .encode.store import Store, open_store
-    from .encode.verify import VerifyReport, verify
-    from .encode.workers import Worker
     from .errors import HvaeCodecError
-    from .images import ImageSource, open_images
     from .model.checkpoint import load_model
     from .model.hvae import HVAE, Elbo
     from .model.importance import importance_bound
@@ -34,28 +31,32 @@ if TYPE_CHECKING:
     from .prune.mask import LatentMask, load_mask, save_mask
     from .prune.sweep import sweep
     from .prune.tolerance import find_tolerated
-    from .report.evaluation import Evaluation, evaluate
+    from .store.quantiser import make_codec
+    from .store.reader import Store, open_store
+    from .store.verify import VerifyReport, verify
+    from .store.workers import Worker
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "Config": "config",
     "ModelConfig": "config",
     "StageConfig": "config",
     "load_config": "config",
     "LatentDataset": "encode.dataset",
     "RowGroupSampler": "encode.dataset",
-    "make_codec": "encode.latents",
-    "Store": "encode.store",
-    "open_store": "encode.store",
-    "VerifyReport": "encode.verify",
+    "make_codec": "store.quantiser",
+    "Store": "store.reader",
+    "open_store": "store.reader",
+    "VerifyReport": "store.verify",
     "repair": "encode.repair",
-    "verify": "encode.verify",
+    "verify": "store.verify",
     "append": "encode.append",
-    "append_share": "encode.append",
-    "encode_share": "encode.pipeline",
-    "Worker": "encode.workers",
+    "append_worker": "encode.append",
+    "encode_images": "encode.pipeline",
+    "encode_worker": "encode.pipeline",
+    "Worker": "store.workers",
     "HvaeCodecError": "errors",
-    "ImageSource": "images",
-    "open_images": "images",
+    "ImageSource": "data.sources",
+    "open_images": "data.sources",
     "load_model": "model.checkpoint",
     "HVAE": "model.hvae",
     "Elbo": "model.hvae",
@@ -70,8 +71,8 @@ _HOMES = {
     "save_mask": "prune.mask",
     "sweep": "prune.sweep",
     "find_tolerated": "prune.tolerance",
-    "Evaluation": "report.evaluation",
-    "evaluate": "report.evaluation",
+    "Evaluation": "analysis.evaluation",
+    "evaluate": "analysis.evaluation",
 }
 
 __all__ = [
@@ -91,9 +92,9 @@ __all__ = [
     "VerifyReport",
     "Worker",
     "append",
-    "append_share",
-    "encode",
-    "encode_share",
+    "append_worker",
+    "encode_images",
+    "encode_worker",
     "evaluate",
     "find_tolerated",
     "importance_bound",
@@ -115,12 +116,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "encode":
-        # The function shares its name with the package, which is callable.
-        return importlib.import_module(f"{__name__}.encode")
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY_IMPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

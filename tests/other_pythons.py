@@ -25,9 +25,9 @@ import numpy as np
 import zarr
 
 from hvae_codec.encode.embedded_model import stored_weights
-from hvae_codec.encode.store import StoreWriter, open_store
-from hvae_codec.encode.subject import Subject
-from hvae_codec.encode.verify import read_spec, verify
+from hvae_codec.store.reader import FolderStoreWriter, open_store
+from hvae_codec.store.subject import Subject
+from hvae_codec.store.verify import read_spec, verify
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "stores"
@@ -115,7 +115,7 @@ def rewrite(path: Path, target: Path) -> None:
     """Write the store at `path` again to `target`, as `encode` does."""
     store = open_store(path)
     spec = dataclasses.replace(read_spec(Subject.open(path)), weights=stored_weights(store))
-    writer = StoreWriter.create_or_resume(target, spec)
+    writer = FolderStoreWriter.create_or_resume(target, spec)
     for row_group in writer.pending():
         rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
         writer.write(row_group, store.stored(rows), {name: store.per_image(name)[rows] for name in spec.per_image})

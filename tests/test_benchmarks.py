@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from hvae_codec import sample_data
+from hvae_codec.analysis.cutoff_table import ranking_path
 from hvae_codec.config import Config
+from hvae_codec.data import sample as sample_data
+from hvae_codec.data.sample import Box
+from hvae_codec.data.sources import as_source
 from hvae_codec.errors import UsageError
-from hvae_codec.images import as_source
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats, save_kl_stats
-from hvae_codec.report.analysis import ranking_path
-from hvae_codec.sample_data import Box
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
@@ -239,7 +239,7 @@ def test_encode_speed_of_workers(
 
 
 def test_scale_on_paper() -> None:
-    small, *_, large = scale.plans(images=1000, keep=0.03, shard=256)
+    small, *_, large = scale.plans(images=1000, keep=0.03, row_group_size=256)
     assert (small.row_groups, small.shards) == (4, 20)
     assert large.kept == {1: 4, 4: 8, 8: 10, 16: 19, 32: 31, 64: 25, 128: 25, 256: 12}
     assert large.bytes_per_image[0] == pytest.approx(225.3 * 64)  # as many pixels as 64 of the quickstart

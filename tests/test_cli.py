@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hvae_codec import sample_data
 from hvae_codec.config import load_config, with_settings
-from hvae_codec.encode.store import open_store
-from hvae_codec.images import open_images
+from hvae_codec.data import sample as sample_data
+from hvae_codec.data.sources import open_images
 from hvae_codec.model.checkpoint import find_run, load_weights, save_weights
 from hvae_codec.presets import load_preset
+from hvae_codec.store.reader import open_store
 from hvae_codec_cli import app as app_module
 from hvae_codec_cli.app import main
 from hvae_codec_cli.decode import parse_range
@@ -362,7 +362,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.train.watch.Watch.__call__", interrupting)
+        patch.setattr("hvae_codec.train.progress.Watch.__call__", interrupting)
         capsys.readouterr()
         assert exit_code("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/b") == 130
     _, err = capsys.readouterr()
@@ -378,7 +378,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
 
 def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.encode.writer.StoreWriter.finish", interrupt)
+        patch.setattr("hvae_codec.store.folder_writer.StoreWriter.finish", interrupt)
         capsys.readouterr()
         assert exit_code("encode", "data", "new.zarr", "--keep", "30%") == 130
     _, err = capsys.readouterr()
@@ -607,10 +607,10 @@ def test_no_space_left(work, hvae, refused, capsys, monkeypatch, largest_file, a
 
 
 def test_damaged_stores_and_runs(work, refused):
-    shard = next(p for p in Path("out.zarr").glob("z*/c/0/**/*") if p.is_file())
-    content = bytearray(shard.read_bytes())
+    row_group_size = next(p for p in Path("out.zarr").glob("z*/c/0/**/*") if p.is_file())
+    content = bytearray(row_group_size.read_bytes())
     content[2] ^= 255
-    shard.write_bytes(content)
+    row_group_size.write_bytes(content)
     assert "damaged" in refused(1, "decode", "out.zarr", "new")
     assert not Path("new").exists()
     Path("runs/first/analysis/kl_stats.npz").write_bytes(b"PK")
@@ -626,7 +626,7 @@ def test_unknown_system_errors_are_one_sentence_too(work, refused, monkeypatch):
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "out.zarr")
 
-    monkeypatch.setattr("hvae_codec.encode.store.open_store", denied)
+    monkeypatch.setattr("hvae_codec.store.reader.open_store", denied)
     assert refused(1, "decode", "out.zarr", "new") == "Permission denied (out.zarr)"
     full = OSError(28, "No space left on device", "x")
     assert app_module._os_message(full) == "no space left (x); make room and run the same command again"

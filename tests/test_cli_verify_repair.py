@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_encode_store import tree
+from test_store_reader import tree
 
-from hvae_codec import LatentMask, encode, kl_stats, load_model, open_images
+from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images
+from hvae_codec.analysis.cutoff_table import ranking_path
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.prune.kl_stats import save_kl_stats
-from hvae_codec.report.analysis import ranking_path
 from hvae_codec_cli.app import main
 
 IMAGES, SHARD = 20, 8
@@ -33,8 +33,8 @@ def origin(tiny_run, cut_patches, tmp_path_factory) -> Path:
         model, images = load_model("runs/latest"), open_images("data", size=16, channels=3)
         stats = kl_stats(model, images)
         save_kl_stats(ranking_path(Path("runs/latest")), stats)
-        options = EncodeOptions(batch_size=4, shard=SHARD, verify=True)
-        encode(model, images, "out.zarr", mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
+        options = EncodeOptions(batch_size=4, row_group_size=SHARD, verify=True)
+        encode_images(model, images, "out.zarr", mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     return folder
 
 
@@ -62,8 +62,8 @@ def call(work, capsys):
 
 
 def damage() -> None:
-    for shard in (Path("out.zarr/z8/c/1/0/0/0"), Path("out.zarr/z8/c/2/0/0/0")):
-        shard.unlink()
+    for row_group_size in (Path("out.zarr/z8/c/1/0/0/0"), Path("out.zarr/z8/c/2/0/0/0")):
+        row_group_size.unlink()
     shutil.rmtree("out.zarr/step8/c")
     shutil.rmtree("out.zarr/name/c")
 

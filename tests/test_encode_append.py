@@ -18,17 +18,17 @@ import torch
 import zarr
 from PIL import Image
 
-from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store
-from hvae_codec.encode import writer as store_writer
-from hvae_codec.encode.append import append, append_share, open_to_append
-from hvae_codec.encode.layout import marker_object
+from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
-from hvae_codec.encode.places import replace_file
-from hvae_codec.encode.verify import verify
-from hvae_codec.encode.workers import Worker, write_lock
-from hvae_codec.encode.writer import StoreWriter
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import load_weights, save_model
+from hvae_codec.storage.location import replace_file
+from hvae_codec.store import folder_writer as store_writer
+from hvae_codec.store.arrays import marker_object
+from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.verify import verify
+from hvae_codec.store.workers import Worker, write_lock
 
 OLD, NEW, KILLS = 21, 30, 5
 """Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
@@ -60,9 +60,9 @@ def stats(tiny_model, images):
 
 
 def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int", embed=False):
-    options = EncodeOptions(batch_size=4, shard=8, chunk_bytes=500, evaluate=evaluate, embed_model=embed)
+    options = EncodeOptions(batch_size=4, row_group_size=8, chunk_bytes=500, evaluate=evaluate, embed_model=embed)
     mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
-    return encode(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
+    return encode_images(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
     with pytest.raises(UsageError, match="is in a bucket, where no store can take another's name; give the longer one"):
         append(tiny_model, images, "s3://bucket/out.zarr")
     with pytest.raises(UsageError, match="several workers write the longer store under a name of its own; give it as"):
-        append_share(tiny_model, images[OLD:], path, Worker(0, 2))
+        append_worker(tiny_model, images[OLD:], path, Worker(0, 2))
     for ending in (".partial", ".replaced", ".locks"):
         with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
             first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
@@ -160,12 +160,12 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
 def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path):
     path = tmp_path / "out.zarr"
     store = first_store(tiny_model, stats, images[:10], path)
-    shard = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
-    content = shard.read_bytes()
-    shard.unlink()
+    row_group_size = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
+    content = row_group_size.read_bytes()
+    row_group_size.unlink()
     with pytest.raises(StoreError, match="is missing from the store; repair the store first"):
         append(tiny_model, images[OLD:], path)
-    shard.write_bytes(content)
+    row_group_size.write_bytes(content)
     marker = path / "committed/c/0"
     content = marker.read_bytes()
     marker.write_bytes(content[:-1])
@@ -266,7 +266,7 @@ def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_
     with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of another append or encode; finish that"):
         append(tiny_model, images[OLD:], path, out=longer)
     with pytest.raises(StoreError, match="give all workers of a store the same"):
-        append_share(tiny_model, images[OLD:], path, Worker(0, 2), out=longer)
+        append_worker(tiny_model, images[OLD:], path, Worker(0, 2), out=longer)
     assert len(append(tiny_model, source(folders, "new"), path, out=longer)) == OLD + NEW
     assert sorted(p.name for p in tmp_path.iterdir()) == ["longer.zarr", "out.zarr"]
 
@@ -274,13 +274,13 @@ def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_
 def test_workers_write_the_longer_store(tiny_model, folders, path, tmp_path):
     longer, new, counts = tmp_path / "longer.zarr", source(folders, "new"), []
     for number in (2, 0, 1):
-        store = append_share(
+        store = append_worker(
             tiny_model, new, path, Worker(number, 3), out=longer, batch_size=4, progress=lambda *n: counts.append(n)
         )
         assert (store is None) == (number != 1)
     # Worker 2 has row groups 2, where 3 images are new, and 5; worker 0 has 3 and 6, of 8 and 3; worker 1 has 4.
     assert counts == [(11, 11), (8, 11), (11, 11), (8, 8)]
-    assert len(append_share(tiny_model, new, path, Worker(0, 3), out=longer)) == OLD + NEW  # nothing is left to do
+    assert len(append_worker(tiny_model, new, path, Worker(0, 3), out=longer)) == OLD + NEW  # nothing is left to do
     append(tiny_model, new, path, batch_size=4)
     assert tree(path) == tree(longer)
 
@@ -376,7 +376,7 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
     first_store(tiny_model, stats, images[:10], path, evaluate=False)
     path.rename(tmp_path / "out.zarr.partial")
     spec_of = type("Spec", (), {"names": list(range(10))})
-    StoreWriter(path, spec_of).write_images("age", np.arange(10))
+    FolderStoreWriter(path, spec_of).write_images("age", np.arange(10))
     (tmp_path / "out.zarr.partial").rename(path)
     with pytest.raises(StoreError, match="has age, which encode did not write and append would lose"):
         append(tiny_model, images[OLD:], path)

@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.config import ModelConfig, StageConfig
-from hvae_codec.encode.coder import LatentCoder, _Decoding, _Encoding, decode_rows, quantiser_steps
-from hvae_codec.encode.columns import read_columns, stored_columns
-from hvae_codec.encode.latents import FloatCodec, IntCodec
-from hvae_codec.encode.pipeline import encode
+from hvae_codec.encode.coder import LatentCoder, _DecodeChooser, _EncodeChooser, decode_rows, quantiser_steps
+from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.top_down import TopDownBlock
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.store.columns import read_columns, stored_columns
+from hvae_codec.store.quantiser import FloatCodec, IntCodec
 
 RGB = ModelConfig(
     16,
@@ -148,11 +148,11 @@ class Recording:
 def both_directions(coder: LatentCoder, images: torch.Tensor):
     """Stored numbers, and z of each group and the mean image, of the encoder and of the decoder."""
     model = coder.model
-    choice = _Encoding(coder)
+    choice = _EncodeChooser(coder)
     encoder = Recording(choice)
     own = model.likelihood.mean(model.top_down(model.activations(images), encoder, len(images)))
     stored = choice.stored()
-    decoder = Recording(_Decoding(coder, stored))
+    decoder = Recording(_DecodeChooser(coder, stored))
     decoded = model.likelihood.mean(model.top_down(None, decoder, len(images)))
     return stored, encoder.z, own, decoder.z, decoded
 
@@ -275,7 +275,7 @@ def test_errors_do_not_pile_up(rgb_model, cut_patches):
 def test_columns_run_through_the_groups_of_a_resolution(rgb_model):
     columns = stored_columns(masks(RGB)["every other"])
     # Groups, top-down: 2 × 2 (5 variates), 8 × 8 (4), 8 × 8 (4), 16 × 16 (3).
-    assert {r: columns.places[r].tolist() for r in columns.resolutions} == {
+    assert {r: columns.coordinates[r].tolist() for r in columns.resolutions} == {
         2: [[0, 0], [0, 2], [0, 4]],
         8: [[1, 1], [1, 3], [2, 0], [2, 2]],
         16: [[3, 1]],
@@ -283,14 +283,14 @@ def test_columns_run_through_the_groups_of_a_resolution(rgb_model):
     assert [columns.item(r) for r in columns.resolutions] == [(3, 2, 2), (4, 8, 8), (1, 16, 16)]
     columns = stored_columns(position_masks(RGB)["one"])
     assert columns.resolutions == (16,)
-    assert columns.places[16].tolist() == [[3, 1, 3, 1]]
+    assert columns.coordinates[16].tolist() == [[3, 1, 3, 1]]
 
 
 def test_steps_of_positions_are_those_of_their_variates(rgb_model, cut_patches):
     stats = kl_stats(rgb_model, cut_patches(12))
     codec, mask = IntCodec(2.0), position_masks(RGB)["scattered"]
     for resolution, steps in quantiser_steps(mask, codec, stats).items():
-        places = stored_columns(mask).places[resolution]
+        places = stored_columns(mask).coordinates[resolution]
         std = [stats.posterior_std[group][variate] for group, variate, _, _ in places]
         np.testing.assert_array_equal(steps, (np.array(std) * 2.0).astype(np.float32))
 
@@ -308,7 +308,7 @@ def test_a_columns_place_is_where_the_mask_keeps(mask):
     columns = stored_columns(mask)
     kept = [np.zeros_like(keep) for keep in mask.keep]
     for resolution in columns.resolutions:
-        places = columns.places[resolution].tolist()
+        places = columns.coordinates[resolution].tolist()
         assert places == sorted(places)
         for group, *place in places:
             assert mask.resolutions[group] == resolution
@@ -327,7 +327,7 @@ def written(request, rgb_model, cut_patches, tmp_path_factory):
     stats = kl_stats(rgb_model, images[:24])
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     mask = LatentMask.from_keep(stats, 0.3, granularity=request.param)
-    return encode(rgb_model, images, path, mask=mask, stats=stats), torch.from_numpy(images)
+    return encode_images(rgb_model, images, path, mask=mask, stats=stats), torch.from_numpy(images)
 
 
 def test_any_images_of_a_store_are_decoded(written, rgb_model):
@@ -356,7 +356,7 @@ def test_dense_latents_are_the_decoders(written, rgb_model):
         expected[group.index] = decoding(group)
         return expected[group.index]
 
-    decoding = _Decoding(coder, store.stored(slice(3, 9)))
+    decoding = _DecodeChooser(coder, store.stored(slice(3, 9)))
     rgb_model.top_down(None, choose, 6)
     dense = store.dense(slice(3, 9), rgb_model)
     assert len(dense) == len(expected)
@@ -366,7 +366,7 @@ def test_dense_latents_are_the_decoders(written, rgb_model):
     for z, single in zip(dense, store.dense(5, rgb_model), strict=True):
         np.testing.assert_allclose(single, z[2], rtol=1e-5, atol=1e-5)
     latents = store.latents(slice(3, 9))
-    for r, places in store.columns.places.items():
+    for r, places in store.columns.coordinates.items():
         for column, (group, *place) in enumerate(places.tolist()):
             np.testing.assert_array_equal(dense[group][:, *place], latents[f"z{r}"][:, column])
     assert [z.shape[0] for z in store.dense(slice(5, 5), rgb_model)] == [0] * len(dense)
@@ -384,7 +384,7 @@ def test_another_model_does_not_decode(written, rgb_model):
 def test_columns_that_are_not_the_masks_do_not_decode(written, rgb_model):
     store, _ = written
     resolution = store.resolutions[-1]
-    moved = {**store.columns.places, resolution: store.columns.places[resolution].copy()}
+    moved = {**store.columns.coordinates, resolution: store.columns.coordinates[resolution].copy()}
     moved[resolution][0, 1] += 1
     damaged = dataclasses.replace(store, columns=type(store.columns)(moved))
     with pytest.raises(StoreError, match="not the latents of its mask"):

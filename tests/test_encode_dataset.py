@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_encode_store import GRANULARITIES, make_spec, make_store
+from test_store_reader import GRANULARITIES, make_spec, make_store
 from torch.utils.data import BatchSampler, DataLoader
 
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
-from hvae_codec.encode import shards
 from hvae_codec.errors import StoreError, UsageError
+from hvae_codec.store import shards
 
 LABELS = ["dog", "cat", "", "ant"]
 
@@ -147,8 +147,8 @@ def test_samplers_that_cannot_be(store):
 
 def test_damage_is_an_error_here_too(tmp_path):
     store = make_store(tmp_path / "out.zarr")
-    shard = next(file for file in (store.path / "z16" / "c" / "1").rglob("*") if file.is_file())
-    shard.unlink()
+    row_group_size = next(file for file in (store.path / "z16" / "c" / "1").rglob("*") if file.is_file())
+    row_group_size.unlink()
     dataset = LatentDataset(store)
     assert dataset[7]
     with pytest.raises(StoreError, match="z16 lacks latents of image 8"):

@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from hvae_codec.encode.append import append
 from hvae_codec.encode.embedded_model import CHUNK, model_weights, write_weights
-from hvae_codec.encode.pipeline import EncodeOptions, encode
-from hvae_codec.encode.store import open_store
-from hvae_codec.encode.verify import verify
+from hvae_codec.encode.pipeline import EncodeOptions, encode_images
 from hvae_codec.errors import StoreError
 from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.store.reader import open_store
+from hvae_codec.store.verify import verify
 from hvae_codec_cli.app import app
 
 
@@ -32,7 +32,7 @@ def made(tiny_model, tiny_run, photo_patches, tmp_path_factory):
     stats = kl_stats(model, photo_patches)
     options = EncodeOptions(embed_model=True)
     mask = LatentMask.from_keep(stats, 0.3)
-    store = encode(model, photo_patches, folder / "out.zarr", mask=mask, stats=stats, options=options)
+    store = encode_images(model, photo_patches, folder / "out.zarr", mask=mask, stats=stats, options=options)
     shutil.rmtree(run)
     return store, store.decode(range(24), tiny_model)
 
@@ -70,7 +70,7 @@ def test_the_same_store_otherwise(made, tiny_model, photo_patches, tmp_path):
     store, _ = made
     stats = kl_stats(tiny_model, photo_patches)
     mask = LatentMask.from_keep(stats, 0.3)
-    plain = encode(tiny_model, photo_patches, tmp_path / "plain.zarr", mask=mask, stats=stats)
+    plain = encode_images(tiny_model, photo_patches, tmp_path / "plain.zarr", mask=mask, stats=stats)
     with pytest.raises(StoreError, match="has no array model"):
         plain.read_array("model")
     for r, numbers in store.stored(slice(None)).items():

@@ -16,18 +16,18 @@ import xarray
 import zarr
 from PIL import Image
 
-from hvae_codec import LatentMask, encode, kl_stats, load_model, make_codec, open_images, open_store, repair
+from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store, repair
+from hvae_codec.analysis.sizes import SizeMeter
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode.coder import LatentCoder
-from hvae_codec.encode.layout import CHUNK_BYTES, chunk_length
-from hvae_codec.encode.pipeline import EncodeOptions, encode_share
+from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
-from hvae_codec.encode.size import SizeMeter
-from hvae_codec.encode.sketch import SKETCH
-from hvae_codec.encode.workers import Worker
 from hvae_codec.errors import DataError, StoreError, UsageError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.store.arrays import CHUNK_BYTES, chunk_length
+from hvae_codec.store.sketch import SKETCH
+from hvae_codec.store.workers import Worker
 
 IMAGES = 600
 """Two row groups of 256 and a short one."""
@@ -86,7 +86,7 @@ def source(folder):
 @pytest.fixture(scope="module")
 def store(model, source, mask, stats, tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
-    return encode(model, source, path, mask=mask, stats=stats)
+    return encode_images(model, source, path, mask=mask, stats=stats)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -135,7 +135,7 @@ def test_the_readmes_python(run, images, tmp_path, monkeypatch):
     mask = LatentMask.from_keep(stats, 0.03)
     assert mask.kept_variates == 1 or mask.kept_dims <= 0.03 * mask.dims
     assert LatentMask.from_cutoff(stats, 0.01).kept_dims > 0
-    returned = encode(model, images, "out.zarr", mask=mask)
+    returned = encode_images(model, images, "out.zarr", mask=mask)
     store = open_store("out.zarr")
     assert len(store) == len(returned) == 60
     latents = store.latents(0)
@@ -149,12 +149,9 @@ def test_the_readmes_python(run, images, tmp_path, monkeypatch):
         LatentMask.from_cutoff(stats, 1e9)
 
 
-def test_the_package_and_the_function_share_a_name():
-    import hvae_codec.encode.pipeline  # importing a part must not hide the function
+def test_public_names_are_there():
+    import hvae_codec
 
-    assert callable(hvae_codec.encode)
-    assert callable(encode)
-    assert hvae_codec.encode.pipeline.encode is not None
     assert set(hvae_codec.__all__) <= set(dir(hvae_codec))
     assert all(getattr(hvae_codec, name) is not None for name in hvae_codec.__all__)
     with pytest.raises(AttributeError, match="no attribute 'encoed'"):
@@ -188,7 +185,7 @@ def test_plain_zarr_and_xarray_read_the_same_latents(store):
 
 def test_plain_zarr_scatters_single_positions(images, model, stats, tmp_path):
     mask = LatentMask.from_keep(stats, 0.1, granularity="position")
-    store = encode(model, images[:9], tmp_path / "out.zarr", mask=mask, stats=stats)
+    store = encode_images(model, images[:9], tmp_path / "out.zarr", mask=mask, stats=stats)
     assert (store.kept_dims, store.metadata["granularity"]) == (mask.kept_dims, "position")
     group = zarr.open_group(store.path, mode="r")
     planes = [np.full((9, *keep.shape), np.nan, np.float32) for keep in mask.keep]
@@ -214,7 +211,7 @@ class Stop(Exception):  # noqa: N818 - not an error
 def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, granularity):
     path, unbroken = tmp_path / "out.zarr", tmp_path / "unbroken.zarr"
     mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
-    encode(model, source, unbroken, mask=mask, stats=stats)
+    encode_images(model, source, unbroken, mask=mask, stats=stats)
 
     def stop(done, total):
         assert total == IMAGES
@@ -222,12 +219,12 @@ def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, gr
             raise Stop
 
     with pytest.raises(Stop):
-        encode(model, source, path, mask=mask, stats=stats, progress=stop)
+        encode_images(model, source, path, mask=mask, stats=stats, progress=stop)
     assert not path.exists()
     with pytest.raises(StoreError, match="is unfinished; run the same encode command again"):
         open_store(path)
     seen: list[int] = []
-    encode(model, source, path, mask=mask, stats=stats, progress=lambda done, total: seen.append(done))
+    encode_images(model, source, path, mask=mask, stats=stats, progress=lambda done, total: seen.append(done))
     # What was being written when it stopped may have been finished.
     assert seen[-1:] in ([], [IMAGES])
     assert set(seen) <= set(range(after + 256, IMAGES, 256)) | {IMAGES}
@@ -247,12 +244,12 @@ def cores(request):
 def test_what_is_encoded_with_it_does_not_change_an_image(model, images, stats, tmp_path, cores):
     """With whole batches, with a short one, by workers, and again by repair: the same bytes."""
     mask, codec = LatentMask.from_keep(stats, 0.1), make_codec("float32")
-    some, options = images[:69], EncodeOptions(shard=64, batch_size=16, evaluate=True, verify=True)
+    some, options = images[:69], EncodeOptions(row_group_size=64, batch_size=16, evaluate=True, verify=True)
     arguments = {"mask": mask, "codec": codec, "stats": stats, "options": options}
-    encode(model, some, tmp_path / "whole.zarr", **arguments)
+    encode_images(model, some, tmp_path / "whole.zarr", **arguments)
     whole = tree(tmp_path / "whole.zarr")
     for number in range(2):
-        encode_share(model, some, tmp_path / "shared.zarr", Worker(number, 2), **arguments)
+        encode_worker(model, some, tmp_path / "shared.zarr", Worker(number, 2), **arguments)
     assert tree(tmp_path / "shared.zarr") == whole
 
     latents = max(file for file in whole if re.match(r"z\d+/c/1/", file))
@@ -271,7 +268,7 @@ def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
 
     def start(source, mask, **options):
         with pytest.raises(Stop):
-            encode(model, source, path, mask=mask, stats=stats, progress=stop, **options)
+            encode_images(model, source, path, mask=mask, stats=stats, progress=stop, **options)
 
     start(source, mask)
     positions = LatentMask.from_keep(stats, 0.5, granularity="position")
@@ -281,25 +278,25 @@ def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
         (source, positions),
     ):
         with pytest.raises(StoreError, match="unfinished store of other images, another model or other settings"):
-            encode(model, other, path, mask=kept, stats=stats)
+            encode_images(model, other, path, mask=kept, stats=stats)
     start(source.subset(range(300)), mask, options=EncodeOptions(overwrite=True))
 
 
 def test_a_store_is_overwritten_only_when_asked(images, model, mask, stats, tmp_path):
     path = tmp_path / "out.zarr"
-    encode(model, images[:5], path, mask=mask, stats=stats)
+    encode_images(model, images[:5], path, mask=mask, stats=stats)
     before = tree(path)
     with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
-        encode(model, images[:9], path, mask=mask, stats=stats)
+        encode_images(model, images[:9], path, mask=mask, stats=stats)
     assert tree(path) == before
-    encode(model, images[:9], path, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
+    encode_images(model, images[:9], path, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
     assert len(open_store(path)) == 9
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "cat.png").write_bytes(b"x")
     with pytest.raises(StoreError, match="no store of this package"):
-        encode(model, images[:5], foreign, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
+        encode_images(model, images[:5], foreign, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
     assert [p.name for p in foreign.iterdir()] == ["cat.png"]
 
 
@@ -312,11 +309,11 @@ def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path)
     path = tmp_path / "out.zarr"
     for name, other in wrong.items():
         with pytest.raises(UsageError, match="the mask was made for another model"):
-            encode(model, images[:5], path, mask=other, stats=stats)
+            encode_images(model, images[:5], path, mask=other, stats=stats)
         assert not list(tmp_path.iterdir()), name
     nothing = LatentMask(tuple(keep & False for keep in mask.keep), mask.resolutions)
     with pytest.raises(StoreError, match="keeps no latents"):
-        encode(model, images[:5], path, mask=nothing, stats=stats)
+        encode_images(model, images[:5], path, mask=nothing, stats=stats)
     for bad, message in (
         (images[:0], "no image in it"),
         (as_source(images).subset([]), "no images to encode"),
@@ -325,24 +322,24 @@ def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path)
         (images[:5, :, :8, :8], r"images are \[3, 8, 8\]"),
     ):
         with pytest.raises(DataError, match=message):
-            encode(model, bad, path, mask=mask, stats=stats)
+            encode_images(model, bad, path, mask=mask, stats=stats)
     assert not path.exists()
-    encode(model, images[:5], path, mask=mask, stats=stats)  # nothing that failed is in the way
+    encode_images(model, images[:5], path, mask=mask, stats=stats)  # nothing that failed is in the way
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
 
 
 def test_statistics_of_another_model_are_refused(images, model, mask, stats, tmp_path):
     other = type(stats)(stats.kl_bits[:-1], stats.posterior_std[:-1], stats.images, "0" * 64)
     with pytest.raises(UsageError, match="statistics were measured with another model"):
-        encode(model, images[:5], tmp_path / "out.zarr", mask=mask, stats=other)
+        encode_images(model, images[:5], tmp_path / "out.zarr", mask=mask, stats=other)
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 1000])
 def test_the_batch_size_changes_no_more_than_rounding(images, model, mask, stats, tmp_path, batch_size):
     images = images[:300]
-    usual = encode(model, images, tmp_path / "a.zarr", mask=mask, stats=stats)
+    usual = encode_images(model, images, tmp_path / "a.zarr", mask=mask, stats=stats)
     options = EncodeOptions(batch_size=batch_size)
-    other = encode(model, images, tmp_path / "b.zarr", mask=mask, stats=stats, options=options)
+    other = encode_images(model, images, tmp_path / "b.zarr", mask=mask, stats=stats, options=options)
     numbers, differing = 0, np.zeros(len(images), dtype=bool)
     for r, codes in usual.stored(slice(None)).items():
         flips = codes != other.stored(slice(None))[r]
@@ -357,7 +354,7 @@ def test_the_batch_size_changes_no_more_than_rounding(images, model, mask, stats
 
 def test_integer_codes_are_small(images, model, mask, stats, store, tmp_path):
     """Measured on a larger model: 4.47 bits/dim as float16, 0.32 as codes."""
-    halves = encode(model, images, tmp_path / "h.zarr", mask=mask, stats=stats, codec=make_codec("float16"))
+    halves = encode_images(model, images, tmp_path / "h.zarr", mask=mask, stats=stats, codec=make_codec("float16"))
     assert halves.kept_dims == store.kept_dims
     assert latent_bytes(halves) > 4 * latent_bytes(store)
 
@@ -368,7 +365,7 @@ def test_integer_codes_are_small(images, model, mask, stats, store, tmp_path):
 )
 def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_path, keep, codec, granularity):
     mask = LatentMask.from_keep(stats, keep, granularity=granularity)
-    written = encode(model, images, tmp_path / "o.zarr", mask=mask, stats=stats, codec=make_codec(codec))
+    written = encode_images(model, images, tmp_path / "o.zarr", mask=mask, stats=stats, codec=make_codec(codec))
     coder = LatentCoder.of_store(written, model)
     meter = SizeMeter()
     for i in range(0, IMAGES, 100):

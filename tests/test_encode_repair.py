@@ -11,18 +11,18 @@ import pytest
 import torch
 import zarr
 from PIL import Image
-from test_encode_store import tree, without_copy
+from test_store_reader import tree, without_copy
 
-from hvae_codec import LatentMask, encode, kl_stats, load_model, open_images, open_store, repair, verify
+from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, open_store, repair, verify
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode import repair_row_groups
 from hvae_codec.encode.append import append
-from hvae_codec.encode.layout import WRITE_ALL, row_group_digest
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.errors import StoreError, UsageError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.store.arrays import WRITE_ALL, row_group_digest
 
 IMAGES, SHARD = 20, 8
 
@@ -52,8 +52,8 @@ def whole(request, tiny_model, source, stats, tmp_path_factory) -> Path:
     """A store of three row groups, the last one short, with each image's rate, distortion and sketch."""
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     mask = LatentMask.from_keep(stats, 0.5, granularity=getattr(request, "param", "variate"))
-    options = EncodeOptions(batch_size=4, shard=SHARD, evaluate=True, verify=True)
-    return encode(tiny_model, source, path, mask=mask, stats=stats, options=options).path
+    options = EncodeOptions(batch_size=4, row_group_size=SHARD, evaluate=True, verify=True)
+    return encode_images(tiny_model, source, path, mask=mask, stats=stats, options=options).path
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def store(whole, tmp_path) -> Path:
 
 
 @pytest.fixture
-def mend(store, source, tiny_model, stats) -> Callable:
+def run_repair(store, source, tiny_model, stats) -> Callable:
     def call(images=source, model=tiny_model, **options):
         return repair(store, images, model, stats=stats, options=RepairOptions(batch_size=4), **options)
 
@@ -89,8 +89,8 @@ def damage(path: Path, what: str) -> None:
     elif what == "a lost shard":
         shards(path, 2)[0].unlink()
     elif what == "a lost row group":
-        for shard in shards(path, 0):
-            shard.unlink()
+        for row_group_size in shards(path, 0):
+            row_group_size.unlink()
     elif what == "a lost digest":
         (path / "committed" / "c" / "1").unlink()
     elif what == "a lost row group and its digest":
@@ -136,43 +136,43 @@ KINDS = [
 @pytest.mark.parametrize(
     ("whole", "what"), [*(("variate", kind) for kind in KINDS), ("position", "everything")], indirect=["whole"]
 )
-def test_a_repaired_store_is_what_it_was(whole, store, mend, what):
+def test_a_repaired_store_is_what_it_was(whole, store, run_repair, what):
     damage(store, what)
     assert not verify(store).ok
     seen = []
-    report = mend(progress=lambda done, total: seen.append((done, total)))
+    report = run_repair(progress=lambda done, total: seen.append((done, total)))
     assert report.after.ok, report.after.damages
     assert (report.notes == []) == (what != "a lost row group and its digest"), report.notes
     assert set(report.rewritten) <= set(tree(whole))
     assert tree(store) == tree(whole)
     assert what == "tables" or seen[-1][0] == seen[-1][1] > 0
-    assert mend().rewritten == ()
+    assert run_repair().rewritten == ()
 
 
-def test_images_are_found_by_name_among_others(whole, store, mend, source, folder, cut_patches, tmp_path):
+def test_images_are_found_by_name_among_others(whole, store, run_repair, source, folder, cut_patches, tmp_path):
     more = Path(shutil.copytree(folder, tmp_path / "more"))
     Image.fromarray(cut_patches(1)[0].transpose(1, 2, 0)).save(more / "aardvark.png")
     damage(store, "a lost row group")
     damage(store, "a lost shard")
-    report = mend(open_images(more, size=16, channels=3))
+    report = run_repair(open_images(more, size=16, channels=3))
     assert (report.after.ok, report.notes) == (True, [])
     assert tree(store) == tree(whole)
 
 
-def test_what_images_are_missing_is_said_and_the_others_are_used(whole, store, mend, source):
+def test_what_images_are_missing_is_said_and_the_others_are_used(whole, store, run_repair, source):
     damage(store, "a lost row group")
     damage(store, "a lost shard")
-    report = mend(source.subset(range(5, IMAGES)))
+    report = run_repair(source.subset(range(5, IMAGES)))
     assert report.after.damaged_row_groups == [0]
     (note,) = report.notes
     assert "images 0 to 7 cannot be encoded again: cats/001.png and 4 others are not among the images given" in note
     assert all("c/2/" in file for file in report.rewritten)
-    assert mend().after.ok
+    assert run_repair().after.ok
     assert tree(store) == tree(whole)
 
 
 @pytest.mark.parametrize("what", ["a flipped byte", "a lost digest", "a lost row group", "lost metadata"])
-def test_other_images_are_not_put_in(store, mend, folder, tmp_path, what):
+def test_other_images_are_not_put_in(store, run_repair, folder, tmp_path, what):
     others = Path(shutil.copytree(folder, tmp_path / "others"))
     for path in others.rglob("*.png"):
         with Image.open(path) as image:
@@ -182,7 +182,7 @@ def test_other_images_are_not_put_in(store, mend, folder, tmp_path, what):
         shutil.rmtree(store / "name")
     before = tree(store)
     images = open_images(others, size=16, channels=3)
-    report = mend(images.subset([*range(1, IMAGES), 0]))
+    report = run_repair(images.subset([*range(1, IMAGES), 0]))
     assert not report.after.ok
     assert "give the images that were encoded" in report.notes[0] or "give those, or restore" in report.notes[0]
     metadata = ["name/zarr.json"] if what == "lost metadata" else []  # no images are put in by that
@@ -191,17 +191,17 @@ def test_other_images_are_not_put_in(store, mend, folder, tmp_path, what):
 
 
 def test_another_model_and_damage_that_cannot_be_mended_are_refused(
-    store, mend, source, tiny_model, tiny_config, tmp_path
+    store, run_repair, source, tiny_model, tiny_config, tmp_path
 ):
     torch.manual_seed(3)
     save_model(tmp_path / "other", tiny_config, HVAE(tiny_config.model).state_dict())
     damage(store, "a lost shard")
     with pytest.raises(StoreError, match=r"was made with model .*, and this one"):
-        mend(model=load_model(tmp_path / "other"))
+        run_repair(model=load_model(tmp_path / "other"))
     without_copy(store)
     content = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(content.replace('"package_version": "0', '"package_version": "9'))
-    report = mend()
+    report = run_repair()
     assert report.after.damages[0].file == "zarr.json"
     assert "its metadata are damaged, they have another checksum" in report.notes[-1]
     with pytest.raises(StoreError, match="there is no store"):
@@ -209,7 +209,7 @@ def test_another_model_and_damage_that_cannot_be_mended_are_refused(
 
 
 @pytest.mark.parametrize("what", ["a lost row group", "swapped shards", "tables"])
-def test_a_killed_repair_leaves_the_store_no_worse(whole, store, mend, monkeypatch, what):
+def test_a_killed_repair_leaves_the_store_no_worse(whole, store, run_repair, monkeypatch, what):
     expected = open_store(whole).stored(slice(None))
     for allowed in range(2):
         shutil.rmtree(store)
@@ -218,7 +218,7 @@ def test_a_killed_repair_leaves_the_store_no_worse(whole, store, mend, monkeypat
         before = {d.file for d in verify(store).damages}
         patch_replacing(monkeypatch, allowed)
         with pytest.raises(Killed):
-            mend()
+            run_repair()
         monkeypatch.undo()
         report = verify(store)
         assert {d.file for d in report.damages} <= before
@@ -226,7 +226,7 @@ def test_a_killed_repair_leaves_the_store_no_worse(whole, store, mend, monkeypat
         if what == "a lost row group":
             for r, numbers in open_store(store).stored(slice(SHARD, None)).items():
                 np.testing.assert_array_equal(numbers, expected[r][SHARD:])
-        assert mend().after.ok
+        assert run_repair().after.ok
         assert tree(store) == tree(whole)
 
 
@@ -289,24 +289,24 @@ def test_what_takes_images_is_said_without_them(store, source):
         repair(store, source)
 
 
-def test_a_group_and_what_takes_images_are_mended_at_once(whole, store, mend):
+def test_a_group_and_what_takes_images_are_mended_at_once(whole, store, run_repair):
     damage(store, "tables")
     damage(store, "a lost shard")
     (store / "zarr.json").unlink()
-    report = mend()
+    report = run_repair()
     assert (report.after.ok, report.notes, report.rewritten[0]) == (True, [], "zarr.json")
     assert tree(store) == tree(whole)
 
 
-def test_row_groups_are_mended_where_names_cannot_be(store, mend, source):
+def test_row_groups_are_mended_where_names_cannot_be(store, run_repair, source):
     damage(store, "a lost shard")
     (store / "label" / "c" / "0").unlink()
     others = source.subset(range(IMAGES - 1, -1, -1))  # in another order
-    report = mend(others)
+    report = run_repair(others)
     assert [damage.file for damage in report.after.damages] == ["label/c/0"]
     damage(store, "a lost row group")
     (store / "name" / "c" / "0").unlink()
-    report = mend(others)
+    report = run_repair(others)
     assert report.after.damaged_row_groups == [0]
     assert "label, name cannot be made anew" in report.notes[0]
     assert "images 0 to 7 cannot be encoded again: their names are lost" in report.notes[1]
@@ -314,8 +314,8 @@ def test_row_groups_are_mended_where_names_cannot_be(store, mend, source):
 
 @pytest.mark.parametrize("file", ["zarr.json", "c/0"])
 def test_a_model_that_a_store_carries_is_put_back(tiny_model, source, stats, tiny_config, tmp_path, file):
-    path, options = tmp_path / "out.zarr", EncodeOptions(shard=SHARD, embed_model=True)
-    encode(tiny_model, source, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
+    path, options = tmp_path / "out.zarr", EncodeOptions(row_group_size=SHARD, embed_model=True)
+    encode_images(tiny_model, source, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     whole = tree(path)
     assert verify(path, deep=True).ok
     (path / "model" / file).unlink()
@@ -331,8 +331,8 @@ def test_a_model_that_a_store_carries_is_put_back(tiny_model, source, stats, tin
 
 def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_patches, tmp_path):
     old, new = cut_patches(IMAGES), cut_patches(2 * IMAGES)[IMAGES:]
-    path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, shard=SHARD, evaluate=True, verify=True)
-    encode(tiny_model, old, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
+    path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, row_group_size=SHARD, evaluate=True, verify=True)
+    encode_images(tiny_model, old, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     append(tiny_model, new, path, batch_size=4)
     report = verify(path, deep=True, model=tiny_model)
     assert (report.ok, report.notes, report.images) == (True, [], 2 * IMAGES)
@@ -344,7 +344,7 @@ def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_p
     assert tree(path) == whole
 
 
-def test_what_its_digest_does_not_vouch_for_is_not_kept(store, mend):
+def test_what_its_digest_does_not_vouch_for_is_not_kept(store, run_repair):
     """A code that changed on its way to the disk, in a store of a machine that rounds another one otherwise."""
     opened, rows = open_store(store), slice(0, SHARD)
     codes, (first, *_, last) = opened.stored(rows), opened.resolutions
@@ -356,7 +356,7 @@ def test_what_its_digest_does_not_vouch_for_is_not_kept(store, mend):
     assert verify(store).ok
     codes[first][3, 0, 0, 0] += 9
     zarr.open_array(store / f"z{first}", mode="r+").with_config(WRITE_ALL)[rows] = codes[first]
-    report = mend()
+    report = run_repair()
     assert report.after.ok
     assert [note.partition(":")[0] for note in report.notes] == ["row group 0 is rounded otherwise than before"]
     np.testing.assert_array_equal(open_store(store).stored(rows)[first], expected)

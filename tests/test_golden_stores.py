@@ -11,7 +11,7 @@ import zarr
 from other_pythons import GOLDEN, check_store, files, rewrite
 
 from hvae_codec.encode.embedded_model import load_embedded
-from hvae_codec.encode.store import open_store
+from hvae_codec.store.reader import open_store
 
 NAMES = ["variate-int", "variate-float16", "position-int", "variate-copy"]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from hvae_codec.model import blockwise
 from hvae_codec.model.gaussian import DiagonalGaussian, GaussianForm, RawGaussian, sample_and_kl, std_from_raw
+from hvae_codec.model.kernels import blockwise
 
 MEANS = hnp.arrays(np.float64, (2, 3, 2, 2), elements=st.floats(-50, 50))
 STDS = hnp.arrays(np.float64, (2, 3, 2, 2), elements=st.floats(1e-4, 1e4))

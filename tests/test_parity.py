@@ -15,9 +15,9 @@ import torch
 from hvae_codec.config import Config
 from hvae_codec.model.checkpoint import fill_model
 from hvae_codec.model.hvae import HVAE, SampledPosterior, gaussian_noise, prior_sample
-from hvae_codec.model.published import import_published, published_names
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.published.efficient_vdvae import import_published, published_names
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import StepResult, update
 

@@ -9,12 +9,12 @@ import pytest
 
 from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.prune.cutoffs import (
-    CutoffWish,
+    CutoffSpec,
     parse_bits,
+    parse_cutoffs,
     parse_keep,
     parse_tolerance,
     read_wish,
-    read_wishes,
     tolerated_cutoff,
 )
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
@@ -54,38 +54,38 @@ def test_bits_and_tolerances():
 
 
 def test_lists_of_wishes():
-    wishes = read_wishes("10%,3%,0.1", "0.5,0.1", "1%", [Path("a.json")], "position")
+    wishes = parse_cutoffs("10%,3%,0.1", "0.5,0.1", "1%", [Path("a.json")], "position")
     assert [wish.keep for wish in wishes] == [0.03, 0.1, None, None, None, None]
     assert [wish.bits for wish in wishes] == [None, None, 0.1, 0.5, None, None]
     assert [wish.tolerance for wish in wishes] == [None] * 4 + [0.01, None]
     assert wishes[-1].file == Path("a.json")
     assert {wish.granularity for wish in wishes} == {"position"}
-    assert read_wishes() == []
+    assert parse_cutoffs() == []
     with pytest.raises(UsageError, match="keep is ''"):
-        read_wishes("3%,,5%")
+        parse_cutoffs("3%,,5%")
 
 
 def test_one_wish():
-    assert read_wish() == CutoffWish(keep=0.03)
-    assert read_wish(tolerance="1%", granularity="position") == CutoffWish(tolerance=0.01, granularity="position")
+    assert read_wish() == CutoffSpec(keep=0.03)
+    assert read_wish(tolerance="1%", granularity="position") == CutoffSpec(tolerance=0.01, granularity="position")
     for two in (("3%", "0.1"), ("3%,5%",), ("", "", "1%", Path("a.json"))):
         with pytest.raises(UsageError, match="give one of --keep, --cutoff, --tolerance and --mask"):
             read_wish(*two)
 
 
 def test_wishes_become_masks(tiny_model, stats, tmp_path):
-    keep = CutoffWish(keep=0.3, granularity="position").cutoff(tiny_model, stats)
+    keep = CutoffSpec(keep=0.3, granularity="position").cutoff(tiny_model, stats)
     assert (keep.rule, keep.keep, keep.mask.granularity) == ("keep 30%, by position", 0.3, "position")
-    bits = CutoffWish(bits=0.0).cutoff(tiny_model, stats)
+    bits = CutoffSpec(bits=0.0).cutoff(tiny_model, stats)
     assert (bits.rule, bits.keep) == ("cutoff 0 bits", bits.mask.kept_share)
-    variates = CutoffWish(keep=0.3, count="variates").cutoff(tiny_model, stats)
+    variates = CutoffSpec(keep=0.3, count="variates").cutoff(tiny_model, stats)
     assert variates.rule == "keep 30% of variates"
     save_mask(tmp_path / "mine.json", keep.mask)
-    file = CutoffWish(file=tmp_path / "mine.json").cutoff(tiny_model, stats)
+    file = CutoffSpec(file=tmp_path / "mine.json").cutoff(tiny_model, stats)
     assert (file.rule, file.keep) == ("mine.json", keep.mask.kept_share)
     for a, b in zip(file.mask.keep, keep.mask.keep, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert CutoffWish(tolerance=0.1).cutoff(tiny_model, stats) is None
+    assert CutoffSpec(tolerance=0.1).cutoff(tiny_model, stats) is None
     found = Tolerated(keep.mask, 0.005, 3.0, 0.01, 0.001, 0.99, 7)
     assert tolerated_cutoff(found).rule == "tolerance 0.5%, by position"
 
@@ -94,16 +94,16 @@ def test_masks_that_cannot_be_used(tiny_model, stats, tmp_path):
     mask = LatentMask.from_keep(stats, 0.3)
     save_mask(tmp_path / "other.json", LatentMask(mask.keep, mask.resolutions, "another"))
     with pytest.raises(UsageError, match=r"other.json: the mask was made for another model"):
-        CutoffWish(file=tmp_path / "other.json").cutoff(tiny_model, stats)
+        CutoffSpec(file=tmp_path / "other.json").cutoff(tiny_model, stats)
     with pytest.raises(ModelError, match="cannot read the mask"):
-        CutoffWish(file=tmp_path / "nowhere.json").cutoff(tiny_model, stats)
+        CutoffSpec(file=tmp_path / "nowhere.json").cutoff(tiny_model, stats)
     with pytest.raises(UsageError, match="no latent dimension has more than 1e\\+09 bits"):
-        CutoffWish(bits=1e9, granularity="position").cutoff(tiny_model, stats)
+        CutoffSpec(bits=1e9, granularity="position").cutoff(tiny_model, stats)
 
 
 def test_less_than_one_variate_is_said(tiny_model, stats):
-    wish = CutoffWish(keep=1e-6)
+    wish = CutoffSpec(keep=1e-6)
     assert "The highest-ranked variate alone holds" in wish.cutoff(tiny_model, stats).note
-    single = CutoffWish(keep=1e-6, granularity="position").cutoff(tiny_model, stats)
+    single = CutoffSpec(keep=1e-6, granularity="position").cutoff(tiny_model, stats)
     assert single.mask.kept_dims == 1
     assert "The highest-ranked latent dimension alone holds" in single.note

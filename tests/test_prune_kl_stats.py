@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from hvae_codec.data.sources import as_source
+from hvae_codec.distributed import DistributedContext
 from hvae_codec.errors import DataError, ModelError, UsageError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import model_hash
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.processes import Processes
 from hvae_codec.prune.kl_stats import KLStats, kl_stats, load_kl_stats, save_kl_stats
 
 
@@ -193,7 +193,7 @@ def test_shares_make_the_whole(tiny_model, photo_patches):
     alone = kl_stats(tiny_model, photo_patches[:7], batch_size=2)
     shares: list[torch.Tensor] = []
 
-    class Share(Processes):
+    class Share(DistributedContext):
         def sum(self, tensor: torch.Tensor) -> torch.Tensor:
             shares.append(tensor)
             return torch.stack(shares).sum(dim=0)

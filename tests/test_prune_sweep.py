@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, HvaeCodecError
-from hvae_codec.images import as_source
 from hvae_codec.model.hvae import HVAE, Elbo
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.prune.kl_stats import KLStats, kl_stats

@@ -12,25 +12,25 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from hvae_codec.analysis.cutoff_cost import best_sentence, choose_and_measure, cost_sentence, cutoff_cost
+from hvae_codec.analysis.cutoff_table import FOLDER, analyze, rank, ranking_path
 from hvae_codec.config import Config
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.pipeline import encode
+from hvae_codec.data.sources import as_source
+from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import DataError, ModelError, StoreError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_model, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, preset_names
-from hvae_codec.prune.cutoffs import CutoffWish
+from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.about import count_parameters, describe, render
-from hvae_codec.report.analysis import FOLDER, analyze, rank, ranking_path
 from hvae_codec.report.analysis_files import check_folder
-from hvae_codec.report.cutoff_cost import best_sentence, choose_and_measure, cost_sentence, cutoff_cost
 from hvae_codec.report.encoded import find_ranking, store_sizes
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
 from hvae_codec.report.tables import cutoff_table, load_table, save_table
+from hvae_codec.store.quantiser import IntCodec
 
 KEEPS = (0.05, 0.3, 1.0)
 LABELS = ("keep 5%", "keep 30%", "keep 100%")
@@ -49,7 +49,7 @@ def stats(tiny_model, photo_patches):
 @pytest.fixture(scope="module")
 def analysis(tiny_model, stats, photo_patches):
     source = as_source(photo_patches)
-    cutoffs = [CutoffWish(keep=keep).cutoff(tiny_model, stats) for keep in KEEPS]
+    cutoffs = [CutoffSpec(keep=keep).cutoff(tiny_model, stats) for keep in KEEPS]
     return analyze(tiny_model, stats, source, cutoffs, IntCodec(), batch_size=64, seed=0)
 
 
@@ -153,7 +153,7 @@ def test_facts_of_a_run(run, analysis, tiny_config):
 
 def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
     mask = LatentMask.from_keep(stats, 0.3)
-    store = encode(tiny_model, photo_patches, tmp_path / "out.zarr", mask=mask, stats=stats)
+    store = encode_images(tiny_model, photo_patches, tmp_path / "out.zarr", mask=mask, stats=stats)
     facts = describe(tmp_path / "out.zarr")
     assert json.loads(json.dumps(facts.data)) == facts.data
     assert (facts.data["images"], facts.data["kept_dims"]) == (24, mask.kept_dims)
@@ -214,10 +214,10 @@ def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
 
 
 def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):
-    cutoff = CutoffWish(keep=0.0001).cutoff(tiny_model, stats)
+    cutoff = CutoffSpec(keep=0.0001).cutoff(tiny_model, stats)
     assert cutoff.mask.kept_variates == 1
     assert f"alone holds {100 * cutoff.mask.kept_share:.2g}% of the dimensions, more than 0.01%" in cutoff.note
-    assert CutoffWish(keep=1.0).cutoff(tiny_model, stats).note == ""
+    assert CutoffSpec(keep=1.0).cutoff(tiny_model, stats).note == ""
 
 
 def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
@@ -230,7 +230,7 @@ def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     text = cost_sentence(cost, mask)
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
-    chosen, sentences = choose_and_measure(CutoffWish(keep=0.3), tiny_model, stats, source, 64, 0, silent)
+    chosen, sentences = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source, 64, 0, silent)
     assert chosen.kept_dims == mask.kept_dims
     assert f"on {len(source.split('val'))} held-out images" in sentences[-1]
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from hvae_codec.analysis.cutoff_table import Analysis
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.report.analysis import Analysis
 from hvae_codec.report.groups import kept_group_bits
 from hvae_codec.report.page import PAGE_FILE, render_page, save_page
 from hvae_codec.report.page_pictures import shown_images

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hvae_codec.data.sources import ImageSource, as_source, open_images
 from hvae_codec.errors import DataError
-from hvae_codec.images import ImageSource, as_source, open_images
 from hvae_codec.train.batches import AHEAD, BatchStream, default_workers
 
 

@@ -105,7 +105,7 @@ def test_options_reach_the_run(train, work: Path):
 
 def test_an_interrupted_run_says_what_to_type(train, work: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.train.watch.Watch.__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("hvae_codec.train.progress.Watch.__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         _, errors = train(130, f"{FIRST} --no-tensorboard --save-every 7 --seed 5 --skip-broken")
     (command,) = re.findall(r"^Stopped\. Go on with: hvae-codec train data\.npy (.*)$", errors, flags=re.MULTILINE)
     assert command == "--resume --out runs/a --save-every 7 --no-tensorboard --skip-broken"

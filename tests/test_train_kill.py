@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hvae_codec.config import Config, with_settings
-from hvae_codec.images import as_source
+from hvae_codec.data.sources import as_source
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.train.loop import TrainOptions, start_run, train
 

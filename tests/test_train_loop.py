@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hvae_codec.config import with_settings
+from hvae_codec.data.sources import as_source
 from hvae_codec.errors import ModelError, UsageError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_model, load_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train

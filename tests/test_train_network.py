@@ -9,9 +9,9 @@ import torch
 
 from hvae_codec.config import ModelConfig, StageConfig, TrainConfig
 from hvae_codec.cpu import tuned_for_training
-from hvae_codec.model import silu_conv
 from hvae_codec.model.activations import checkpointing
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.kernels import silu_conv
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import resolve_precision
 from hvae_codec.train.network import make_network

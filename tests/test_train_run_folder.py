@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hvae_codec.config import with_settings
+from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, ModelError
-from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.run_folder import Origin, keep_origin, read_origin, start_run

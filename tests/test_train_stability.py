@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from hvae_codec.config import Config, with_settings
+from hvae_codec.data.sources import ImageSource, as_source, open_images
 from hvae_codec.errors import DataError, TrainingError
-from hvae_codec.images import ImageSource, as_source, open_images
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hvae_codec.images import as_source
+from hvae_codec.data.sources import as_source
 from hvae_codec.train.loop import StepMetrics, TrainOptions, start_run, train
 
 OPTIONS = TrainOptions(save_every=3, eval_every=4, log_every=1, validation_images=4, tensorboard=True)

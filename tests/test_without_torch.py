@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_encode_store import GRANULARITIES, make_spec, make_store
+from test_store_reader import GRANULARITIES, make_spec, make_store
 
 READ = """
 import sys
@@ -57,6 +57,6 @@ def test_reading_imports_no_torch(tmp_path, granularity, blocked):
 
 
 def test_what_needs_torch_is_not_imported_with_the_package():
-    modules = "hvae_codec, hvae_codec.encode, hvae_codec.encode.store, hvae_codec.encode.verify"
+    modules = "hvae_codec, hvae_codec.encode, hvae_codec.store.reader, hvae_codec.store.verify"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parent)

@@ -17,18 +17,18 @@ import folder_above  # noqa: F401
 import torch
 from results import print_table, write_markdown, write_results
 
+from hvae_codec.analysis.reconstruction import Reconstruction, ReconstructionMeter
+from hvae_codec.analysis.sizes import SizeMeter
 from hvae_codec.cpu import keep_freed_memory
+from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
-from hvae_codec.encode.latents import IntCodec
-from hvae_codec.encode.size import SizeMeter
-from hvae_codec.images import ImageSource, open_images
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.cutoffs import parse_keep
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import SweepRow, sweep
-from hvae_codec.report.decoded import Decoded, Decoding
+from hvae_codec.store.quantiser import IntCodec
 
 COLUMNS = ("kept", "dims", "bytes/image", "NELBO", "position - variate", "PSNR", "SSIM")
 
@@ -101,8 +101,8 @@ def make_coder(model: HVAE, stats: KLStats, mask: LatentMask) -> LatentCoder:
     return LatentCoder(model, mask, IntCodec(), quantiser_steps(mask, IntCodec(), stats))
 
 
-def decode(model: HVAE, stats: KLStats, images: ImageSource, masks: list[LatentMask]) -> list[Decoded]:
-    decoding = Decoding([make_coder(model, stats, mask) for mask in masks], images)
+def decode(model: HVAE, stats: KLStats, images: ImageSource, masks: list[LatentMask]) -> list[Reconstruction]:
+    decoding = ReconstructionMeter([make_coder(model, stats, mask) for mask in masks], images)
     first = 0
     with torch.no_grad():
         for batch in images.batches(64):
@@ -117,7 +117,7 @@ def compared_with(rows: list[SweepRow]) -> list[SweepRow]:
     return [rows[number - number % 3] for number in range(len(rows))]
 
 
-def as_row(name: str, row: SweepRow, variates: SweepRow, decoded: Decoded) -> dict[str, object]:
+def as_row(name: str, row: SweepRow, variates: SweepRow, decoded: Reconstruction) -> dict[str, object]:
     change, error = row.change_from(variates)
     return {
         "kept": name,

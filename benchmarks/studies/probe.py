@@ -50,12 +50,12 @@ from study import make_model, use_threads
 
 from hvae_codec import HVAE, ImageSource, KLStats, LatentMask, kl_stats, load_model, make_codec, open_images
 from hvae_codec.config import with_settings
-from hvae_codec.encode.pipeline import encode
+from hvae_codec.data.sample import Box, choose_patches, load_photographs, write_sample_data
+from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import HvaeCodecError, UsageError
 from hvae_codec.model.checkpoint import load_run_config, replace_atomically
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.cutoffs import parse_keep
-from hvae_codec.sample_data import Box, choose_patches, load_photographs, write_sample_data
 from hvae_codec.train.loop import start_run, train
 from hvae_codec.train.run_folder import read_origin
 
@@ -217,8 +217,8 @@ def band_folds(labels: NDArray, boxes: Sequence[Box], splits: int, repeats: int)
     for name in np.unique(labels):
         own = corners[labels == name]
         along = own[:, np.argmax(np.ptp(own, axis=0))]
-        places, place_of = np.unique(along, return_inverse=True)
-        place[labels == name] = place_of / len(places)
+        places, location_of = np.unique(along, return_inverse=True)
+        place[labels == name] = location_of / len(places)
     folds = []
     for repeat in range(repeats):
         band = np.floor(place * splits + repeat / repeats).astype(int) % splits
@@ -286,7 +286,9 @@ def stored_latents(
 ) -> NDArray[np.float32]:
     """[N, kept dims]: what a store of `images` holds, as z."""
     with tempfile.TemporaryDirectory(prefix="store-", dir=out) as folder:
-        store = encode(model, images, Path(folder) / "probed.zarr", mask=mask, codec=make_codec(codec), stats=stats)
+        store = encode_images(
+            model, images, Path(folder) / "probed.zarr", mask=mask, codec=make_codec(codec), stats=stats
+        )
         latents = store.latents(slice(0, len(store))).values()
     return np.concatenate([z.reshape(len(z), -1) for z in latents], axis=1)
 

@@ -23,15 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hvae_codec.analysis.quality import mean_squared_error, psnr, ssim
 from hvae_codec.config import Config, config_to_dict
-from hvae_codec.encode.quality import mean_squared_error, psnr, ssim
+from hvae_codec.data.sample import write_sample_data
+from hvae_codec.data.sources import open_images
 from hvae_codec.errors import UsageError
-from hvae_codec.images import open_images
 from hvae_codec.model.checkpoint import load_weights, replace_atomically, save_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import full_float32
-from hvae_codec.sample_data import write_sample_data
 from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import Network, StepResult, update

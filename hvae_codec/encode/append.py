@@ -25,22 +25,29 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.sources import ImageSource, as_source
 from ..errors import StoreError, UsageError
-from ..images import ImageSource, as_source
 from ..model.hvae import HVAE
-from ..prune.own_batches import Progress
+from ..prune.rank_batches import Progress
+from ..storage.bucket import RemotePath
+from ..storage.location import Location, each, location_of
+from ..store.arrays import spec_fingerprint
+from ..store.folder_writer import FolderStoreWriter, finish_swap, partial_path
+from ..store.open_writer import (
+    check_location,
+    is_taken,
+    is_written,
+    open_writer,
+    published_fingerprint,
+    unfinished_fingerprint,
+)
+from ..store.reader import Store, open_store
+from ..store.sketch import SKETCH
+from ..store.workers import Worker, write_lock
+from ..store.writer import StoreWriter
+from .append_spec import EVALUATED, check_additions, extended_spec, measured_arrays, parts
 from .coder import LatentCoder
-from .layout import spec_fingerprint
-from .longer_spec import EVALUATED, check_additions, longer_spec, measured_arrays, parts
-from .pipeline import EncodeOptions, Encoding, check_images
-from .places import Place, each, place_of
-from .remote import RemotePath
-from .sketch import SKETCH
-from .store import Store, open_store
-from .targets import check_place, is_taken, is_written, published_fingerprint, unfinished_fingerprint, writing
-from .unfinished import UnfinishedStore
-from .workers import Worker, write_lock
-from .writer import StoreWriter, finish_swap, partial_path
+from .pipeline import EncodeJob, EncodeOptions, check_images
 
 TAKEN_AT_ONCE = 256
 """Row groups that are copied, and then committed; what a killed append copies again."""
@@ -49,9 +56,9 @@ TAKEN_AT_ONCE = 256
 def append(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Place,
+    path: str | Location,
     *,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -73,7 +80,7 @@ def append(
     # One worker owns all row groups, so there is a store.
     return cast(
         Store,
-        append_share(
+        append_worker(
             model,
             images,
             path,
@@ -87,13 +94,13 @@ def append(
     )
 
 
-def append_share(
+def append_worker(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Place,
+    path: str | Location,
     worker: Worker,
     *,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -101,7 +108,7 @@ def append_share(
 ) -> Store | None:
     """Write the row groups that `worker` owns of the store at `out`, which several processes write in any order.
 
-    See `append` and `encode_share`: all give the same arguments but for `worker`, and whoever finds all row groups
+    See `append` and `encode_worker`: all give the same arguments but for `worker`, and whoever finds all row groups
     written publishes and returns the longer store. None: row groups of other workers are missing yet. `progress` and
     `copying` count this worker's images. Raises what `append` does, and `UsageError` where there are several workers
     and no `out`.
@@ -112,27 +119,27 @@ def append_share(
     def addition_to(old: Store) -> _Addition:
         return _Addition.of(model, source, old, batch_size, seed)
 
-    def write(addition: _Addition, writer: UnfinishedStore) -> None:
+    def write(addition: _Addition, writer: StoreWriter) -> None:
         addition.write(writer, progress, copying)
 
     if out is None:
         return _append_in_place(cast(Path, place), source.fingerprint, addition_to, write)
-    return _append_beside(place, place_of(out), worker, addition_to, write)
+    return _append_beside(place, location_of(out), worker, addition_to, write)
 
 
-def open_to_append(path: str | Place, out: str | Place | None = None, worker: Worker | None = None) -> Store:
+def open_to_append(path: str | Location, out: str | Location | None = None, worker: Worker | None = None) -> Store:
     """The store at `path`, also after a kill at the one moment of `append` in which nothing has its name.
 
-    Raises `UsageError` and `StoreError` where `append_share` would, of these arguments, and what `open_store` does.
+    Raises `UsageError` and `StoreError` where `append_worker` would, of these arguments, and what `open_store` does.
     """
     return _open(_to_append(path, out, worker or Worker()))
 
 
-def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Place:
+def _to_append(path: str | Location, out: str | Location | None, worker: Worker) -> Location:
     """The place of the store `path`; raises where nothing can be appended to it, or not in this way."""
-    place = place_of(path)
+    place = location_of(path)
     if out is not None:
-        longer = place_of(out)
+        longer = location_of(out)
         if worker.count == 1:
             _check_free(longer)
         if _is_inside(longer, place):
@@ -147,19 +154,19 @@ def _to_append(path: str | Place, out: str | Place | None, worker: Worker) -> Pl
     return place
 
 
-def _is_inside(place: Place, store: Place) -> bool:
+def _is_inside(place: Location, store: Location) -> bool:
     if isinstance(place, Path) and isinstance(store, Path):  # wherever links and .. lead
         return Path(os.path.realpath(store)) in Path(os.path.realpath(place)).parents
     return str(place).startswith(f"{store}/")
 
 
-def _open(place: Place) -> Store:
+def _open(place: Location) -> Store:
     if isinstance(place, Path) and not place.exists():
         finish_swap(place)
     return open_store(place)
 
 
-def _check_free(place: Place) -> None:
+def _check_free(place: Location) -> None:
     if is_taken(place):
         raise StoreError(f"{place} exists; give another name")
 
@@ -171,7 +178,7 @@ def _append_in_place(
     path: Path,
     fingerprint: str,
     addition_to: Callable[[Store], _Addition],
-    write: Callable[[_Addition, UnfinishedStore], None],
+    write: Callable[[_Addition, StoreWriter], None],
 ) -> Store:
     """`fingerprint` is that of the images to add."""
     with write_lock(path, Worker()):
@@ -181,28 +188,28 @@ def _append_in_place(
         check_additions(old)
         addition = addition_to(old)
         addition.check_unfinished(path)
-        writer = StoreWriter.create_or_resume(path, addition.encoding.spec, overwrite=True)
+        writer = FolderStoreWriter.create_or_resume(path, addition.encoding.spec, overwrite=True)
         write(addition, writer)
         writer.publish()
         return open_store(path)
 
 
 def _append_beside(
-    path: Place,
-    out: Place,
+    path: Location,
+    out: Location,
     worker: Worker,
     addition_to: Callable[[Store], _Addition],
-    write: Callable[[_Addition, UnfinishedStore], None],
+    write: Callable[[_Addition, StoreWriter], None],
 ) -> Store | None:
     addition = addition_to(_open(path))
     spec = addition.encoding.spec
     if worker.count > 1 and is_written(out, spec):
         return open_store(out)
     _check_free(out)
-    check_place(out, overwrite=False)
+    check_location(out, overwrite=False)
     if worker.count == 1:
         addition.check_unfinished(out)
-    with writing(out, spec, False, worker) as writer:
+    with open_writer(out, spec, False, worker) as writer:
         write(addition, writer)
         return open_store(out) if writer.finish() else None
 
@@ -215,32 +222,32 @@ class _Addition:
     """A store, and the images that it gets."""
 
     old: Store
-    encoding: Encoding
+    encoding: EncodeJob
     """Of the new images; its specification is the longer store's."""
 
     @classmethod
     def of(cls, model: HVAE, source: ImageSource, old: Store, batch_size: int, seed: int) -> _Addition:
         """See `append`; raises what it does before anything is written."""
         coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
-        if len(old) % old.images_per_row_group:
+        if len(old) % old.row_group_size:
             old.check(old.row_groups - 1)  # it gets a digest of its own, which must not vouch for damage
         options = EncodeOptions(
             batch_size,
-            shard=old.images_per_row_group,
+            row_group_size=old.row_group_size,
             evaluate=measured >= {*EVALUATED},
             seed=seed,
             verify=SKETCH in measured,
         )
-        spec = longer_spec(old, source, options.per_image)
-        return cls(old, Encoding(coder, source, spec, options, first=len(old)))
+        spec = extended_spec(old, source, options.per_image)
+        return cls(old, EncodeJob(coder, source, spec, options, first=len(old)))
 
-    def check_unfinished(self, place: Place) -> None:
+    def check_unfinished(self, place: Location) -> None:
         """Raise `StoreError` where an unfinished store is in the way of the one at `place`."""
         if unfinished_fingerprint(place) not in (None, spec_fingerprint(self.encoding.spec)):
             left = partial_path(place) if isinstance(place, Path) else place
             raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
-    def write(self, writer: UnfinishedStore, progress: Progress | None, copying: Progress | None) -> None:
+    def write(self, writer: StoreWriter, progress: Progress | None, copying: Progress | None) -> None:
         """Write the row groups that the writer's worker owns, and has not written."""
         try:
             pending = writer.own_pending()
@@ -252,14 +259,14 @@ class _Addition:
             raise
         self._check_unchanged()
 
-    def _take_over(self, writer: UnfinishedStore, pending: Sequence[int], copying: Progress | None) -> None:
+    def _take_over(self, writer: StoreWriter, pending: Sequence[int], copying: Progress | None) -> None:
         """Commit whole row groups of the old store, with its own objects."""
-        shard = self.old.images_per_row_group
-        whole = [row_group for row_group in pending if row_group < len(self.old) // shard]
+        row_group_size = self.old.row_group_size
+        whole = [row_group for row_group in pending if row_group < len(self.old) // row_group_size]
         evaluated = self._evaluated(slice(None)) if whole else {}
 
         def write_per_image(row_group: int) -> None:
-            rows = slice(row_group * shard, (row_group + 1) * shard)
+            rows = slice(row_group * row_group_size, (row_group + 1) * row_group_size)
             writer.write_per_image(row_group, {name: values[rows] for name, values in evaluated.items()})
 
         for first in range(0, len(whole), TAKEN_AT_ONCE):
@@ -267,11 +274,11 @@ class _Addition:
             each(writer.path, write_per_image, some)
             writer.take_over(self.old.path, some, self._check_unchanged)
             if copying is not None:
-                copying((first + len(some)) * shard, len(whole) * shard)
+                copying((first + len(some)) * row_group_size, len(whole) * row_group_size)
 
-    def _join(self, writer: UnfinishedStore, pending: Sequence[int]) -> int:
+    def _join(self, writer: StoreWriter, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
-        row_group, kept = divmod(len(self.old), self.old.images_per_row_group)
+        row_group, kept = divmod(len(self.old), self.old.row_group_size)
         if not kept or not writer.worker.owns(row_group):
             return 0
         joined = len(writer.rows(row_group)) - kept

@@ -23,11 +23,11 @@ from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.shared_prefix import masked_outputs
-from .columns import Columns, Places, stored_columns
-from .latents import Codec
+from ..store.columns import Columns, Coordinates, stored_columns
+from ..store.quantiser import Codec
 
 if TYPE_CHECKING:
-    from .store import Store
+    from ..store.reader import Store
 
 Stored = dict[int, NDArray[np.generic]]
 """Latent resolution to stored numbers, [B, columns, ...]; a resolution's columns run through its groups in order."""
@@ -107,7 +107,7 @@ class LatentCoder:
     @full_float32()
     def encode_activations(self, activations: Sequence[Tensor]) -> Stored:
         """The same from the images' bottom-up activations; computes nothing after the last kept group's posterior."""
-        choose, top_down = _Encoding(self), self.model.top_down
+        choose, top_down = _EncodeChooser(self), self.model.top_down
         last = self.mask.groups_needed - 1
         state = top_down.run_groups(activations, choose, len(activations[0]), range(last))
         choose.store(top_down.group(activations, last, state))
@@ -121,7 +121,7 @@ class LatentCoder:
     @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
-        choose = _Decoding(self, stored)
+        choose = _DecodeChooser(self, stored)
         output = self.model.top_down(None, choose, len(next(iter(stored.values()))))
         return self.model.likelihood.mean(output)
 
@@ -129,7 +129,7 @@ class LatentCoder:
     @full_float32()
     def dense(self, stored: Mapping[int, NDArray[np.generic]]) -> list[Tensor]:
         """z of every latent group in top-down order, the prior's mean where pruned: float32 [B, variates, H, W]."""
-        decoding, chosen = _Decoding(self, stored), []
+        decoding, chosen = _DecodeChooser(self, stored), []
 
         def choose(group: LatentGroup) -> Tensor:
             chosen.append(decoding(group))
@@ -152,7 +152,7 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
 
     Latent groups that masks prune alike are run once, from coder to coder: give them by rising size.
     """
-    model, choices = coders[0].model, [_Encoding(coder) for coder in coders]
+    model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
     outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
     return [
         (choice.stored(), model.likelihood.to_pixels(model.likelihood.mean(output)))
@@ -160,7 +160,7 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
     ]
 
 
-class _Encoding:
+class _EncodeChooser:
     """Chooses the z that the decoder will have, and keeps what is to be stored."""
 
     def __init__(self, coder: LatentCoder) -> None:
@@ -189,7 +189,7 @@ class _Encoding:
         return {resolution: torch.cat(part, dim=1).cpu().numpy() for resolution, part in parts.items()}
 
 
-class _Decoding:
+class _DecodeChooser:
     """Chooses the stored z where kept, the prior's mean elsewhere."""
 
     def __init__(self, coder: LatentCoder, stored: Mapping[int, NDArray[np.generic]]) -> None:
@@ -207,10 +207,12 @@ class _Decoding:
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
     """Quantiser steps, float32 [columns] a resolution, from the average posterior std of each column's variate."""
     columns = stored_columns(mask)
-    return {resolution: codec.steps(_std_of(columns.places[resolution], stats)) for resolution in columns.resolutions}
+    return {
+        resolution: codec.steps(_std_of(columns.coordinates[resolution], stats)) for resolution in columns.resolutions
+    }
 
 
-def _std_of(places: Places, stats: KLStats) -> NDArray[np.float64]:
+def _std_of(places: Coordinates, stats: KLStats) -> NDArray[np.float64]:
     return np.array([stats.posterior_std[group][variate] for group, variate in places[:, :2]])
 
 
@@ -220,7 +222,7 @@ def _group_columns(
     """Number of the latent group to its columns; groups that nothing is kept of are left out."""
     groups = {}
     for resolution in columns.resolutions:
-        places = columns.places[resolution].astype(np.int64)
+        places = columns.coordinates[resolution].astype(np.int64)
         for group in np.unique(places[:, 0]).tolist():
             own = slice(*np.searchsorted(places[:, 0], [group, group + 1]).tolist())
             variates, number = np.unique(places[own, 1], return_inverse=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.hvae import HVAE
-    from .store import Store
+    from ..store.reader import Store
 
 ARRAY = "model"
 CHUNK = 4 * 2**20

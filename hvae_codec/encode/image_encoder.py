@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..images import ImageSource
+from ..data.sources import ImageSource
 from ..model.precision import full_float32
-from ..prune.sweep import Bounds
+from ..prune.sweep import ElboSweep
+from ..store.sketch import SKETCH, sketch
 from .coder import LatentCoder, Stored
-from .decoded_check import decode_batch_checked
-from .sketch import SKETCH, sketch
+from .deep_verify import decode_batch_checked
 
 Key = TypeVar("Key")
 
@@ -64,7 +64,7 @@ class ImageEncoder:
         per_image: PerImage = {}
         if self.evaluate:
             own = self.source.subset(range(first, first + len(images)))
-            bounds = Bounds(model, [self.coder.mask], own, self.seed)
+            bounds = ElboSweep(model, [self.coder.mask], own, self.seed)
             bounds.add(activations, images, 0)
             (measured,) = bounds.rows()
             per_image = {"rate": measured.rate, "distortion": measured.distortion}

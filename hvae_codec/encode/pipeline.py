@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import Config, config_to_dict
+from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
-from ..images import ImageSource, as_source
+from ..lookahead import written_behind
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..prune.own_batches import Progress
+from ..prune.rank_batches import Progress
+from ..storage.location import Location, location_of
+from ..store.arrays import CHUNK_BYTES, StoreSpec
+from ..store.open_writer import check_location, is_written, open_writer
+from ..store.quantiser import Codec, IntCodec
+from ..store.reader import Store, open_store
+from ..store.sketch import SKETCH
+from ..store.verify import check_written
+from ..store.workers import Worker
+from ..store.writer import StoreWriter
 from .coder import LatentCoder, Stored, quantiser_steps
 from .embedded_model import model_weights
 from .image_encoder import ImageEncoder, PerImage, joined
-from .latents import Codec, IntCodec
-from .layout import CHUNK_BYTES, StoreSpec
-from .overlap import written_behind
-from .places import Place, place_of
-from .sketch import SKETCH
-from .store import Store, open_store
-from .targets import check_place, is_written, writing
-from .unfinished import UnfinishedStore
-from .verify import check_written
-from .workers import Worker
 
 SAMPLE_IMAGES = 1000
 """Images that statistics are measured on where nobody says how many."""
@@ -49,7 +49,7 @@ class EncodeOptions:
     """Images through the model at once; a row group is cut into these."""
     overwrite: bool = False
     """Whether a store that is already there is replaced."""
-    shard: int = 256
+    row_group_size: int = 256
     """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that the smallest readable unit does not exceed where it holds two images or more."""
@@ -69,10 +69,10 @@ class EncodeOptions:
         return (*(("distortion", "rate") if self.evaluate else ()), *((SKETCH,) if self.verify else ()))
 
 
-def encode(
+def encode_images(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Place,
+    path: str | Location,
     *,
     mask: LatentMask,
     codec: Codec | None = None,
@@ -86,19 +86,19 @@ def encode(
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call goes on. `progress` is called
     with the images done, those of an earlier, interrupted call included, and the images in all. Several processes
-    write one store with `encode_share`.
+    write one store with `encode_worker`.
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` where `path` exists, `UsageError`
     where the mask or the statistics are another model's.
     """
-    job = Encoding.of(model, images, mask, codec, stats, options)
+    job = EncodeJob.of(model, images, mask, codec, stats, options)
     # One worker owns all row groups, so there is a store.
-    return cast(Store, job.run(place_of(path), Worker(), progress))
+    return cast(Store, job.run(location_of(path), Worker(), progress))
 
 
-def encode_share(
+def encode_worker(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Place,
+    path: str | Location,
     worker: Worker,
     *,
     mask: LatentMask,
@@ -115,11 +115,11 @@ def encode_share(
     Raises what `encode` does, and `StoreError` where another process writes this worker's row groups, or where the
     other workers were given something else.
     """
-    return Encoding.of(model, images, mask, codec, stats, options).run(place_of(path), worker, progress)
+    return EncodeJob.of(model, images, mask, codec, stats, options).run(location_of(path), worker, progress)
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncodeJob:
     """Images on their way into a store: what is encoded, with what, and how."""
 
     coder: LatentCoder
@@ -138,7 +138,7 @@ class Encoding:
         codec: Codec | None,
         stats: KLStats | None,
         options: EncodeOptions | None,
-    ) -> Encoding:
+    ) -> EncodeJob:
         """See `encode`; raises what it does before the first image is encoded."""
         options, codec = options or EncodeOptions(), codec or IntCodec()
         source = as_source(images)
@@ -149,18 +149,18 @@ class Encoding:
         coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
         return cls(coder, source, store_spec(coder, source, options), options)
 
-    def run(self, path: Place, worker: Worker, progress: Progress | None) -> Store | None:
+    def run(self, path: Location, worker: Worker, progress: Progress | None) -> Store | None:
         """Encode what `worker` owns and is not written yet; the store where it is published now."""
         if worker.count > 1 and is_written(path, self.spec):
             return open_store(path)
-        check_place(path, self.options.overwrite)
-        with writing(path, self.spec, self.options.overwrite, worker) as writer:
+        check_location(path, self.options.overwrite)
+        with open_writer(path, self.spec, self.options.overwrite, worker) as writer:
             self.write(writer, progress)
             return open_store(path) if writer.finish() else None
 
-    def write(self, writer: UnfinishedStore, progress: Progress | None) -> None:
+    def write(self, writer: StoreWriter, progress: Progress | None) -> None:
         """Encode and write the row groups of the source's images that the worker owns and has not written."""
-        own = [r for r in range(-(-self.first // self.spec.shard), writer.row_groups) if writer.worker.owns(r)]
+        own = [r for r in range(-(-self.first // self.spec.row_group_size), writer.row_groups) if writer.worker.owns(r)]
         pending = sorted(set(own) & set(writer.own_pending()))
         total = sum(len(writer.rows(r)) for r in own)
         done = total - sum(len(writer.rows(r)) for r in pending)
@@ -172,12 +172,12 @@ class Encoding:
                 if progress is not None:
                     progress(done, total)
 
-    def _write(self, writer: UnfinishedStore, row_group: int, stored: Stored, per_image: PerImage) -> None:
+    def _write(self, writer: StoreWriter, row_group: int, stored: Stored, per_image: PerImage) -> None:
         writer.write(row_group, stored, per_image)
         if self.options.verify:
             check_written(writer, row_group)
 
-    def _row_groups(self, writer: UnfinishedStore, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
+    def _row_groups(self, writer: StoreWriter, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
         """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
 
         Stretches of consecutive row groups are read as one, so that files are decoded ahead across them.
@@ -192,7 +192,7 @@ class Encoding:
     @property
     def batch_size(self) -> int:
         """Images through the model at once; row groups are whole batches."""
-        return _divisor(self.spec.shard, self.options.batch_size)
+        return _divisor(self.spec.row_group_size, self.options.batch_size)
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -227,7 +227,7 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
         mask=coder.mask.to_dict(),
         image={"size": config.image_size, "channels": config.channels, "bits": config.bits},
         source={"fingerprint": source.fingerprint, "bytes": source.source_bytes},
-        shard=options.shard,
+        row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
         per_image=options.per_image,
         weights=model_weights(coder.model) if options.embed_model else b"",

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.sources import ImageSource
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
-from ..images import ImageSource
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
-from .places import Place, place_of
-from .repair_row_groups import RepairOptions, RowGroupMender
-from .repair_tables import mend_arrays, mend_group, mend_tables
-from .store import open_store
-from .subject import Subject, sound_metadata
-from .targets import locked
-from .verify import Progress, VerifyReport, verify
-from .workers import Worker
+from ..storage.location import Location, location_of
+from ..store.open_writer import locked
+from ..store.reader import open_store
+from ..store.subject import Subject, sound_metadata
+from ..store.verify import Progress, VerifyReport, verify
+from ..store.workers import Worker
+from .repair_row_groups import RepairOptions, RowGroupRepairer
+from .repair_tables import repair_arrays, repair_group, repair_tables
 
 __all__ = ["RepairOptions", "RepairReport", "repair", "restore_metadata"]
 
@@ -44,7 +44,7 @@ class RepairReport:
 
 
 def repair(
-    store_path: str | Place,
+    store_path: str | Location,
     images: ImageSource | None = None,
     model: HVAE | None = None,
     *,
@@ -64,16 +64,16 @@ def repair(
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
-    path = place_of(store_path)
+    path = location_of(store_path)
     before = verify(path)
     if before.ok:
         return RepairReport(before, before)
     with locked(path, Worker()):
         _sweep(path)
-        metadata = [*mend_group(path), *mend_arrays(path, Subject.open(path))]
+        metadata = [*repair_group(path), *repair_arrays(path, Subject.open(path))]
         subject, now = Subject.open(path), verify(path) if metadata else before
         images = _as_encoded(images, subject.metadata["source"]) if images is not None else None
-        tables, notes = _mend_tables(path, subject, now, images, model, stats)
+        tables, notes = _repair_tables(path, subject, now, images, model, stats)
         tables = [*metadata, *tables]
         row_groups = (verify(path) if tables else before).damaged_row_groups
         obstacle = _obstacle(path)
@@ -81,28 +81,28 @@ def repair(
             return RepairReport(before, verify(path), tables, [*notes, *obstacle])
         if images is None or model is None:
             return RepairReport(before, verify(path), tables, [*notes, _NO_IMAGES])
-        mender = RowGroupMender.open(path, images, model, options or RepairOptions())
-        rewritten, more = _mend_row_groups(mender, row_groups, progress)
+        repairer = RowGroupRepairer.open(path, images, model, options or RepairOptions())
+        rewritten, more = _repair_row_groups(repairer, row_groups, progress)
         return RepairReport(before, verify(path), [*tables, *rewritten], [*notes, *more])
 
 
-def restore_metadata(store_path: str | Place) -> list[str]:
+def restore_metadata(store_path: str | Location) -> list[str]:
     """Restore the group's `zarr.json` of the store at `store_path` where it is damaged, as `repair` does first.
 
     That is enough to open a store. Returns the files that were replaced; raises like `repair`, and where there is no
     second copy of the metadata.
     """
-    path = place_of(store_path)
+    path = location_of(store_path)
     if not sound_metadata(path)[1]:
         return []
     with locked(path, Worker()):
-        return mend_group(path)
+        return repair_group(path)
 
 
 _NO_IMAGES = "damaged row groups are encoded again from their images, which were not given"
 
 
-def _obstacle(path: Place) -> list[str]:
+def _obstacle(path: Location) -> list[str]:
     """Why the store cannot be decoded, where metadata or tables that could not be mended are among those it takes."""
     try:
         open_store(path)
@@ -111,7 +111,7 @@ def _obstacle(path: Place) -> list[str]:
     return []
 
 
-def _sweep(path: Place) -> None:
+def _sweep(path: Location) -> None:
     """Remove what a killed encode or repair has left in the store; in a bucket, objects are there whole or not."""
     for leftover in path.rglob("*.partial") if isinstance(path, Path) else ():
         leftover.unlink()
@@ -124,8 +124,8 @@ def _as_encoded(images: ImageSource, source: Mapping[str, Any]) -> ImageSource:
     return next((split for split in splits if split.fingerprint in known), images)
 
 
-def _mend_tables(
-    path: Place,
+def _repair_tables(
+    path: Location,
     subject: Subject,
     report: VerifyReport,
     images: ImageSource | None,
@@ -134,20 +134,20 @@ def _mend_tables(
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and why others were not."""
     try:
-        return mend_tables(path, subject, report, images, model, stats), []
+        return repair_tables(path, subject, report, images, model, stats), []
     except StoreError as error:
         return [], [str(error)]
 
 
-def _mend_row_groups(
-    mender: RowGroupMender, row_groups: Sequence[int], progress: Progress | None
+def _repair_row_groups(
+    repairer: RowGroupRepairer, row_groups: Sequence[int], progress: Progress | None
 ) -> tuple[list[str], list[str]]:
     """Files that were replaced, and what is to be said of them or of others that were not."""
     rewritten, notes = [], []
-    lengths = [len(mender.subject.rows(row_group)) for row_group in row_groups]
+    lengths = [len(repairer.subject.rows(row_group)) for row_group in row_groups]
     for number, row_group in enumerate(row_groups, 1):
         try:
-            files, note = mender.mend(row_group)
+            files, note = repairer.repair(row_group)
         except UnreachableError:
             raise
         except HvaeCodecError as error:

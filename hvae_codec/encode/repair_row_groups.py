@@ -13,19 +13,19 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..data.sources import ImageSource
 from ..errors import StoreError
-from ..images import ImageSource
 from ..model.hvae import HVAE
+from ..storage.location import Location, replace_file
+from ..store.arrays import WRITE_ALL, chunk_length, row_group_digest, shard_key
+from ..store.damage import UnreadableError, reading
+from ..store.reader import open_store
+from ..store.sketch import SKETCH, sketch
+from ..store.subject import Subject
+from ..store.verify import Latents, read_latents
 from .coder import LatentCoder, Stored
-from .damage import UnreadableError, reading
-from .decoded_check import decode_checked
+from .deep_verify import decode_checked
 from .image_encoder import ImageEncoder, PerImage
-from .layout import WRITE_ALL, chunk_length, row_group_digest, shard_key
-from .places import Place, replace_file
-from .sketch import SKETCH, sketch
-from .store import open_store
-from .subject import Subject
-from .verify import Latents, read_latents
 
 LIKENESS, EVIDENCE = 0.9, 16
 """An image is taken for the one that was encoded where this share of its telling numbers, and at least so many, are
@@ -45,10 +45,10 @@ class RepairOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class RowGroupMender:
+class RowGroupRepairer:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
-    path: Place
+    path: Location
     """The store's folder."""
     subject: Subject
     images: ImageSource
@@ -56,11 +56,11 @@ class RowGroupMender:
     options: RepairOptions
 
     @classmethod
-    def open(cls, path: Place, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupMender:
+    def open(cls, path: Location, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupRepairer:
         """Raises `StoreError` where `model` is not the store's, or its metadata are damaged."""
         return cls(path, Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
 
-    def mend(self, row_group: int) -> tuple[list[str], str]:
+    def repair(self, row_group: int) -> tuple[list[str], str]:
         """Make a row group whole.
 
         Returns the files that were replaced, relative to the store, and a sentence where they are not as they were.
@@ -78,18 +78,18 @@ class RowGroupMender:
             else:
                 note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
-        return [*files, *self._mend_per_image(row_group, source, new)], note
+        return [*files, *self._repair_per_image(row_group, source, new)], note
 
     @property
     def _batch_size(self) -> int:
         """Images through the model at once, as encode has them: row groups are whole batches."""
-        return chunk_length(self.subject.shard, self.options.batch_size, 1)
+        return chunk_length(self.subject.row_group_size, self.options.batch_size, 1)
 
     def _encode(self, source: ImageSource, evaluate: bool = False) -> tuple[Stored, PerImage]:
         encoder = ImageEncoder(self.coder, source, self._batch_size, evaluate, self.options.seed)
         return encoder.rows(range(len(source)))
 
-    def _mend_per_image(self, row_group: int, source: ImageSource, stored: Stored) -> list[str]:
+    def _repair_per_image(self, row_group: int, source: ImageSource, stored: Stored) -> list[str]:
         """Measure again what was measured of a row group's images where a file of it is damaged; returns those."""
         rows, key = self.subject.rows(row_group), f"c/{row_group}"
         damaged = [name for name in self.subject.per_image if not self._is_whole(name, rows)]
@@ -214,7 +214,7 @@ def _differ(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) ->
     return np.asarray(np.abs(a - b) > tolerance * (1 + np.abs(b)))
 
 
-def _replace_file(path: Place, key: str, start: int, values: NDArray) -> None:
+def _replace_file(path: Location, key: str, start: int, values: NDArray) -> None:
     """Write `values`, from element `start` of their array on, as zarr would into the file `key` of the store at `path`.
 
     Elsewhere first: zarr reads a shard before it writes a part of it, and this one may be damaged.

@@ -17,16 +17,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..data.sources import ImageSource
 from ..errors import HvaeCodecError, StoreError
-from ..images import ImageSource
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from .coder import quantiser_steps
-from .columns import stored_columns
-from .embedded_model import ARRAY, model_weights
-from .layout import (
+from ..storage.location import Location, replace_file
+from ..store.arrays import (
     COPY_HOLDER,
     StoreSpec,
     array_checksum,
@@ -35,14 +33,16 @@ from .layout import (
     spec_fingerprint,
     write_copy,
 )
-from .metadata_copy import find_copy, group_file
-from .places import Place, replace_file
-from .store import read_metadata
-from .subject import COPY_FILE, Subject, sound_metadata
-from .verify import VerifyReport, spec_of_tables, tables_prove
+from ..store.columns import stored_columns
+from ..store.metadata_copy import find_copy, group_file
+from ..store.reader import read_metadata
+from ..store.subject import COPY_FILE, Subject, sound_metadata
+from ..store.verify import VerifyReport, spec_of_tables, tables_prove
+from .coder import quantiser_steps
+from .embedded_model import ARRAY, model_weights
 
 
-def mend_group(path: Place) -> list[str]:
+def repair_group(path: Location) -> list[str]:
     """Write the group's `zarr.json` anew where it is damaged, from its own metadata if these are whole, else from their
     second copy; returns the file.
 
@@ -60,7 +60,7 @@ def mend_group(path: Place) -> list[str]:
     return ["zarr.json"]
 
 
-def _is_of(path: Place, metadata: Mapping[str, Any]) -> bool:
+def _is_of(path: Location, metadata: Mapping[str, Any]) -> bool:
     """Whether whole `metadata` are of the store at `path`, whose group's metadata are damaged.
 
     Its tables say so; where they are damaged too, what is left of the group's metadata must not say otherwise.
@@ -75,7 +75,7 @@ def _is_of(path: Place, metadata: Mapping[str, Any]) -> bool:
     return bool(left.get("fingerprint") == metadata["fingerprint"])
 
 
-def mend_arrays(path: Place, subject: Subject) -> list[str]:
+def repair_arrays(path: Location, subject: Subject) -> list[str]:
     """Make the damaged `zarr.json` of arrays anew; returns the files.
 
     What they must be follows from the group's metadata and the number of images. The tables must prove it or, where one
@@ -133,8 +133,8 @@ def _create(folder: Path, subject: Subject, spec: StoreSpec) -> None:
         write_copy(group, subject.metadata)
 
 
-def mend_tables(
-    path: Place,
+def repair_tables(
+    path: Location,
     subject: Subject,
     report: VerifyReport,
     images: ImageSource | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
-from .silu_conv import Kernel, silu_conv
+from .kernels.silu_conv import Kernel, silu_conv
 
 
 class Conv(nn.Conv2d):

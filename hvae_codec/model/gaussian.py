@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .blockwise import blocks
+from .kernels.blockwise import blocks
 
 ScaleBase = Literal["std", "logstd"]
 

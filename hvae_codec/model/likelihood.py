@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import ModelConfig
-from .blockwise import per_image
 from .gaussian import LARGEST_STD, SMALLEST_STD, std_from_raw
+from .kernels.blockwise import per_image
 
 
 class MixtureParameters(NamedTuple):

@@ -20,7 +20,7 @@ from ..config import ModelConfig, StageConfig
 from .activations import RunBlock, run_plainly
 from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
 from .gaussian import DiagonalGaussian, GaussianForm, Observe, RawGaussian, observed_z, sample_and_kl
-from .silu_conv import Kernel
+from .kernels.silu_conv import Kernel
 
 
 class LatentGroup:

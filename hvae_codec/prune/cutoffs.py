@@ -36,7 +36,7 @@ class Cutoff:
 
 
 @dataclass(frozen=True)
-class CutoffWish:
+class CutoffSpec:
     """What to keep, as a user says it: one of `keep`, `bits`, `tolerance` and `file`."""
 
     keep: float | None = None
@@ -73,24 +73,24 @@ class CutoffWish:
         return None if self.file is None else _cutoff_of_file(model, self.file)
 
 
-def read_wishes(
+def parse_cutoffs(
     keep: str = "",
     bits: str = "",
     tolerance: str = "",
     files: Sequence[Path] = (),
     granularity: Granularity = "variate",
     count: Count = "dimensions",
-) -> list[CutoffWish]:
+) -> list[CutoffSpec]:
     """Wishes from text, lists of values separated by commas: `3%,10%`, `0.01,0.1`, `0.5%`; and from masks in `files`.
 
     Raises `UsageError` where one cannot be read.
     """
-    wish = CutoffWish(granularity=granularity)
+    wish = CutoffSpec(granularity=granularity)
     keeps = sorted({parse_keep(part) for part in _parts(keep)})
     if count == "variates" and (bits or tolerance or files) and not keeps:
         raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
     return [
-        *(CutoffWish(keep=share, granularity=granularity, count=count) for share in keeps),
+        *(CutoffSpec(keep=share, granularity=granularity, count=count) for share in keeps),
         *(replace(wish, bits=cutoff) for cutoff in sorted({parse_bits(part) for part in _parts(bits)})),
         *(replace(wish, tolerance=loss) for loss in sorted({parse_tolerance(part) for part in _parts(tolerance)})),
         *(replace(wish, file=file) for file in files),
@@ -104,12 +104,12 @@ def read_wish(
     file: Path | None = None,
     granularity: Granularity = "variate",
     count: Count = "dimensions",
-) -> CutoffWish:
+) -> CutoffSpec:
     """The one wish among these; 3% of the dimensions without any. `UsageError` on several, or one unreadable."""
-    wishes = read_wishes(keep, bits, tolerance, [] if file is None else [file], granularity, count)
+    wishes = parse_cutoffs(keep, bits, tolerance, [] if file is None else [file], granularity, count)
     if len(wishes) > 1:
         raise UsageError("several cutoffs are asked for; give one of --keep, --cutoff, --tolerance and --mask")
-    return wishes[0] if wishes else CutoffWish(keep=DEFAULT_KEEP, granularity=granularity, count=count)
+    return wishes[0] if wishes else CutoffSpec(keep=DEFAULT_KEEP, granularity=granularity, count=count)
 
 
 def _parts(text: str) -> list[str]:

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.sources import ImageSource, as_source
+from ..distributed import DistributedContext
 from ..errors import DataError, ModelError
-from ..images import ImageSource, as_source
 from ..model.checkpoint import model_hash, replace_atomically
 from ..model.hvae import HVAE, Noise
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
-from ..processes import Processes
-from .own_batches import Progress, image_keys, own_batches
+from .rank_batches import Progress, image_keys, rank_batches
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def kl_stats(
     seed: int = 0,
     sample: bool = True,
     progress: Progress | None = None,
-    processes: Processes | None = None,
+    processes: DistributedContext | None = None,
 ) -> KLStats:
     """Average KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
@@ -74,9 +74,9 @@ def kl_stats(
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
-    processes = processes or Processes()
+    processes = processes or DistributedContext()
     sums, before_last = _Sums(model), len(model.config.groups) - 1
-    for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
+    for first, batch in rank_batches(source, batch_size, batch_size, progress, processes):
         keys = image_keys(source, slice(first, first + len(batch)), seed)
         noise = keyed_noise(model.config, keys, model.device, before_last) if sample else None
         sums.add(torch.from_numpy(batch), noise)
@@ -115,7 +115,7 @@ class _Sums:
             self.kl[group] += kl.sum(dim=0, dtype=torch.float64)
         self.std[group] += std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
 
-    def average(self, images: int, source: str, processes: Processes) -> KLStats:
+    def average(self, images: int, source: str, processes: DistributedContext) -> KLStats:
         """The averages over `images`, those of all processes."""
         sums = processes.sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
         if not bool(torch.isfinite(sums).all()):

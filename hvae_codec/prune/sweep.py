@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.sources import ImageSource, as_source
+from ..distributed import DistributedContext
 from ..errors import DataError
-from ..images import ImageSource, as_source
 from ..model.hvae import HVAE, SampledPosterior
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
-from ..processes import Processes
 from .mask import LatentMask
-from .own_batches import Progress, image_keys, own_batches
+from .rank_batches import Progress, image_keys, rank_batches
 from .shared_prefix import masked_outputs
 
 
@@ -52,7 +52,7 @@ def sweep(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
-    processes: Processes | None = None,
+    processes: DistributedContext | None = None,
 ) -> list[SweepRow]:
     """Rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
@@ -61,14 +61,14 @@ def sweep(
     on another model's mask.
     """
     source = as_source(images)
-    bounds = Bounds(model, masks, source, seed)
-    for first, batch in own_batches(source, batch_size, batch_size, progress, processes):
+    bounds = ElboSweep(model, masks, source, seed)
+    for first, batch in rank_batches(source, batch_size, batch_size, progress, processes):
         pixels = torch.from_numpy(batch)
         bounds.add(model.activations(pixels), pixels, first)
     return bounds.rows(processes)
 
 
-class Bounds:
+class ElboSweep:
     """Rate and distortion of images under several masks, filled in batch by batch."""
 
     def __init__(self, model: HVAE, masks: Sequence[LatentMask], source: ImageSource, seed: int) -> None:
@@ -93,9 +93,9 @@ class Bounds:
             both = torch.stack([torch.stack(choose.kl).sum(dim=0), self.model.likelihood.nll(output, images)])
             terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
-    def rows(self, processes: Processes | None = None) -> list[SweepRow]:
+    def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:
         """A row a mask, of the images of all processes; `DataError` where a number is not finite."""
-        terms = (processes or Processes()).sum(torch.from_numpy(self._terms)).numpy()
+        terms = (processes or DistributedContext()).sum(torch.from_numpy(self._terms)).numpy()
         if not np.isfinite(terms).all():
             raise DataError("the NELBO is not finite; the model's weights are damaged")
         return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from ..data.sources import ImageSource, as_source
+from ..distributed import DistributedContext
 from ..errors import UsageError
-from ..images import ImageSource, as_source
 from ..model.hvae import HVAE
-from ..processes import Processes
 from .kl_stats import KLStats
 from .mask import LatentMask
-from .own_batches import Progress
+from .rank_batches import Progress
 from .ranking import Granularity
 from .sweep import SweepRow, sweep
 
@@ -59,7 +59,7 @@ def find_tolerated(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
-    processes: Processes | None = None,
+    processes: DistributedContext | None = None,
 ) -> Tolerated:
     """A small mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times that of
     all latents, on the same noise.

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from rich.table import Table
 
+from ..analysis.cutoff_table import FOLDER
 from ..config import Config, config_to_dict
-from ..encode.metadata_copy import find_copy
-from ..encode.places import Place, place_of
-from ..encode.store import Store, open_store
 from ..errors import DataError
 from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load_run_config
 from ..model.hvae import HVAE
-from .analysis import FOLDER
+from ..storage.location import Location, location_of
+from ..store.metadata_copy import find_copy
+from ..store.reader import Store, open_store
 from .encoded import store_sizes, store_table
 from .tables import cutoff_table, load_table, pairs_table, plain_rows
 
@@ -26,16 +26,16 @@ from .tables import cutoff_table, load_table, pairs_table, plain_rows
 class Facts:
     """Of one store or run: plain data for scripts, and what its tables are made from."""
 
-    path: Place
+    path: Location
     data: dict[str, Any]
     pairs: dict[str, str]
     store: Store | None = None
     cutoffs: tuple[pd.DataFrame, dict[str, Any]] | None = field(default=None)
 
 
-def describe(path: str | Place) -> Facts:
+def describe(path: str | Location) -> Facts:
     """Facts about the store or run at `path`; raises `DataError` where it is neither."""
-    path = place_of(path)
+    path = location_of(path)
     if not isinstance(path, Path):
         return _store_facts(open_store(path))
     if path.name == LATEST or (path / CONFIG_FILE).is_file():

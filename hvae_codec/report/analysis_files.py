@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..encode.latents import Codec
+from ..analysis.cutoff_cost import best_sentence, chosen_cutoff
+from ..analysis.cutoff_table import Analysis, Stage, analyze, rank, ranking_path
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
 from ..errors import DataError, UsageError
-from ..images import ImageSource
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..processes import Processes
-from ..prune.cutoffs import Cutoff, CutoffWish
+from ..prune.cutoffs import Cutoff, CutoffSpec
 from ..prune.mask import LatentMask, save_mask
-from .analysis import Analysis, Stage, analyze, rank, ranking_path
-from .cutoff_cost import best_sentence, chosen_cutoff
+from ..store.quantiser import Codec
 from .encoded import keep_ranking
 from .groups import GROUPS_NAME, save_groups
 from .page import PAGE_FILE, save_page
@@ -31,7 +31,7 @@ MASKS_FOLDER = "masks"
 class AnalysisPlan:
     """What to measure, and how."""
 
-    wishes: Sequence[CutoffWish]
+    wishes: Sequence[CutoffSpec]
     """The cutoffs, one at least."""
     codec: Codec
     images: int
@@ -70,7 +70,7 @@ def check_folder(folder: Path) -> None:
 
 
 def measure(
-    model: HVAE, source: ImageSource, plan: AnalysisPlan, stage: Stage, processes: Processes | None = None
+    model: HVAE, source: ImageSource, plan: AnalysisPlan, stage: Stage, processes: DistributedContext | None = None
 ) -> Measured:
     """Rank variates on the training images of `source`, and measure each cutoff on those held out.
 
@@ -78,7 +78,7 @@ def measure(
     images or models, and what `chosen_cutoff` raises.
     """
     held_out, training = source.split("val").evenly(plan.images), source.split("train")
-    _check_same_inputs(model, held_out, training, processes or Processes())
+    _check_same_inputs(model, held_out, training, processes or DistributedContext())
     for wish in plan.wishes:
         wish.check(model)
     stats = rank(model, training, plan.images, plan.batch_size, plan.seed, stage, processes)
@@ -94,11 +94,13 @@ def measure(
     return Measured(analysis, masks, about, [s for s in sentences if s], model.config.image_dims)
 
 
-def _check_same_inputs(model: HVAE, held_out: ImageSource, training: ImageSource, processes: Processes) -> None:
+def _check_same_inputs(
+    model: HVAE, held_out: ImageSource, training: ImageSource, processes: DistributedContext
+) -> None:
     if processes.count == 1:
         return
     own = (held_out.fingerprint, training.fingerprint, model_hash(model))
-    if own != processes.on_first(lambda: own):
+    if own != processes.run_on_main(lambda: own):
         raise UsageError("this process sees other images or another model than the first one; give all the same")
 
 

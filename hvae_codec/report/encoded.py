@@ -6,15 +6,15 @@ from pathlib import Path, PurePosixPath
 
 from rich.table import Table
 
+from ..analysis.cutoff_table import Stage, rank, ranking_path
 from ..config import ModelConfig, config_from_dict
+from ..data.sources import ImageSource
 from ..encode.pipeline import SAMPLE_IMAGES
-from ..encode.store import Store
-from ..encode.workers import Worker
-from ..images import ImageSource
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, load_kl_stats, save_kl_stats
-from .analysis import Stage, rank, ranking_path
+from ..store.reader import Store
+from ..store.workers import Worker
 from .tables import size_table
 
 
@@ -90,6 +90,6 @@ def store_table(store: Store) -> Table:
     return size_table(title, store_sizes(store), len(store), store.image_dims)
 
 
-def share_sentence(path: str, worker: Worker) -> str:
+def worker_sentence(path: str, worker: Worker) -> str:
     """What is said where a worker is done and others are not."""
     return f"Worker {worker} is done; {path} appears when the last of its {worker.count} workers is."

@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from ..analysis.cutoff_table import Analysis
 from ..model.checkpoint import replace_atomically
 from ..prune.ranking import Granularity
-from .analysis import Analysis
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import PageFigure, cutoff_figures, kl_figures
 from .page_pictures import shown_images, sprite_uri

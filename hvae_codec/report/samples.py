@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ModelConfig
+from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..model.checkpoint import replace_atomically
-from ..pixels import EXTENSIONS, MAX_PIXELS
 
 GAP = 2
 """White pixels between the images of a grid."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..encode.verify import VerifyReport
+from ..store.verify import VerifyReport
 
 if TYPE_CHECKING:
     from ..encode.repair import RepairReport

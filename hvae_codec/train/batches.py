@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..images import ImageSource
+from ..data.sources import ImageSource
 
 CACHE_BYTES = 2 << 30
 """Sources up to this many pixel bytes are read once and kept; larger ones are read as the steps need them."""

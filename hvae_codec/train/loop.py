@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext, StopAgreement
 from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
-from ..images import ImageSource
 from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
 from ..model.keyed_noise import keyed_noise
-from ..processes import Processes, StopAgreement
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import (
@@ -39,7 +39,7 @@ from .optimizer import FlatOptimizer
 from .run_folder import Origin, keep_origin, start_run
 from .run_lock import RunLock
 from .state import KEEP, TrainState, load_state, save_state
-from .tensorboard import Board
+from .tensorboard import TensorBoardLogger
 from .update import StepResult, update
 from .validation import validate
 
@@ -110,7 +110,7 @@ def train(
     on_step: OnStep | None = None,
     on_read: Callable[[int, int], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
-    processes: Processes | None = None,
+    processes: DistributedContext | None = None,
 ) -> TrainResult:
     """Train `config` on `training`, in the folder `run` that `start_run` made, from its newest state if it has one.
 
@@ -123,20 +123,20 @@ def train(
     where training diverged; `ModelError` where no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
-    processes = processes or Processes(device=options.device)
+    processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
     _check_batch_size(config, processes)
     _check_same_images(training, validation, processes)
     lock = RunLock(run)
-    processes.on_first(lock.acquire)
+    processes.run_on_main(lock.acquire)
     try:
         origin = Origin.of(options.seed, training, validation)
-        origin = processes.on_first(lambda: keep_origin(run, origin, other_data=options.other_data))
+        origin = processes.run_on_main(lambda: keep_origin(run, origin, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
         sources = (training, validation)
         loop = _Loop(run, config, options, state, processes, *sources, on_step or (lambda _: None), on_warning)
-        processes.on_first(loop.make_consistent)
+        processes.run_on_main(loop.make_consistent)
         if begun < config.train.steps:
             loop.train(on_read)
         elbo = loop.last_validation()
@@ -145,7 +145,7 @@ def train(
     return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
 
 
-def _check_batch_size(config: Config, processes: Processes) -> None:
+def _check_batch_size(config: Config, processes: DistributedContext) -> None:
     size, count = config.train.batch_size, processes.count
     if size % count:
         fitting = size + count - size % count
@@ -155,16 +155,16 @@ def _check_batch_size(config: Config, processes: Processes) -> None:
         )
 
 
-def _check_same_images(training: ImageSource, validation: ImageSource, processes: Processes) -> None:
+def _check_same_images(training: ImageSource, validation: ImageSource, processes: DistributedContext) -> None:
     if processes.count == 1:
         return
     own = (training.fingerprint, validation.fingerprint)
-    if own != processes.on_first(lambda: own):
+    if own != processes.run_on_main(lambda: own):
         raise UsageError("this process sees other images than the first one; give all machines the same data")
 
 
 def _start_state(
-    run: Path, config: Config, seed: int, processes: Processes, on_warning: Callable[[str], None]
+    run: Path, config: Config, seed: int, processes: DistributedContext, on_warning: Callable[[str], None]
 ) -> TrainState:
     """The newest state of `run`, read by the first process and handed to all; a new one where there is none."""
     with torch.random.fork_rng(devices=[]):
@@ -179,9 +179,9 @@ def _start_state(
             save_state(run, state)  # a run that is killed before its first save goes on from here
         return state.step, state.seed, state.seconds
 
-    state.step, state.seed, state.seconds = processes.on_first(load)
-    tensors = processes.spread(optimizer.tensors())
-    if not processes.is_first:
+    state.step, state.seed, state.seconds = processes.run_on_main(load)
+    tensors = processes.broadcast(optimizer.tensors())
+    if not processes.is_main:
         optimizer.load(tensors)
     return state
 
@@ -195,7 +195,7 @@ class _Loop:
         config: Config,
         options: TrainOptions,
         state: TrainState,
-        processes: Processes,
+        processes: DistributedContext,
         training: ImageSource,
         validation: ImageSource,
         on_step: OnStep,
@@ -209,7 +209,7 @@ class _Loop:
         self.saved_step = state.step
         self.elbo: Elbo | None = None
         self.log: MetricsLog | None = None
-        self.board: Board | None = None
+        self.board: TensorBoardLogger | None = None
 
     def make_consistent(self) -> None:
         """Make `model.safetensors` and validation.csv those of the state; after a kill they may be ahead of it."""
@@ -224,7 +224,7 @@ class _Loop:
         self.network = make_network(self.state.model, self.config.train, self.processes)
         self.batches = self.make_batches(on_read)
         try:
-            if self.processes.is_first:
+            if self.processes.is_main:
                 self.open_files()
             self.take_steps()
         finally:
@@ -245,7 +245,7 @@ class _Loop:
             part=(processes.rank, processes.count),
             workers=self.options.workers or default_workers(processes.local_count),
             cache_bytes=CACHE_BYTES // processes.local_count,
-            on_read=on_read if processes.is_first else None,
+            on_read=on_read if processes.is_main else None,
         )
 
     def open_files(self) -> None:
@@ -254,7 +254,7 @@ class _Loop:
             point_latest(self.options.latest, self.run)
         self.log = MetricsLog(self.run, self.state.step)
         if self.options.tensorboard:
-            self.board = Board(self.run, self.state.step)
+            self.board = TensorBoardLogger(self.run, self.state.step)
 
     def take_steps(self) -> None:
         """Step until the last one, or until a process is told to stop."""
@@ -330,9 +330,9 @@ class _Loop:
 
     def warn_of_bad_image(self) -> None:
         """Name the first image since the last look whose terms are not finite."""
-        place = int(self.processes.smallest(self.first_bad))
+        place = int(self.processes.all_reduce_min(self.first_bad))
         self.first_bad.fill_(_NEVER)
-        if place != _NEVER and self.processes.is_first:
+        if place != _NEVER and self.processes.is_main:
             step, position = divmod(place, self.config.train.batch_size)
             name = self.batches.name(step, position)
             self.on_warning(f"step {step}: the loss of the image {name} is not a finite number")
@@ -343,7 +343,7 @@ class _Loop:
         options, seed = self.options, self.state.seed
         size = max(1, self.config.train.batch_size // self.processes.count)
         self.elbo = validate(model, self.validation, size, seed, options.validation_images, self.processes)
-        if self.processes.is_first:
+        if self.processes.is_main:
             images = min(len(self.validation), options.validation_images)
             add_validation(self.run, self.state.step, self.elbo, images)
         if self.board is not None:
@@ -364,7 +364,7 @@ class _Loop:
                 "from it with --resume and a lower --set optimizer.learning_rate=…"
             )
         self.state.seconds = time.monotonic() - self.since
-        self.processes.on_first(self.write)
+        self.processes.run_on_main(self.write)
         self.saved_step = self.state.step
 
     def write(self) -> None:
@@ -374,7 +374,7 @@ class _Loop:
 
     def last_validation(self) -> Elbo:
         """Of the last step; found in validation.csv where the run was finished before."""
-        found = self.elbo or self.processes.on_first(lambda: read_validation(self.run, self.state.step))
+        found = self.elbo or self.processes.run_on_main(lambda: read_validation(self.run, self.state.step))
         if found is None:  # finished under fewer steps, or its table is gone
             self.validate()
             found = self.elbo

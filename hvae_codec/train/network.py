@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..distributed import DistributedContext
 from ..model.hvae import HVAE, Noise, Terms
 from ..model.precision import autocast, resolve_precision
-from ..processes import Processes
 from .update import Network
 
 
-def make_network(model: HVAE, config: TrainConfig, processes: Processes | None = None) -> Network:
+def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext | None = None) -> Network:
     """`model` prepared for training, its gradients averaged over `processes`; validation must use another one."""
-    processes = processes or Processes(device=model.device.type)
+    processes = processes or DistributedContext(device=model.device.type)
     if config.checkpoint_activations:
         model.checkpoint_activations()
     if config.compile:

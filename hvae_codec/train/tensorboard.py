@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..images import ImageSource
+from ..data.sources import ImageSource
 from ..model.hvae import HVAE, Elbo
 from .metrics import StepMetrics
 
@@ -19,7 +19,7 @@ IMAGES = 8
 """Images a row, and in all."""
 
 
-class Board:
+class TensorBoardLogger:
     """Writes the events of a run that goes on from `step`; TensorBoard drops what an earlier try wrote after it."""
 
     def __init__(self, run: Path, step: int) -> None:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from ..images import ImageSource
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
 from ..model.hvae import HVAE, Elbo
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
-from ..processes import Processes
 
 
 @torch.no_grad()
 @full_float32()
 def validate(
-    model: HVAE, source: ImageSource, batch_size: int, seed: int, images: int, processes: Processes | None = None
+    model: HVAE,
+    source: ImageSource,
+    batch_size: int,
+    seed: int,
+    images: int,
+    processes: DistributedContext | None = None,
 ) -> Elbo:
     """Means (bits/dim, float64 scalars) over at most `images` images of `source`, evenly spaced.
 
     Each image counts once and has its own noise, always the same; every process takes its share of them.
     """
-    processes = processes or Processes()
+    processes = processes or DistributedContext()
     chosen = source.evenly(images)
     positions = range(len(chosen))[processes.rank :: processes.count]
     own = chosen.subset(positions)

@@ -1,0 +1,1 @@
+"""Measures and chooses: rankings, cutoffs, what they cost."""

@@ -1,0 +1,166 @@
+"""The whole of analyze-kl: ranking, the cutoff table, and where both are kept in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
+from ..encode.coder import LatentCoder, quantiser_steps
+from ..errors import UsageError
+from ..model.hvae import HVAE
+from ..model.precision import full_float32
+from ..prune.cutoffs import Cutoff
+from ..prune.kl_stats import KLStats, kl_stats
+from ..prune.mask import LatentMask
+from ..prune.rank_batches import Progress, rank_batches
+from ..prune.sweep import ElboSweep, SweepRow
+from ..store.quantiser import Codec
+from .reconstruction import Reconstruction, ReconstructionMeter
+from .sizes import ROW_GROUP
+
+FOLDER = "analysis"
+RANKING_FILE = "kl_stats.npz"
+
+Stage = Callable[[str], Callable[[int, int], None]]
+"""Announces a piece of long work by name, and returns what to call with its images done and in all."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What analyze-kl found."""
+
+    stats: KLStats
+    table: pd.DataFrame
+    """One row a cutoff, from the smallest mask to the largest; `COLUMNS` says what is in it."""
+    originals: NDArray[np.uint8]
+    """A few of the images as the model sees them, uint8 [n, C, H, W]."""
+    decoded: tuple[NDArray[np.uint8], ...]
+    """The same ones encoded and decoded at each cutoff."""
+    masks: tuple[LatentMask, ...]
+    """What each row of the table keeps."""
+
+
+COLUMNS = {
+    "rule": "what was asked for",
+    "keep": "share of the latent dimensions (or variates) asked for; where a KL or a mask was, the share kept",
+    "cutoff": "highest average KL of what is pruned, bits per latent dimension",
+    "kept_variates": "variates kept, at one position at least",
+    "kept_dims": "latent dimensions kept, an image",
+    "dims": "latent dimensions in all, an image",
+    "nelbo": "negative ELBO, bits/dim",
+    "reconstruction": "distortion, bits/dim",
+    "kl": "rate, bits/dim",
+    "nelbo_change": "mean difference from all latents, bits/dim, on the same images and noise",
+    "nelbo_change_se": "standard error of that difference, bits/dim",
+    "psnr": "of the images encoded and decoded, from their mean squared error, dB",
+    "ssim": "of the images encoded and decoded, mean",
+    "bytes": "compressed latents, bytes an image",
+    "bits_per_dim": "compressed latents, bits/dim",
+    "dense_bytes": "all latents' mean and std as float32, bytes an image",
+}
+
+
+def ranking_path(run: Path) -> Path:
+    """Where a run keeps its ranking."""
+    return run / FOLDER / RANKING_FILE
+
+
+def rank(
+    model: HVAE,
+    training: ImageSource,
+    count: int,
+    batch_size: int,
+    seed: int,
+    stage: Stage,
+    processes: DistributedContext | None = None,
+) -> KLStats:
+    """KL statistics of at most `count` images, evenly spaced over `training`."""
+    images, progress = training.evenly(count), stage("Ranking by KL")
+    return kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress, processes=processes)
+
+
+@torch.no_grad()
+@full_float32()
+def analyze(
+    model: HVAE,
+    stats: KLStats,
+    held_out: ImageSource,
+    cutoffs: Sequence[Cutoff],
+    codec: Codec,
+    *,
+    batch_size: int,
+    seed: int,
+    pictures: int = ROW_GROUP,
+    progress: Progress | None = None,
+    processes: DistributedContext | None = None,
+) -> Analysis:
+    """The cutoff table of `held_out`, with quantiser steps from `stats`.
+
+    At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
+    batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
+    where no cutoff keeps them. Raises like `sweep`.
+    """
+    if not cutoffs:
+        raise UsageError("there is no cutoff to measure; give at least one")
+    pictures = min(pictures, len(held_out))
+    seen, held_out = held_out.evenly(pictures), held_out.evenly_first(pictures)
+    cutoffs = sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims)
+    masks = [cutoff.mask for cutoff in cutoffs]
+    everything = LatentMask.everything(stats)
+    measured = masks if masks[-1].kept_dims == everything.dims else [*masks, everything]
+    bounds = ElboSweep(model, measured, held_out, seed)
+    coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
+    decoding = ReconstructionMeter(coders, seen)
+    # Whole row groups, so that several processes cut latents into the chunks that a store has.
+    for first, batch in rank_batches(held_out, batch_size, ROW_GROUP, progress, processes):
+        images = torch.from_numpy(batch)
+        activations = model.activations(images)
+        bounds.add(activations, images, first)
+        shown = max(0, min(len(images), pictures - first))
+        if shown:
+            decoding.add([activation[:shown] for activation in activations], images[:shown], first)
+    rows = bounds.rows(processes)
+    originals, decoded = decoding.results(processes)
+    table = [
+        _table_row(*each, rows[-1], stats, model) for each in zip(cutoffs, rows[: len(masks)], decoded, strict=True)
+    ]
+    frame = pd.DataFrame(table, columns=_columns(model))
+    return Analysis(stats, frame, originals, tuple(d.examples for d in decoded), tuple(masks))
+
+
+def _columns(model: HVAE) -> list[str]:
+    return [*COLUMNS, "nelbo_nats"] if model.config.output == "bernoulli" else list(COLUMNS)
+
+
+def _table_row(
+    cutoff: Cutoff, row: SweepRow, decoded: Reconstruction, dense: SweepRow, stats: KLStats, model: HVAE
+) -> dict[str, Any]:
+    change, change_se = row.change_from(dense)
+    return {
+        "rule": cutoff.rule,
+        "keep": cutoff.keep,
+        "cutoff": row.mask.cutoff_bits(stats),
+        "kept_variates": row.mask.kept_variates,
+        "kept_dims": row.mask.kept_dims,
+        "dims": row.mask.dims,
+        "nelbo": row.nelbo.mean(),
+        "reconstruction": row.distortion.mean(),
+        "kl": row.rate.mean(),
+        "nelbo_change": change,
+        "nelbo_change_se": change_se,
+        "psnr": decoded.psnr,
+        "ssim": decoded.ssim,
+        "bytes": decoded.bytes_per_image,
+        "bits_per_dim": 8 * decoded.bytes_per_image / model.config.image_dims,
+        "dense_bytes": 8 * row.mask.dims,
+        "nelbo_nats": row.nelbo.mean() * model.nats_per_bit_dim,
+    }

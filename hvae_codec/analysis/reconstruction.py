@@ -1,0 +1,84 @@
+"""What encoding and decoding at each cutoff gives: quality, bytes, and a few images to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
+from ..encode.coder import LatentCoder, encode_and_decode
+from .quality import mean_squared_error, psnr, ssim
+from .sizes import SizeMeter
+
+SHEET_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images encoded and decoded at one cutoff."""
+
+    psnr: float
+    """Of all images together, dB."""
+    ssim: float
+    """Mean over images."""
+    bytes_per_image: float
+    """Compressed latents; a store's metadata and names come on top."""
+    examples: NDArray[np.uint8]
+    """The images to look at, uint8 [n, C, H, W]."""
+
+
+class ReconstructionMeter:
+    """Encodes and decodes images with several coders of one model, batch by batch."""
+
+    def __init__(self, coders: Sequence[LatentCoder], source: ImageSource) -> None:
+        self.coders = coders
+        self._quality = np.zeros((len(coders), 2, len(source)))
+        self._sizes = [SizeMeter() for _ in coders]
+        self._shown = example_indices(source)
+        shape = (1 + len(coders), len(self._shown), source.channels, source.size, source.size)
+        self._examples = np.zeros(shape, np.uint8)
+
+    def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
+        """Encode and decode uint8 `images` [B, C, H, W], the first of which is number `first`."""
+        seen = self.coders[0].model.likelihood.quantised(images).cpu().numpy()
+        self._keep_examples(0, seen, first)
+        for number, (stored, pixels) in enumerate(encode_and_decode(self.coders, activations)):
+            decoded = pixels.cpu().numpy()
+            self._sizes[number].add(stored)
+            quality = (mean_squared_error(seen, decoded), ssim(seen, decoded))
+            self._quality[number, :, first : first + len(images)] = quality
+            self._keep_examples(1 + number, decoded, first)
+
+    def _keep_examples(self, row: int, images: NDArray[np.uint8], first: int) -> None:
+        for place, index in enumerate(self._shown):
+            if first <= index < first + len(images):
+                self._examples[row, place] = images[index - first]
+
+    def results(self, processes: DistributedContext | None = None) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
+        """The examples' originals, uint8 [n, C, H, W], and what each coder gave, of the images of all processes."""
+        together = processes or DistributedContext()
+        quality = together.sum(torch.from_numpy(self._quality)).numpy()
+        sizes = together.sum(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()
+        originals, *examples = together.sum(torch.from_numpy(self._examples)).numpy()
+        images = quality.shape[2]
+        return originals, [
+            Reconstruction(psnr(mse), float(own_ssim.mean()), size / images, shown)
+            for (mse, own_ssim), size, shown in zip(quality, sizes, examples, strict=True)
+        ]
+
+
+def example_indices(source: ImageSource) -> list[int]:
+    """Images to show: the middle one of each class where there are several, else evenly spaced ones."""
+    classes: dict[str, list[int]] = {}
+    for index, label in enumerate(source.labels):
+        classes.setdefault(label, []).append(index)
+    middles = [indices[len(indices) // 2] for indices in classes.values()]
+    candidates = middles if len(middles) > 1 else list(range(len(source)))
+    places = np.linspace(0, len(candidates) - 1, min(SHEET_IMAGES, len(candidates))).round().astype(int)
+    return sorted({candidates[place] for place in places})

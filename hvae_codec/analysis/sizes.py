@@ -1,0 +1,42 @@
+"""What stored numbers take on disk, measured by compressing them as a store does, without writing one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encode.coder import Stored
+from ..store.arrays import CHUNK_BYTES, chunk_length, compressed_bytes
+
+ROW_GROUP = 256
+
+
+class SizeMeter:
+    """Adds up the compressed bytes of batches of stored numbers, cut into a store's chunks."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, NDArray[np.generic]] = {}
+        self._bytes = 0
+        self.images = 0
+
+    def add(self, stored: Stored) -> None:
+        """Take up one batch: latent resolution to [B, columns, ...]."""
+        for resolution, numbers in stored.items():
+            waiting = self._waiting.get(resolution, numbers[:0])
+            self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))
+        self.images += len(next(iter(stored.values())))
+
+    def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Count all chunks that are full; returns the rest."""
+        length = chunk_length(ROW_GROUP, CHUNK_BYTES, numbers[0].nbytes)
+        whole = len(numbers) // length * length
+        self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
+        return numbers[whole:]
+
+    def bytes_per_image(self) -> float:
+        """Compressed bytes an image, chunk by chunk; a store's metadata and names come on top."""
+        return self.total_bytes() / self.images
+
+    def total_bytes(self) -> float:
+        """Compressed bytes of all images so far."""
+        return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))

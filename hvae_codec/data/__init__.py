@@ -1,0 +1,1 @@
+"""Images as sources: folders, arrays, splits."""

@@ -1,0 +1,169 @@
+"""Images in one array: `.npy`, `.npz` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .pixels import colours, fit
+
+SAMPLED_IMAGES = 64
+"""Images, evenly spaced, whose pixels go into an array's fingerprint."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayReader:
+    """Reads images of one array; `array` is a NumPy array, a memory map or a zarr array."""
+
+    path: Path
+    array: Any
+    size: int
+    channels: int
+    labels: Sequence[str]
+    resized: NDArray[np.bool_] = field(init=False)
+    alpha_dropped: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_array(self.path, self.array, self.channels)
+        for name in ("resized", "alpha_dropped"):
+            object.__setattr__(self, name, np.zeros(len(self), bool))
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def file_bytes(self) -> NDArray[np.int64]:
+        """Raw pixel bytes of each image, int64 [N]."""
+        return np.full(len(self), int(np.prod(self.array.shape[1:])), np.int64)
+
+    def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Pixels of the images at `positions`, uint8 [B, channels, size, size]."""
+        raw = self._raw(positions)
+        raw = raw[..., None] if raw.ndim == 3 else raw
+        if raw.shape[3] != self.channels:
+            raw = raw[..., : self.channels]
+            self.alpha_dropped[positions] = True
+        if raw.shape[1:3] == (self.size, self.size):
+            return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
+        self.resized[positions] = True
+        out = np.empty((len(raw), self.channels, self.size, self.size), np.uint8)
+        for image, pixels in zip(out, raw, strict=True):
+            image[:] = fit(pixels, self.size)
+        return out
+
+    def content(self, positions: NDArray[np.int64]) -> bytes:
+        """What a fingerprint knows of the pixels: shape of an image, dtype, and the raw bytes of up to 64 images."""
+        sample = np.unique(np.linspace(0, len(positions) - 1, SAMPLED_IMAGES).astype(int))
+        return repr((self.array.shape[1:], "uint8")).encode() + self._raw(positions[sample]).tobytes()
+
+    def _raw(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        out = np.empty((len(positions), *self.array.shape[1:]), np.uint8)
+        order = np.argsort(positions, kind="stable")
+        breaks = np.flatnonzero(np.diff(positions[order]) != 1) + 1
+        for run in np.split(order, breaks) if len(order) else []:
+            first = int(positions[run[0]])
+            out[run] = self._slice(first, first + len(run))
+        return out
+
+    def _slice(self, start: int, stop: int) -> NDArray[np.uint8]:
+        try:
+            return np.asarray(self.array[start:stop])
+        except MemoryError:
+            raise
+        except Exception as error:  # zarr's codecs and stores each have errors of their own
+            raise DataError(
+                f"cannot read images {start} to {stop - 1} of {self.path} ({error}); write the array again"
+            ) from None
+
+
+def open_array(path: Path, size: int, channels: int) -> ArrayReader:
+    """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` where it does not hold uint8 images."""
+    array: Any
+    labels: Sequence[str] = ()
+    if path.is_dir():
+        array = _open_zarr(path)
+    elif path.suffix.lower() == ".npy":
+        array = _load_numpy(path, path, "r")
+    else:
+        array, labels = _open_npz(path)
+    return ArrayReader(path, array, size, channels, labels or ("",) * int(array.shape[0] if array.ndim else 0))
+
+
+def is_array(path: Path) -> bool:
+    """Whether `open_array` is the way to read `path`."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+    return path.suffix.lower() in (".npy", ".npz")
+
+
+def _check_array(path: Path, array: Any, channels: int) -> None:
+    shape, dtype = tuple(array.shape), array.dtype
+    if dtype != np.uint8:
+        raise DataError(f"{path} holds {dtype}; convert the images to uint8, 0 to 255")
+    if len(shape) not in (3, 4):
+        raise DataError(f"{path} has shape {shape}; it must be [N, H, W] or [N, H, W, C]")
+    if 0 in shape:
+        raise DataError(f"{path} has shape {shape}, so there is no image in it; give an array with at least one image")
+    found = shape[3] if len(shape) == 4 else 1
+    if found == channels or (found == 4 and channels == 3):
+        return
+    if len(shape) == 4 and shape[1] == channels:
+        raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
+    raise DataError(
+        f"{path} is {colours(found)}, shape {shape}, but the model takes images that are {colours(channels)}; train "
+        f"with --set model.channels={found}, or convert the array"
+    )
+
+
+def _load_numpy(path: Path, source: Path | BinaryIO, mmap_mode: Literal["r"] | None) -> Any:
+    try:
+        return np.load(source, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as a NumPy array ({error}); write it again with numpy.save") from None
+
+
+def _open_npz(path: Path) -> tuple[Any, Sequence[str]]:
+    with path.open("rb") as file:  # numpy.load leaves a file open that it cannot read
+        archive = _load_numpy(path, file, None)
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"{path} is a single array, not an archive; rename it to {path.with_suffix('.npy').name}")
+        names = [name for name in archive.files if name != "labels"]
+        if "images" not in names and len(names) != 1:
+            raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}; name the one with images 'images'")
+        images = _member(path, archive, "images" if "images" in names else names[0])
+        labels = _member(path, archive, "labels") if "labels" in archive.files else None
+    return images, () if labels is None else _labels(path, labels, len(images) if images.ndim else 0)
+
+
+def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(archive[name])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"the array {name!r} in {path} cannot be read ({error}); write the archive again") from None
+
+
+def _labels(path: Path, labels: NDArray[Any], count: int) -> tuple[str, ...]:
+    if labels.size != count:
+        raise DataError(f"{path} has {count} images but {labels.size} labels; give one label an image")
+    return tuple(labels.reshape(-1).astype(str).tolist())
+
+
+def _open_zarr(path: Path) -> Any:
+    import zarr  # slow to import, and most sources are folders
+
+    try:
+        node = zarr.open(str(path), mode="r")
+    except Exception as error:  # zarr raises its own types and those of JSON and the file system
+        raise DataError(f"{path} cannot be read as a zarr array ({error}); write it again") from None
+    if isinstance(node, zarr.Group):
+        arrays = ", ".join(sorted(node.array_keys())) or "none"
+        raise DataError(f"{path} is a zarr group with the arrays {arrays}; give the path of the array with the images")
+    return node

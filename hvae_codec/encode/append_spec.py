@@ -1,0 +1,156 @@
+"""What a store with more images is: the old one's specification with more names, and what would be lost on the way.
+
+old store + images ── longer_spec ──> StoreSpec      the names and labels of both, all else as it was
+
+The longer store gets a fingerprint of its own, which vouches for the old store's tables too: they are held against
+the old one's first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import zarr
+
+from ..data.arrays import ArrayReader
+from ..data.sources import ImageSource
+from ..errors import DataError, StoreError
+from ..storage.location import UNFINISHED, array_folders, entries
+from ..store.arrays import ATTRIBUTE, COPY, StoreSpec, spec_fingerprint
+from ..store.folder_writer import OUR_ENTRIES
+from ..store.reader import Store
+from ..store.sketch import SKETCH
+from ..store.subject import Subject
+from ..store.verify import spec_of_tables
+from .embedded_model import stored_weights
+
+EVALUATED = ("distortion", "rate")
+MEASURED = (*EVALUATED, SKETCH)
+"""Per-image arrays that can be added to."""
+
+
+def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
+    """The specification of `old` with the images of `source` after its own.
+
+    Raises `DataError` where the store has these images, or others of their names; `StoreError` where its names, labels,
+    steps or places are not the ones that it was made with.
+    """
+    return replace(
+        _own_spec(old),
+        names=[*old.names, *_new_names(old, source)],
+        labels=[*old.labels, *source.labels],
+        source=_joint_source(old, source),
+        chunk_bytes=_chunk_bytes(old),
+        per_image=per_image,
+        weights=stored_weights(old),
+    )
+
+
+def _own_spec(old: Store) -> StoreSpec:
+    """What `old` was made from, but for the weights; `StoreError` where its tables are of another fingerprint.
+
+    Where the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
+    """
+    subject = Subject.open(old.path)
+    spec = spec_of_tables(subject, names=old.names, labels=old.labels, columns=old.columns, steps=old.steps)
+    if "chunk_bytes" in old.metadata and spec_fingerprint(spec) != old.metadata["fingerprint"]:
+        raise StoreError(
+            f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
+            "from a copy or encode the images again"
+        )
+    return spec
+
+
+def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
+    """Names of `source`, numbered on where it is an array; `DataError` where the store has it, or has these names."""
+    if source.fingerprint in {part["fingerprint"] for part in parts(old)}:
+        raise DataError(f"these images are in {old.path} already; give others")
+    if isinstance(source.reader, ArrayReader):
+        return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
+    both = set(old.names) & set(source.names)
+    if both:
+        example = next(name for name in source.names if name in both)
+        raise DataError(f"{old.path} has {len(both):,} of these names already, such as {example}; rename the images")
+    return source.names
+
+
+def parts(old: Store) -> list[dict[str, Any]]:
+    """Fingerprint, bytes and images of each source that the store was made from, in order."""
+    source = dict(old.metadata["source"])
+    return source.get("parts") or [source | {"images": len(old)}]
+
+
+def _joint_source(old: Store, source: ImageSource) -> dict[str, Any]:
+    added = {"fingerprint": source.fingerprint, "bytes": source.source_bytes, "images": len(source)}
+    all_parts = [*parts(old), added]
+    digest = hashlib.sha256("\n".join(str(part["fingerprint"]) for part in all_parts).encode()).hexdigest()
+    return {"fingerprint": digest, "bytes": sum(int(part["bytes"]) for part in all_parts), "parts": all_parts}
+
+
+def _chunk_bytes(old: Store) -> int:
+    """The size the store was made with, or where that is not known one that gives chunks of as many images."""
+    if isinstance(given := old.metadata.get("chunk_bytes"), int):
+        return given
+    sizes = [1]
+    for resolution in old.resolutions:
+        array = cast(zarr.Array, old.group[f"z{resolution}"])
+        length = array.chunks[0]
+        sizes += [length * int(np.prod(array.shape[1:])) * array.dtype.itemsize] if length > 1 else []
+    return max(sizes)
+
+
+# --- what it would lose ----------------------------------------------------------------------------------------------
+
+
+def measured_arrays(old: Store) -> set[str]:
+    """The store's per-image arrays but a user's own; `StoreError` where one of them cannot be added to."""
+    spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
+    found = {name for name, array in _arrays(old).items() if _has_one_row_an_image(array)} - spec_arrays
+    found &= {*old.metadata.get("arrays", found)}
+    unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
+    if unknown:
+        raise StoreError(
+            f"{old.path} has the array {min(unknown)}, whose values for more images are not known; remove it from the "
+            "store first"
+        )
+    return found
+
+
+def check_additions(old: Store) -> None:
+    """Raise `StoreError` where the store has what a user added, which one in its place would not have."""
+    document = json.loads((old.path / "zarr.json").read_bytes())
+    found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
+    found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
+    names = [name for name in entries(old.path) if not name.startswith(".") and name != UNFINISHED]
+    found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
+    found += [f"the array {name}" for name in _arrays(old) if name not in old.metadata.get("arrays", [name])]
+    found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
+    if found:
+        raise StoreError(
+            f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "
+            "first, and add it to the longer store"
+        )
+
+
+def _arrays(old: Store) -> dict[str, zarr.Array]:
+    """All arrays that are there, a user's too, by name. (zarr's own listing warns of files that are none.)"""
+    found = {}
+    for name in array_folders(old.path):
+        try:
+            found[name] = old.group[name]
+        except KeyError:  # no array
+            continue
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"{old.path}: the metadata of array {name} are damaged ({error}); repair the store first"
+            ) from None
+    return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
+
+
+def _has_one_row_an_image(array: zarr.Array) -> bool:
+    return [*(getattr(array.metadata, "dimension_names", None) or ())][:1] == ["image"]

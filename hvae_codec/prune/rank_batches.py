@@ -1,0 +1,44 @@
+"""The batches that one of several processes measures, how far all of them are, and what each image's noise hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.sources import ImageSource, check_batch_size
+from ..distributed import DistributedContext
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+
+def rank_batches(
+    source: ImageSource,
+    batch_size: int,
+    unit: int,
+    progress: Progress | None,
+    processes: DistributedContext | None,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """This process's batches of `source`, each with the number of its first image; whole units of `unit` images."""
+    check_batch_size(batch_size)
+    processes = processes or DistributedContext()
+    share = processes.share(len(source), unit)
+    first, done = share.start, 0
+    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
+        yield first, batch
+        first += len(batch)
+        done = min((first - share.start) * processes.count, len(source))
+        if progress is not None:
+            progress(done, len(source))
+    if progress is not None and done < len(source):
+        progress(len(source), len(source))
+
+
+def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:
+    """A key for the noise of each of the images `rows`: the seed and the image's place in its file or folder.
+
+    So an image has the same noise in every subset, order and batch, and on every process.
+    """
+    return [(seed, position) for position in source.positions[rows].tolist()]

@@ -1,0 +1,167 @@
+"""Import of published checkpoints: their tensor names, and nothing that could run code."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..config import Config, ModelConfig, StageConfig
+from ..errors import ModelError
+from ..model.hvae import HVAE
+from .efficient_vdvae_config import read_published_config
+
+_STATE_KEYS = {"ema": "ema_model_state_dict", "raw": "model_state_dict"}
+
+
+def import_published(
+    checkpoint: Path, config_file: Path, weights: Literal["ema", "raw"] = "ema"
+) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration and weights of a published checkpoint, under this project's tensor names.
+
+    Raises `ConfigError` on a configuration that cannot be imported, `ModelError` on a checkpoint that is missing,
+    damaged, holds anything but tensors and plain data, or does not fit the configuration.
+    """
+    config = read_published_config(config_file)
+    state = _read_state(checkpoint, _STATE_KEYS[weights])
+    return config, from_published_names(config.model, state, checkpoint)
+
+
+def _read_state(path: Path, key: str) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, for the authors of checkpoints
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no checkpoint {path}") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
+        raise ModelError(f"cannot read the checkpoint {path}: it is no file of torch.save") from None
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot read the checkpoint {path}: {reason}") from None
+    state = checkpoint.get(key) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path} has no {key}; it is not a published checkpoint")
+    for name, tensor in state.items():
+        if not _is_weight(name, tensor):
+            raise ModelError(f"{path}: {name} in {key} is not a dense tensor of real numbers")
+    # Parallel training adds the prefix.
+    own = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(own) < len(state):
+        raise ModelError(f"{path}: {key} has tensors twice, with the prefix module. and without")
+    if _overlap(own.values()):
+        raise ModelError(f"{path}: tensors in {key} share their numbers with one another; no published model's do")
+    return own
+
+
+def _is_weight(name: object, tensor: object) -> bool:
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested)
+    return isinstance(name, str) and dense and cast(Tensor, tensor).is_floating_point()
+
+
+def _overlap(tensors: Iterable[Tensor]) -> bool:
+    """Whether there are more numbers than stored ones: a small file must not be able to fill the memory."""
+    tensors = list(tensors)
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > sum(stored.values())
+
+
+def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Published tensors in float32 under this project's names.
+
+    Raises `ModelError` that names a tensor that is missing, unknown, of another shape or not finite.
+    """
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in HVAE(config).state_dict().items()}
+    names = published_names(config)
+    for published in names.values():
+        if published not in state:
+            raise ModelError(f"{source} lacks the tensor {published} that its configuration asks for")
+    unknown = state.keys() - set(names.values())
+    if unknown:
+        raise ModelError(f"{source} has a tensor {min(unknown)} that its configuration has no place for")
+    return {
+        own: _weight(state[published], shapes[own], f"{source}: the tensor {published}")
+        for own, published in names.items()
+    }
+
+
+def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
+    if tensor.shape != shape:
+        raise ModelError(f"{where} is {list(tensor.shape)}, its configuration says {list(shape)}")
+    weight = tensor.detach().float().contiguous()
+    if not weight.isfinite().all():
+        raise ModelError(f"{where} holds numbers that are not finite; take a checkpoint from before training failed")
+    return weight
+
+
+def published_names(config: ModelConfig) -> dict[str, str]:
+    """This project's tensor names, each with the published one."""
+    with torch.device("meta"):
+        own = list(HVAE(config).state_dict())
+    prefixes = dict(_block_prefixes(config))
+    return {name: _published_name(name, prefixes) for name in own}
+
+
+def _block_prefixes(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    """(own block, published block) of both paths."""
+    block = linked = 0
+    for stage in config.stages:
+        for j in range(stage.extra_bottom_up):
+            yield f"bottom_up.blocks.{block + j}", f"bottom_up.levels_up.{linked}.{j}"
+        block += stage.extra_bottom_up
+        for _ in range(stage.linked_blocks):
+            yield f"bottom_up.blocks.{block}", f"bottom_up.levels_up_downsample.{linked}"
+            block, linked = block + 1, linked + 1
+    block = linked = 0
+    for stage in reversed(config.stages):
+        for extra in _extras_after_each(stage):
+            yield f"top_down.blocks.{block}", f"top_down.levels_down_upsample.{linked}"
+            for j in range(extra):
+                yield f"top_down.blocks.{block + 1 + j}", f"top_down.levels_down.{linked}.{j}"
+            block, linked = block + 1 + extra, linked + 1
+
+
+def _extras_after_each(stage: StageConfig) -> list[int]:
+    return [stage.extra_top_down if i == stage.extra_top_down_after else 0 for i in range(stage.linked_blocks)]
+
+
+_PARTS = {
+    "cells": "residual_block",
+    "skip": "skip_projection",
+    "pool.conv": "pool.ops.0",
+    "unpool.conv": "unpool.ops.0",
+    "unpool.bias": "unpool.scale_bias",
+    "prior_cell": "prior_net.0",
+    "prior_conv": "prior_layer.projection",
+    "posterior_cell": "posterior_net.0",
+    "posterior_conv": "posterior_layer.projection",
+    "z_conv": "z_projection",
+}
+
+
+def _published_name(name: str, prefixes: Mapping[str, str]) -> str:
+    if name == "top_down.start":
+        return "top_down.trainable_h"
+    path = name.split(".")
+    if path[1] != "blocks":
+        return name
+    rest = ".".join(path[3:])
+    part = next(part for part in _PARTS if rest == part or rest.startswith(part + "."))
+    return f"{prefixes['.'.join(path[:3])]}.{_PARTS[part]}{_published_conv(rest.removeprefix(part))}"
+
+
+def _published_conv(rest: str) -> str:
+    """Published cells keep their activations in the same list, so convolution i stands at 2 i + 1."""
+    head, convs, tail = rest.partition("convs.")
+    if not convs:
+        return rest
+    index, parameter = tail.split(".")
+    return f"{head}convs.{2 * int(index) + 1}.{parameter}"

@@ -1,0 +1,1 @@
+"""Files, folders and buckets: what can be read, written at once and kept."""

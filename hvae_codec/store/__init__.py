@@ -1,0 +1,1 @@
+"""Stores of latents: numpy and zarr, never torch."""

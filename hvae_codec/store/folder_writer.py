@@ -1,0 +1,284 @@
+"""Writing a store: created whole, filled row group by row group, resumed after a kill, renamed when finished.
+
+    create_or_resume ──> PATH.partial ── write(r) for r in own_pending() ──> finish ──> PATH
+
+A row group is on disk before its digest is, so a digest in `committed` vouches for the row group. What a resumed encode
+leaves is byte for byte what an unbroken one would. Several workers do this at the same time: each writes the row groups
+that it owns, and whoever finds all of them written publishes the store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+
+from ..errors import StoreError
+from ..storage.files import exchange, link_or_copy, sync, sync_branch, sync_tree, write_object
+from ..storage.location import Location
+from .arrays import (
+    ATTRIBUTE,
+    WRITE_ALL,
+    StoreSpec,
+    fill_group,
+    marked_digest,
+    write_table,
+)
+from .sketch import SKETCH
+from .workers import Worker, lock_folder, publish_lock, remove_locks
+from .writer import RESERVED, StoreWriter, check_name
+
+OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
+"""Names of what a store of this package has in its folder."""
+
+
+@dataclass(frozen=True)
+class FolderStoreWriter(StoreWriter):
+    """An unfinished store in a folder."""
+
+    path: Path
+
+    @classmethod
+    def create_or_resume(
+        cls, path: str | Path, spec: StoreSpec, overwrite: bool = False, worker: Worker | None = None
+    ) -> FolderStoreWriter:
+        """A writer for a new store at `path`, going on with what an earlier, killed encode of `spec` has written.
+
+        With `overwrite`, a store at `path` stays readable until the new one is published. Several workers may call
+        this at the same time: the first creates the store, the others find it. Raises `StoreError` where `path` exists
+        (or, with `overwrite`, is no store of this package), or where an unfinished store there is of another encode:
+        a single worker replaces it where it holds no row group yet or `overwrite` says so, one of several never does.
+        """
+        writer = cls(Path(path), spec, overwrite, worker or Worker())
+        finish_swap(writer.path)
+        check_target(writer.path, overwrite)
+        while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
+            _check_replaceable(writer, found)
+            _remove_unfinished(writer.partial)
+            _create(writer)
+        _sweep(writer)
+        return writer
+
+    @property
+    def partial(self) -> Path:
+        """Where the store is until it is published."""
+        return partial_path(self.path)
+
+    def array(self, name: str) -> zarr.Array:
+        """See `StoreWriter`; so are the others."""
+        array = zarr.open_array(self.partial / name, mode="r+", zarr_format=3)
+        return cast(zarr.Array, array.with_config(WRITE_ALL))
+
+    def own_pending(self) -> list[int]:
+        """Row groups of this worker that are not yet committed."""
+        return list(self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count)))
+
+    def pending(self) -> list[int]:
+        """Row groups that are not yet committed, of all workers."""
+        return list(self._uncommitted(range(self.row_groups)))
+
+    def _uncommitted(self, row_groups: range) -> Iterator[int]:
+        markers = self.partial / "committed" / "c"
+        if fingerprint_at(self.partial) != self.fingerprint:
+            raise StoreError(f"{self.partial} was removed or replaced while it was written; run encode again")
+        return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
+
+    def finish(self) -> bool:
+        """Rename the store where the row groups of all workers are written; whether it has its name now."""
+        with publish_lock(self.path):
+            if fingerprint_at(self.partial) != self.fingerprint and is_published(self.path, self.fingerprint):
+                return True
+            if next(self._uncommitted(range(self.row_groups)), None) is not None:
+                return False
+            check_target(self.path, self.overwrite)
+            sync(self.partial)
+            _take_name(self.partial, self.path, self.fingerprint)
+        for leftover in _creations(self.path):
+            _remove_unfinished(leftover)
+        remove_locks(self.path)
+        return True
+
+    def _write_object(self, name: str, key: str, content: bytes) -> None:
+        write_object(self.partial / name / key, content)
+
+    def _keep(self, name: str, key: str) -> None:
+        sync_branch(self.partial / name, key)
+
+    def _copy_object(self, source: Location, key: str) -> None:
+        if isinstance(source, Path):
+            link_or_copy(source, self.partial / key)
+        else:
+            write_object(self.partial / key, source.read_bytes())
+
+    def _keep_copies(self, keys: Sequence[str]) -> None:
+        copies = [self.partial / key for key in keys]
+        folders = {folder for copy in copies for folder in copy.parents if folder.is_relative_to(self.partial)}
+        for path in (*copies, *folders):
+            sync(path)
+
+    def _write_table(self, name: str, values: np.ndarray) -> None:
+        write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
+        sync_tree(self.partial / name)
+
+
+def partial_path(path: Path) -> Path:
+    """Where the store of `path` is until it is published."""
+    return path.with_name(path.name + ".partial")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def is_published(path: Path, fingerprint: str) -> bool:
+    """Whether the store at `path` is the finished one of this fingerprint."""
+    return fingerprint_at(path) == fingerprint
+
+
+def _create(writer: FolderStoreWriter) -> None:
+    """Create the unfinished store, unless another worker is faster: whole, under a name of its own, then renamed."""
+    own = writer.path.with_name(f"{writer.path.name}.{uuid.uuid4().hex}.creating")
+    own.mkdir(parents=True)
+    try:
+        fill_group(zarr.open_group(own, mode="w-", zarr_format=3), writer.spec)
+        sync_tree(own)
+        try:
+            own.rename(writer.partial)
+        except OSError:
+            if not writer.partial.exists():
+                raise
+        sync(writer.partial.parent)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _creations(path: Path) -> list[Path]:
+    """What workers killed while they created the store of `path` have left."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}\.creating")
+    return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
+
+
+def _check_replaceable(writer: FolderStoreWriter, found: str | None) -> None:
+    """Raise `StoreError` where an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
+    if not os.path.lexists(writer.partial):
+        return
+    if writer.worker.count > 1:
+        raise StoreError(
+            f"{writer.partial} is an unfinished store of other images, another model or other settings; give all "
+            "workers of a store the same, or remove it"
+        )
+    if found is not None and not writer.overwrite and any(writer.partial.glob("committed/c/*")):
+        raise StoreError(
+            f"{writer.partial} is an unfinished store of other images, another model or other settings; "
+            "remove it or pass --overwrite"
+        )
+
+
+def _replaced_path(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
+
+
+def _swap_mark(path: Path) -> Path:
+    """Where the fingerprint of the store that is about to take the place of another is, for `finish_swap`."""
+    return lock_folder(path) / "swap"
+
+
+def _take_name(partial: Path, path: Path, fingerprint: str) -> None:
+    """Rename `partial` to `path`; a store that is there is removed once the new one has its name."""
+    replaced = _replaced_path(path)
+    if not path.exists():
+        partial.rename(path)
+        sync(path.parent)
+        return
+    _remove_unfinished(replaced)
+    write_object(_swap_mark(path), fingerprint.encode())
+    sync_branch(path.parent, _swap_mark(path).relative_to(path.parent).as_posix())
+    if exchange(partial, path):
+        partial.rename(replaced)
+    else:
+        path.rename(replaced)
+        partial.rename(path)
+    sync(path.parent)
+    _remove_unfinished(replaced)
+
+
+def finish_swap(path: Path) -> bool:
+    """Mend what a kill has left while one store took the place of another; whether the new one has the name `path`.
+
+    Where neither has it, the old one gets it back; otherwise the old one is removed.
+    """
+    mark, replaced = _swap_mark(path), _replaced_path(path)
+    if not (mark.exists() or os.path.lexists(replaced)):
+        return False
+    with publish_lock(path):
+        if not os.path.lexists(path) and fingerprint_at(replaced):
+            replaced.rename(path)
+        new = mark.is_file() and is_published(path, mark.read_text())
+        if new and fingerprint_at(partial_path(path)) != fingerprint_at(path):
+            _remove_unfinished(partial_path(path))  # the old one, where the two have swapped names
+        if fingerprint_at(path):
+            _remove_unfinished(replaced)
+        mark.unlink(missing_ok=True)
+    return new
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise `StoreError` where a store cannot go to `path`: it exists, or is no store that may be overwritten."""
+    check_name(path)
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise StoreError(f"{path} exists; give another name or pass --overwrite")
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.is_symlink() or not (empty or fingerprint_at(path)):
+        raise StoreError(f"{path} is no store of this package, so it is not overwritten; give another name")
+
+
+def fingerprint_at(folder: Path) -> str | None:
+    """The fingerprint of the store at `folder`; None where there is none, or one killed while it was created."""
+    if not (folder / "zarr.json").is_file():
+        return None
+    try:
+        attributes: Any = zarr.open_group(folder, mode="r").attrs.get(ATTRIBUTE)
+        return str(attributes["fingerprint"])
+    except (ValueError, KeyError, TypeError, LookupError):
+        return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove a folder of ours; `StoreError` where it holds anything that no store of this package does."""
+    if not os.path.lexists(folder):
+        return
+    ours = folder.is_dir() and not folder.is_symlink()
+    if not ours or not (fingerprint_at(folder) or all(OUR_ENTRIES.fullmatch(e.name) for e in folder.iterdir())):
+        raise StoreError(f"{folder} is in the way and is no store of this package; move it and run encode again")
+    (folder / "zarr.json").unlink(missing_ok=True)  # first: what a kill leaves must not be taken for a store
+    shutil.rmtree(folder)
+
+
+def _sweep(writer: FolderStoreWriter) -> None:
+    """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
+    partial, pending = writer.partial, set(map(str, writer.own_pending()))
+    for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
+        objects = partial / name / "c"
+        for entry in objects.iterdir() if objects.is_dir() else ():
+            if entry.name.partition(".")[0] in pending:  # "7", or "7.0123abc.partial"
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if writer.worker.count == 1:
+        for leftover in partial.rglob("*.partial"):
+            leftover.unlink()
+
+
+def _digest_in(marker: Path) -> int:
+    """The digest of a row group; 0 where it was not committed."""
+    try:
+        return marked_digest(marker.read_bytes())
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,252 @@
+"""What an unfinished store is, wherever it is: row groups, each checked, written whole, and committed by its digest.
+
+    write(r, stored) ── check ── z1, z4, ... ── kept ── committed ── kept
+
+A row group's objects are kept before its digest is written, so a digest in `committed` vouches for the row group.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import zarr
+
+from ..errors import StoreError
+from ..storage.location import Location, each
+from .arrays import (
+    StoreSpec,
+    chunk_length,
+    marked_digest,
+    marker_object,
+    row_group_digest,
+    shard_key,
+    shard_object,
+    spec_fingerprint,
+    unstorable,
+)
+from .workers import Worker
+
+T = TypeVar("T")
+
+RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
+"""Names in a store that no further per-image array may have."""
+
+_BESIDE = (".partial", ".replaced", ".locks")
+"""What is beside a store of name PATH while it is written: PATH.partial and so on."""
+
+
+def check_name(path: Location) -> None:
+    """Raise `StoreError` where a store of this name would be taken for what another leaves while it is written."""
+    if path.name.endswith(_BESIDE):
+        raise StoreError(f"{path} has a name that encode needs for unfinished stores; give one without that ending")
+
+
+@dataclass(frozen=True)
+class StoreWriter(ABC):
+    """A store that is being written. It can be pickled: several processes may each write row groups of their own."""
+
+    path: Location
+    """Where the finished store will be: a folder, or a place in a bucket."""
+    spec: StoreSpec
+    """What the store is made from."""
+    overwrite: bool = False
+    """Whether `publish` may replace a store at `path`."""
+    worker: Worker = field(default_factory=Worker)
+    """Which row groups are this process's."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `spec_fingerprint`."""
+        return spec_fingerprint(self.spec)
+
+    @property
+    def row_group_size(self) -> int:
+        """Images in each row group but the last, which may have fewer."""
+        return self.spec.row_group_size
+
+    @property
+    def row_groups(self) -> int:
+        """Row groups of the whole store."""
+        return -(-len(self.spec.names) // self.spec.row_group_size)
+
+    def rows(self, row_group: int) -> range:
+        """Indices of the images in a row group."""
+        if not 0 <= row_group < self.row_groups:
+            raise StoreError(f"there is no row group {row_group}; the store has {self.row_groups}, counted from 0")
+        first = row_group * self.spec.row_group_size
+        return range(first, min(first + self.spec.row_group_size, len(self.spec.names)))
+
+    def own_pending(self) -> list[int]:
+        """Row groups of this worker that are not yet committed."""
+        return [row_group for row_group in self.pending() if self.worker.owns(row_group)]
+
+    def write(
+        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
+
+        `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
+        where shapes or types are not the store's, or a number is NaN, infinite or out of range.
+        An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can go on
+        later.
+        """
+        rows = self.rows(row_group)
+        self._check(rows, stored)
+        self.write_per_image(row_group, per_image or {})
+        each(self.path, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
+        digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
+        self._write_object("committed", f"c/{row_group}", marker_object(digest))
+        self._keep("committed", f"c/{row_group}")
+
+    def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
+        """Write a row group's numbers in the array of one resolution, to be kept when this returns."""
+        rows, name = self.rows(row_group), f"z{resolution}"
+        key = shard_key(row_group, self.spec.columns.item(resolution))
+        if len(numbers) < self.spec.row_group_size:  # zarr knows what a shard has beyond the last image
+            self.array(name)[rows.start : rows.stop] = numbers
+        else:
+            chunk = chunk_length(self.spec.row_group_size, self.spec.chunk_bytes, numbers[0].nbytes)
+            self._write_object(name, key, shard_object(numbers, chunk))
+        self._keep(name, key)
+
+    def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
+        """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
+        if sorted(per_image) != sorted(self.spec.per_image):
+            raise StoreError(
+                f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
+            )
+        rows = self.rows(row_group)
+        for name, values in per_image.items():
+            self._check_per_image(name, values, rows)
+            self.array(name)[rows.start : rows.stop] = np.asarray(values, np.float32)
+            self._keep(name, f"c/{row_group}")
+
+    def take_over(self, source: Location, row_groups: Sequence[int], check_source: Callable[[], None]) -> None:
+        """Commit row groups by their objects in the finished store at `source`, but for per-image arrays.
+
+        That must have the same images there, columns and codec. `check_source` is called before the row groups are
+        committed, to raise where the source was replaced while it was copied. Raises `StoreError` where an object is
+        missing, a digest damaged, or another one after the copy than before. Latents are not read: the digests vouch
+        for them here as they do there.
+        """
+        shards = [
+            f"z{resolution}/{shard_key(row_group, self.spec.columns.item(resolution))}"
+            for resolution in self.spec.resolutions
+            for row_group in row_groups
+        ]
+        markers = [f"c/{row_group}" for row_group in row_groups]
+
+        def digests() -> list[bytes]:
+            return each(source, lambda key: _read_marker(source / "committed" / key), markers)
+
+        before = digests()
+        self._copy(source, shards)
+        check_source()
+        if digests() != before:  # a repair may have replaced some of these shards before they were copied, others after
+            raise StoreError(f"{source} was repaired while it was copied; run append again")
+        each(self.path, lambda marker: self._write_object("committed", *marker), zip(markers, before, strict=True))
+        self._keep_copies([f"committed/{key}" for key in markers])
+
+    def _copy(self, source: Location, keys: Sequence[str]) -> None:
+        """Copy the objects `keys` of the store at `source`, to be kept when this returns."""
+        far = source if isinstance(self.path, Path) else self.path
+        each(far, lambda key: _or_missing(source / key, lambda: self._copy_object(source / key, key)), keys)
+        self._keep_copies(keys)
+
+    def write_images(self, name: str, values: np.ndarray) -> None:
+        """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
+        values = np.asarray(values, dtype=np.float32)
+        self._check_per_image(name, values, range(len(self.spec.names)))
+        if not re.fullmatch(r"[a-z][a-z_]*", name) or RESERVED.fullmatch(name):
+            raise StoreError(f"a per-image array cannot be called {name!r}; choose another word of small letters")
+        self._write_table(name, values)
+
+    def publish(self) -> None:
+        """Give the finished store its name; `StoreError` where row groups are missing or `path` was taken."""
+        if not self.finish():
+            missing = f"{len(self.pending())} of {self.row_groups} row groups"
+            raise StoreError(f"{missing} are not written yet; run encode again")
+
+    # What differs from place to place.
+
+    @abstractmethod
+    def array(self, name: str) -> zarr.Array:
+        """An array of the unfinished store, to be written to."""
+
+    @abstractmethod
+    def pending(self) -> list[int]:
+        """Row groups that are not yet committed, of all workers."""
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Publish where the row groups of all workers are written; whether the store is published now.
+
+        Where two workers finish at the same time, one of them publishes and both give True.
+        """
+
+    @abstractmethod
+    def _write_object(self, name: str, key: str, content: bytes) -> None:
+        """Write the object `key` of array `name`, at once whole."""
+
+    @abstractmethod
+    def _keep(self, name: str, key: str) -> None:
+        """Return when the object `key` of array `name`, just written, survives a power cut."""
+
+    @abstractmethod
+    def _copy_object(self, source: Location, key: str) -> None:
+        """Write what `source`, an object of a finished store, has as the object `key`, at once whole."""
+
+    @abstractmethod
+    def _keep_copies(self, keys: Sequence[str]) -> None:
+        """Return when the objects `keys`, just copied or written, survive a power cut."""
+
+    @abstractmethod
+    def _write_table(self, name: str, values: np.ndarray) -> None:
+        """Write a whole new array, one element an image."""
+
+    def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
+        if values.shape != (len(rows),):
+            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(rows)}")
+        if np.isnan(values).any():
+            raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
+
+    def _check(self, rows: range, stored: Mapping[int, np.ndarray]) -> None:
+        if sorted(stored) != list(self.spec.resolutions):
+            raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.spec.resolutions}")
+        for resolution, numbers in stored.items():
+            shape = (len(rows), *self.spec.columns.item(resolution))
+            if numbers.shape != shape or numbers.dtype != self.spec.codec.dtype:
+                raise StoreError(
+                    f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; "
+                    f"they must be {self.spec.codec.dtype} {shape}"
+                )
+            wrong = np.flatnonzero(unstorable(numbers))
+            if len(wrong):
+                image = rows[int(wrong[0])]
+                raise StoreError(
+                    f"image {image} ({self.spec.names[image]}) has a latent at resolution {resolution} that is not a "
+                    "number or out of range; check the image and the model"
+                )
+
+
+def _read_marker(marker: Location) -> bytes:
+    """An object of `committed`; `StoreError` where it holds no digest."""
+    content = _or_missing(marker, marker.read_bytes)
+    if not marked_digest(content):
+        raise StoreError(f"{marker} is damaged; repair the store first")
+    return content
+
+
+def _or_missing(source: Location, read: Callable[[], T]) -> T:
+    """What `read` gives; `StoreError` where the object `source` is not there."""
+    try:
+        return read()
+    except FileNotFoundError:
+        raise StoreError(f"{source} is missing from the store; repair the store first") from None

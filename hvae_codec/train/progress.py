@@ -1,0 +1,93 @@
+"""How training goes, told in words at most once in a while: reading numbers off a device makes it wait."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from .metrics import StepMetrics
+
+SMOOTHING = 0.5
+"""Weight of what was shown before in the averages shown now."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How training goes."""
+
+    step: int
+    steps: int
+    """In all."""
+    images_per_second: float | None
+    """Of all processes; None after the first step, which also warms up."""
+    nelbo: float
+    """bits/dim, a running average, as are rate and distortion."""
+    rate: float
+    distortion: float
+    active_groups: int
+    groups: int
+    skipped: int
+    """Updates left out so far."""
+
+    seconds_left: float | None
+
+    def text(self) -> str:
+        """One line without step and pace, which a bar shows apart."""
+        skips = f", {self.skipped} skipped" if self.skipped else ""
+        return (
+            f"NELBO {self.nelbo:.3f} = {self.distortion:.3f} + KL {self.rate:.3f}, "
+            f"{self.active_groups}/{self.groups} groups active{skips}"
+        )
+
+    def pace(self) -> str:
+        """Images a second and the time that is left, in words; empty where they are not known yet."""
+        if self.images_per_second is None or self.seconds_left is None:
+            return ""
+        return f"{self.images_per_second:,.0f} images/s, {timedelta(seconds=round(self.seconds_left))} left"
+
+
+class ProgressReporter:
+    """Called after each step; shows a `Status` every few seconds. The numbers are those of this process's images."""
+
+    def __init__(self, steps: int, batch_size: int, show: Callable[[Status], None], every_seconds: float = 1.0) -> None:
+        self._steps, self._batch_size = steps, batch_size
+        self._show, self._every = show, every_seconds
+        self._last: tuple[int, float] | None = None
+        self._averages: list[float] | None = None
+        self._pace: float | None = None
+
+    def __call__(self, m: StepMetrics) -> None:
+        """Show how it goes after the first step, the last one, and those for which it is time again."""
+        now = time.monotonic()
+        if self._last is not None:
+            step, then = self._last
+            if now - then < self._every and m.step < self._steps:
+                return
+            self._pace = _blend(self._pace, (m.step - step) / max(now - then, 1e-9))
+        self._last = (m.step, now)
+        fresh = [m.rate, m.distortion]
+        self._averages = [_blend(a, b) for a, b in zip(self._averages or fresh, fresh, strict=True)]
+        self._show(self._status(m))
+
+    def _status(self, m: StepMetrics) -> Status:
+        rate, distortion = self._averages or (m.rate, m.distortion)
+        pace = self._pace
+        return Status(
+            m.step,
+            self._steps,
+            pace and pace * self._batch_size,
+            rate + distortion,
+            rate,
+            distortion,
+            m.active_groups,
+            len(m.group_rates),
+            m.skipped_so_far,
+            pace and (self._steps - m.step) / pace,
+        )
+
+
+def _blend(before: float | None, now: float) -> float:
+    return now if before is None or math.isnan(before) else SMOOTHING * before + (1.0 - SMOOTHING) * now

@@ -1,0 +1,224 @@
+"""Several processes on this machine, started by torchrun as a user starts them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hvae_codec.config import Config, config_to_toml, with_settings
+from hvae_codec.data.sources import as_source, open_images
+from hvae_codec.distributed import DistributedContext, StopAgreement, init_distributed
+from hvae_codec.errors import TrainingError, UsageError
+from hvae_codec.model.checkpoint import load_weights
+from hvae_codec.model.hvae import HVAE
+from hvae_codec.prune.kl_stats import load_kl_stats
+from hvae_codec.train.loop import TrainOptions, start_run, train
+from hvae_codec.train.validation import validate
+
+WITHOUT_CACHE = """
+import sys
+import hvae_codec.train.loop as loop
+from hvae_codec_cli.app import main
+loop.CACHE_BYTES = 0
+main(sys.argv[1:])
+"""
+
+KILLED = """
+import os, signal, sys, torch
+from hvae_codec.distributed import joined
+try:
+    with joined() as processes:
+        if processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.sum(torch.ones(1))
+except Exception as error:
+    sys.exit(f"said: {error!r}")
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path, cut_patches) -> Path:
+    """30 training and 7 held-out images as files: neither count is a multiple of 2 processes' batches."""
+    for i, patch in enumerate(cut_patches(37)):
+        path = tmp_path / "data" / ("train" if i < 30 else "val") / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(tiny_config) -> Config:
+    """float32, 20 steps."""
+    return with_settings(tiny_config, ["train.steps=20", "train.precision=fp32"])
+
+
+def launch(folder: Path, *arguments: object, processes: int = 2) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return subprocess.Popen(
+        [*launcher, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def columns(path: Path, names: tuple[str, ...]) -> np.ndarray:
+    with open(path, newline="") as file:
+        return np.array([[float(row[name]) for name in names] for row in csv.DictReader(file)])
+
+
+def spoken(errors: str) -> list[str]:
+    """What the processes said, not their launcher."""
+    return [line for line in errors.splitlines() if line.startswith(("hvae-codec:", "Stopped."))]
+
+
+def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
+    (tmp_path / "tiny.toml").write_text(config_to_toml(config))
+    arguments = ("-m", "hvae_codec_cli", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
+    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    source = open_images(data, size=16, channels=3)
+    start_run(tmp_path / "one", config, resume=False)
+    train(tmp_path / "one", config, source.split("train"), source.split("val"), TrainOptions(log_every=1))
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert out.count("held-out NELBO") == 1
+    assert "(7 images)" in out
+    names = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm", "active_groups", "skipped")
+    one, two = (columns(tmp_path / run / "metrics.csv", names) for run in ("one", "two"))
+    assert len(one) == 20
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    names = ("step", "nelbo", "rate", "distortion", "images")
+    one, two = (columns(tmp_path / run / "validation.csv", names) for run in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    one, two = (load_weights(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config):
+    config = with_settings(config, ["train.steps=3"])
+    start_run(tmp_path / "run", config, resume=False)
+    source = open_images(data, size=16, channels=3)
+    train(tmp_path / "run", config, source.split("train"), source.split("val"))
+    arguments = ("analyze-kl", data, "--model", "run", "--keep", "10%,100%", "--tolerance", "5%", "--batch-size", 4)
+    alone = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "one", processes=1)
+    _, errors = alone.communicate(timeout=120)
+    assert alone.returncode == 0, errors
+    one = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
+    together = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "two")
+    out, errors = together.communicate(timeout=120)
+    assert together.returncode == 0, errors
+    assert out.count("KL by latent group") == 1
+    two = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
+    assert (two.images, two.source, two.model_hash) == (one.images, one.source, one.model_hash)
+    for a, b in zip(two.kl_bits + two.posterior_std, one.kl_bits + one.posterior_std, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    tables = [pd.read_csv(tmp_path / folder / "cutoffs.csv") for folder in ("one", "two")]
+    pd.testing.assert_frame_equal(tables[1], tables[0], check_exact=False, rtol=1e-6, atol=1e-9)
+
+
+def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: Path, config: Config):
+    (tmp_path / "tiny.toml").write_text(config_to_toml(config))
+    (tmp_path / "main.py").write_text(WITHOUT_CACHE)
+    broken = data / "train" / "11.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    process = launch(tmp_path, "main.py", "train", data, "--config", "tiny.toml", "--out", "run", "--no-tensorboard")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (sentence,) = spoken(errors)
+    assert sentence.startswith(f"hvae-codec: {broken} is broken, truncated or unreadable")
+    assert "hvae_codec/train" not in errors  # no traceback of ours
+
+
+def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
+    process = launch(tmp_path, "-m", "hvae_codec_cli", "train", data, "--config", "nowhere.toml")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (sentence,) = spoken(errors)
+    assert "nowhere.toml" in sentence
+    assert "hvae_codec/" not in errors  # no traceback of ours
+
+
+def test_a_killed_process_is_told_of_once(tmp_path: Path):
+    (tmp_path / "main.py").write_text(KILLED)
+    process = launch(tmp_path, "--monitor-interval", 3, "main.py", processes=3)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("said: TrainingError('the connection to another process was lost") == 1
+    assert errors.count("said: FailedElsewhere(") == 1
+
+
+def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
+    config = with_settings(config, ["train.steps=4000"])
+    (tmp_path / "tiny.toml").write_text(config_to_toml(config))
+    arguments = ("-m", "hvae_codec_cli", "train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
+    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    metrics = tmp_path / "run" / "metrics.csv"
+    end = time.monotonic() + 100
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    (sentence,) = spoken(errors)
+    advice = "Go on with: torchrun --nproc-per-node 2 -m hvae_codec_cli train"
+    assert sentence == f"Stopped. {advice} {data} --resume --out run --log-every 1 --no-tensorboard"
+    step = int(metrics.read_text().splitlines()[-1].split(",")[0])
+    assert (tmp_path / "run" / "state" / f"step-{step:09d}.json").exists()
+    source = open_images(data, size=16, channels=3)
+    config = start_run(tmp_path / "run", with_settings(config, [f"train.steps={step + 3}"]), resume=True)
+    result = train(tmp_path / "run", config, source.split("train"), source.split("val"))
+    assert (result.step, result.steps_taken) == (step + 3, 3)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, tiny_config, photo_patches):
+    source = as_source(photo_patches)
+    with pytest.raises(UsageError, match=r"train.batch_size is 8, .* all 3 processes .* --set train.batch_size=9"):
+        train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(count=3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 24])
+def test_validation_does_not_depend_on_the_batch_size(tiny_model: HVAE, photo_patches, batch_size: int):
+    whole = validate(tiny_model, as_source(photo_patches), 7, seed=3, images=23)
+    parts = validate(tiny_model, as_source(photo_patches), batch_size, seed=3, images=23)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+
+
+def test_alone_everything_is_the_identity():
+    with init_distributed() as processes:
+        assert processes == DistributedContext()
+    numbers = torch.tensor([1.0, 2.0])
+    for work in (processes.mean, processes.sum, processes.all_reduce_min):
+        assert work(numbers) is numbers
+    assert processes.run_on_main(lambda: 5) == 5
+    assert processes.broadcast({"a": numbers})["a"] is numbers
+    agreement = StopAgreement(processes)
+    assert (agreement.reached(False), agreement.reached(True), agreement.close()) == (False, True, False)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UsageError, match="2 processes were started on a machine with 1 GPUs; give torchrun"):
+        DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cuda")
+    assert DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cpu").device == "cpu"
+
+
+def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"the processes cannot be connected .* check the options of torchrun"):
+        init_distributed().__enter__()
