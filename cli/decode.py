@@ -38,8 +38,8 @@ def command(
     """Decode the images of a store, under their own names."""
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
+    from hvae_codec.encode.encoded_store import open_store
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.store.reader import open_store
 
     opened = open_store(store)
     wanted = parse_range(images, len(opened))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .display import console, interruptible, stages
 from .options import AsJson, Device, DeviceOption, StoreArgument, torch_device
+
+if TYPE_CHECKING:
+    from hvae_codec.progress import Progress
+    from hvae_codec.store.verify import VerifyReport
 
 
 def command(
@@ -30,17 +34,19 @@ def command(
     from hvae_codec.report.verified import damage_table, verified_data, verified_sentence
     from hvae_codec.store.verify import verify
 
-    hvae = None
-    if deep:
-        from hvae_codec.encode.deep_verify import load_store_model
-        from hvae_codec.model.checkpoint import load_model
-
-        hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))
     with interruptible("Nothing was changed."), stages() as stage:
-        report = verify(store, deep=deep, model=hvae, progress=stage("Verifying"))
+        report = _deep(store, model, device, stage("Verifying")) if deep else verify(store, progress=stage("Verifying"))
     out = console()
     if as_json:
         print(json.dumps(verified_data(report), indent=2))
     else:
         out.print(verified_sentence(report) if report.ok else damage_table(report), *report.notes, sep="\n")
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _deep(store: str, model: Path | None, device: Device, progress: Progress) -> VerifyReport:
+    from hvae_codec.encode.deep_verify import load_store_model, verify_deep
+    from hvae_codec.model.checkpoint import load_model
+
+    on = torch_device(device)
+    return verify_deep(store, load_model(model, on) if model else load_store_model(store, on), progress)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .data.sources import ImageSource, open_images
     from .encode.append import append, append_worker
     from .encode.dataset import LatentDataset, RowGroupSampler
+    from .encode.deep_verify import verify_deep
+    from .encode.encoded_store import open_store
     from .encode.pipeline import encode_images, encode_worker
     from .encode.repair import repair
     from .errors import HvaeCodecError
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from .prune.sweep import sweep
     from .prune.tolerance import find_tolerated
     from .store.quantiser import make_codec
-    from .store.reader import Store, open_store
+    from .store.reader import Store
     from .store.verify import VerifyReport, verify
     from .store.workers import Worker
 
@@ -45,10 +47,11 @@ _LAZY_IMPORTS = {
     "RowGroupSampler": "encode.dataset",
     "make_codec": "store.quantiser",
     "Store": "store.reader",
-    "open_store": "store.reader",
+    "open_store": "encode.encoded_store",
     "VerifyReport": "store.verify",
     "repair": "encode.repair",
     "verify": "store.verify",
+    "verify_deep": "encode.deep_verify",
     "append": "encode.append",
     "append_worker": "encode.append",
     "encode_images": "encode.pipeline",
@@ -112,6 +115,7 @@ __all__ = [
     "save_mask",
     "sweep",
     "verify",
+    "verify_deep",
 ]
 
 

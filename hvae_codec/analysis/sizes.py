@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encode.coder import Stored
 from ..store.arrays import CHUNK_BYTES, chunk_length, compressed_bytes
+from ..store.reader import Stored
 
 ROW_GROUP = 256
 

@@ -31,7 +31,6 @@ from ..model.hvae import HVAE
 from ..prune.rank_batches import Progress
 from ..storage.bucket import RemotePath
 from ..storage.location import Location, each, location_of
-from ..store.arrays import spec_fingerprint
 from ..store.folder_writer import FolderStoreWriter, finish_swap, partial_path
 from ..store.open_writer import (
     check_location,
@@ -41,12 +40,15 @@ from ..store.open_writer import (
     published_fingerprint,
     unfinished_fingerprint,
 )
-from ..store.reader import Store, open_store
 from ..store.sketch import SKETCH
+from ..store.spec import spec_fingerprint
+from ..store.verify import checked_row_group
 from ..store.workers import Worker, write_lock
 from ..store.writer import StoreWriter
-from .append_spec import EVALUATED, check_additions, extended_spec, measured_arrays, parts
+from .append_spec import EVALUATED, check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
+from .encoded_store import EncodedStore as Store
+from .encoded_store import open_store
 from .pipeline import EncodeJob, EncodeOptions, check_images
 
 TAKEN_AT_ONCE = 256
@@ -183,7 +185,7 @@ def _append_in_place(
     """`fingerprint` is that of the images to add."""
     with write_lock(path, Worker()):
         swapped, old = finish_swap(path), open_store(path)
-        if swapped and parts(old)[-1]["fingerprint"] == fingerprint:
+        if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == fingerprint:
             return old  # all that was left to do was to remove the shorter store
         check_additions(old)
         addition = addition_to(old)
@@ -229,11 +231,13 @@ class _Addition:
     def of(cls, model: HVAE, source: ImageSource, old: Store, batch_size: int, seed: int) -> _Addition:
         """See `append`; raises what it does before anything is written."""
         coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
-        if len(old) % old.row_group_size:
-            old.check(old.row_groups - 1)  # it gets a digest of its own, which must not vouch for damage
+        if len(old) % old.row_groups.size:
+            checked_row_group(
+                old, len(old.row_groups) - 1
+            )  # it gets a digest of its own, which must not vouch for damage
         options = EncodeOptions(
             batch_size,
-            row_group_size=old.row_group_size,
+            row_group_size=old.row_groups.size,
             evaluate=measured >= {*EVALUATED},
             seed=seed,
             verify=SKETCH in measured,
@@ -261,7 +265,7 @@ class _Addition:
 
     def _take_over(self, writer: StoreWriter, pending: Sequence[int], copying: Progress | None) -> None:
         """Commit whole row groups of the old store, with its own objects."""
-        row_group_size = self.old.row_group_size
+        row_group_size = self.old.row_groups.size
         whole = [row_group for row_group in pending if row_group < len(self.old) // row_group_size]
         evaluated = self._evaluated(slice(None)) if whole else {}
 
@@ -278,13 +282,13 @@ class _Addition:
 
     def _join(self, writer: StoreWriter, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
-        row_group, kept = divmod(len(self.old), self.old.row_group_size)
+        row_group, kept = divmod(len(self.old), self.old.row_groups.size)
         if not kept or not writer.worker.owns(row_group):
             return 0
         joined = len(writer.rows(row_group)) - kept
         if row_group in pending:
-            stored, measured = self.encoding.encoder.rows(range(joined))
-            old_stored, old_measured = self.old.check(row_group), self._evaluated(slice(-kept, None))
+            stored, measured = self.encoding.encoder.encode_range(range(joined))
+            old_stored, old_measured = checked_row_group(self.old, row_group), self._evaluated(slice(-kept, None))
             self._check_unchanged()  # before what was read is committed, which the same call would keep
             writer.write(row_group, _joined(old_stored, stored), _joined(old_measured, measured))
         return joined
@@ -295,7 +299,7 @@ class _Addition:
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` where the old store is another one by now: nothing may be made of both."""
-        if published_fingerprint(self.old.path) != self.old.metadata["fingerprint"]:
+        if published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
             raise StoreError(f"{self.old.path} was removed or replaced while it was read; run append again")
 
 

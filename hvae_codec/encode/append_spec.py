@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -21,12 +20,12 @@ from ..data.arrays import ArrayReader
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError
 from ..storage.location import UNFINISHED, array_folders, entries
-from ..store.arrays import ATTRIBUTE, COPY, StoreSpec, spec_fingerprint
 from ..store.folder_writer import OUR_ENTRIES
+from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
+from ..store.schema import dimension_names
 from ..store.sketch import SKETCH
-from ..store.subject import Subject
-from ..store.verify import spec_of_tables
+from ..store.spec import StoreSpec, spec_fingerprint
 from .embedded_model import stored_weights
 
 EVALUATED = ("distortion", "rate")
@@ -56,9 +55,8 @@ def _own_spec(old: Store) -> StoreSpec:
 
     Where the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
     """
-    subject = Subject.open(old.path)
-    spec = spec_of_tables(subject, names=old.names, labels=old.labels, columns=old.columns, steps=old.steps)
-    if "chunk_bytes" in old.metadata and spec_fingerprint(spec) != old.metadata["fingerprint"]:
+    spec = old.spec()
+    if old.metadata.chunk_bytes is not None and spec_fingerprint(spec) != old.metadata.fingerprint:
         raise StoreError(
             f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
             "from a copy or encode the images again"
@@ -68,7 +66,7 @@ def _own_spec(old: Store) -> StoreSpec:
 
 def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
     """Names of `source`, numbered on where it is an array; `DataError` where the store has it, or has these names."""
-    if source.fingerprint in {part["fingerprint"] for part in parts(old)}:
+    if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if isinstance(source.reader, ArrayReader):
         return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
@@ -79,26 +77,20 @@ def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
     return source.names
 
 
-def parts(old: Store) -> list[dict[str, Any]]:
-    """Fingerprint, bytes and images of each source that the store was made from, in order."""
-    source = dict(old.metadata["source"])
-    return source.get("parts") or [source | {"images": len(old)}]
-
-
-def _joint_source(old: Store, source: ImageSource) -> dict[str, Any]:
-    added = {"fingerprint": source.fingerprint, "bytes": source.source_bytes, "images": len(source)}
-    all_parts = [*parts(old), added]
-    digest = hashlib.sha256("\n".join(str(part["fingerprint"]) for part in all_parts).encode()).hexdigest()
-    return {"fingerprint": digest, "bytes": sum(int(part["bytes"]) for part in all_parts), "parts": all_parts}
+def _joint_source(old: Store, source: ImageSource) -> SourceRecord:
+    added = SourcePart(fingerprint=source.fingerprint, bytes=source.source_bytes, images=len(source))
+    parts = (*old.metadata.source.parts_of(len(old)), added)
+    digest = hashlib.sha256("\n".join(part.fingerprint for part in parts).encode()).hexdigest()
+    return SourceRecord(fingerprint=digest, bytes=sum(part.bytes for part in parts), parts=parts)
 
 
 def _chunk_bytes(old: Store) -> int:
-    """The size the store was made with, or where that is not known one that gives chunks of as many images."""
-    if isinstance(given := old.metadata.get("chunk_bytes"), int):
-        return given
+    """The size the store was made with or, if that is not known, one that gives chunks of as many images."""
+    if old.metadata.chunk_bytes is not None:
+        return old.metadata.chunk_bytes
     sizes = [1]
     for resolution in old.resolutions:
-        array = cast(zarr.Array, old.group[f"z{resolution}"])
+        array = old.array(f"z{resolution}")
         length = array.chunks[0]
         sizes += [length * int(np.prod(array.shape[1:])) * array.dtype.itemsize] if length > 1 else []
     return max(sizes)
@@ -111,7 +103,7 @@ def measured_arrays(old: Store) -> set[str]:
     """The store's per-image arrays but a user's own; `StoreError` where one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
     found = {name for name, array in _arrays(old).items() if _has_one_row_an_image(array)} - spec_arrays
-    found &= {*old.metadata.get("arrays", found)}
+    found &= {*(found if old.metadata.arrays is None else old.metadata.arrays)}
     unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
     if unknown:
         raise StoreError(
@@ -128,7 +120,7 @@ def check_additions(old: Store) -> None:
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
     names = [name for name in entries(old.path) if not name.startswith(".") and name != UNFINISHED]
     found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
-    found += [f"the array {name}" for name in _arrays(old) if name not in old.metadata.get("arrays", [name])]
+    found += [f"the array {name}" for name in _arrays(old) if name not in (old.metadata.arrays or [name])]
     found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
     if found:
         raise StoreError(
@@ -141,16 +133,14 @@ def _arrays(old: Store) -> dict[str, zarr.Array]:
     """All arrays that are there, a user's too, by name. (zarr's own listing warns of files that are none.)"""
     found = {}
     for name in array_folders(old.path):
-        try:
-            found[name] = old.group[name]
-        except KeyError:  # no array
-            continue
-        except (ValueError, TypeError) as error:
+        array = old.find_array(name)
+        if array is None:
             raise StoreError(
-                f"{old.path}: the metadata of array {name} are damaged ({error}); repair the store first"
-            ) from None
-    return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
+                f"{old.path}: the metadata of array {name} are damaged ({old.opened[name]}); repair the store first"
+            )
+        found[name] = array
+    return found
 
 
 def _has_one_row_an_image(array: zarr.Array) -> bool:
-    return [*(getattr(array.metadata, "dimension_names", None) or ())][:1] == ["image"]
+    return dimension_names(array)[:1] == ("image",)

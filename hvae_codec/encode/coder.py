@@ -6,9 +6,8 @@ that the decoder will have: the stored, rounded value where kept, the prior's me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,14 +22,9 @@ from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.shared_prefix import masked_outputs
-from ..store.columns import Columns, Coordinates, stored_columns
+from ..store.columns import Columns, Coordinates, PositionColumns, VariateColumns
 from ..store.quantiser import Codec
-
-if TYPE_CHECKING:
-    from ..store.reader import Store
-
-Stored = dict[int, NDArray[np.generic]]
-"""Latent resolution to stored numbers, [B, columns, ...]; a resolution's columns run through its groups in order."""
+from ..store.reader import Store, Stored
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,10 @@ class LatentCoder:
         self.steps = steps
         self.columns = stored_columns(mask)
         self.groups = _group_columns(self.columns, steps, model.device)
+
+    def is_of(self, store: Store) -> bool:
+        """Whether the model is still the one that encoded `store`."""
+        return model_hash(self.model) == store.model_hash
 
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
@@ -204,6 +202,15 @@ class _DecodeChooser:
         return kept.put_into(group.prior_mean, self.coder.codec.decode(stored, kept.steps))
 
 
+def stored_columns(mask: LatentMask) -> Columns:
+    """The columns that `mask` keeps: groups in top-down order, then variates, then positions row by row."""
+    table: dict[int, list[NDArray[np.int64]]] = {}
+    for group, (keep, resolution) in enumerate(zip(mask.keep, mask.resolutions, strict=True)):
+        table.setdefault(resolution, []).append(np.insert(np.argwhere(keep), 0, group, axis=1))
+    coordinates = {resolution: np.concatenate(parts).astype(np.int32) for resolution, parts in table.items()}
+    return PositionColumns(coordinates) if mask.granularity == "position" else VariateColumns(coordinates)
+
+
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
     """Quantiser steps, float32 [columns] a resolution, from the average posterior std of each column's variate."""
     columns = stored_columns(mask)
@@ -235,39 +242,3 @@ def _group_columns(
 
 def _on(device: torch.device, array: NDArray) -> Tensor:
     return torch.from_numpy(array.copy()).to(device)
-
-
-def decode_rows(
-    store: Store, indices: Sequence[int], model: HVAE | None = None, batch_size: int = 64
-) -> NDArray[np.uint8]:
-    """Images of `store` at `indices`, in that order, uint8 [n, C, H, W].
-
-    Without `model`, the run that the store names is loaded. Raises `ModelError` where there is none, `StoreError`
-    where it is another model or the store is damaged.
-    """
-    coder = LatentCoder.of_store(store, model or store.named_model)
-    batches = [coder.decode_pixels(stored).cpu().numpy() for stored in _batches(store, indices, batch_size)]
-    config = coder.model.config
-    nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
-    return np.concatenate([nothing, *batches])
-
-
-def dense_rows(
-    store: Store, indices: Sequence[int], model: HVAE | None = None, batch_size: int = 64
-) -> list[NDArray[np.float32]]:
-    """z of every latent group of the images of `store` at `indices`, pruned ones filled with the prior's mean.
-
-    One array a latent group in top-down order, float32 [n, variates, H, W]. Raises as `decode_rows` does.
-    """
-    coder = LatentCoder.of_store(store, model or store.named_model)
-    batches = [
-        [z.cpu().contiguous().numpy() for z in coder.dense(stored)] for stored in _batches(store, indices, batch_size)
-    ]
-    shapes = zip((len(keep) for keep in coder.mask.keep), coder.mask.resolutions, strict=True)
-    nothing = [np.empty((0, variates, size, size), np.float32) for variates, size in shapes]
-    return [np.concatenate(parts) for parts in zip(nothing, *batches, strict=True)]
-
-
-def _batches(store: Store, indices: Sequence[int], batch_size: int) -> Iterator[Stored]:
-    for first in range(0, len(indices), batch_size):
-        yield store.gather(indices[first : first + batch_size])

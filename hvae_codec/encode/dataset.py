@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from ..errors import UsageError
-from ..store.reader import Store, open_store
+from ..store.reader import Store
 from ..store.shards import CACHE_BYTES
+from .encoded_store import open_store
 
 Latents = Tensor | dict[str, Tensor]
 """Of one image: by array name, as `Store.latents` gives them, or one flat tensor."""
@@ -136,7 +137,7 @@ class RowGroupSampler(Sampler[int]):
         if not 0 <= rank < replicas:
             raise UsageError(f"rank is {rank} of {replicas}; it must be from 0 to {replicas - 1}")
         store = store.store if isinstance(store, LatentDataset) else store
-        self._images, self._size = len(store), store.row_group_size
+        self._images, self._size = len(store), store.row_groups.size
         self._seed, self._window, self._epoch = seed, window, 0
         share = len(store) // replicas
         self._share = range(rank * share, rank * share + share)

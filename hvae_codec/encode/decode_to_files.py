@@ -104,7 +104,7 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _write_array(store: Store, images: range, batches: Iterator[NDArray[np.uint8]], folder: Path) -> Generator[int]:
-    channels, size = store.metadata["image"]["channels"], store.image_size
+    channels, size = store.metadata.image.channels, store.image_size
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, channels)}
     done = 0
     # Not a memory map: on a full disk, writing to one kills the process without a word.

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
-
 from ..errors import HvaeCodecError, StoreError
+from ..store.schema import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.hvae import HVAE
     from ..store.reader import Store
-
-ARRAY = "model"
-CHUNK = 4 * 2**20
-"""Bytes in a chunk; weights do not compress."""
 
 
 def model_weights(model: HVAE) -> bytes:
@@ -35,24 +28,9 @@ def model_weights(model: HVAE) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
-def write_weights(group: zarr.Group, weights: bytes) -> None:
-    """Write `weights` into the array `model` of a store that is being created."""
-    array = group.create_array(
-        ARRAY,
-        shape=(len(weights),),
-        chunks=(min(len(weights), CHUNK),),
-        dtype="uint8",
-        fill_value=0,
-        compressors=[Crc32cCodec()],
-        dimension_names=("byte",),
-        config={"write_empty_chunks": True},
-    )
-    array[:] = np.frombuffer(weights, np.uint8)
-
-
 def stored_weights(store: Store) -> bytes:
     """The safetensors file in `store`, empty where it carries no model; `StoreError` where it is damaged."""
-    return store.read_array(ARRAY).tobytes() if store.metadata["model"].get("embedded") else b""
+    return store.read_array(WEIGHTS).tobytes() if store.metadata.model.embedded else b""
 
 
 def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | None:
@@ -73,7 +51,7 @@ def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | No
 
     try:
         model = HVAE(config_from_dict({"model": store.config}).model)
-        fill_model(model, load(weights), f"{store.path}/{ARRAY}")
+        fill_model(model, load(weights), f"{store.path}/{WEIGHTS}")
     except (SafetensorError, HvaeCodecError) as error:
         raise StoreError(f"{store.path}: the model in it is damaged ({error}); {_REMEDY}") from None
     if model_hash(model.requires_grad_(False)) != store.model_hash:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ..data.sources import ImageSource
 from ..model.precision import full_float32
 from ..prune.sweep import ElboSweep
+from ..store.reader import Stored
 from ..store.sketch import SKETCH, sketch
-from .coder import LatentCoder, Stored
+from .coder import LatentCoder
 from .deep_verify import decode_batch_checked
 
 Key = TypeVar("Key")
@@ -42,7 +43,7 @@ class ImageEncoder:
     verify: bool = False
     """Whether a sketch is made of each image as it decodes."""
 
-    def rows(self, rows: range) -> tuple[Stored, PerImage]:
+    def encode_range(self, rows: range) -> tuple[Stored, PerImage]:
         """Stored numbers of the source's images `rows`, and what is measured of them."""
         with closing(self.batches(rows)) as batches:
             return joined(batches)

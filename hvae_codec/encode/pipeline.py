@@ -25,16 +25,19 @@ from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.rank_batches import Progress
 from ..storage.location import Location, location_of
-from ..store.arrays import CHUNK_BYTES, StoreSpec
+from ..store.arrays import CHUNK_BYTES
+from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import Codec, IntCodec
-from ..store.reader import Store, open_store
+from ..store.reader import Stored
 from ..store.sketch import SKETCH
+from ..store.spec import StoreSpec
 from ..store.verify import check_written
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
-from .coder import LatentCoder, Stored, quantiser_steps
+from .coder import LatentCoder, quantiser_steps
 from .embedded_model import model_weights
+from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder, PerImage, joined
 
 SAMPLE_IMAGES = 1000
@@ -79,7 +82,7 @@ def encode_images(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
-) -> Store:
+) -> EncodedStore:
     """Encode `images` (a source, or uint8 [N, C, H, W]) into a new store at `path`, keeping what `mask` keeps.
 
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
@@ -92,7 +95,7 @@ def encode_images(
     """
     job = EncodeJob.of(model, images, mask, codec, stats, options)
     # One worker owns all row groups, so there is a store.
-    return cast(Store, job.run(location_of(path), Worker(), progress))
+    return cast(EncodedStore, job.run(location_of(path), Worker(), progress))
 
 
 def encode_worker(
@@ -106,7 +109,7 @@ def encode_worker(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
-) -> Store | None:
+) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
 
     All give the same arguments but for `worker`; the first creates the store, and the one that finds all row groups
@@ -149,7 +152,7 @@ class EncodeJob:
         coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
         return cls(coder, source, store_spec(coder, source, options), options)
 
-    def run(self, path: Location, worker: Worker, progress: Progress | None) -> Store | None:
+    def run(self, path: Location, worker: Worker, progress: Progress | None) -> EncodedStore | None:
         """Encode what `worker` owns and is not written yet; the store where it is published now."""
         if worker.count > 1 and is_written(path, self.spec):
             return open_store(path)
@@ -216,17 +219,16 @@ def store_spec(coder: LatentCoder, source: ImageSource, options: EncodeOptions) 
     config = coder.model.config
     model_config = config_to_dict(Config(config))["model"]
     run = "" if coder.model.run is None else coder.model.run.as_posix()
-    embedded = {"embedded": True} if options.embed_model else {}
     return StoreSpec(
         names=source.names,
         labels=source.labels,
         columns=coder.columns,
         steps=coder.steps,
         codec=coder.codec,
-        model={"hash": model_hash(coder.model), "config": model_config, "run": run, **embedded},
+        model=ModelRecord(hash=model_hash(coder.model), config=model_config, run=run, embedded=options.embed_model),
         mask=coder.mask.to_dict(),
-        image={"size": config.image_size, "channels": config.channels, "bits": config.bits},
-        source={"fingerprint": source.fingerprint, "bytes": source.source_bytes},
+        image=ImageRecord(size=config.image_size, channels=config.channels, bits=config.bits),
+        source=SourceRecord(fingerprint=source.fingerprint, bytes=source.source_bytes),
         row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
         per_image=options.per_image,

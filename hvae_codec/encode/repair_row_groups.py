@@ -17,13 +17,14 @@ from ..data.sources import ImageSource
 from ..errors import StoreError
 from ..model.hvae import HVAE
 from ..storage.location import Location, replace_file
-from ..store.arrays import WRITE_ALL, chunk_length, row_group_digest, shard_key
+from ..store.arrays import chunk_length, row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
-from ..store.reader import open_store
+from ..store.inspection import Inspection
+from ..store.reader import Store, Stored
+from ..store.schema import WRITE_ALL
 from ..store.sketch import SKETCH, sketch
-from ..store.subject import Subject
-from ..store.verify import Latents, read_latents
-from .coder import LatentCoder, Stored
+from ..store.verify import Latents, read_digest, read_row_group
+from .coder import LatentCoder
 from .deep_verify import decode_checked
 from .image_encoder import ImageEncoder, PerImage
 
@@ -48,17 +49,21 @@ class RepairOptions:
 class RowGroupRepairer:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
-    path: Location
-    """The store's folder."""
-    subject: Subject
+    inspection: Inspection
+    """The store, whose metadata and tables are whole."""
     images: ImageSource
     coder: LatentCoder
     options: RepairOptions
 
     @classmethod
-    def open(cls, path: Location, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupRepairer:
-        """Raises `StoreError` where `model` is not the store's, or its metadata are damaged."""
-        return cls(path, Subject.open(path), images, LatentCoder.of_store(open_store(path), model), options)
+    def open(cls, inspection: Inspection, images: ImageSource, model: HVAE, options: RepairOptions) -> RowGroupRepairer:
+        """Raises `StoreError` if `model` is not the store's."""
+        return cls(inspection, images, LatentCoder.of_store(inspection.store, model), options)
+
+    @property
+    def store(self) -> Store:
+        """The store as far as it can be read."""
+        return self.inspection.store
 
     def repair(self, row_group: int) -> tuple[list[str], str]:
         """Make a row group whole.
@@ -66,10 +71,10 @@ class RowGroupRepairer:
         Returns the files that were replaced, relative to the store, and a sentence where they are not as they were.
         Raises `StoreError` where images are missing, or are not those that were encoded.
         """
-        rows, note = self.subject.rows(row_group), ""
+        rows, note = self.store.row_groups.rows(row_group), ""
         source = self.images.subset(self._positions(rows))
         new, _ = self._encode(source)
-        old = {r: read_latents(self.subject.arrays[f"z{r}"], rows) for r in new}
+        old = {r: read_row_group(self.store, r, row_group) for r in new}
         committed = self._committed(row_group)
         if row_group_digest(_ordered(new)) != committed:
             self._check_likeness(rows, old, new)
@@ -83,16 +88,16 @@ class RowGroupRepairer:
     @property
     def _batch_size(self) -> int:
         """Images through the model at once, as encode has them: row groups are whole batches."""
-        return chunk_length(self.subject.row_group_size, self.options.batch_size, 1)
+        return chunk_length(self.store.row_groups.size, self.options.batch_size, 1)
 
     def _encode(self, source: ImageSource, evaluate: bool = False) -> tuple[Stored, PerImage]:
         encoder = ImageEncoder(self.coder, source, self._batch_size, evaluate, self.options.seed)
-        return encoder.rows(range(len(source)))
+        return encoder.encode_range(range(len(source)))
 
     def _repair_per_image(self, row_group: int, source: ImageSource, stored: Stored) -> list[str]:
         """Measure again what was measured of a row group's images where a file of it is damaged; returns those."""
-        rows, key = self.subject.rows(row_group), f"c/{row_group}"
-        damaged = [name for name in self.subject.per_image if not self._is_whole(name, rows)]
+        rows, key = self.store.row_groups.rows(row_group), f"c/{row_group}"
+        damaged = [name for name in self.store.own_figures if not self._is_whole(name, rows)]
         measured: dict[str, NDArray] = {}
         if SKETCH in damaged:
             measured[SKETCH] = sketch(decode_checked(self.coder, stored, self._batch_size))
@@ -100,11 +105,11 @@ class RowGroupRepairer:
             measured |= self._encode(source, evaluate=True)[1]
         files = [name for name in damaged if name in measured]
         for name in files:
-            _replace_file(self.path, f"{name}/{key}", rows.start, measured[name].astype(np.float32))
+            _replace_file(self.store.path, f"{name}/{key}", rows.start, measured[name].astype(np.float32))
         return [f"{name}/{key}" for name in files]
 
     def _is_whole(self, name: str, rows: range) -> bool:
-        array: Any = self.subject.arrays[name]
+        array: Any = self.store.array(name)
         try:
             return not np.isnan(reading(lambda: np.asarray(array[rows.start : rows.stop]))).any()
         except UnreadableError:
@@ -114,7 +119,7 @@ class RowGroupRepairer:
         """Where the images `rows` of the store are among those given: by number where these are known, else by name."""
         if self._are_known(rows):
             return range(rows.start - self._known.start, rows.stop - self._known.start)
-        names = self.subject.names_of(rows)
+        names = self.inspection.names_of(rows)
         if len(names) < len(rows):
             raise StoreError(f"images {rows.start} to {rows.stop - 1} cannot be encoded again: their names are lost")
         missing = [name for name in names if name not in self._places]
@@ -129,11 +134,11 @@ class RowGroupRepairer:
     @cached_property
     def _known(self) -> range:
         """Numbers, in the store, of the images given, where these are a source that the store was made from."""
-        source, first = self.subject.metadata["source"], 0
-        for part in source.get("parts") or [{**source, "images": self.subject.images}]:
-            if part["fingerprint"] == self.images.fingerprint:
-                return range(first, first + int(part["images"]))
-            first += int(part["images"])
+        first = 0
+        for part in self.store.metadata.source.parts_of(len(self.store)):
+            if part.fingerprint == self.images.fingerprint:
+                return range(first, first + part.images)
+            first += part.images
         return range(0)
 
     def _are_known(self, rows: range) -> bool:
@@ -145,9 +150,8 @@ class RowGroupRepairer:
 
     def _committed(self, row_group: int) -> int:
         """The digest that was committed; 0 where it cannot be read."""
-        array: Any = self.subject.arrays["committed"]
         try:
-            return int(reading(lambda: array[row_group]))
+            return read_digest(self.store, row_group)
         except UnreadableError:
             return 0
 
@@ -158,7 +162,7 @@ class RowGroupRepairer:
         unlike = np.flatnonzero(np.where(known, likeness, 1.0) < LIKENESS)
         if len(unlike) or not (known.all() or self._are_known(rows)):
             first = rows[int(unlike[0]) if len(unlike) else int(known.argmin())]
-            name = self.subject.names_of([first])[0]
+            name = self.inspection.names_of([first])[0]
             what = "is not the image that was encoded" if len(unlike) else "cannot be proven to be the one encoded"
             raise StoreError(
                 f"images {rows.start} to {rows.stop - 1} are not encoded again: image {first} ({name}) of those given "
@@ -166,7 +170,7 @@ class RowGroupRepairer:
             )
 
     def _replace(self, row_group: int, old: dict[int, Latents], new: Stored, committed: int) -> list[str]:
-        columns = self.subject.columns
+        columns = self.store.columns
         changed = [r for r in new if old[r].problem or not np.array_equal(old[r].numbers, new[r])]
         # What can be read first: no image is then read half old, half new.
         changed.sort(key=lambda r: bool(old[r].problem))
@@ -176,8 +180,8 @@ class RowGroupRepairer:
             values.append(("committed", f"c/{row_group}", np.array([digest], np.uint32)))
         first = {"committed": row_group}
         for name, key, numbers in values:
-            start = first.get(name, self.subject.rows(row_group).start)
-            _replace_file(self.path, f"{name}/{key}", start, numbers)
+            start = first.get(name, self.store.row_groups.rows(row_group).start)
+            _replace_file(self.store.path, f"{name}/{key}", start, numbers)
         return [f"{name}/{key}" for name, key, _ in values]
 
 

@@ -16,8 +16,8 @@ from ..errors import DataError
 from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load_run_config
 from ..model.hvae import HVAE
 from ..storage.location import Location, location_of
-from ..store.metadata_copy import find_copy
-from ..store.reader import Store, open_store
+from ..store.group_file import find_copy
+from ..store.reader import Store
 from .encoded import store_sizes, store_table
 from .tables import cutoff_table, load_table, pairs_table, plain_rows
 
@@ -37,12 +37,12 @@ def describe(path: str | Location) -> Facts:
     """Facts about the store or run at `path`; raises `DataError` where it is neither."""
     path = location_of(path)
     if not isinstance(path, Path):
-        return _store_facts(open_store(path))
+        return _store_facts(Store.open(path))
     if path.name == LATEST or (path / CONFIG_FILE).is_file():
         return _run_facts(find_run(path))
     if path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
         raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
-    return _store_facts(open_store(path))
+    return _store_facts(Store.open(path))
 
 
 def count_parameters(config: Config) -> int:

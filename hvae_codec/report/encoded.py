@@ -67,7 +67,7 @@ def store_sizes(store: Store) -> dict[str, int]:
     return {
         "dense latents (mean and std, float32)": 8 * stored_model_config(store).latent_dims * len(store),
         "pixels": store.image_dims * len(store),
-        f"the source ({_kind_of_source(store)})": int(store.metadata["source"]["bytes"]),
+        f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
 

@@ -23,7 +23,10 @@ from zarr.storage import MemoryStore
 from ..errors import StoreError
 from ..storage.bucket import AT_ONCE, RemotePath
 from ..storage.location import UNFINISHED, Location
-from .arrays import ATTRIBUTE, WRITE_ALL, StoreSpec, fill_group, write_table
+from .create import fill_group, write_table
+from .metadata import ATTRIBUTE
+from .schema import WRITE_ALL
+from .spec import StoreSpec
 from .workers import Worker
 from .writer import StoreWriter, check_name
 

@@ -1,10 +1,10 @@
 """Columns of the stored arrays: what is kept of each latent resolution, whole variates or single latent dimensions.
 
-    granularity   stored array             a column is                   its place               noted in
+    granularity   stored array             a column is                   its coordinates         noted in
     variate       z16 [image, c16, y, x]   a variate at all positions    group, variate          attribute `channels`
     position      z16 [image, d16]         one latent dimension          group, variate, y, x    array `dimension16`
 
-All that differs between stores of the two granularities is here; nothing here needs torch.
+All that differs between stores of the two granularities is here.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError
+from .metadata import StoreMetadata
 
-if TYPE_CHECKING:
-    from ..prune.mask import LatentMask
-    from ..prune.ranking import Granularity
-
+Granularity = Literal["variate", "position"]
+"""What is kept or pruned as one."""
 Coordinates = NDArray[np.int32]
 
 
@@ -31,7 +30,7 @@ class Columns(abc.ABC):
     """What stands along the second axis of each `zR`, after the images."""
 
     coordinates: Mapping[int, Coordinates]
-    """Latent resolution to the place of each column, ascending; its first numbers are latent group and variate."""
+    """Latent resolution to the coordinates of each column, ascending; the first are latent group and variate."""
 
     granularity: ClassVar[Granularity]
     format_version: ClassVar[int]
@@ -40,7 +39,7 @@ class Columns(abc.ABC):
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Latent resolutions that have columns, ascending."""
-        return tuple(sorted(resolution for resolution, coordinates in self.coordinates.items() if len(coordinates)))
+        return tuple(sorted(resolution for resolution, table in self.coordinates.items() if len(table)))
 
     def count(self, resolution: int) -> int:
         """Columns of `zR`: one quantiser step each."""
@@ -67,13 +66,13 @@ class Columns(abc.ABC):
     def attributes(self) -> dict[str, Any]:
         """Their part of the group's `hvae_codec` attribute."""
 
-    @abc.abstractmethod
-    def tables(self) -> dict[str, tuple[Coordinates, tuple[str, str]]]:
-        """Arrays that note the places, with the names of their axes, by name."""
+    def tables(self) -> dict[str, Coordinates]:
+        """Arrays `dimensionR` that note the coordinates, by name; none if the attribute does."""
+        return {}
 
 
 class VariateColumns(Columns):
-    """Whole variates: places [channels, 2] are latent group and variate."""
+    """Whole variates: coordinates [channels, 2] are latent group and variate. A few hundred, noted in the attribute."""
 
     granularity = "variate"
     format_version = 1
@@ -94,19 +93,15 @@ class VariateColumns(Columns):
         """`channels`: resolution, as text, to the [group, variate] of each channel."""
         return {"channels": {str(r): self.coordinates[r].tolist() for r in self.resolutions}}
 
-    def tables(self) -> dict[str, tuple[Coordinates, tuple[str, str]]]:
-        """None: a few hundred pairs of numbers stand in the attribute."""
-        return {}
-
     @classmethod
-    def read(cls, metadata: Mapping[str, Any], read_array: Callable[[str], NDArray]) -> VariateColumns:
+    def read(cls, metadata: StoreMetadata, read_table: Callable[[str], NDArray]) -> VariateColumns:
         """The inverse of `attributes`."""
-        channels = metadata["channels"].items()
+        channels = metadata.columns["channels"].items()
         return cls({int(r): np.array([(g, v) for g, v in c], np.int32).reshape(-1, 2) for r, c in channels})
 
 
 class PositionColumns(Columns):
-    """Single latent dimensions: places [dimensions, 4] are latent group, variate, y and x."""
+    """Single latent dimensions: coordinates [dimensions, 4] are latent group, variate, y and x."""
 
     granularity = "position"
     format_version = 2
@@ -127,26 +122,32 @@ class PositionColumns(Columns):
         """`granularity`, and `dimensions`: resolution, as text, to how many there are."""
         return {"granularity": "position", "dimensions": {str(r): self.count(r) for r in self.resolutions}}
 
-    def tables(self) -> dict[str, tuple[Coordinates, tuple[str, str]]]:
+    def tables(self) -> dict[str, Coordinates]:
         """`dimensionR`, int32 [dimensions, 4]."""
-        return {_table(r): (self.coordinates[r], (f"d{r}", "place")) for r in self.resolutions}
+        return {f"dimension{r}": self.coordinates[r] for r in self.resolutions}
 
     @classmethod
-    def read(cls, metadata: Mapping[str, Any], read_array: Callable[[str], NDArray]) -> PositionColumns:
-        """The inverse of `attributes` and `tables`; `StoreError` where a table is damaged."""
-        _check_counts(metadata["dimensions"], metadata["mask"])
-        coordinates = {int(r): read_array(_table(int(r))) for r in metadata["dimensions"]}
-        for resolution, table in coordinates.items():
-            count = metadata["dimensions"][str(resolution)]
-            if table.shape != (count, 4) or table.dtype != np.int32:
-                raise StoreError(f"array {_table(resolution)} is {table.dtype} {table.shape}, not int32 {(count, 4)}")
-            if (table < 0).any() or (table[:, 2:] >= resolution).any():
-                raise StoreError(f"array {_table(resolution)} is empty or names positions outside of z{resolution}")
-        return cls(coordinates)
+    def read(cls, metadata: StoreMetadata, read_table: Callable[[str], NDArray]) -> PositionColumns:
+        """The inverse of `attributes` and `tables`; `StoreError` if the metadata name impossible numbers."""
+        dimensions = metadata.columns["dimensions"]
+        _check_counts(dimensions, metadata.mask)
+        tables = {int(r): read_table(f"dimension{r}") for r in dimensions}
+        return cls({r: _shaped(table, dimensions[str(r)], r) for r, table in tables.items()})
+
+
+def _shaped(table: NDArray, count: int, resolution: int) -> Coordinates:
+    """`table`, of `count` columns; zeros in the place of one that is not: who asks for columns learns how many."""
+    right = table.shape == (count, 4) and table.dtype == np.int32 and not misplaced(table, resolution).any()
+    return table if right else np.zeros((count, 4), np.int32)
+
+
+def misplaced(table: NDArray, resolution: int) -> NDArray[np.bool_]:
+    """Which elements of a table `dimensionR` were never written or name positions outside of `zR`."""
+    return np.asarray((table < 0) | (table >= np.array([2**31 - 1, 2**31 - 1, resolution, resolution])))
 
 
 def _check_counts(dimensions: Mapping[str, int], mask: Mapping[str, Any]) -> None:
-    """`StoreError` where the mask keeps other numbers of dimensions: before a table of any size is made room for."""
+    """`StoreError` if the mask keeps other numbers of dimensions: before a table of any size is made room for."""
     if not all("keep" in group for group in mask.get("groups", [{}])):
         return
     kept: dict[str, int] = {}
@@ -164,29 +165,23 @@ def _length(span: str) -> int:
     return int(last or first) - int(first) + 1
 
 
-def _table(resolution: int) -> str:
-    return f"dimension{resolution}"
+_KINDS: Mapping[str, type[VariateColumns] | type[PositionColumns]] = {
+    kind.granularity: kind for kind in (VariateColumns, PositionColumns)
+}
 
 
-def stored_columns(mask: LatentMask) -> Columns:
-    """The columns that `mask` keeps: groups in top-down order, then variates, then positions row by row."""
-    table: dict[int, list[NDArray[np.int64]]] = {}
-    for group, (keep, resolution) in enumerate(zip(mask.keep, mask.resolutions, strict=True)):
-        table.setdefault(resolution, []).append(np.insert(np.argwhere(keep), 0, group, axis=1))
-    coordinates = {resolution: np.concatenate(parts).astype(np.int32) for resolution, parts in table.items()}
-    return PositionColumns(coordinates) if mask.granularity == "position" else VariateColumns(coordinates)
+def read_columns(metadata: StoreMetadata, read_table: Callable[[str], NDArray]) -> Columns:
+    """The columns of a store with `metadata`; `read_table` gives its tables by name.
 
-
-def read_columns(metadata: Mapping[str, Any], read_array: Callable[[str], NDArray]) -> Columns:
-    """The columns of a store with `metadata`; `read_array` gives its arrays by name.
-
-    Raises `StoreError`, or what a dictionary raises, where the metadata or the tables are damaged.
+    Columns of a table that is damaged are all 0, but right in number. Raises `StoreError` if the metadata are damaged.
     """
-    granularity = metadata.get("granularity", "variate")
-    kinds = {kind.granularity: kind for kind in (VariateColumns, PositionColumns)}
-    if granularity not in kinds:
+    granularity = metadata.columns.get("granularity", "variate")
+    if granularity not in _KINDS:
         raise StoreError(f"its granularity is {granularity!r}, not variate or position; encode the images again")
-    columns = kinds[granularity].read(metadata, read_array)
+    try:
+        columns = _KINDS[granularity].read(metadata, read_table)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise StoreError(f"its metadata are damaged ({error!r})") from None
     if not columns.resolutions:
         raise StoreError("its metadata name no latents; encode the images again")
     return columns

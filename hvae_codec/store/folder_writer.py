@@ -24,15 +24,12 @@ import zarr
 from ..errors import StoreError
 from ..storage.files import exchange, link_or_copy, sync, sync_branch, sync_tree, write_object
 from ..storage.location import Location
-from .arrays import (
-    ATTRIBUTE,
-    WRITE_ALL,
-    StoreSpec,
-    fill_group,
-    marked_digest,
-    write_table,
-)
+from .arrays import marked_digest
+from .create import fill_group, write_table
+from .metadata import ATTRIBUTE
+from .schema import WRITE_ALL
 from .sketch import SKETCH
+from .spec import StoreSpec
 from .workers import Worker, lock_folder, publish_lock, remove_locks
 from .writer import RESERVED, StoreWriter, check_name
 

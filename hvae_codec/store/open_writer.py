@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..storage.bucket import RemotePath
 from ..storage.location import UNFINISHED, Location, location_of
-from .arrays import StoreSpec, spec_fingerprint
 from .bucket_writer import PUBLISHED, BucketWriter, bucket_fingerprint, check_bucket_target
 from .folder_writer import FolderStoreWriter, check_target, fingerprint_at, partial_path
+from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker, write_lock
 from .writer import StoreWriter
 

@@ -21,16 +21,15 @@ import zarr
 from ..errors import StoreError
 from ..storage.location import Location, each
 from .arrays import (
-    StoreSpec,
     chunk_length,
     marked_digest,
     marker_object,
     row_group_digest,
     shard_key,
     shard_object,
-    spec_fingerprint,
     unstorable,
 )
+from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
 
 T = TypeVar("T")

@@ -1,0 +1,62 @@
+"""A new store without latents: its arrays, tables and metadata, in a group in a folder or in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import MemoryStore
+
+from .metadata import ATTRIBUTE, COPY, COPY_HOLDER, StoreMetadata, array_checksum
+from .schema import TABLE_CHUNK, WEIGHTS, table_schema
+from .spec import StoreSpec
+
+
+def fill_group(group: zarr.Group, spec: StoreSpec) -> None:
+    """Make the empty `group` a store without latents; the metadata come last, so what has them is complete."""
+    arrays = create_arrays(group, spec)
+    metadata = spec.metadata({name: array_checksum(array.metadata.to_dict()) for name, array in arrays.items()})
+    write_copy(group, metadata)
+    group.update_attributes({ATTRIBUTE: metadata.to_attribute()})
+
+
+def create_arrays(group: zarr.Group, spec: StoreSpec) -> dict[str, zarr.Array]:
+    """Create all arrays, latents and digests empty, and write the tables; the arrays by name."""
+    arrays = {name: schema.create(group, name) for name, schema in spec.schema.items()}
+    for resolution in spec.resolutions:
+        arrays[f"step{resolution}"][:] = np.asarray(spec.steps[resolution], np.float32)
+    for name, table in spec.columns.tables().items():
+        arrays[name][:] = table
+    for name, texts in (("name", spec.names), ("label", spec.labels)):
+        _write_texts(arrays[name], texts)
+    if spec.weights:
+        arrays[WEIGHTS][:] = np.frombuffer(spec.weights, np.uint8)
+    return arrays
+
+
+def write_copy(group: zarr.Group, metadata: StoreMetadata) -> None:
+    """Write the second copy of the metadata: as text, which a reader of the array need not parse."""
+    text = json.dumps(metadata.to_attribute(), separators=(",", ":"))
+    zarr.open_array(group.store_path / COPY_HOLDER, mode="r+").update_attributes({COPY: text})
+
+
+def write_table(group: zarr.Group, name: str, values: NDArray, axis: str) -> None:
+    """Write a whole array, in place of an earlier one of that name."""
+    table_schema(values.shape, str(values.dtype), (axis,)).create(group, name)[:] = values
+
+
+def _write_texts(table: zarr.Array, texts: Sequence[str]) -> None:
+    """Chunk by chunk, so that few are copied."""
+    for first in range(0, len(texts), TABLE_CHUNK):
+        chunk = slice(first, first + TABLE_CHUNK)
+        table[chunk] = np.array(texts[chunk], dtype=np.dtypes.StringDType())
+
+
+def objects_of(spec: StoreSpec) -> dict[str, bytes]:
+    """The objects of the store of `spec` without latents, by key."""
+    objects: dict[str, zarr.core.buffer.Buffer] = {}
+    fill_group(zarr.open_group(MemoryStore(objects), mode="w-", zarr_format=3), spec)
+    return {key: content.to_bytes() for key, content in objects.items()}

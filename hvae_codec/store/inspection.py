@@ -1,0 +1,229 @@
+"""What is wrong with a store besides its latents: metadata, missing files, tables, their fingerprint; each read once.
+
+In zarr a file that is missing reads as fill values, without an error. So files are looked at, not only elements.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import zarr
+
+from ..errors import StoreError
+from ..storage.location import array_folders, files_at
+from .columns import misplaced
+from .damage import Damage, UnreadableError, reading
+from .group_file import COPY_FILE, GROUP_FILE, find_copy
+from .metadata import COPY_HOLDER
+from .reader import Store
+from .schema import NO_TEXT, chunk_files, dimension_names, is_chunk_file
+from .spec import spec_fingerprint
+
+NAMED_FILES = 3
+"""Files that are no part of the store and are named; the others are counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What is wrong with a store that `open_damaged` gave."""
+
+    store: Store
+
+    @functools.cached_property
+    def damages(self) -> list[Damage]:
+        """Everything but latents and digests; of those, which files are missing."""
+        damages = [*self.metadata_damages, *self._missing_files, *self._table_damages]
+        if {damage.file for damage in damages} <= {COPY_FILE} and self.tables_prove is False:
+            damages += self._fingerprint_damage()
+        return damages
+
+    # Files.
+
+    @functools.cached_property
+    def listing(self) -> list[str]:
+        """Every file of the store, relative to it."""
+        return [key for key, _ in files_at(self.store.path)]
+
+    @functools.cached_property
+    def arrays(self) -> list[str]:
+        """Names of the arrays that were made with the store; of all that are there if it does not say which were."""
+        every = array_folders(self.store.path) if self.store.metadata.arrays is None else self.store.metadata.arrays
+        return [*self.store.schema, *sorted({*every} - self.store.schema.keys())]
+
+    @functools.cached_property
+    def files(self) -> dict[str, set[str]]:
+        """Files of each array, of those that ought to be there too, relative to its folder."""
+        files: dict[str, set[str]] = {name: set() for name in self.arrays}
+        for key in self.listing:
+            name, _, file = key.partition("/")
+            if file and name in files:
+                files[name].add(file)
+        return files
+
+    def _sound(self, names: Sequence[str]) -> Iterator[tuple[str, zarr.Array]]:
+        """Those arrays whose metadata are whole."""
+        for name in names:
+            array = self.store.find_array(name)
+            if array is not None and not self.store.array_fault(name):
+                yield name, array
+
+    @functools.cached_property
+    def _missing_files(self) -> list[Damage]:
+        return [
+            self._damage(name, array, key, spans, "is missing")
+            for name, array in self._sound(self.arrays)
+            for key, spans in chunk_files(array)
+            if key not in self.files[name]
+        ]
+
+    def _damage(self, name: str, array: zarr.Array, key: str, spans: tuple[slice, ...], problem: str) -> Damage:
+        """A damage to the file `key` of the array `name`, and to the images whose elements, `spans`, are in it."""
+        row_groups, file = self.store.row_groups, f"{name}/{key}"
+        if name == "committed":
+            return Damage(file, problem, row_groups.rows(spans[0].start), spans[0].start)
+        if dimension_names(array)[:1] == ("image",):
+            images, of_row_group = range(spans[0].start, spans[0].stop), name not in ("name", "label")
+            own = of_row_group and name in self.store.schema
+            return Damage(file, problem, images, row_groups.of(images.start) if own else None)
+        return Damage(file, problem, range(row_groups.images) if _is_of_all(name) else ())
+
+    # Metadata.
+
+    @functools.cached_property
+    def metadata_damages(self) -> list[Damage]:
+        """What is wrong with the `zarr.json` of the group and of its arrays."""
+        fault = self.store.group_file.fault
+        group = [Damage(GROUP_FILE, fault)] if fault else []
+        arrays = [damage for name in self.arrays for damage in self._array_damage(name)]
+        copy = self._copy_damage() if COPY_FILE not in {damage.file for damage in arrays} else []
+        return [*group, *copy, *arrays]
+
+    def _copy_damage(self) -> list[Damage]:
+        """That the second copy of the metadata is damaged; all else of its array is whole."""
+        if not self.store.metadata.has_copy:
+            return []
+        copy = find_copy(self.store.path)
+        if copy is None:
+            return [Damage(COPY_FILE, "has no whole copy of the store's metadata")]
+        same = copy.fingerprint == self.store.metadata.fingerprint
+        return [] if same else [Damage(COPY_FILE, "has a whole copy of other metadata than the group's zarr.json")]
+
+    def _array_damage(self, name: str) -> list[Damage]:
+        fault, schema = self.store.array_fault(name), self.store.schema.get(name)
+        concerns_all = _is_of_all(name) or (schema is not None and schema.is_per_image)
+        return [Damage(f"{name}/zarr.json", fault, range(len(self.store)) if concerns_all else ())] if fault else []
+
+    # Tables.
+
+    @property
+    def tables(self) -> list[str]:
+        """The arrays besides latents and digests."""
+        return [name for name in self.arrays if name != COPY_HOLDER and not _is_latents(name)]
+
+    @functools.cached_property
+    def _table_damages(self) -> list[Damage]:
+        """Elements of tables that cannot be read or were never written, file by file."""
+        return [
+            self._damage(name, array, key, spans, problem)
+            for name, array in self._sound(self.tables)
+            if not self._is_whole(name)
+            for key, spans in chunk_files(array)
+            if key in self.files[name] and (problem := _problem(name, array, spans))
+        ]
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a table can be read at once, as the store does: then its files need not be looked at one by one."""
+        known = {"name": "names", "label": "labels"}
+        try:
+            if name in known:
+                return bool(getattr(self.store, known[name]))
+            return name.startswith("step") and self.store.steps is not None
+        except StoreError:
+            return False
+
+    @functools.cached_property
+    def tables_prove(self) -> bool | None:
+        """Whether the tables have the fingerprint of the metadata: none is of another store. None if one is damaged."""
+        damaged = {damage.file.partition("/")[0] for damage in (*self._missing_files, *self._table_damages)}
+        damaged |= {name for name in self.tables if self.store.array_fault(name)}
+        if any(name in ("name", "label") or _is_of_all(name) for name in damaged):
+            return None
+        try:
+            return spec_fingerprint(self.store.spec()) == self.store.metadata.fingerprint
+        except StoreError:
+            return None
+
+    def _fingerprint_damage(self) -> list[Damage]:
+        """Stores that do not say how large their chunks may be are tried with the usual size, and not condemned."""
+        if self.store.metadata.chunk_bytes is None:
+            return []
+        return [Damage(GROUP_FILE, "has the fingerprint of other names, labels, steps or settings than the store's")]
+
+    # What is said.
+
+    def names_of(self, images: Sequence[int]) -> list[str]:
+        """Names of those of `images` whose names can be read."""
+        array = self.store.find_array("name")
+        names = [_text(array, image) for image in images if array is not None]
+        return [name for name in names if name != NO_TEXT]
+
+    def notes(self) -> Iterator[str]:
+        """What is worth knowing but no damage, one sentence each."""
+        stray = sorted(self._stray())
+        if stray:
+            shown = ", ".join(stray[:NAMED_FILES]) + (", ..." if len(stray) > NAMED_FILES else "")
+            yield f"{len(stray)} files are no part of the store: {shown}"
+        if self.store.metadata.arrays is None:
+            yield "the store is of an older version, whose metadata have no checksum"
+        if self.store.metadata.chunk_bytes is None and self.tables_prove is False:
+            yield "names, labels and steps could not be compared with the fingerprint"
+        for ending, meaning in ((".partial", "an unfinished store"), (".replaced", "a store that was being replaced")):
+            beside = self.store.path.with_name(self.store.path.name + ending)
+            if beside.exists():
+                yield f"{beside} is beside it, {meaning}"
+
+    def _stray(self) -> Iterator[str]:
+        """Files that no part of the store asks for."""
+        for entry in {first + slash for first, slash, _ in (key.partition("/") for key in self.listing)}:
+            if entry.rstrip("/") not in self.files and entry != GROUP_FILE:
+                yield entry
+        for name, array in self._sound(self.arrays):
+            for file in self.files[name] - {"zarr.json"}:
+                if not is_chunk_file(array, file):
+                    yield f"{name}/{file}"
+
+
+def _text(names: zarr.Array, image: int) -> str:
+    try:
+        return str(reading(lambda: np.asarray(names[image])))
+    except UnreadableError:
+        return NO_TEXT
+
+
+def _is_latents(name: str) -> bool:
+    return name[0] == "z" and name[1:].isdecimal()
+
+
+def _is_of_all(name: str) -> bool:
+    """Whether a table is needed to read any image."""
+    return name.startswith(("step", "dimension"))
+
+
+def _problem(name: str, array: zarr.Array, spans: tuple[slice, ...]) -> str:
+    """What is wrong with elements of a table; empty if nothing is."""
+    try:
+        values = reading(lambda: np.asarray(array[spans]))
+    except UnreadableError as error:
+        return str(error)
+    if values.dtype.kind == "T":
+        wrong = values == NO_TEXT
+    elif name.startswith("step"):
+        wrong = ~(np.isfinite(values) & (values > 0))
+    elif name.startswith("dimension"):
+        wrong = misplaced(values, int(name.removeprefix("dimension")))
+    else:
+        wrong = np.isnan(values) if values.dtype.kind == "f" else np.zeros(1, bool)
+    return "holds elements that were never written or cannot be right" if wrong.any() else ""

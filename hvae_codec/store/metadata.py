@@ -1,0 +1,219 @@
+"""The metadata of a store: the group's `hvae_codec` attribute, typed, in both directions; docs/format.md says each key.
+
+zarr.json  attributes.hvae_codec ── from_attribute ──> StoreMetadata ── to_attribute ──> the same
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ..errors import HvaeCodecError, StoreError
+from .quantiser import Codec, codec_from_dict
+
+ATTRIBUTE = "hvae_codec"
+FORMAT_VERSION = 2
+"""The newest that is read. A store has the lowest one that suffices: 2 if it keeps single latent dimensions."""
+COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
+"""The second copy of the attribute is this attribute of this array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """The model that encoded the images."""
+
+    hash: str
+    """SHA-256 of its configuration and weights."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Its configuration, plain data."""
+    run: str = ""
+    """The run that it is from, as it was given; empty if it is from none."""
+    embedded: bool = False
+    """Whether the store carries the weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `embedded` only if it is true."""
+        embedded = {"embedded": True} if self.embedded else {}
+        return {"hash": self.hash, "config": dict(self.config), "run": self.run, **embedded}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """What the images are."""
+
+    size: int
+    """Height and width in pixels."""
+    channels: int
+    bits: int
+
+    @property
+    def dims(self) -> int:
+        """Colour values per image, C × H × W: what bits/dim is divided by."""
+        return self.channels * self.size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePart:
+    """One of the sources that a store was made from by appending."""
+
+    fingerprint: str
+    bytes: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRecord:
+    """Where the images were from."""
+
+    fingerprint: str
+    bytes: int
+    parts: tuple[SourcePart, ...] = ()
+    """In order, if the store was appended to."""
+
+    def parts_of(self, images: int) -> tuple[SourcePart, ...]:
+        """The parts; of a store of `images` that was never appended to, the one that it is."""
+        return self.parts or (SourcePart(fingerprint=self.fingerprint, bytes=self.bytes, images=images),)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `parts` only if there are any."""
+        parts = {"parts": [vars(part) for part in self.parts]} if self.parts else {}
+        return {"fingerprint": self.fingerprint, "bytes": self.bytes, **parts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreMetadata:
+    """All that a store says of itself."""
+
+    format_version: int
+    package_version: str = "unknown"
+    fingerprint: str
+    """SHA-256 of all that decides the arrays, see `spec`."""
+    row_group_size: int
+    """Images in each row group but the last: `shard` in the file."""
+    chunk_bytes: int | None
+    """Uncompressed size that a chunk of two images or more does not exceed; None in stores of older versions."""
+    codec: Codec
+    columns: Mapping[str, Any]
+    """`granularity`, `channels` or `dimensions`: what `Columns.attributes` gives."""
+    image: ImageRecord
+    model: ModelRecord
+    mask: Mapping[str, Any]
+    """What the pruning kept, plain data."""
+    source: SourceRecord
+    has_copy: bool = False
+    """Whether the array `committed` holds these metadata a second time."""
+    arrays: Mapping[str, int] | None = None
+    """Checksums of the arrays' `zarr.json` by name; None in stores of older versions."""
+
+    @classmethod
+    def from_attribute(cls, attribute: Any) -> StoreMetadata:
+        """Raises `StoreError` if something is missing or of another kind; the checksum is not looked at."""
+        try:
+            source = {**attribute["source"]}
+            parts = tuple(SourcePart(**part) for part in source.pop("parts", ()))
+            return cls(
+                format_version=int(attribute["format_version"]),
+                package_version=str(attribute.get("package_version", "unknown")),
+                fingerprint=str(attribute["fingerprint"]),
+                row_group_size=_at_least_1(attribute["shard"]),
+                chunk_bytes=_at_least_1(attribute["chunk_bytes"]) if "chunk_bytes" in attribute else None,
+                codec=codec_from_dict(attribute["codec"]),
+                columns={key: attribute[key] for key in _COLUMN_KEYS if key in attribute},
+                image=ImageRecord(**attribute["image"]),
+                model=ModelRecord(**attribute["model"]),
+                mask=_mapping(attribute["mask"]),
+                source=SourceRecord(**source, parts=parts),
+                has_copy="copy" in attribute,
+                arrays=_mapping(attribute["arrays"]) if "arrays" in attribute else None,
+            )
+        except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = str(error) if isinstance(error, HvaeCodecError) else repr(error)
+            raise StoreError(f"its metadata are damaged ({reason})") from None
+
+    def to_attribute(self) -> dict[str, Any]:
+        """The attribute, keys in the order of the format, with its checksum. No dates: equal contents, equal bytes."""
+        attribute = {
+            "format_version": self.format_version,
+            "package_version": self.package_version,
+            "fingerprint": self.fingerprint,
+            "shard": self.row_group_size,
+            **({} if self.chunk_bytes is None else {"chunk_bytes": self.chunk_bytes}),
+            "codec": self.codec.to_dict(),
+            **self.columns,
+            "image": vars(self.image),
+            "model": self.model.to_dict(),
+            "mask": self.mask,
+            "source": self.source.to_dict(),
+            **({"copy": COPY_HOLDER} if self.has_copy else {}),
+            **({} if self.arrays is None else {"arrays": dict(self.arrays)}),
+        }
+        return {**attribute, "checksum": attribute_checksum(attribute)}
+
+
+_COLUMN_KEYS = ("granularity", "channels", "dimensions")
+
+
+def _at_least_1(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is not a whole number of at least 1")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is not a table")
+    return value
+
+
+# --- checksums -------------------------------------------------------------------------------------------------------
+
+
+def attribute_checksum(attribute: Mapping[str, Any]) -> int:
+    """CRC-32 over an `hvae_codec` attribute without its `checksum`.
+
+    >>> attribute_checksum({"shard": 256, "checksum": 0})
+    2818069751
+    """
+    return _json_checksum({key: value for key, value in attribute.items() if key != "checksum"})
+
+
+def array_checksum(document: Mapping[str, Any]) -> int:
+    """CRC-32 over an array's `zarr.json`, but for its shape, which may grow, and attributes, which are its user's."""
+    return _json_checksum({key: value for key, value in document.items() if key not in ("shape", "attributes")})
+
+
+def _json_checksum(document: Mapping[str, Any]) -> int:
+    """CRC-32 over JSON with keys sorted, without spaces, in ASCII."""
+    return zlib.crc32(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+
+
+def attribute_of(document: bytes) -> Mapping[str, Any] | None:
+    """The `hvae_codec` attribute in a group's file; None if there is none."""
+    return _attribute(document, ATTRIBUTE)
+
+
+def copied_attribute_of(document: bytes) -> Mapping[str, Any] | None:
+    """The second copy in the file of the array that has it; None if there is none."""
+    text = _attribute(document, COPY)
+    try:
+        copy = json.loads(cast(str, text))
+    except (ValueError, TypeError):
+        return None
+    return copy if isinstance(copy, Mapping) else None
+
+
+def _attribute(document: bytes, name: str) -> Any:
+    try:
+        return json.loads(document)["attributes"][name]
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def fingerprint_of(document: bytes) -> str | None:
+    """The fingerprint in a group's file, finished or not; None if it is not one of a store."""
+    attribute = attribute_of(document)
+    found = attribute.get("fingerprint") if isinstance(attribute, Mapping) else None
+    return found if isinstance(found, str) else None

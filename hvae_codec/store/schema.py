@@ -1,0 +1,228 @@
+"""What each array of a store is: one description a kind, which creating, opening, verifying and repairing all read.
+
+    store_schema ──> {"z16": ArraySchema, "step16": ArraySchema, "name": ArraySchema, "committed": ArraySchema, ...}
+    schema.create(group, "z16")     the array, empty
+    schema.faults(array)            what is wrong with its metadata
+    chunk_files(array)              "c/0/0/0/0", "c/1/0/0/0", ...: the files that it must have
+
+In zarr a file that is missing reads as fill values, without an error. So whoever verifies a store looks at its files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
+
+from .arrays import CHUNK_BYTES, chunk_length, compressor, memory_order
+from .columns import Columns
+from .quantiser import Codec
+from .rowgroups import RowGroups
+
+__all__ = ["CHUNK_BYTES", "ArraySchema", "chunk_files", "is_chunk_file", "store_schema"]
+
+NO_TEXT = "\uffff"
+"""Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)"""
+
+TABLE_CHUNK = 65536
+"""Entries in a chunk of a table."""
+
+WEIGHTS = "model"
+"""The array of the weights of a model that the store carries, as the bytes of a safetensors file."""
+_WEIGHTS_CHUNK = 4 * 2**20
+"""Bytes in a chunk of weights, which do not compress."""
+
+WRITE_ALL: Any = {"write_empty_chunks": True}
+"""Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySchema:
+    """What an array must be."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    """Numpy's name; `str` for text."""
+    fill_value: Any
+    """What elements read as that were never written, or are lost."""
+    dimension_names: tuple[str, ...]
+    compressors: Sequence[Any]
+    filters: Sequence[Any] = ()
+    shards: tuple[int, ...] | None = None
+    write_all: bool = True
+    """Whether chunks that hold fill values only are written."""
+
+    def create(self, group: zarr.Group, name: str) -> zarr.Array:
+        """Make the array in `group`, its elements not written yet."""
+        return group.create_array(
+            name,
+            shape=self.shape,
+            chunks=self.chunks,
+            shards=self.shards,
+            dtype=self.dtype,
+            fill_value=self.fill_value,
+            filters=self.filters or "auto" if self.shards is None else self.filters,
+            compressors=self.compressors,
+            dimension_names=self.dimension_names,
+            overwrite=True,
+            config=WRITE_ALL if self.write_all else None,
+        )
+
+    @property
+    def is_per_image(self) -> bool:
+        """Whether the array has one row per image."""
+        return self.dimension_names[0] == "image"
+
+    def faults(self, array: zarr.Array) -> Iterator[str]:
+        """What is wrong with `array`'s metadata, each to be read after the name of its file."""
+        dtype = "str" if array.dtype.kind == "T" else str(array.dtype)
+        names = dimension_names(array)
+        if array.shape != self.shape:
+            yield f"has the shape {list(array.shape)}, not {list(self.shape)}"
+        if dtype != self.dtype:
+            yield f"holds {dtype}, not {self.dtype}"
+        elif not _same(array.fill_value, self.fill_value):
+            yield f"has the fill value {_shown(array.fill_value)}, not {_shown(self.fill_value)}"
+        if names != self.dimension_names:
+            yield f"has the dimensions {', '.join(map(str, names))}, not {', '.join(self.dimension_names)}"
+        if self.shards and array.shards != self.shards:
+            yield f"has shards of {list(array.shards or ())}, not {list(self.shards)}"
+
+
+def dimension_names(array: zarr.Array) -> tuple[str, ...]:
+    """Names of the axes of `array`; none if its metadata name none."""
+    return tuple(getattr(array.metadata, "dimension_names", None) or ())
+
+
+def _shown(value: Any) -> str:
+    return ascii(value) if isinstance(value, str) else f"{value}"
+
+
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(other, str):
+        return str(value) == other
+    return bool(np.array_equal(np.asarray(value, np.float64), np.asarray(other, np.float64), equal_nan=True))
+
+
+# --- the kinds -------------------------------------------------------------------------------------------------------
+
+
+def store_schema(
+    columns: Columns,
+    codec: Codec,
+    row_groups: RowGroups,
+    chunk_bytes: int,
+    per_image: Sequence[str] = (),
+    weights: int = 0,
+) -> dict[str, ArraySchema]:
+    """The arrays of a store by name, in the order in which they are made; `weights`: bytes of a model it carries."""
+    schema = {}
+    for resolution in columns.resolutions:
+        schema[f"z{resolution}"] = _latents(columns, codec, row_groups, chunk_bytes, resolution)
+        shape, axes = (columns.count(resolution),), columns.dimension_names(resolution)
+        schema[f"step{resolution}"] = table_schema(shape, "float32", axes[:1])
+    for name, table in columns.tables().items():
+        schema[name] = table_schema(table.shape, "int32", (name.replace("dimension", "d"), "place"))
+    schema |= {name: table_schema((row_groups.images,), "str", ("image",)) for name in ("name", "label")}
+    schema |= {name: _per_image(row_groups) for name in per_image}
+    if weights:
+        schema[WEIGHTS] = _weights(weights)
+    return {**schema, "committed": _committed(row_groups)}
+
+
+def _latents(columns: Columns, codec: Codec, row_groups: RowGroups, chunk_bytes: int, resolution: int) -> ArraySchema:
+    """A row group is exactly one shard, which one process writes whole."""
+    item = columns.item(resolution)
+    image_bytes = int(np.prod(item)) * np.dtype(codec.dtype).itemsize
+    order = memory_order(1 + len(item))
+    return ArraySchema(
+        shape=(row_groups.images, *item),
+        shards=(row_groups.size, *item),
+        chunks=(chunk_length(row_groups.size, chunk_bytes, image_bytes), *item),
+        dtype=codec.dtype,
+        fill_value=codec.fill_value,
+        filters=[TransposeCodec(order=order)] if order else [],
+        compressors=[compressor(codec.dtype), Crc32cCodec()],
+        dimension_names=("image", *columns.dimension_names(resolution)),
+    )
+
+
+def table_schema(shape: tuple[int, ...], dtype: str, axes: tuple[str, ...]) -> ArraySchema:
+    """An array that is written whole when the store is created."""
+    return ArraySchema(
+        shape=shape,
+        chunks=(min(shape[0], TABLE_CHUNK), *shape[1:]),
+        dtype=dtype,
+        fill_value=_FILL_VALUES[dtype],
+        compressors=[ZstdCodec(level=9), Crc32cCodec()],
+        dimension_names=axes,
+    )
+
+
+_FILL_VALUES: Mapping[str, Any] = {"float32": np.nan, "int32": -1, "str": NO_TEXT}
+
+
+def _per_image(row_groups: RowGroups) -> ArraySchema:
+    """One number per image, in chunks that are row groups: who writes a row group shares no chunk with another."""
+    return ArraySchema(
+        shape=(row_groups.images,),
+        chunks=(row_groups.size,),
+        dtype="float32",
+        fill_value=np.nan,
+        compressors=[ZstdCodec(level=9), Crc32cCodec()],
+        dimension_names=("image",),
+    )
+
+
+def _weights(length: int) -> ArraySchema:
+    return ArraySchema(
+        shape=(length,),
+        chunks=(min(length, _WEIGHTS_CHUNK),),
+        dtype="uint8",
+        fill_value=0,
+        compressors=[Crc32cCodec()],
+        dimension_names=("byte",),
+    )
+
+
+def _committed(row_groups: RowGroups) -> ArraySchema:
+    """The digest of each row group, 0 if it is not written yet."""
+    return ArraySchema(
+        shape=(len(row_groups),),
+        chunks=(1,),
+        dtype="uint32",
+        fill_value=0,
+        compressors=[Crc32cCodec()],
+        dimension_names=("row_group",),
+        write_all=False,
+    )
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def chunk_files(array: zarr.Array) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    """Each file that `array` must have, relative to its folder, with the elements in it."""
+    sizes = array.shards or array.chunks
+    for index in itertools.product(*(range(n) for n in _grid(array))):
+        spans = [slice(i * size, min((i + 1) * size, n)) for i, size, n in zip(index, sizes, array.shape, strict=True)]
+        yield "/".join(["c", *map(str, index)]), tuple(spans)
+
+
+def is_chunk_file(array: zarr.Array, key: str) -> bool:
+    """Whether `key`, relative to the array's folder, is a file that it must have."""
+    first, *index = key.split("/")
+    sizes = _grid(array)
+    numbers = [int(part) for part in index if part.isdecimal() and part == str(int(part))]
+    return first == "c" and len(numbers) == len(index) == len(sizes) and all(map(int.__lt__, numbers, sizes))
+
+
+def _grid(array: zarr.Array) -> tuple[int, ...]:
+    """How many files `array` has along each axis."""
+    return tuple(-(-n // size) for n, size in zip(array.shape, array.shards or array.chunks, strict=True))

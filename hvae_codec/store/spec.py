@@ -1,0 +1,209 @@
+"""What a store is made from: everything that is fixed before its first image is encoded, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import StoreError
+from .columns import Columns
+from .metadata import ImageRecord, ModelRecord, SourceRecord, StoreMetadata
+from .quantiser import Codec
+from .rowgroups import RowGroups
+from .schema import CHUNK_BYTES, TABLE_CHUNK, ArraySchema, store_schema
+
+ROW_GROUP = 256
+"""Images in a row group if nobody says how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSpec:
+    """Everything about a store that is fixed before its first image is encoded."""
+
+    names: Sequence[str]
+    """One per image, in the order of the store."""
+    labels: Sequence[str]
+    """One per image; empty strings if there are none."""
+    columns: Columns
+    """What is kept of each latent resolution."""
+    steps: Mapping[int, NDArray[np.float32]]
+    """Latent resolution to quantiser steps, float32 [columns]."""
+    codec: Codec
+    """How z became the stored numbers."""
+    model: ModelRecord
+    mask: Mapping[str, Any]
+    """What the pruning kept; opaque."""
+    image: ImageRecord
+    source: SourceRecord
+    row_group_size: int = ROW_GROUP
+    """Images in each row group but the last."""
+    chunk_bytes: int = CHUNK_BYTES
+    """Uncompressed size that a chunk, the smallest readable unit, does not exceed if it holds two images or more."""
+    per_image: tuple[str, ...] = ()
+    """Names of further arrays, one float32 per image, that are written with each row group."""
+    weights: bytes = b""
+    """Of a model that the store carries; `model` then says `embedded`."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Latent resolutions that something is kept of, ascending."""
+        return self.columns.resolutions
+
+    @property
+    def row_groups(self) -> RowGroups:
+        """Which images are in which row group."""
+        return RowGroups(len(self.names), self.row_group_size)
+
+    @property
+    def schema(self) -> dict[str, ArraySchema]:
+        """The arrays of the store by name."""
+        return store_schema(
+            self.columns, self.codec, self.row_groups, self.chunk_bytes, self.per_image, len(self.weights)
+        )
+
+    def metadata(self, arrays: Mapping[str, int]) -> StoreMetadata:
+        """What the store says of itself; `arrays` are the checksums of its arrays' metadata."""
+        return StoreMetadata(
+            format_version=self.columns.format_version,
+            package_version=_package_version(),
+            fingerprint=spec_fingerprint(self),
+            row_group_size=self.row_group_size,
+            chunk_bytes=self.chunk_bytes,
+            codec=self.codec,
+            columns=self.columns.attributes(),
+            image=self.image,
+            model=self.model,
+            mask=self.mask,
+            source=self.source,
+            has_copy=True,
+            arrays=dict(sorted(arrays.items())),
+        )
+
+
+def spec_of(
+    metadata: StoreMetadata,
+    *,
+    names: Sequence[str],
+    labels: Sequence[str],
+    columns: Columns,
+    steps: Mapping[int, NDArray[np.float32]],
+    per_image: tuple[str, ...],
+) -> StoreSpec:
+    """What a store of `metadata` was made from, given these tables, its own or others in their place."""
+    return StoreSpec(
+        names=names,
+        labels=labels,
+        columns=columns,
+        steps=steps,
+        codec=metadata.codec,
+        model=metadata.model,
+        mask=metadata.mask,
+        image=metadata.image,
+        source=metadata.source,
+        row_group_size=metadata.row_group_size,
+        chunk_bytes=metadata.chunk_bytes or CHUNK_BYTES,
+        per_image=per_image,
+    )
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("hvae-codec")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# --- what describes no store -----------------------------------------------------------------------------------------
+
+
+def _check(spec: StoreSpec) -> None:
+    """Raise `StoreError` if `spec` describes no store."""
+    if not spec.names:
+        raise StoreError("there are no images to store; give at least one")
+    if len(spec.labels) != len(spec.names):
+        raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label per image")
+    for text in (*spec.names, *spec.labels):
+        if not text.isascii() and text != text.encode(errors="replace").decode():
+            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
+    if not spec.resolutions:
+        raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
+    if spec.row_group_size < 1 or spec.chunk_bytes < 1:
+        raise StoreError(
+            f"row groups are of {spec.row_group_size} images and chunks of {spec.chunk_bytes} bytes; both must be at "
+            "least 1"
+        )
+    for resolution in spec.resolutions:
+        _check_steps(spec, resolution)
+
+
+def _check_steps(spec: StoreSpec, resolution: int) -> None:
+    steps = np.asarray(spec.steps.get(resolution, ()))
+    if steps.shape != (spec.columns.count(resolution),):
+        raise StoreError(
+            f"steps at resolution {resolution} have shape {steps.shape}; "
+            f"they must be one per column, {spec.columns.count(resolution)}"
+        )
+    if not (np.isfinite(steps).all() and (steps > 0).all()):
+        raise StoreError(f"a step at resolution {resolution} is not a finite number above 0; check the codec")
+    if np.dtype(spec.codec.dtype).kind == "f" and (steps != 1).any():
+        raise StoreError(f"the steps of {spec.codec.name} latents must be 1; take them from the codec")
+
+
+# --- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def spec_fingerprint(spec: StoreSpec) -> str:
+    """SHA-256 of all that decides a store's arrays: equal for two encodes that may continue each other."""
+    facts = {
+        "format_version": spec.columns.format_version,
+        "names": spec.names,
+        "labels": spec.labels,
+        **spec.columns.attributes(),
+        **{name: np.asarray(table, "<i4").tobytes().hex() for name, table in spec.columns.tables().items()},
+        "steps": {str(r): np.asarray(spec.steps[r], "<f4").tobytes().hex() for r in spec.resolutions},
+        "codec": spec.codec.to_dict(),
+        "model": spec.model.hash,
+        "mask": spec.mask,
+        "image": vars(spec.image),
+        "source": spec.source.fingerprint,
+        "shard": spec.row_group_size,
+        "chunk_bytes": spec.chunk_bytes,
+        **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
+        **({"embedded": True} if spec.model.embedded else {}),
+    }
+    digest = hashlib.sha256()
+    for part in _json_parts(facts):
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """JSON of `facts`, keys sorted, in parts of limited size: that of a million names, whole, takes 60 MB.
+
+    >>> "".join(_json_parts({"names": ["a.png", "b.png"], "codec": {"name": "int"}}))
+    '{"codec": {"name": "int"}, "names": ["a.png", "b.png"]}'
+    """
+    opening = "{"
+    for key, value in sorted(facts.items()):
+        yield f"{opening}{json.dumps(key)}: "
+        yield from _list_parts(value) if isinstance(value, list | tuple) else [json.dumps(value, sort_keys=True)]
+        opening = ", "
+    yield "}"
+
+
+def _list_parts(values: Sequence[Any]) -> Iterator[str]:
+    yield "["
+    for first in range(0, len(values), TABLE_CHUNK):
+        block = json.dumps(list(values[first : first + TABLE_CHUNK]), sort_keys=True)
+        yield (", " if first else "") + block[1:-1]
+    yield "]"
