@@ -19,6 +19,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.sampling import sample_images
 from hvae_codec.report import samples
 from hvae_codec_cli.app import main
+from photos import save_png
 
 
 @pytest.fixture
@@ -26,9 +27,7 @@ def work(tiny_run, photo_patches, tmp_path, monkeypatch) -> Path:
     """A folder with data/train (16 patches), data/val (8) and runs/latest, the tiny run."""
     monkeypatch.chdir(tmp_path)
     for i, patch in enumerate(photo_patches):
-        path = Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png"), patch)
     Path("runs").mkdir()
     Path("runs/latest").symlink_to(tiny_run)
     return tmp_path

@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from test_store_reader import tree
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images
 from hvae_codec.analysis.cutoff_table import ranking_path
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.prune.kl_stats import save_kl_stats
 from hvae_codec_cli.app import main
+from photos import save_png
+from stores import tree
 
 IMAGES, SHARD = 20, 8
 
@@ -24,9 +24,7 @@ def origin(tiny_run, cut_patches, tmp_path_factory) -> Path:
     """A folder with data/, runs/latest and out.zarr, whose images have sketches."""
     folder = tmp_path_factory.mktemp("work")
     for i, patch in enumerate(cut_patches(IMAGES)):
-        path = folder / "data" / f"class{i % 2}" / f"{i:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(folder / "data" / f"class{i % 2}" / f"{i:02d}.png", patch)
     shutil.copytree(tiny_run, folder / "runs" / "latest")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from hvae_codec.config import Config, config_to_toml, with_settings
 from hvae_codec.data.sources import as_source, open_images
@@ -25,6 +24,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.validation import validate
+from photos import save_png
 
 WITHOUT_CACHE = """
 import sys
@@ -51,9 +51,7 @@ except Exception as error:
 def data(tmp_path: Path, cut_patches) -> Path:
     """30 training and 7 held-out images as files: neither count is a multiple of 2 processes' batches."""
     for i, patch in enumerate(cut_patches(37)):
-        path = tmp_path / "data" / ("train" if i < 30 else "val") / f"{i:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(tmp_path / "data" / ("train" if i < 30 else "val") / f"{i:02d}.png", patch)
     return tmp_path / "data"
 
 

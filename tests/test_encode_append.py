@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from PIL import Image
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode.append import append, append_worker, open_to_append
@@ -29,6 +28,8 @@ from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.verify import verify
 from hvae_codec.store.workers import Worker, write_lock
+from photos import save_png
+from stores import tree
 
 OLD, NEW, KILLS = 21, 30, 5
 """Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
@@ -44,9 +45,7 @@ def folders(images, tmp_path_factory):
     """The old images, and the new ones, as files."""
     folder = tmp_path_factory.mktemp("photos")
     for i, image in enumerate(images):
-        path = folder / ("old" if i < OLD else "new") / "cats" / f"{i:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+        save_png(folder / ("old" if i < OLD else "new") / "cats" / f"{i:03d}.png", image)
     return folder
 
 
@@ -69,10 +68,6 @@ def first_store(model, stats, images, path: Path, *, evaluate=True, granularity=
 def path(tiny_model, stats, folders, tmp_path) -> Path:
     first_store(tiny_model, stats, source(folders, "old"), tmp_path / "out.zarr")
     return tmp_path / "out.zarr"
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(

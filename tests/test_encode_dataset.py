@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_store_reader import GRANULARITIES, make_spec, make_store
 from torch.utils.data import BatchSampler, DataLoader
 
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store import shards
+from stores import GRANULARITIES, make_spec, make_store
 
 LABELS = ["dog", "cat", "", "ant"]
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 import xarray
 import zarr
-from PIL import Image
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store, repair
 from hvae_codec.analysis.sizes import SizeMeter
@@ -28,6 +27,8 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.store.arrays import CHUNK_BYTES, chunk_length
 from hvae_codec.store.sketch import SKETCH
 from hvae_codec.store.workers import Worker
+from photos import save_png
+from stores import tree
 
 IMAGES = 600
 """Two row groups of 256 and a short one."""
@@ -72,9 +73,7 @@ def folder(images, tmp_path_factory) -> Path:
     """The images as files, in two classes, the names' order not that of writing."""
     folder = tmp_path_factory.mktemp("photos")
     for i in reversed(range(IMAGES)):
-        path = folder / ("cats" if i % 3 else "dögs") / f"{i:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(images[i].transpose(1, 2, 0)).save(path)
+        save_png(folder / ("cats" if i % 3 else "dögs") / f"{i:03d}.png", images[i])
     return folder
 
 
@@ -87,10 +86,6 @@ def source(folder):
 def store(model, source, mask, stats, tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     return encode_images(model, source, path, mask=mask, stats=stats)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def latent_bytes(store) -> int:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import zarr
 from PIL import Image
-from test_store_reader import tree, without_copy
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, open_store, repair, verify
 from hvae_codec.data.sources import as_source
@@ -23,6 +22,8 @@ from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.store.arrays import WRITE_ALL, row_group_digest
+from photos import save_png
+from stores import tree, without_copy
 
 IMAGES, SHARD = 20, 8
 
@@ -31,9 +32,7 @@ IMAGES, SHARD = 20, 8
 def folder(cut_patches, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for i, pixels in enumerate(cut_patches(IMAGES)):
-        path = folder / ("cats" if i % 3 else "dogs") / f"{i:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+        save_png(folder / ("cats" if i % 3 else "dogs") / f"{i:03d}.png", pixels)
     return folder
 
 

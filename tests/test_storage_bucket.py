@@ -18,7 +18,6 @@ import numpy as np
 import obstore
 import pytest
 from moto.server import ThreadedMotoServer
-from test_store_reader import make_spec, make_store, photo_latents, tree, write_all
 from torch.utils.data import DataLoader
 
 from hvae_codec import LatentMask, encode_images, kl_stats
@@ -33,13 +32,11 @@ from hvae_codec.storage import bucket as remote
 from hvae_codec.storage.bucket import RemotePath
 from hvae_codec.store.bucket_writer import BucketWriter
 from hvae_codec.store.open_writer import check_location
-from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import verify
 from hvae_codec.store.workers import Worker
 from hvae_codec_cli.app import main
-
-KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
+from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
 
 @pytest.fixture(scope="module")

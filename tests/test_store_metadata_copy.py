@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 from hvae_codec import open_store, repair, verify
 from hvae_codec.encode.repair import restore_metadata
 from hvae_codec.errors import StoreError
 from hvae_codec.store.arrays import attributes_checksum
 from hvae_codec.store.damage import Damage
+from stores import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 OTHER_COPY = Damage("committed/zarr.json", "has a whole copy of other metadata than the group's zarr.json", names=[])
 DAMAGED_COPY = Damage("committed/zarr.json", "has no whole copy of the store's metadata", names=[])

@@ -12,15 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
-from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import check_written, verify
-
-KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
+from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)

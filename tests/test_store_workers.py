@@ -20,6 +20,7 @@ from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_sto
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.workers import Worker, write_lock
+from stores import tree
 
 IMAGES, KILLS = 90, 5
 OPTIONS = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, seed=3)
@@ -54,10 +55,6 @@ def unbroken(tiny_model, images, stats, tmp_path_factory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     encode_images(tiny_model, images, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=OPTIONS)
     return tree(path)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def entries(folder: Path) -> list[str]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store
 
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
+from stores import GRANULARITIES, make_spec, make_store
 
 
 @pytest.fixture(params=GRANULARITIES)

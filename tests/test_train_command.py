@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hvae_codec.config import config_to_toml, load_config
 from hvae_codec_cli.app import main
+from photos import save_png
 
 
 @pytest.fixture
@@ -132,9 +132,7 @@ def test_a_terminal_gets_a_bar(train, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_python_of_the_documentation_runs(work: Path, cut_patches, monkeypatch: pytest.MonkeyPatch, capsys):
     for i, patch in enumerate(cut_patches(24, size=32)):
-        path = work / "data" / f"{i}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(work / "data" / f"{i}.png", patch)
     page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
     code = page.partition("```python\n")[2].partition("```")[0]
     exec(code.replace("train.steps=20", "train.steps=1").replace("% 10", "% 1"), {})

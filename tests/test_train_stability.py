@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import ImageSource, as_source, open_images
@@ -16,6 +15,7 @@ from hvae_codec.errors import DataError, TrainingError
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer
+from photos import save_png
 
 OPTIONS = TrainOptions(save_every=3, eval_every=100, log_every=2, validation_images=4)
 
@@ -24,9 +24,7 @@ OPTIONS = TrainOptions(save_every=3, eval_every=100, log_every=2, validation_ima
 def files(tmp_path: Path, photo_patches) -> Path:
     """20 training and 4 held-out images as files."""
     for i, patch in enumerate(photo_patches):
-        path = tmp_path / "data" / ("train" if i < 20 else "val") / f"{i:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(tmp_path / "data" / ("train" if i < 20 else "val") / f"{i:02d}.png", patch)
     return tmp_path / "data"
 
 
