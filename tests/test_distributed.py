@@ -36,9 +36,9 @@ main(sys.argv[1:])
 
 KILLED = """
 import os, signal, sys, torch
-from hvae_codec.distributed import joined
+from hvae_codec.distributed import init_distributed
 try:
-    with joined() as processes:
+    with init_distributed() as processes:
         if processes.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         processes.sum(torch.ones(1))
@@ -209,7 +209,7 @@ def test_alone_everything_is_the_identity():
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UsageError, match="2 processes were started on a machine with 1 GPUs; give torchrun"):
+    with pytest.raises(UsageError, match=r"2 processes .* 1 GPUs?; give torchrun"):
         DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cuda")
     assert DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cpu").device == "cpu"
 
@@ -218,5 +218,5 @@ def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyP
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match=r"the processes cannot be connected .* check the options of torchrun"):
+    with pytest.raises(TrainingError, match=r"cannot be connected .*options of torchrun"):
         init_distributed().__enter__()

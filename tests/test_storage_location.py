@@ -15,7 +15,7 @@ from stores import make_store
 
 @pytest.mark.parametrize("url", ["s3:/bucket/out.zarr", Path("s3://bucket/out.zarr"), "gs:/bucket/out.zarr"])
 def test_a_url_with_one_slash_is_no_folder(url):
-    with pytest.raises(UsageError, match=r"one slash where two must be; give (s3|gs)://bucket/out.zarr"):
+    with pytest.raises(UsageError, match=r"one slash .*; give (s3|gs)://bucket/out.zarr"):
         location_of(url)
 
 

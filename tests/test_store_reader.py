@@ -160,7 +160,7 @@ def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
     (torn / "0.0123abcd.partial").write_bytes(b"left over")
     (writer.partial / "committed" / "c" / "2").write_bytes(b"")  # what a power cut can leave
     (writer.partial / "zarr.77ab.partial").write_bytes(b"left over")
-    with pytest.raises(StoreError, match="is unfinished; run the same encode command again"):
+    with pytest.raises(StoreError, match="is unfinished; run the same"):
         open_store(resumed)
     again = FolderStoreWriter.create_or_resume(resumed, spec)
     assert again.pending() == [1, 2]
@@ -208,7 +208,7 @@ def test_another_encode_is_not_continued(tmp_path):
     assert spec_fingerprint(spec) != spec_fingerprint(make_spec(granularity="position"))
     others = {"codec": IntCodec(2.0), "mask": {"keep": 0.1}, "model": {"hash": "x", "config": {}}, "row_group_size": 4}
     for field, value in others.items():
-        with pytest.raises(StoreError, match="other images, another model or other settings"):
+        with pytest.raises(StoreError, match="other images, another model"):
             FolderStoreWriter.create_or_resume(path, dataclasses.replace(spec, **{field: value}))
     other = dataclasses.replace(spec, codec=IntCodec(2.0))
     assert FolderStoreWriter.create_or_resume(path, other, overwrite=True).pending() == [0, 1, 2]
@@ -217,7 +217,7 @@ def test_another_encode_is_not_continued(tmp_path):
 def test_overwrite_keeps_the_old_store_until_the_new_one_is_there(tmp_path):
     path, spec = tmp_path / "out.zarr", make_spec()
     make_store(path, spec)
-    with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
+    with pytest.raises(StoreError, match=r"exists; .*--overwrite"):
         FolderStoreWriter.create_or_resume(path, spec)
     other = make_spec(codec=IntCodec(4.0))
     writer = write_all(path, other, photo_latents(other), overwrite=True)
@@ -232,7 +232,7 @@ def test_folders_of_others_are_never_overwritten(tmp_path):
     foreign.mkdir()
     assert FolderStoreWriter.create_or_resume(foreign, make_spec(), overwrite=True).row_groups == 3
     (foreign / "cat.png").write_bytes(b"x")
-    with pytest.raises(StoreError, match="no store of this package, so it is not overwritten"):
+    with pytest.raises(StoreError, match="is not overwritten"):
         FolderStoreWriter.create_or_resume(foreign, make_spec(), overwrite=True)
     blocked = tmp_path / "out.zarr.partial"
     blocked.mkdir()
@@ -261,7 +261,7 @@ def test_numbers_that_are_no_latents_are_refused(tmp_path, codec):
     good = {k: v[8:16] for k, v in photo_latents(spec).items()}
     bad = {k: v.copy() for k, v in good.items()}
     bad[4][3, 1, 0, 2] = codec.encode(np.float32([np.nan]), np.float32(1))[0]
-    with pytest.raises(StoreError, match=r"image 11 \(photo/011-é.png\) has a latent at resolution 4"):
+    with pytest.raises(StoreError, match=r"image 11 \(photo/011-é.png\) .* resolution 4"):
         writer.write(1, bad)
     with pytest.raises(StoreError, match=r"they must be .* \(4, 2, 1, 1\)"):
         writer.write(2, good)
@@ -309,7 +309,7 @@ def test_per_image_arrays(tmp_path):
     assert store.frame.dtypes["rate"] == np.float32
     assert store.frame.loc[3].tolist() == ["photo/003-é.png", "cat", rate[3]]
     assert len(store.frame) == 20
-    with pytest.raises(StoreError, match="rate of image 3 is not a number"):
+    with pytest.raises(StoreError, match="rate of image 3 is"):
         writer.write_images("rate", np.where(rate == rate[3], np.nan, rate))
     with pytest.raises(StoreError, match="no array distortion"):
         open_store(tmp_path / "out.zarr").per_image("distortion")
@@ -324,7 +324,7 @@ def test_what_is_no_store_is_told_apart(tmp_path):
     with pytest.raises(StoreError, match=r"no zarr\.json"):
         open_store(tmp_path / "file")
     zarr.create_group(tmp_path / "foreign.zarr")
-    with pytest.raises(StoreError, match="no latent store of this package"):
+    with pytest.raises(StoreError, match="no latent store of"):
         open_store(tmp_path / "foreign.zarr")
     zarr.create_array(tmp_path / "array.zarr", shape=(1,), dtype="int16")
     with pytest.raises(StoreError, match="no readable zarr group"):
@@ -369,7 +369,7 @@ def test_damaged_metadata_are_told(tmp_path):
     original = root.read_text()
     metadata = json.loads(original)["attributes"]["hvae_codec"]
     for changes, message in (
-        ({"format_version": 3}, "format version 3, this package reads up to 2; update hvae-codec"),
+        ({"format_version": 3}, "version 3, .* up to 2; update hvae-codec"),
         ({"codec": {"name": "ans"}}, "no latent codec 'ans'"),
         ({"channels": {"2": [[0, 0]]}}, "no array z2"),
         ({"channels": {"4": [[0, 0]]}}, "array z4 is int16"),
@@ -417,7 +417,7 @@ def test_single_positions_are_refused_by_readers_that_know_version_1(tmp_path, m
     positions = make_store(tmp_path / "b.zarr", make_spec(granularity="position")).path
     monkeypatch.setattr("hvae_codec.store.reader.FORMAT_VERSION", 1)
     assert open_store(variates).latents(0)
-    with pytest.raises(StoreError, match=r"b\.zarr has format version 2, this package reads up to 1"):
+    with pytest.raises(StoreError, match=r"b\.zarr has format version 2, .* 1"):
         open_store(positions)
 
 
@@ -427,7 +427,7 @@ def test_a_lost_shard_does_not_read_as_latents(tmp_path, codec, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(codec=codec, granularity=granularity))
     (store.path / "z4" / shard_key(1, store.columns.item(4))).unlink()
     assert store.latents(7)
-    with pytest.raises(StoreError, match="array z4 lacks latents of image 8"):
+    with pytest.raises(StoreError, match=r"z4 lacks .* image 8"):
         store.latents(8)
 
 
@@ -467,7 +467,7 @@ def test_swapped_shards_fail_the_check(tmp_path, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     first, second = (store.path / "z4" / shard_key(r, store.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
-    with pytest.raises(StoreError, match="latents of images 0 to 7 are not what encode wrote"):
+    with pytest.raises(StoreError, match="images 0 to 7 are not"):
         store.check(0)
     store.check(1)
 
@@ -486,7 +486,7 @@ def test_chunks_divide_shards():
 def test_a_store_that_has_grown_since_it_was_opened_says_so(tmp_path):
     store = make_store(tmp_path / "out.zarr", make_spec(20))
     make_store(store.path, make_spec(28), overwrite=True)
-    with pytest.raises(StoreError, match="has grown or was replaced since it was opened; open it again"):
+    with pytest.raises(StoreError, match=r"replaced since .*; open it again"):
         store.check(2)
     make_store(tmp_path / "out.zarr", make_spec(10), overwrite=True)
     with pytest.raises(StoreError, match="open it again"):
@@ -529,5 +529,5 @@ def test_counts_that_the_mask_does_not_keep_are_refused_before_a_table_is_read(t
     file = store.path / "zarr.json"
     attribute = dict(store.metadata) | {"dimensions": {"1": 2, "4": 32, "16": 10**12}}
     file.write_text(with_attribute(file.read_text(), attribute))
-    with pytest.raises(StoreError, match="16': 1000000000000} dimensions, its mask keeps"):
+    with pytest.raises(StoreError, match=r"16': 1000000000000} .* mask keeps"):
         open_store(store.path)
