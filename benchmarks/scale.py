@@ -126,7 +126,7 @@ def plans(images: int, keep: float, row_group_size: int) -> Iterator[Plan]:
 
 
 def print_plans(options: argparse.Namespace) -> None:
-    found = list(plans(options.images, options.keep, options.row_group_size))
+    found = list(plans(options.images, options.keep, options.shard))
     facts: dict[str, Callable[[Plan], str]] = {
         "latent arrays": lambda plan: f"{len(plan.kept)}",
         "latents an image": lambda plan: f"{plan.latents:,}",
@@ -141,7 +141,7 @@ def print_plans(options: argparse.Namespace) -> None:
         "average shard": lambda plan: " to ".join(size(b * plan.images / plan.shards) for b in plan.bytes_per_image),
     }
     table = [[what, *(fact(plan) for plan in found)] for what, fact in facts.items()]
-    title = f"{options.images:,} images, keep {options.keep:.0%}, {options.row_group_size} images a row group"
+    title = f"{options.images:,} images, keep {options.keep:.0%}, {options.shard} images a row group"
     print_table(title, ["", *(plan.name for plan in found)], table)
     rates = [rate_row(speed, options.workers, found[-1]) for speed in (1, 10, 100, 1000)]
     print_table(f"{options.workers:,} workers", list(rates[0]), [list(row.values()) for row in rates])

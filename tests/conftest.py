@@ -7,34 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from hypothesis import settings
-from numpy.typing import NDArray
 
 from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from hvae_codec.model.checkpoint import load_model, save_model
 from hvae_codec.model.hvae import HVAE, gaussian_noise
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
+from photos import Patches, cut
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
-
-Patches = NDArray[np.uint8]
-
-
-def cut(count: int, size: int = 16, channels: int = 3) -> Patches:
-    """`count` different patches of two photographs, uint8 [count, channels, size, size]; a fourth channel is grey."""
-    photographs = [skimage.data.astronaut(), skimage.data.coffee()]
-    patches = []
-    for i in range(count):
-        pixels = photographs[i % 2]
-        top, left = 37 * i % (pixels.shape[0] - size), 101 * i % (pixels.shape[1] - size)
-        patches.append(pixels[top : top + size, left : left + size].transpose(2, 0, 1))
-    colour = np.stack(patches)
-    grey = colour.mean(axis=1, keepdims=True).astype(np.uint8)
-    return np.ascontiguousarray(np.concatenate([grey] if channels == 1 else [colour, grey], axis=1)[:, :channels])
 
 
 @pytest.fixture(autouse=True, scope="session")

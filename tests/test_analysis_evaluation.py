@@ -185,7 +185,7 @@ def test_data_and_csv(evaluation, tmp_path):
     save_image_csv(path, evaluation)
     table = pd.read_csv(path, dtype={"name": str}, keep_default_na=False)
     pd.testing.assert_frame_equal(table.drop(columns="label"), evaluation.images.drop(columns="label"))
-    with pytest.raises(DataError, match=r"images\.csv exists; give another name or pass --overwrite"):
+    with pytest.raises(DataError, match=r"images\.csv exists; .*--overwrite"):
         check_image_csv(path)
     check_image_csv(path, overwrite=True)
     with pytest.raises(DataError, match=r"is a folder"):
@@ -201,13 +201,13 @@ def test_progress_ends_with_all_images(tiny_model, photo_patches):
 
 
 def test_wrong_input(tiny_model, photo_patches):
-    with pytest.raises(UsageError, match="the number of posterior samples is 0"):
+    with pytest.raises(UsageError, match="posterior samples is 0"):
         evaluate(tiny_model, photo_patches, samples=0)
     with pytest.raises(UsageError, match="the batch size is 0"):
         evaluate(tiny_model, photo_patches, batch_size=0)
-    with pytest.raises(DataError, match="there are no images to evaluate"):
+    with pytest.raises(DataError, match="no images to evaluate"):
         evaluate(tiny_model, as_source(photo_patches).subset([]))
     broken = changed(tiny_model)
     broken.top_down.output_conv.bias[0] = math.nan
-    with pytest.raises(DataError, match="the NELBO of the image 00000000 is not finite; the model's weights are dam"):
+    with pytest.raises(DataError, match=r"00000000 is not finite; .* weights"):
         evaluate(broken, photo_patches[:2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import resource
 import tracemalloc
 from pathlib import Path
@@ -19,6 +20,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.sampling import sample_images
 from hvae_codec.report import samples
 from hvae_codec_cli.app import main
+from photos import save_png
 
 
 @pytest.fixture
@@ -26,9 +28,7 @@ def work(tiny_run, photo_patches, tmp_path, monkeypatch) -> Path:
     """A folder with data/train (16 patches), data/val (8) and runs/latest, the tiny run."""
     monkeypatch.chdir(tmp_path)
     for i, patch in enumerate(photo_patches):
-        path = Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png"), patch)
     Path("runs").mkdir()
     Path("runs/latest").symlink_to(tiny_run)
     return tmp_path
@@ -114,7 +114,9 @@ def test_one_image(work, hvae):
 
 def test_a_grid_is_replaced_when_asked(work, hvae, refused):
     Path("samples.png").write_text("mine")
-    assert refused(1, "sample", "--n", 2) == "samples.png exists; give another name or pass --overwrite"
+    sentence = refused(1, "sample", "--n", 2)
+    assert sentence.startswith("samples.png exists; ")
+    assert "--overwrite" in sentence
     assert Path("samples.png").read_text() == "mine"
     hvae("sample", "--n", 3, "--overwrite")
     assert pixels("samples.png").shape == (34, 34, 3)
@@ -174,38 +176,36 @@ def test_a_full_disk_leaves_nothing(work, capsys):
         (
             2,
             ("--temperature", "hot"),
-            "the temperature is 'hot'; give one number, a linear schedule such as 0.7:0.9, or a list such as "
-            "0.7,0.8,0.9",
+            "the temperature is 'hot'; give .* 0.7:0.9, .* 0.7,0.8,0.9",
         ),
         (
             2,
             ("--temperature", "0.7,0.9"),
-            "2 temperatures are given; give 1 for all, 3 (one a latent resolution: 2, 8, 16) or 4 (one a latent group)",
+            r"2 temperatures .* give 1 .*, 3 \(.*2, 8, 16\) or 4",
         ),
-        (2, ("--temperature=-1",), "the temperature -1 is not possible; it must be 0 (the prior's mean) or above"),
+        (2, ("--temperature=-1",), "the temperature -1 is"),
         (
             2,
             ("--output-temperature", 0),
-            "the output temperature is 0; it must be above 0, or left out for expected images",
+            "the output temperature is 0; .*above 0",
         ),
         (
             2,
             ("--out", "samples.jpg"),
-            "samples.jpg cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder",
+            r"samples.jpg cannot be written; give .*\.png .*\.npy .*folder",
         ),
         (
             2,
             ("--n", 1_000_000),
-            "a grid of 1,000,000 images has more than 89,478,485 pixels; give fewer images, or a folder for single "
-            "files",
+            "1,000,000 images .* 89,478,485 pixels; give fewer images, or a folder",
         ),
-        (1, ("--out", "data"), "data exists and is not empty; give another folder"),
-        (1, ("--out", "data", "--overwrite"), "data exists and is not empty; give another folder"),
-        (1, ("--model", "runs/none"), "there is no run at runs/none; check the path"),
+        (1, ("--out", "data"), "data exists and is not empty; give"),
+        (1, ("--out", "data", "--overwrite"), "data exists and is not empty; give"),
+        (1, ("--model", "runs/none"), "no run at runs/none; check"),
     ],
 )
 def test_sample_refuses(work, refused, code, arguments, sentence):
-    assert refused(code, "sample", *arguments) == sentence
+    assert re.search(sentence, refused(code, "sample", *arguments))
     assert sorted(p.name for p in work.iterdir()) == ["data", "runs"]
 
 
@@ -214,7 +214,7 @@ def test_png_holds_no_four_channels(work, hvae, refused, tiny_config):
     save_model(Path("runs/four"), config, HVAE(config.model).state_dict())
     for out in ("grid.png", "folder"):
         sentence = refused(2, "sample", "--model", "runs/four", "--out", out)
-        assert sentence == "PNG files hold 1 or 3 channels, this model's images have 4; give a name ending in .npy"
+        assert re.search(r"1 or 3 channels, .* 4; give .*\.npy$", sentence)
     hvae("sample", "--model", "runs/four", "--n", 2, "--out", "four.npy")
     assert np.load("four.npy").shape == (2, 16, 16, 4)
 
@@ -271,15 +271,15 @@ def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
 @pytest.mark.parametrize(
     ("code", "arguments", "sentence"),
     [
-        (1, ("missing",), "there is no missing; give a folder of images, or a .npy, .npz or zarr array"),
-        (1, ("data", "--csv", "mine.csv"), "mine.csv exists; give another name or pass --overwrite"),
-        (1, ("data", "--csv", "runs"), "runs is a folder; give the name of a file, such as evaluation.csv"),
+        (1, ("missing",), "there is no missing; give a folder of images"),
+        (1, ("data", "--csv", "mine.csv"), "mine.csv exists; .*--overwrite"),
+        (1, ("data", "--csv", "runs"), "runs is a folder; give .*evaluation.csv"),
         (
             1,
             ("data", "--csv", "mine.csv/new/images.csv"),
-            "mine.csv/new/images.csv cannot be written: {work}/mine.csv is a file; give another name",
+            "mine.csv/new/images.csv cannot be written: {work}/mine.csv is a file; give",
         ),
-        (1, ("data", "--model", "data"), "data is not a run: it holds no config.json"),
+        (1, ("data", "--model", "data"), "data is not a run: .*config.json"),
         (2, ("data", "--samples", 0), "Invalid value for '--samples': "),
         (2, ("data", "--images", 0), "Invalid value for '--images': "),
         (2, ("data", "--split", "test"), "Invalid value for '--split': "),
@@ -288,12 +288,11 @@ def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
 def test_evaluate_refuses(work, refused, code, arguments, sentence):
     Path("mine.csv").write_text("mine")
     found = refused(code, "evaluate", *arguments)
-    sentence = sentence.format(work=work)
-    assert found == sentence or (code == 2 and found.startswith(sentence))  # the rest is typer's
+    assert re.match(sentence.format(work=work), found)
     assert Path("mine.csv").read_text() == "mine"
 
 
 def test_evaluate_refuses_images_that_do_not_fit(work, refused):
     grey = Image.fromarray(np.zeros((16, 16), np.uint8))
     grey.save("data/val/class0/99.png")
-    assert refused(1, "evaluate", "data").startswith("data/val/class0/99.png is grey (1 channel) but the model takes")
+    assert refused(1, "evaluate", "data").startswith("data/val/class0/99.png is grey (1 channel)")

@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from test_store_reader import tree
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images
 from hvae_codec.analysis.cutoff_table import ranking_path
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.prune.kl_stats import save_kl_stats
 from hvae_codec_cli.app import main
+from photos import save_png
+from stores import tree
 
 IMAGES, SHARD = 20, 8
 
@@ -24,9 +24,7 @@ def origin(tiny_run, cut_patches, tmp_path_factory) -> Path:
     """A folder with data/, runs/latest and out.zarr, whose images have sketches."""
     folder = tmp_path_factory.mktemp("work")
     for i, patch in enumerate(cut_patches(IMAGES)):
-        path = folder / "data" / f"class{i % 2}" / f"{i:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch.transpose(1, 2, 0)).save(path)
+        save_png(folder / "data" / f"class{i % 2}" / f"{i:02d}.png", patch)
     shutil.copytree(tiny_run, folder / "runs" / "latest")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -109,7 +107,7 @@ def test_repair_mends_it(call):
     assert "all is well" in second
     assert tree(Path("out.zarr")) == before
     code, out, _ = call("repair", "out.zarr", "data", "--batch-size", 4)
-    assert (code, out.splitlines()[0]) == (0, "out.zarr: there was nothing to repair")
+    assert (code, "nothing to repair" in out.splitlines()[0]) == (0, True)
 
 
 def test_metadata_are_repaired_without_images(call):
@@ -122,15 +120,14 @@ def test_metadata_are_repaired_without_images(call):
     for command in (("decode", "out.zarr", "images"), ("info", "out.zarr"), ("verify", "out.zarr", "--deep")):
         code, out, err = call(*command)
         assert code == 1
-        assert "out.zarr/zarr.json is missing or damaged; `hvae-codec repair out.zarr` restores it" in err
+        assert "`hvae-codec repair out.zarr`" in err
     code, out, _ = call("repair", "out.zarr")
-    assert (code, out.splitlines()[0]) == (
-        0,
-        "out.zarr: damaged row groups: 0; files replaced: 1; zarr.json is restored from its second copy",
-    )
+    assert code == 0
+    for part in ("damaged row groups: 0; ", "files replaced: 1; ", "zarr.json is restored from"):
+        assert part in out.splitlines()[0]
     assert tree(Path("out.zarr")) == before
     code, out, _ = call("repair", "out.zarr")
-    assert (code, out.splitlines()[0]) == (0, "out.zarr: there was nothing to repair")
+    assert (code, "nothing to repair" in out.splitlines()[0]) == (0, True)
 
 
 def test_metadata_and_row_groups_are_repaired_by_one_command(call):
@@ -150,7 +147,7 @@ def test_what_cannot_be_repaired_is_said(call):
     Path("data/class0/16.png").unlink()
     code, out, _ = call("repair", "out.zarr", "data", "--batch-size", 4)
     assert code == 1
-    assert "label, name, step8 cannot be made anew" in out or "name, step8 cannot be made anew" in out
+    assert "name, step8 cannot be made anew" in out
     assert "step8/c/0" in out
 
 

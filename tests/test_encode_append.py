@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from PIL import Image
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode.append import append, append_worker, open_to_append
@@ -29,6 +28,8 @@ from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.verify import verify
 from hvae_codec.store.workers import Worker, write_lock
+from photos import save_png
+from stores import tree
 
 OLD, NEW, KILLS = 21, 30, 5
 """Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
@@ -44,9 +45,7 @@ def folders(images, tmp_path_factory):
     """The old images, and the new ones, as files."""
     folder = tmp_path_factory.mktemp("photos")
     for i, image in enumerate(images):
-        path = folder / ("old" if i < OLD else "new") / "cats" / f"{i:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+        save_png(folder / ("old" if i < OLD else "new") / "cats" / f"{i:03d}.png", image)
     return folder
 
 
@@ -69,10 +68,6 @@ def first_store(model, stats, images, path: Path, *, evaluate=True, granularity=
 def path(tiny_model, stats, folders, tmp_path) -> Path:
     first_store(tiny_model, stats, source(folders, "old"), tmp_path / "out.zarr")
     return tmp_path / "out.zarr"
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +117,7 @@ def test_again_and_again(tiny_model, stats, images, tmp_path):
     assert tree(path / "model") == tree(whole.path / "model")
     for resolution, numbers in store.stored(slice(None)).items():
         np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
-    with pytest.raises(DataError, match=r"these images are in .*out\.zarr already"):
+    with pytest.raises(DataError, match=r"in .*out\.zarr already"):
         append(tiny_model, images[8:16], path)
 
 
@@ -130,10 +125,10 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
     before = tree(path)
     old = source(folders, "old")
     for bad, message in (
-        (old, "these images are in .* already"),
-        (old.subset([3, 4]), r"has 2 of these names already, such as cats/003\.png; rename the images"),
+        (old, "in .* already"),
+        (old.subset([3, 4]), r"2 of these names.*cats/003\.png; rename"),
         (images[:0], "no image in it"),
-        (images[:5, :, :8, :8], r"images are \[3, 8, 8\]; this model takes"),
+        (images[:5, :, :8, :8], r"\[3, 8, 8\]; this model"),
     ):
         with pytest.raises(DataError, match=message):
             append(tiny_model, bad, path)
@@ -144,14 +139,14 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
         append(load_model(tmp_path / "other"), images[OLD:], path)
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, images, tmp_path / "nowhere.zarr")
-    with pytest.raises(UsageError, match="is in a bucket, where no store can take another's name; give the longer one"):
+    with pytest.raises(UsageError, match=r"is in a bucket.*; give"):
         append(tiny_model, images, "s3://bucket/out.zarr")
-    with pytest.raises(UsageError, match="several workers write the longer store under a name of its own; give it as"):
+    with pytest.raises(UsageError, match=r"several workers .*; give"):
         append_worker(tiny_model, images[OLD:], path, Worker(0, 2))
     for ending in (".partial", ".replaced", ".locks"):
-        with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
+        with pytest.raises(StoreError, match="has a name that encode needs"):
             first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
-    with write_lock(path, Worker()), pytest.raises(StoreError, match="is being written by another process"):
+    with write_lock(path, Worker()), pytest.raises(StoreError, match="written by another process"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out.zarr"]
@@ -163,13 +158,13 @@ def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path)
     row_group_size = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
     content = row_group_size.read_bytes()
     row_group_size.unlink()
-    with pytest.raises(StoreError, match="is missing from the store; repair the store first"):
+    with pytest.raises(StoreError, match=r"is missing .*; repair"):
         append(tiny_model, images[OLD:], path)
     row_group_size.write_bytes(content)
     marker = path / "committed/c/0"
     content = marker.read_bytes()
     marker.write_bytes(content[:-1])
-    with pytest.raises(StoreError, match="committed/c/0 is damaged; repair the store first"):
+    with pytest.raises(StoreError, match="committed/c/0 is damaged; repair"):
         append(tiny_model, images[OLD:], path)
     marker.write_bytes(content)
     assert len(append(tiny_model, images[OLD:], path)) == 10 + NEW
@@ -183,7 +178,7 @@ def test_tables_that_changed_places_get_no_new_fingerprint(tiny_model, images, p
     label.write_bytes(names)
     before = tree(path)
     for out in (None, tmp_path / "longer.zarr"):
-        with pytest.raises(StoreError, match=r"out\.zarr has the fingerprint of other names, labels, .* than its own"):
+        with pytest.raises(StoreError, match=r"out\.zarr has the fingerprint of other"):
             append(tiny_model, images[OLD:], path, out=out)
     assert tree(path) == before
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
@@ -195,7 +190,7 @@ def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, imag
     first_store(tiny_model, stats, images[10:20], other)
     shutil.copy(other / "z8/c/1/0/0/0", path / "z8/c/1/0/0/0")  # whole, with checksums, but of other images
     before = tree(path)
-    with pytest.raises(StoreError, match="latents of images 8 to 9 are not what encode wrote"):
+    with pytest.raises(StoreError, match="images 8 to 9 are not"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
 
@@ -215,7 +210,7 @@ def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, imag
 def test_what_a_user_added_is_not_lost(tiny_model, images, path, add, named):
     add(zarr.open_group(path, mode="r+"))
     before = tree(path)
-    with pytest.raises(StoreError, match=f"{named}.* append would lose; remove that from the store first"):
+    with pytest.raises(StoreError, match=f"{named}.* append would lose; remove"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
     longer = append(tiny_model, images[OLD : OLD + 3], path, out=path.with_name("longer.zarr"))
@@ -239,7 +234,7 @@ def test_under_another_name(tiny_model, images, folders, path, tmp_path, monkeyp
     link.symlink_to(path)
     for inside in (path, link, longer / ".." / "out.zarr"):
         for given in (path, link):
-            with pytest.raises(UsageError, match=r"new\.zarr is inside of the store; give a name beside it"):
+            with pytest.raises(UsageError, match=r"new\.zarr is inside.*; give"):
                 append(tiny_model, images[OLD:], given, out=inside / "new.zarr")
     append(tiny_model, new, link, out=(tmp_path / "again.zarr").as_uri(), batch_size=4)
     link_files = os.link
@@ -263,9 +258,9 @@ def test_another_append_to_the_same_name(tiny_model, images, folders, path, tmp_
     longer = tmp_path / "longer.zarr"
     with pytest.raises(KeyboardInterrupt):
         append(tiny_model, source(folders, "new"), path, out=longer, progress=stop)
-    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of another append or encode; finish that"):
+    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of .*; finish that"):
         append(tiny_model, images[OLD:], path, out=longer)
-    with pytest.raises(StoreError, match="give all workers of a store the same"):
+    with pytest.raises(StoreError, match="give all workers"):
         append_worker(tiny_model, images[OLD:], path, Worker(0, 2), out=longer)
     assert len(append(tiny_model, source(folders, "new"), path, out=longer)) == OLD + NEW
     assert sorted(p.name for p in tmp_path.iterdir()) == ["longer.zarr", "out.zarr"]
@@ -292,10 +287,10 @@ def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, imag
             first_store(tiny_model, stats, images[:10], path)
 
     new, longer = source(folders, "new"), tmp_path / "longer.zarr"
-    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr replaced.*; run append again"):
         append(tiny_model, new, path, out=longer, progress=replace)
     assert not longer.exists()
-    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left of another append"):
+    with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left"):
         append(tiny_model, new, path, out=longer)
 
 
@@ -306,7 +301,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
         path.rename(kept)
         first_store(tiny_model, stats, images[NEW:], path)  # of the same shapes
 
-    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr replaced.*; run append again"):
         append(tiny_model, new, path, out=longer, batch_size=4, copying=replace)
     shutil.rmtree(path)
     kept.rename(path)
@@ -318,13 +313,13 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: shutil.rmtree(path), "was removed or replaced while it was read; run append again"),
+        (lambda path: shutil.rmtree(path), "replaced.*; run append again"),
         (
             lambda path: (path / "z8/c/1/0/0/0").unlink(),
-            "z8/c/1/0/0/0 is missing from the store; repair the store first",
+            "z8/c/1/0/0/0 is missing .*; repair",
         ),
         # As a repair does to which the digest was lost, on a machine that rounds differently.
-        (lambda path: replace_file(path, "committed/c/1", marker_object(7)), "was repaired while it was copied; run"),
+        (lambda path: replace_file(path, "committed/c/1", marker_object(7)), "was repaired .*; run"),
     ],
 )
 def test_a_store_that_changes_while_its_objects_are_taken_over(
@@ -351,7 +346,7 @@ def test_a_store_that_changes_while_its_objects_are_taken_over(
 def test_a_link_to_a_store(tiny_model, images, path, tmp_path):
     link = tmp_path / "link.zarr"
     link.symlink_to(path)
-    with pytest.raises(UsageError, match=r"link\.zarr is a link; give the folder that it points to, .*out\.zarr"):
+    with pytest.raises(UsageError, match=r"link\.zarr is a link; give .*out\.zarr"):
         append(tiny_model, images[OLD:], link)
     before = open_store(path).metadata["chunk_bytes"]
     assert append(tiny_model, images[OLD:], link.resolve()).metadata["chunk_bytes"] == before
@@ -378,11 +373,11 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
     spec_of = type("Spec", (), {"names": list(range(10))})
     FolderStoreWriter(path, spec_of).write_images("age", np.arange(10))
     (tmp_path / "out.zarr.partial").rename(path)
-    with pytest.raises(StoreError, match="has age, which encode did not write and append would lose"):
+    with pytest.raises(StoreError, match=r"has age, .*append would lose"):
         append(tiny_model, images[OLD:], path)
     assert "age" not in append(tiny_model, images[OLD : OLD + 3], path, out=tmp_path / "longer.zarr").group
     shutil.move(path / "age", path / "rate")
-    with pytest.raises(StoreError, match="has the array rate, which encode did not write and append would lose"):
+    with pytest.raises(StoreError, match=r"array rate, .*append would lose"):
         append(tiny_model, images[OLD:], path)
     assert "rate" not in append(tiny_model, images[OLD : OLD + 3], path, out=tmp_path / "without.zarr").group
 
@@ -443,7 +438,7 @@ def test_a_kill_after_the_swap(tiny_model, images, folders, path, monkeypatch):
         assert len(append(tiny_model, new, path)) == len(open_store(path))  # the same call has nothing left to do
         assert tree(path) == expected
         assert [p.name for p in path.parent.iterdir()] == ["out.zarr"]
-        with pytest.raises(DataError, match=r"these images are in .* already"):
+        with pytest.raises(DataError, match=r"in .* already"):
             append(tiny_model, new, path)
         new = images[:9]
 

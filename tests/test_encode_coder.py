@@ -377,7 +377,7 @@ def test_another_model_does_not_decode(written, rgb_model):
     other = lively(RGB)
     with torch.no_grad():
         other.top_down.start.add_(1e-6)
-    with pytest.raises(StoreError, match=r"was made with model .* give the run it was made with as --model"):
+    with pytest.raises(StoreError, match=r"was made with model .*--model"):
         store.decode([0], other)
 
 
@@ -387,7 +387,7 @@ def test_columns_that_are_not_the_masks_do_not_decode(written, rgb_model):
     moved = {**store.columns.coordinates, resolution: store.columns.coordinates[resolution].copy()}
     moved[resolution][0, 1] += 1
     damaged = dataclasses.replace(store, columns=type(store.columns)(moved))
-    with pytest.raises(StoreError, match="not the latents of its mask"):
+    with pytest.raises(StoreError, match="not the latents of"):
         damaged.decode([0], rgb_model)
 
 
@@ -395,5 +395,5 @@ def test_masks_of_other_models_are_refused(rgb_model):
     other = dataclasses.replace(RGB, stages=SAME_RESOLUTION)
     mask = masks(RGB)["all"]
     for wrong in (masks(other)["all"], dataclasses.replace(mask, model_hash="0" * 64)):
-        with pytest.raises(UsageError, match="the mask was made for another model"):
+        with pytest.raises(UsageError, match="made for another model"):
             LatentCoder(rgb_model, wrong, IntCodec(), {})

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_store_reader import GRANULARITIES, make_spec, make_store
 from torch.utils.data import BatchSampler, DataLoader
 
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store import shards
+from stores import GRANULARITIES, make_spec, make_store
 
 LABELS = ["dog", "cat", "", "ant"]
 
@@ -141,7 +141,7 @@ def test_processes_share_an_epoch(store, window, replicas, epoch):
 def test_samplers_that_cannot_be(store):
     with pytest.raises(UsageError, match="window is 0"):
         RowGroupSampler(store, window=0)
-    with pytest.raises(UsageError, match="rank is 2 of 2; it must be from 0 to 1"):
+    with pytest.raises(UsageError, match=r"rank is 2 of 2; .*0 to 1"):
         RowGroupSampler(store, rank=2, replicas=2)
 
 
@@ -151,5 +151,5 @@ def test_damage_is_an_error_here_too(tmp_path):
     row_group_size.unlink()
     dataset = LatentDataset(store)
     assert dataset[7]
-    with pytest.raises(StoreError, match="z16 lacks latents of image 8"):
+    with pytest.raises(StoreError, match=r"z16 lacks .* 8"):
         dataset[8]

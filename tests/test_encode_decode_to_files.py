@@ -112,7 +112,7 @@ def test_grey_images(tiny_config, cut_patches, tmp_path):
             with Image.open(out / "00000001.png") as file:
                 assert (file.mode, file.size) == ("L", (16, 16))
         else:
-            with pytest.raises(DataError, match="hold 1 or 3 channels, these images have 2; decode with --format npy"):
+            with pytest.raises(DataError, match=r"1 or 3 channels, .* 2; .*--format npy"):
                 decode_to_folder(store, model, out)
             assert not out.exists()
             decode_to_folder(store, model, out, file_format="npy")
@@ -129,7 +129,7 @@ def test_names_never_lead_out_of_the_folder(tiny_model, make_store, tmp_path, na
     if name in ("../x.png", "/etc/x", "C:\\x"):
         store = make_store(["good.png", name])
         out = tmp_path / "below" / "out"
-        with pytest.raises(StoreError, match="leads out of the folder; decode with --format npy"):
+        with pytest.raises(StoreError, match=r"leads out of.*--format npy"):
             decode_to_folder(store, tiny_model, out)
         assert not files(tmp_path)
         decode_to_folder(store, tiny_model, out, file_format="npy")
@@ -161,7 +161,7 @@ DEVICES = ["CON", "nul.png", "a/Aux.tar.gz", "COM1/x.png", "lpt9.jpg", "LPT²", 
 
 @pytest.mark.parametrize("name", [*DEVICES, "a.png:stream", "12:30.png", "a./b.png", ".. /b.png", "a /b.png", "b.png "])
 def test_names_that_mean_something_else_on_windows_are_refused_there(name):
-    with pytest.raises(StoreError, match="leads out of the folder; decode with --format npy"):
+    with pytest.raises(StoreError, match=r"leads out of.*--format npy"):
         _inside(name, windows=True)
     assert _inside(name, windows=False) == PurePosixPath(name)
 
@@ -181,14 +181,14 @@ def test_names_that_the_file_system_takes_for_one_do_not_overwrite(
     if same:  # as where case does not count
         lowered = lambda names: [PurePosixPath(str(path).lower()) for path in png_names(names)]  # noqa: E731
         monkeypatch.setattr("hvae_codec.encode.decode_to_files.png_names", lowered)
-    with pytest.raises(StoreError, match=r"two images would be written to [ab]\.png"):
+    with pytest.raises(StoreError, match=r"two images .* [ab]\.png"):
         decode_to_folder(store, tiny_model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_two_images_of_one_name(make_store, tiny_model, tmp_path):
     store = make_store(["a.png", "b.png", "a.png"])
-    with pytest.raises(StoreError, match=r"two images would be written to a\.png; decode with --format npy"):
+    with pytest.raises(StoreError, match=r"two images .* a\.png; .*--format npy"):
         decode_to_folder(store, tiny_model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     decode_to_folder(store, tiny_model, tmp_path / "out", file_format="npy")
@@ -202,7 +202,7 @@ def test_collisions():
         "a.PNG.png",
         "b/a.png",
     ]
-    with pytest.raises(StoreError, match=r"two images would be written to a\.jpg\.png; decode with --format npy"):
+    with pytest.raises(StoreError, match=r"two images .* a\.jpg\.png; .*--format npy"):
         png_names(["a.jpg", "a.png", "a.jpg.png"])
 
 
@@ -212,7 +212,7 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(store, tiny_model, tmp_path, 
     out.mkdir()
     decode_to_folder(store, tiny_model, out, file_format=file_format)
     before = {name: (out / name).read_bytes() for name in files(out)}
-    with pytest.raises(DataError, match="exists and is not empty; give another folder"):
+    with pytest.raises(DataError, match="is not empty; give"):
         decode_to_folder(store, tiny_model, out, file_format=file_format)
     assert {name: (out / name).read_bytes() for name in files(out)} == before
     (tmp_path / "file").write_text("mine")

@@ -14,7 +14,6 @@ import pytest
 import torch
 import xarray
 import zarr
-from PIL import Image
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store, repair
 from hvae_codec.analysis.sizes import SizeMeter
@@ -28,6 +27,8 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.store.arrays import CHUNK_BYTES, chunk_length
 from hvae_codec.store.sketch import SKETCH
 from hvae_codec.store.workers import Worker
+from photos import save_png
+from stores import tree
 
 IMAGES = 600
 """Two row groups of 256 and a short one."""
@@ -72,9 +73,7 @@ def folder(images, tmp_path_factory) -> Path:
     """The images as files, in two classes, the names' order not that of writing."""
     folder = tmp_path_factory.mktemp("photos")
     for i in reversed(range(IMAGES)):
-        path = folder / ("cats" if i % 3 else "dögs") / f"{i:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(images[i].transpose(1, 2, 0)).save(path)
+        save_png(folder / ("cats" if i % 3 else "dögs") / f"{i:03d}.png", images[i])
     return folder
 
 
@@ -87,10 +86,6 @@ def source(folder):
 def store(model, source, mask, stats, tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "out.zarr"
     return encode_images(model, source, path, mask=mask, stats=stats)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def latent_bytes(store) -> int:
@@ -221,7 +216,7 @@ def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, gr
     with pytest.raises(Stop):
         encode_images(model, source, path, mask=mask, stats=stats, progress=stop)
     assert not path.exists()
-    with pytest.raises(StoreError, match="is unfinished; run the same encode command again"):
+    with pytest.raises(StoreError, match="is unfinished; run the same"):
         open_store(path)
     seen: list[int] = []
     encode_images(model, source, path, mask=mask, stats=stats, progress=lambda done, total: seen.append(done))
@@ -277,7 +272,7 @@ def test_another_encode_does_not_go_on(source, model, mask, stats, tmp_path):
         (source, LatentMask.from_keep(stats, 0.2)),
         (source, positions),
     ):
-        with pytest.raises(StoreError, match="unfinished store of other images, another model or other settings"):
+        with pytest.raises(StoreError, match="unfinished store of other images"):
             encode_images(model, other, path, mask=kept, stats=stats)
     start(source.subset(range(300)), mask, options=EncodeOptions(overwrite=True))
 
@@ -286,7 +281,7 @@ def test_a_store_is_overwritten_only_when_asked(images, model, mask, stats, tmp_
     path = tmp_path / "out.zarr"
     encode_images(model, images[:5], path, mask=mask, stats=stats)
     before = tree(path)
-    with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
+    with pytest.raises(StoreError, match=r"exists; .*--overwrite"):
         encode_images(model, images[:9], path, mask=mask, stats=stats)
     assert tree(path) == before
     encode_images(model, images[:9], path, mask=mask, stats=stats, options=EncodeOptions(overwrite=True))
@@ -308,7 +303,7 @@ def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path)
     }
     path = tmp_path / "out.zarr"
     for name, other in wrong.items():
-        with pytest.raises(UsageError, match="the mask was made for another model"):
+        with pytest.raises(UsageError, match="made for another model"):
             encode_images(model, images[:5], path, mask=other, stats=stats)
         assert not list(tmp_path.iterdir()), name
     nothing = LatentMask(tuple(keep & False for keep in mask.keep), mask.resolutions)
@@ -318,7 +313,7 @@ def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path)
         (images[:0], "no image in it"),
         (as_source(images).subset([]), "no images to encode"),
         (images[:5].astype(float), "give uint8"),
-        (images[:5, :1], r"images are \[1, 16, 16\]; this model takes \[3, 16, 16\]"),
+        (images[:5, :1], r"\[1, 16, 16\]; .* \[3, 16, 16\]"),
         (images[:5, :, :8, :8], r"images are \[3, 8, 8\]"),
     ):
         with pytest.raises(DataError, match=message):
@@ -330,7 +325,7 @@ def test_what_cannot_be_encoded_is_refused(images, model, mask, stats, tmp_path)
 
 def test_statistics_of_another_model_are_refused(images, model, mask, stats, tmp_path):
     other = type(stats)(stats.kl_bits[:-1], stats.posterior_std[:-1], stats.images, "0" * 64)
-    with pytest.raises(UsageError, match="statistics were measured with another model"):
+    with pytest.raises(UsageError, match="measured with another model"):
         encode_images(model, images[:5], tmp_path / "out.zarr", mask=mask, stats=other)
 
 

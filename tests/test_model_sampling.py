@@ -85,9 +85,9 @@ def test_batches_are_made_when_they_are_asked_for(tiny_model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "the number of images is 0; it must be at least 1"),
-        ({"batch_size": 0}, "the batch size is 0; it must be at least 1"),
-        ({"output_temperature": 0.0}, "the output temperature is 0; it must be above 0"),
+        ({"count": 0}, "the number of images is 0;"),
+        ({"batch_size": 0}, "the batch size is 0;"),
+        ({"output_temperature": 0.0}, "the output temperature is 0;"),
         ({"output_temperature": float("nan")}, "the output temperature is nan"),
         ({"temperature": "hot"}, "the temperature is 'hot'"),
     ],

@@ -69,7 +69,7 @@ def test_one_wish():
     assert read_wish() == CutoffSpec(keep=0.03)
     assert read_wish(tolerance="1%", granularity="position") == CutoffSpec(tolerance=0.01, granularity="position")
     for two in (("3%", "0.1"), ("3%,5%",), ("", "", "1%", Path("a.json"))):
-        with pytest.raises(UsageError, match="give one of --keep, --cutoff, --tolerance and --mask"):
+        with pytest.raises(UsageError, match=r"give one of --keep, .*--mask"):
             read_wish(*two)
 
 
@@ -93,11 +93,11 @@ def test_wishes_become_masks(tiny_model, stats, tmp_path):
 def test_masks_that_cannot_be_used(tiny_model, stats, tmp_path):
     mask = LatentMask.from_keep(stats, 0.3)
     save_mask(tmp_path / "other.json", LatentMask(mask.keep, mask.resolutions, "another"))
-    with pytest.raises(UsageError, match=r"other.json: the mask was made for another model"):
+    with pytest.raises(UsageError, match=r"other.json: .* another model"):
         CutoffSpec(file=tmp_path / "other.json").cutoff(tiny_model, stats)
     with pytest.raises(ModelError, match="cannot read the mask"):
         CutoffSpec(file=tmp_path / "nowhere.json").cutoff(tiny_model, stats)
-    with pytest.raises(UsageError, match="no latent dimension has more than 1e\\+09 bits"):
+    with pytest.raises(UsageError, match=r"more than 1e\+09 bits"):
         CutoffSpec(bits=1e9, granularity="position").cutoff(tiny_model, stats)
 
 
@@ -106,4 +106,4 @@ def test_less_than_one_variate_is_said(tiny_model, stats):
     assert "The highest-ranked variate alone holds" in wish.cutoff(tiny_model, stats).note
     single = CutoffSpec(keep=1e-6, granularity="position").cutoff(tiny_model, stats)
     assert single.mask.kept_dims == 1
-    assert "The highest-ranked latent dimension alone holds" in single.note
+    assert "highest-ranked latent dimension alone" in single.note

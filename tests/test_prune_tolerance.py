@@ -59,9 +59,9 @@ def test_nothing_less_is_tolerable(tiny_model, images, stats):
     found = find_tolerated(tiny_model, images, upside_down, 0.0)
     assert found.mask.kept_dims == found.mask.dims
     assert (found.change, found.loss, found.confidence) == (0.0, 0.0, 1.0)
-    assert tolerance_sentence(found) == (
-        "No smaller mask was found that loses at most 0% of the NELBO on 12 held-out images; kept all latents."
-    )
+    sentence = tolerance_sentence(found)
+    for part in ("No smaller mask", "at most 0% ", "12 held-out images", "kept all"):
+        assert part in sentence
 
 
 def test_one_image_gives_no_confidence(tiny_model, images, stats):
@@ -72,7 +72,8 @@ def test_one_image_gives_no_confidence(tiny_model, images, stats):
 
 def test_it_is_said_how_sure_it_is(stats):
     text = tolerance_sentence(Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.001, 0.977, 800))
-    assert "change the NELBO by +0.400% ± 0.050%, below 0.5% with 98% confidence, on the 800 held-out images" in text
+    for part in ("+0.400% ± 0.050%", "below 0.5%", "98% confidence", "800 held-out images"):
+        assert part in text
     sure = Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.0001, 1.0, 800)
     assert "with more than 99% confidence" in tolerance_sentence(sure)
 
@@ -105,10 +106,10 @@ def test_progress_ends_where_all_is_done(tiny_model, images, stats):
 
 @pytest.mark.parametrize("tolerance", [-0.01, math.nan])
 def test_tolerances_that_cannot_be(tiny_model, images, stats, tolerance):
-    with pytest.raises(UsageError, match="it must be at least 0% of the NELBO"):
+    with pytest.raises(UsageError, match="at least 0%"):
         find_tolerated(tiny_model, images, stats, tolerance)
 
 
 def test_no_images(tiny_model, images, stats):
-    with pytest.raises(DataError, match="no images to measure the NELBO on"):
+    with pytest.raises(DataError, match="no images to measure"):
         find_tolerated(tiny_model, as_source(images).subset([]), stats, 0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -167,7 +168,7 @@ def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
 
 
 def test_what_is_neither_a_run_nor_a_store(tmp_path):
-    with pytest.raises(DataError, match=r"is neither a store .* nor a run"):
+    with pytest.raises(DataError, match=r"is neither .* nor a run"):
         describe(tmp_path)
     with pytest.raises(StoreError, match="there is no store"):
         describe(tmp_path / "nowhere")
@@ -246,17 +247,19 @@ def best(images: int = 800, **changes: float) -> str:
 
 def test_whether_a_cutoff_improves_the_bound():
     assert best() == "No cutoff improves the bound."
-    better = "b improves the bound by 0.00300 bits/dim: 3.0 standard errors, "
-    assert f"{better}significant at the 5% level for the best of 3 cutoffs" in best(nelbo_change=-0.003)
-    assert f"{better}which may be chance" in best(images=3, nelbo_change=-0.003)  # Student's t: 5.3 are needed
-    assert "2.0 standard errors, which may be chance" in best(nelbo_change=-0.002)  # of three, 2.13 are needed
+    sure, unsure = best(nelbo_change=-0.003), best(images=3, nelbo_change=-0.003)
+    for sentence in (sure, unsure):
+        assert "b improves the bound by 0.00300 bits/dim: 3.0 standard" in sentence
+    assert "best of 3 cutoffs" in sure
+    assert "chance" in unsure  # Student's t: 5.3 are needed
+    assert re.search("2.0 standard .* chance", best(nelbo_change=-0.002))  # of three, 2.13 are needed
     assert "one image says nothing" in best(nelbo_change=-0.002, nelbo_change_se=math.nan)
     assert best_sentence(pd.DataFrame([{"rule": "keep 100%", "nelbo_change": 0.0, "kept_dims": 9, "dims": 9}]), 5) == ""
 
 
 def test_a_table_that_lacks_figures(analysis, run):
     save_table(run / FOLDER, analysis.table.assign(nelbo=math.nan), ABOUT)
-    with pytest.raises(ModelError, match=r"cutoffs.json lacks figures; make it again"):
+    with pytest.raises(ModelError, match=r"cutoffs.json lacks figures; make"):
         describe(run)
 
 
@@ -273,9 +276,9 @@ def test_folders_that_are_not_of_an_analysis(tmp_path):
     check_folder(tmp_path / "new")
     check_folder(tmp_path)
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(DataError, match=r"holds report.html, which is not of an analysis; give another --out"):
+    with pytest.raises(DataError, match=r"holds report.html, .*; give another --out"):
         check_folder(tmp_path)
     (tmp_path / "cutoffs.json").write_text("{}")
     check_folder(tmp_path)
-    with pytest.raises(DataError, match="is no folder; give another --out"):
+    with pytest.raises(DataError, match="no folder; give another --out"):
         check_folder(tmp_path / "report.html")

@@ -18,7 +18,6 @@ import numpy as np
 import obstore
 import pytest
 from moto.server import ThreadedMotoServer
-from test_store_reader import make_spec, make_store, photo_latents, tree, write_all
 from torch.utils.data import DataLoader
 
 from hvae_codec import LatentMask, encode_images, kl_stats
@@ -33,13 +32,11 @@ from hvae_codec.storage import bucket as remote
 from hvae_codec.storage.bucket import RemotePath
 from hvae_codec.store.bucket_writer import BucketWriter
 from hvae_codec.store.open_writer import check_location
-from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import verify
 from hvae_codec.store.workers import Worker
 from hvae_codec_cli.app import main
-
-KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
+from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +167,7 @@ def test_a_forked_process_says_what_to_do(tmp_path, bucket):
         store = open_store(url)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "getpid", lambda: 0)
-            with pytest.raises(UsageError, match="cannot be read in a forked process; start processes with spawn"):
+            with pytest.raises(UsageError, match=r"forked process; .* spawn"):
                 read(store)
 
 
@@ -195,7 +192,7 @@ def test_a_store_written_to_a_bucket_has_the_same_objects(tmp_path, bucket, gran
     write_rows(writer, latents, [1, 0])
     assert writer.pending() == [2]
     assert not writer.finish()
-    with pytest.raises(StoreError, match=r"out.zarr is unfinished; run the same encode command again to finish it$"):
+    with pytest.raises(StoreError, match=r"out\.zarr is unfinished; run the same"):
         open_store(url)
     again = bucket_writer(url, spec)  # in another process, after a kill
     assert again.pending() == [2]
@@ -267,13 +264,13 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
     write_rows(bucket_writer(url, spec), photo_latents(spec), [0])
     with pytest.raises(StoreError, match="unfinished store of other images"):
         bucket_writer(url, other)
-    with pytest.raises(StoreError, match="give all workers of a store the same"):
+    with pytest.raises(StoreError, match="give all workers"):
         bucket_writer(url, other, overwrite=True, worker=Worker(0, 2))
     writer = bucket_writer(url, other, overwrite=True)
     write_rows(writer, photo_latents(other), writer.own_pending())
     assert writer.finish()
     assert remote_tree(url) == tree(make_store(tmp_path / "other.zarr", other).path)
-    with pytest.raises(StoreError, match=r"out.zarr exists; give another name or pass --overwrite"):
+    with pytest.raises(StoreError, match=r"out\.zarr exists; .*--overwrite"):
         bucket_writer(url, spec)
     with pytest.raises(StoreError, match="several workers cannot replace it"):
         bucket_writer(url, spec, overwrite=True, worker=Worker(0, 2))
@@ -283,7 +280,7 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
     assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", spec).path)
     for key in ("mine/notes.txt", "theirs/zarr.json"):
         obstore.put(RemotePath.of(url).bucket.client, key, b"{}")
-        with pytest.raises(StoreError, match="no store of this package, so it is not overwritten"):
+        with pytest.raises(StoreError, match="is not overwritten"):
             bucket_writer(f"{bucket}/{key.split('/')[0]}", spec, overwrite=True)
 
 
@@ -301,15 +298,15 @@ def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(BucketWriter, "_write_shard", overtaken)
         for _ in range(2):  # right before the digest, and before anything is written
-            with pytest.raises(StoreError, match="was removed or replaced while it was written"):
+            with pytest.raises(StoreError, match="replaced while it was written"):
                 write_rows(slow, latents, [0])
-    with pytest.raises(StoreError, match="was removed or replaced while it was written"):
+    with pytest.raises(StoreError, match="replaced while it was written"):
         slow.finish()
     assert fast.pending() == [0, 1, 2]
     write_rows(fast, photo_latents(second), fast.own_pending())
     assert fast.finish()
     assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", second).path)
-    with pytest.raises(StoreError, match="has a name that encode needs for unfinished stores"):
+    with pytest.raises(StoreError, match="has a name that encode needs"):
         bucket_writer(f"{url}.partial", first)
 
 
@@ -404,9 +401,9 @@ def test_append_in_a_bucket_gives_the_objects_of_a_folder(
     assert verify(f"{bucket}/new.zarr", deep=True).ok
     assert remote_tree(url) == tree(shorter)
     for taken in ("out.zarr", "new.zarr"):
-        with pytest.raises(StoreError, match=rf"^s3://images/{taken} exists; give another name$"):
+        with pytest.raises(StoreError, match=rf"^s3://images/{taken} exists; give"):
             append(tiny_model, photo_patches[OLD:], url, out=f"{bucket}/{taken}")
-    with pytest.raises(UsageError, match="is in a bucket, where no store can take another's name; give the longer one"):
+    with pytest.raises(UsageError, match=r"is in a bucket.*; give"):
         append(tiny_model, photo_patches[OLD:], url)
     # And on to a folder and back, by way of this machine.
     append(tiny_model, photo_patches[OLD:], url, out=tmp_path / "down.zarr", batch_size=4)
@@ -429,7 +426,7 @@ def test_an_append_killed_at_any_request_goes_on(bucket, tiny_model, photo_patch
         with pytest.raises(StoreError, match="unfinished" if allowed else "there is no store"):
             open_store(new)
         if allowed > 28:
-            with pytest.raises(StoreError, match=r"new\.zarr is left of another append or encode; finish that"):
+            with pytest.raises(StoreError, match=r"new\.zarr is left of .*; finish that"):
                 append(tiny_model, photo_patches[:5], url, out=new)
         work()
     assert written[53:] in ([], ["new.zarr/zarr.json"], ["new.zarr/zarr.json", ["new.zarr/unfinished.json"]])
@@ -455,11 +452,11 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     upload(shorter, url := f"{bucket}/out.zarr")
     path, new = RemotePath.of(url), f"{bucket}/new.zarr"
     for key, content, message in (
-        ("z8/c/1/0/0/0", None, "z8/c/1/0/0/0 is missing from the store; repair the store first"),
-        ("committed/c/0", b"digest", "committed/c/0 is damaged; repair the store first"),
-        ("z8/c/2/0/0/0", b"latents", "out.zarr: array z8 is damaged at images 8 to 9"),
-        ("rate/zarr.json", b"{}", "out.zarr: the metadata of array rate are damaged"),
-        ("label/c/0", (path / "name/c/0").read_bytes(), "out.zarr has the fingerprint of other names, labels"),
+        ("z8/c/1/0/0/0", None, "z8/c/1/0/0/0 is missing .*; repair"),
+        ("committed/c/0", b"digest", "committed/c/0 is damaged; repair"),
+        ("z8/c/2/0/0/0", b"latents", "out.zarr: .*z8 is damaged .*8 to 9"),
+        ("rate/zarr.json", b"{}", "out.zarr: .*metadata of array rate"),
+        ("label/c/0", (path / "name/c/0").read_bytes(), "out.zarr has the fingerprint of other"),
     ):
         path.delete([key]) if content is None else (path / key).write_bytes(content)
         with pytest.raises(StoreError, match=rf"^s3://images/{message}" if "out.zarr" in message else message):
@@ -470,7 +467,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     def replace(done: int, total: int) -> None:
         path.delete(["zarr.json"])
 
-    with pytest.raises(StoreError, match=r"out\.zarr was removed or replaced while it was read; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr replaced.*; run append again"):
         append(tiny_model, photo_patches[OLD:], url, out=new, progress=replace)
     with pytest.raises(StoreError, match="unfinished"):
         open_store(new)
@@ -519,14 +516,14 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        ((403, error("AccessDenied")), "access is denied; check the credentials and what they allow"),
-        ((403, error("InvalidAccessKeyId")), "the credentials are wrong or have expired; set others"),
-        ((403, error("SignatureDoesNotMatch")), "the credentials are wrong or have expired; set others"),
-        ((500, ""), "the server refused it again and again; try later"),
-        ((429, ""), "the server refused it again and again; try later"),
-        ((503, error("SlowDown")), "the server refused it again and again; try later"),
-        ((404, error("NoSuchBucket")), "there is no such bucket; check the URL, the region and the endpoint"),
-        ((301, error("PermanentRedirect")), "the bucket is in another region; set AWS_REGION"),
+        ((403, error("AccessDenied")), "access is denied; check the credentials"),
+        ((403, error("InvalidAccessKeyId")), "the credentials are wrong"),
+        ((403, error("SignatureDoesNotMatch")), "the credentials are wrong"),
+        ((500, ""), "the server refused it again"),
+        ((429, ""), "the server refused it again"),
+        ((503, error("SlowDown")), "the server refused it again"),
+        ((404, error("NoSuchBucket")), "there is no such bucket; check"),
+        ((301, error("PermanentRedirect")), "another region; set AWS_REGION"),
         ((418, "a teapot"), "Generic S3 error: Error performing"),
     ],
 )
@@ -538,7 +535,7 @@ def test_an_answer_that_is_no_object_is_one_sentence(server, monkeypatch, answer
             with pytest.raises(UnreachableError) as raised:
                 read()
             assert str(raised.value).startswith("s3://images/out.zarr")
-            assert f"cannot be reached: {sentence}" in str(raised.value)
+            assert sentence in str(raised.value).partition("cannot be reached: ")[2]
             assert "\n" not in str(raised.value)
 
 
@@ -551,17 +548,17 @@ def test_no_bucket_no_credentials_and_no_network_are_told_apart(server, monkeypa
         lambda url: check_location(url, False),
         lambda url: bucket_writer(url, spec),
     ):
-        with pytest.raises(UnreachableError, match=r"^s3://nowhere/out.zarr.* there is no such bucket; check the URL"):
+        with pytest.raises(UnreachableError, match=r"^s3://nowhere/out.zarr.* no such bucket; check"):
             attempt("s3://nowhere/out.zarr")
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", closed)
-    with pytest.raises(UnreachableError, match="there is no answer; check the network and the endpoint"):
+    with pytest.raises(UnreachableError, match="no answer; check the network"):
         open_store("s3://images/out.zarr")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", closed)
-    with pytest.raises(UnreachableError, match=r"there are no credentials; set AWS_ACCESS_KEY_ID and "):
+    with pytest.raises(UnreachableError, match=r"no credentials; set AWS_ACCESS_KEY_ID"):
         open_store("s3://images/out.zarr")
 
 
@@ -582,9 +579,9 @@ def refused(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("s3://bucket", "is no URL of a store; give one such as s3://bucket/out.zarr"),
-        ("s3:///out.zarr", "is no URL of a store"),
-        ("ftp://host/out.zarr", "is a URL of an unknown kind; give a path, or one of s3://, gs://, file://"),
+        ("s3://bucket", "is no URL .*s3://bucket/out.zarr"),
+        ("s3:///out.zarr", "is no URL"),
+        ("ftp://host/out.zarr", "unknown kind; give .*s3://, gs://, file://"),
         ("file://host/out.zarr", "is on another machine"),
     ],
 )
@@ -596,7 +593,7 @@ def test_urls_of_no_store(url, sentence):
 def test_without_obstore_a_url_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(UsageError, match=r"s3://bucket .*not installed; pip install 'hvae-codec\[remote\]'$"):
+    with pytest.raises(UsageError, match=r"s3://bucket .*pip install 'hvae-codec\[remote\]'$"):
         open_store("s3://bucket/out.zarr")
 
 
@@ -623,7 +620,8 @@ def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     encoding = ("encode", "--model", run, "--keep", "10%", "--shard", "8", "--evaluate", "none", images, url)
     assert call(*encoding, "--worker", "1/2")[0] == 0
-    assert call("info", url) == (1, f"hvae-codec: {url} is unfinished; run the same encode command again to finish it")
+    code, said = call("info", url)
+    assert (code, said.startswith(f"hvae-codec: {url} is unfinished; run")) == (1, True)
     assert call(*encoding)[0] == 0
     assert f"{url}: 24 images" in call("info", url)[1]
     assert "24 images in 3 row groups" in call("verify", url)[1]
@@ -636,12 +634,10 @@ def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
     assert call("verify", url)[0] == 0
     np.save(tmp_path / "more.npy", 255 - photo_patches.transpose(0, 2, 3, 1))
     appending = ("append", "--model", run, tmp_path / "more.npy", url)
-    assert "is in a bucket, where no store can take another's name; give the longer one --out" in call(*appending)[1]
+    assert "longer one --out" in call(*appending)[1]
     assert "Worker 1/2 is done" in call(*appending, "--out", f"{bucket}/new.zarr", "--worker", "1/2")[1]
     assert f"{bucket}/new.zarr: 48 images" in call(*appending, "--out", f"{bucket}/new.zarr")[1]
-    assert call(*encoding) == (1, f"hvae-codec: {url} exists; give another name or pass --overwrite")
+    code, said = call(*encoding)
+    assert (code, said.startswith(f"hvae-codec: {url} exists; ")) == (1, True)
     code, said = call("info", "s3://nowhere/out.zarr")
-    assert (code, said.partition("cannot be reached: ")[2]) == (
-        1,
-        "there is no such bucket; check the URL, the region and the endpoint",
-    )
+    assert (code, "cannot be reached: there is no such bucket" in said) == (1, True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_store_reader import make_store
 
 from hvae_codec.errors import UsageError
 from hvae_codec.storage.location import location_of
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import verify
+from stores import make_store
 
 
 @pytest.mark.parametrize("url", ["s3:/bucket/out.zarr", Path("s3://bucket/out.zarr"), "gs:/bucket/out.zarr"])
 def test_a_url_with_one_slash_is_no_folder(url):
-    with pytest.raises(UsageError, match=r"one slash where two must be; give (s3|gs)://bucket/out.zarr"):
+    with pytest.raises(UsageError, match=r"one slash .*; give (s3|gs)://bucket/out.zarr"):
         location_of(url)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 from hvae_codec import open_store, repair, verify
 from hvae_codec.encode.repair import restore_metadata
 from hvae_codec.errors import StoreError
 from hvae_codec.store.arrays import attributes_checksum
 from hvae_codec.store.damage import Damage
+from stores import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 OTHER_COPY = Damage("committed/zarr.json", "has a whole copy of other metadata than the group's zarr.json", names=[])
 DAMAGED_COPY = Damage("committed/zarr.json", "has no whole copy of the store's metadata", names=[])
@@ -31,7 +31,7 @@ def assert_restored(path: Path, whole: dict[str, bytes]) -> None:
     (damage,) = verify(path).damages
     assert damage.file == "zarr.json"
     if damage.problem != "does not say that it is a zarr group":  # without which it can be read
-        with pytest.raises(StoreError, match=r"zarr\.json is missing or damaged; `hvae-codec repair .*out\.zarr` rest"):
+        with pytest.raises(StoreError, match=r"zarr\.json is .*; `hvae-codec repair .*out\.zarr`"):
             open_store(path)
     report = repair(path)
     assert (report.after.ok, report.rewritten, report.notes) == (True, ["zarr.json"], [])
@@ -146,7 +146,7 @@ def test_the_copy_of_another_store_is_not_put_over_damaged_metadata(path, other,
         assert tree(path) == whole
         return
     before = tree(path)
-    with pytest.raises(StoreError, match="another store's; restore one of the two"):
+    with pytest.raises(StoreError, match="another store's; restore"):
         repair(path)
     assert tree(path) == before
 
@@ -199,7 +199,7 @@ def test_stores_without_a_copy_are_as_they_were(path):
     assert [*restore_metadata(path), *repair(path).rewritten] == []
     content = (path / "zarr.json").read_bytes()
     (path / "zarr.json").write_bytes(content.replace(b'"image"', b'"imagf"'))
-    with pytest.raises(StoreError, match="its metadata are damaged, they have another checksum"):
+    with pytest.raises(StoreError, match=r"metadata are damaged, .*checksum"):
         open_store(path)
     report = repair(path)
     assert (report.rewritten, [damage.file for damage in report.after.damages]) == ([], ["zarr.json"])
@@ -217,5 +217,5 @@ def test_a_newer_version_is_no_damage(path, damage):
     if damage == "none":
         zarr.open_array(path / "committed", mode="r+").update_attributes({"hvae_codec_copy": json.dumps(metadata)})
     for call in (open_store, verify, repair):
-        with pytest.raises(StoreError, match="has format version 3, this package reads up to 2"):
+        with pytest.raises(StoreError, match=r"version 3, .* up to 2"):
             call(path)

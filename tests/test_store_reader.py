@@ -9,83 +9,27 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from skimage import data
 
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store import reader as store_module
-from hvae_codec.store.arrays import attributes_checksum, chunk_length, shard_key, spec_fingerprint
-from hvae_codec.store.columns import PositionColumns, VariateColumns
+from hvae_codec.store.arrays import chunk_length, shard_key, spec_fingerprint
+from hvae_codec.store.columns import VariateColumns
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
-from hvae_codec.store.reader import FolderStoreWriter, StoreSpec, open_store
-
-CHANNELS = {16: ((4, 1), (5, 0)), 8: (), 4: ((2, 0), (2, 3), (3, 1)), 1: ((0, 0), (0, 2))}
-STEPS = {16: np.array([0.5, 0.3], np.float32), 4: np.array([0.1, 0.2, 1.5], np.float32), 1: np.ones(2, np.float32)}
-GRANULARITIES = ["variate", "position"]
-
-
-def kept_positions(r):
-    """Channel in `CHANNELS`, y and x of the latent dimensions that a store of granularity position keeps."""
-    channels = len(CHANNELS[r])
-    return np.argwhere(np.add.outer(np.arange(channels), np.add.outer(np.arange(r), 2 * np.arange(r))) % 3 < 2)
-
-
-def make_columns(granularity):
-    pairs = {r: np.array(pairs, np.int32).reshape(-1, 2) for r, pairs in CHANNELS.items()}
-    if granularity == "variate":
-        return VariateColumns(pairs)
-    kept = {r: kept_positions(r) for r in CHANNELS}
-    return PositionColumns({r: np.hstack([pairs[r][k[:, 0]], k[:, 1:]]).astype(np.int32) for r, k in kept.items()})
-
-
-def make_spec(images=20, row_group_size=8, codec=None, granularity="variate", **changes):
-    codec, columns = codec or IntCodec(), make_columns(granularity)
-    steps = STEPS if granularity == "variate" else {r: s[kept_positions(r)[:, 0]] for r, s in STEPS.items()}
-    spec = StoreSpec(
-        names=[f"photo/{i:03d}-é.png" for i in range(images)],
-        labels=["cat" if i % 2 else "" for i in range(images)],
-        columns=columns,
-        steps={r: s if codec.name == "int" else np.ones_like(s) for r, s in steps.items()},
-        codec=codec,
-        model={"hash": "ab" * 32, "config": {"resolution": 32}, "run": "runs/tiny32"},
-        mask={"keep": 0.03},
-        image={"size": 32, "channels": 3, "bits": 8},
-        source={"fingerprint": "cd" * 32, "bytes": 123, "path": "photos"},
-        row_group_size=row_group_size,
-        chunk_bytes=4096,
-    )
-    return dataclasses.replace(spec, **changes)
-
-
-def photo_latents(spec):
-    """Latents with a photograph's statistics: block averages of patches, standardised, in all stored columns."""
-    photo = data.astronaut().astype(np.float32).mean(axis=2) / 16 - 8
-    patches = np.stack([photo[16 * i : 16 * i + 16, 8 * i : 8 * i + 16] for i in range(len(spec.names))])
-    latents = {}
-    for r in spec.resolutions:
-        pooled = patches.reshape(len(patches), r, 16 // r, r, 16 // r).mean(axis=(2, 4))
-        z = np.stack([pooled * (c + 1) for c in range(len(CHANNELS[r]))], axis=1)
-        if spec.columns.granularity == "position":
-            z = z[:, *kept_positions(r).T]
-        latents[r] = spec.codec.encode(z, spec.columns.spread(spec.steps[r]))
-    return latents
-
-
-def write_all(path, spec, latents, only=None, **options):
-    writer = FolderStoreWriter.create_or_resume(path, spec, **options)
-    for r in writer.pending()[:only]:
-        rows = writer.rows(r)
-        writer.write(r, {k: v[rows.start : rows.stop] for k, v in latents.items()})
-    return writer
-
-
-def make_store(path, spec=None, **options):
-    spec = spec or make_spec()
-    write_all(path, spec, photo_latents(spec), **options).publish()
-    return open_store(path)
-
-
-def tree(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+from hvae_codec.store.reader import FolderStoreWriter, open_store
+from stores import (
+    CHANNELS,
+    GRANULARITIES,
+    STEPS,
+    kept_positions,
+    make_columns,
+    make_spec,
+    make_store,
+    photo_latents,
+    tree,
+    with_attribute,
+    without_copy,
+    write_all,
+)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -216,7 +160,7 @@ def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
     (torn / "0.0123abcd.partial").write_bytes(b"left over")
     (writer.partial / "committed" / "c" / "2").write_bytes(b"")  # what a power cut can leave
     (writer.partial / "zarr.77ab.partial").write_bytes(b"left over")
-    with pytest.raises(StoreError, match="is unfinished; run the same encode command again"):
+    with pytest.raises(StoreError, match="is unfinished; run the same"):
         open_store(resumed)
     again = FolderStoreWriter.create_or_resume(resumed, spec)
     assert again.pending() == [1, 2]
@@ -264,7 +208,7 @@ def test_another_encode_is_not_continued(tmp_path):
     assert spec_fingerprint(spec) != spec_fingerprint(make_spec(granularity="position"))
     others = {"codec": IntCodec(2.0), "mask": {"keep": 0.1}, "model": {"hash": "x", "config": {}}, "row_group_size": 4}
     for field, value in others.items():
-        with pytest.raises(StoreError, match="other images, another model or other settings"):
+        with pytest.raises(StoreError, match="other images, another model"):
             FolderStoreWriter.create_or_resume(path, dataclasses.replace(spec, **{field: value}))
     other = dataclasses.replace(spec, codec=IntCodec(2.0))
     assert FolderStoreWriter.create_or_resume(path, other, overwrite=True).pending() == [0, 1, 2]
@@ -273,7 +217,7 @@ def test_another_encode_is_not_continued(tmp_path):
 def test_overwrite_keeps_the_old_store_until_the_new_one_is_there(tmp_path):
     path, spec = tmp_path / "out.zarr", make_spec()
     make_store(path, spec)
-    with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
+    with pytest.raises(StoreError, match=r"exists; .*--overwrite"):
         FolderStoreWriter.create_or_resume(path, spec)
     other = make_spec(codec=IntCodec(4.0))
     writer = write_all(path, other, photo_latents(other), overwrite=True)
@@ -288,7 +232,7 @@ def test_folders_of_others_are_never_overwritten(tmp_path):
     foreign.mkdir()
     assert FolderStoreWriter.create_or_resume(foreign, make_spec(), overwrite=True).row_groups == 3
     (foreign / "cat.png").write_bytes(b"x")
-    with pytest.raises(StoreError, match="no store of this package, so it is not overwritten"):
+    with pytest.raises(StoreError, match="is not overwritten"):
         FolderStoreWriter.create_or_resume(foreign, make_spec(), overwrite=True)
     blocked = tmp_path / "out.zarr.partial"
     blocked.mkdir()
@@ -317,7 +261,7 @@ def test_numbers_that_are_no_latents_are_refused(tmp_path, codec):
     good = {k: v[8:16] for k, v in photo_latents(spec).items()}
     bad = {k: v.copy() for k, v in good.items()}
     bad[4][3, 1, 0, 2] = codec.encode(np.float32([np.nan]), np.float32(1))[0]
-    with pytest.raises(StoreError, match=r"image 11 \(photo/011-é.png\) has a latent at resolution 4"):
+    with pytest.raises(StoreError, match=r"image 11 \(photo/011-é.png\) .* resolution 4"):
         writer.write(1, bad)
     with pytest.raises(StoreError, match=r"they must be .* \(4, 2, 1, 1\)"):
         writer.write(2, good)
@@ -365,7 +309,7 @@ def test_per_image_arrays(tmp_path):
     assert store.frame.dtypes["rate"] == np.float32
     assert store.frame.loc[3].tolist() == ["photo/003-é.png", "cat", rate[3]]
     assert len(store.frame) == 20
-    with pytest.raises(StoreError, match="rate of image 3 is not a number"):
+    with pytest.raises(StoreError, match="rate of image 3 is"):
         writer.write_images("rate", np.where(rate == rate[3], np.nan, rate))
     with pytest.raises(StoreError, match="no array distortion"):
         open_store(tmp_path / "out.zarr").per_image("distortion")
@@ -380,7 +324,7 @@ def test_what_is_no_store_is_told_apart(tmp_path):
     with pytest.raises(StoreError, match=r"no zarr\.json"):
         open_store(tmp_path / "file")
     zarr.create_group(tmp_path / "foreign.zarr")
-    with pytest.raises(StoreError, match="no latent store of this package"):
+    with pytest.raises(StoreError, match="no latent store of"):
         open_store(tmp_path / "foreign.zarr")
     zarr.create_array(tmp_path / "array.zarr", shape=(1,), dtype="int16")
     with pytest.raises(StoreError, match="no readable zarr group"):
@@ -389,25 +333,6 @@ def test_what_is_no_store_is_told_apart(tmp_path):
     (tmp_path / "torn.zarr" / "zarr.json").write_text("{")
     with pytest.raises(StoreError, match="no readable zarr group"):
         open_store(tmp_path / "torn.zarr")
-
-
-def with_attribute(group, attribute):
-    """The group's zarr.json with another `hvae_codec` attribute, whose checksum is right."""
-    document = json.loads(group)
-    document["attributes"]["hvae_codec"] = {**attribute, "checksum": attributes_checksum(attribute)}
-    return json.dumps(document)
-
-
-def without_copy(path):
-    """The store at `path` without the second copy of its metadata, as stores of older versions are; its metadata."""
-    for name in ("zarr.json", "committed/zarr.json"):
-        document = json.loads((path / name).read_text())
-        document["attributes"].pop("hvae_codec_copy", None)
-        (path / name).write_text(json.dumps(document))
-    attribute = json.loads((path / "zarr.json").read_text())["attributes"]["hvae_codec"]
-    del attribute["copy"]
-    (path / "zarr.json").write_text(with_attribute((path / "zarr.json").read_text(), attribute))
-    return attribute
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -444,7 +369,7 @@ def test_damaged_metadata_are_told(tmp_path):
     original = root.read_text()
     metadata = json.loads(original)["attributes"]["hvae_codec"]
     for changes, message in (
-        ({"format_version": 3}, "format version 3, this package reads up to 2; update hvae-codec"),
+        ({"format_version": 3}, "version 3, .* up to 2; update hvae-codec"),
         ({"codec": {"name": "ans"}}, "no latent codec 'ans'"),
         ({"channels": {"2": [[0, 0]]}}, "no array z2"),
         ({"channels": {"4": [[0, 0]]}}, "array z4 is int16"),
@@ -492,7 +417,7 @@ def test_single_positions_are_refused_by_readers_that_know_version_1(tmp_path, m
     positions = make_store(tmp_path / "b.zarr", make_spec(granularity="position")).path
     monkeypatch.setattr("hvae_codec.store.reader.FORMAT_VERSION", 1)
     assert open_store(variates).latents(0)
-    with pytest.raises(StoreError, match=r"b\.zarr has format version 2, this package reads up to 1"):
+    with pytest.raises(StoreError, match=r"b\.zarr has format version 2, .* 1"):
         open_store(positions)
 
 
@@ -502,7 +427,7 @@ def test_a_lost_shard_does_not_read_as_latents(tmp_path, codec, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(codec=codec, granularity=granularity))
     (store.path / "z4" / shard_key(1, store.columns.item(4))).unlink()
     assert store.latents(7)
-    with pytest.raises(StoreError, match="array z4 lacks latents of image 8"):
+    with pytest.raises(StoreError, match=r"z4 lacks .* image 8"):
         store.latents(8)
 
 
@@ -542,7 +467,7 @@ def test_swapped_shards_fail_the_check(tmp_path, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     first, second = (store.path / "z4" / shard_key(r, store.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
-    with pytest.raises(StoreError, match="latents of images 0 to 7 are not what encode wrote"):
+    with pytest.raises(StoreError, match="images 0 to 7 are not"):
         store.check(0)
     store.check(1)
 
@@ -561,7 +486,7 @@ def test_chunks_divide_shards():
 def test_a_store_that_has_grown_since_it_was_opened_says_so(tmp_path):
     store = make_store(tmp_path / "out.zarr", make_spec(20))
     make_store(store.path, make_spec(28), overwrite=True)
-    with pytest.raises(StoreError, match="has grown or was replaced since it was opened; open it again"):
+    with pytest.raises(StoreError, match=r"replaced since .*; open it again"):
         store.check(2)
     make_store(tmp_path / "out.zarr", make_spec(10), overwrite=True)
     with pytest.raises(StoreError, match="open it again"):
@@ -604,5 +529,5 @@ def test_counts_that_the_mask_does_not_keep_are_refused_before_a_table_is_read(t
     file = store.path / "zarr.json"
     attribute = dict(store.metadata) | {"dimensions": {"1": 2, "4": 32, "16": 10**12}}
     file.write_text(with_attribute(file.read_text(), attribute))
-    with pytest.raises(StoreError, match="16': 1000000000000} dimensions, its mask keeps"):
+    with pytest.raises(StoreError, match=r"16': 1000000000000} .* mask keeps"):
         open_store(store.path)

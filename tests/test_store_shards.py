@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store, without_copy
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec
 
 from hvae_codec.errors import StoreError
@@ -18,6 +17,7 @@ from hvae_codec.store.arrays import shard_key
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.shards import ChunkCache, ShardedArray
+from stores import GRANULARITIES, make_spec, make_store, without_copy
 
 
 def reader(store, name, limit=2**20):

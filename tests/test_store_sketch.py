@@ -86,7 +86,8 @@ def test_latents_are_the_same_with_and_without(store, tiny_model, cut_patches, s
         np.testing.assert_array_equal(numbers, store.stored(slice(None))[resolution])
     report = verify(path, deep=True, model=tiny_model)
     assert report.ok
-    assert report.notes == ["images were decoded, but not compared: the store has no sketches, see encode --verify"]
+    (note,) = report.notes
+    assert "no sketches, see encode --verify" in note
 
 
 def test_other_pixels_are_told(store, tiny_model, monkeypatch):
@@ -97,7 +98,7 @@ def test_other_pixels_are_told(store, tiny_model, monkeypatch):
     monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", negative)
     report = verify(store.path, deep=True, model=tiny_model)
     assert [damage.file for damage in report.damages] == ["sketch/c/0", "sketch/c/1"]
-    assert "tells of other pixels than are decoded here, by about" in report.damages[0].problem
+    assert "other pixels" in report.damages[0].problem
     assert report.damaged_row_groups == []
 
 
@@ -108,7 +109,8 @@ def test_row_groups_that_are_damaged_are_not_decoded(store, tiny_model):
     shutil.rmtree(store.path / "step8" / "c")
     report = verify(store.path, deep=True, model=tiny_model)
     assert {damage.file for damage in report.damages} == {"z8/c/1/0/0/0", "step8/c/0"}
-    assert report.notes == ["images were not decoded: metadata or tables are damaged"]
+    (note,) = report.notes
+    assert "not decoded: metadata or tables" in note
 
 
 def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):
@@ -117,7 +119,8 @@ def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):
 
     monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", broken)
     report = verify(store.path, deep=True, model=tiny_model)
-    assert {damage.problem for damage in report.damages} == {"cannot be decoded: pixels are not finite"}
+    assert all(damage.problem.endswith("pixels are not finite") for damage in report.damages)
+    assert report.damages
 
 
 def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, tmp_path, monkeypatch):
@@ -133,7 +136,7 @@ def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, 
     monkeypatch.setattr(pipeline, "check_written", on_a_bad_disk)
     options = EncodeOptions(batch_size=4, row_group_size=SHARD, verify=True)
     mask = LatentMask.from_keep(stats, 0.5)
-    with pytest.raises(StoreError, match=r"row group 0 of the unfinished .* check the disk"):
+    with pytest.raises(StoreError, match=r"row group 0 .* check the disk"):
         encode_images(tiny_model, cut_patches(IMAGES), tmp_path / "out.zarr", mask=mask, stats=stats, options=options)
     with pytest.raises(StoreError, match="is unfinished"):
         open_store(tmp_path / "out.zarr")

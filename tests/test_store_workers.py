@@ -20,6 +20,7 @@ from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_sto
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.workers import Worker, write_lock
+from stores import tree
 
 IMAGES, KILLS = 90, 5
 OPTIONS = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, seed=3)
@@ -56,10 +57,6 @@ def unbroken(tiny_model, images, stats, tmp_path_factory) -> dict[str, bytes]:
     return tree(path)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def entries(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
@@ -68,9 +65,9 @@ def test_workers_are_told_by_number_and_count():
     assert Worker.parse("0/1") == Worker()
     assert str(Worker.parse("2/3")) == "2/3"
     for text, message in (
-        ("3/3", "there is no worker 3/3; .* give 0/3 to 2/3"),
-        ("1/0", "there is no worker 1/0; .* give 0/1"),
-        ("1", "the worker is '1'; give its number, from 0"),
+        ("3/3", "no worker 3/3; .* 0/3 to 2/3"),
+        ("1/0", "no worker 1/0; .* 0/1"),
+        ("1", "the worker is '1'; give"),
         ("-1/2", "'-1/2'"),
         ("1/2/3", "'1/2/3'"),
         ("a/b", "'a/b'"),
@@ -122,10 +119,10 @@ def test_workers_that_were_given_something_else(stats, share, tmp_path):
     path, other = tmp_path / "out.zarr", LatentMask.from_keep(stats, 0.2)
     share(path, Worker(0, 2))
     for options in (OPTIONS, EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, overwrite=True)):
-        with pytest.raises(StoreError, match=r"is an unfinished store of other images.* give all workers of a store"):
+        with pytest.raises(StoreError, match=r"unfinished store of other.* give all workers of a store"):
             share(path, Worker(1, 2), mask=other, options=options)
     assert len(share(path, Worker(1, 2))) == IMAGES
-    with pytest.raises(StoreError, match="exists; give another name or pass --overwrite"):
+    with pytest.raises(StoreError, match=r"exists; .*--overwrite"):
         share(path, Worker(1, 2), mask=other)
     before = tree(path)
     changed = EncodeOptions(batch_size=4, row_group_size=8, overwrite=True)
@@ -142,7 +139,7 @@ def test_nobody_writes_what_another_process_is_writing(share, tmp_path):
             with pytest.raises(StoreError, match=rf"is being written by worker {holder}, another process; wait"):
                 share(path, worker)
         assert share(path, Worker(0, 2)) is None
-    with write_lock(path, Worker()), pytest.raises(StoreError, match="is being written by another process"):
+    with write_lock(path, Worker()), pytest.raises(StoreError, match="written by another process"):
         share(path, Worker(1, 2))
     assert len(share(path, Worker(1, 2))) == IMAGES
     assert entries(tmp_path) == ["out.zarr"]

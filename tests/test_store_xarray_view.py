@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from test_store_reader import GRANULARITIES, make_spec, make_store
 
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.reader import open_store
+from stores import GRANULARITIES, make_spec, make_store
 
 
 @pytest.fixture(params=GRANULARITIES)
@@ -87,5 +87,5 @@ def test_latents_are_read_when_they_are_asked_for(store):
 def test_without_xarray_one_sentence_says_so(store, monkeypatch):
     monkeypatch.delitem(sys.modules, "hvae_codec.store.xarray_view", raising=False)
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(UsageError, match="needs xarray, which is not installed; pip install xarray"):
+    with pytest.raises(UsageError, match=r"xarray, .*; pip install xarray"):
         store.to_xarray()

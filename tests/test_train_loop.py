@@ -144,7 +144,7 @@ def test_options_that_can_never_be_right_are_refused(name: str):
 
 def test_a_run_that_is_being_trained_is_left_alone(tiny_config, sources, tmp_path: Path):
     def again(_: StepMetrics) -> None:
-        with pytest.raises(ModelError, match="is being trained by another process"):
+        with pytest.raises(ModelError, match="trained by another process"):
             train(tmp_path / "run", tiny_config, *sources, OPTIONS)
 
     assert run_whole(tmp_path / "run", tiny_config, sources, on_step=again).step == 8
@@ -205,7 +205,7 @@ def test_only_damaged_states_are_an_error(tiny_config, sources, tmp_path: Path):
         run_whole(run, tiny_config, sources, on_step=StopAt(7))
     for path in (run / "state").glob("*.safetensors"):
         damage_state(path, "cut")
-    with pytest.raises(ModelError, match=r"no training state in .* can be read"):
+    with pytest.raises(ModelError, match=r"no training state in .* read"):
         resume(run, tiny_config, sources)
 
 

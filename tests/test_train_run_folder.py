@@ -34,7 +34,7 @@ def test_the_same_command_again_goes_on(tiny_config, run: Path):
 @pytest.mark.parametrize(
     ("setting", "difference"),
     [
-        ("train.steps=99", "was begun with train.steps = 8, not 99; to go on with it changed give --resume --steps 99"),
+        ("train.steps=99", "train.steps = 8, not 99; .* --resume --steps 99"),
         ("optimizer.clip_norm=2", r"optimizer.clip_norm = None, not 2.0; .* --resume --set optimizer.clip_norm=2.0"),
         ("stage8.width=10", "model.stages.1.width = 8, not 10; give another --out"),
         ("train.batch_size=4", "train.batch_size = 8, not 4; give another --out"),
@@ -80,9 +80,9 @@ def test_precision_stays_what_auto_became(tiny_config, run: Path):
 def test_what_is_no_run_is_not_touched(tiny_config, tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(ModelError, match="mine exists and is not a run; give another --out"):
+    with pytest.raises(ModelError, match=r"mine .*; give another --out"):
         start_run(tmp_path / "mine", tiny_config, resume=False)
-    with pytest.raises(ModelError, match=r"thesis.tex exists and is a file"):
+    with pytest.raises(ModelError, match=r"thesis.tex .*a file"):
         start_run(tmp_path / "mine" / "thesis.tex", tiny_config, resume=False)
     assert tree(tmp_path / "mine") == {"thesis.tex": b"x"}
 
@@ -92,12 +92,12 @@ def test_a_model_without_a_state_is_not_trained_over(tiny_config, tmp_path: Path
     run = tmp_path / "imported"
     save_model(run, tiny_config, HVAE(tiny_config.model).state_dict())
     for resume in (False, True):
-        with pytest.raises(ModelError, match="holds a model without a training state"):
+        with pytest.raises(ModelError, match="model without a training state"):
             start_run(run, tiny_config, resume=resume)
 
 
 def test_only_a_run_can_be_resumed(tiny_config, tmp_path: Path):
-    with pytest.raises(ModelError, match=r"there is no run at .* to resume; leave out --resume"):
+    with pytest.raises(ModelError, match=r"no run at .*; leave out --resume"):
         start_run(tmp_path / "run", tiny_config, resume=True)
     assert not (tmp_path / "run").exists()
 
@@ -121,9 +121,9 @@ def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_p
 def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
     keep_origin(run, Origin.of(0, first, first), other_data=False)
-    with pytest.raises(DataError, match="the training images are not those"):
+    with pytest.raises(DataError, match="training images are not those"):
         keep_origin(run, Origin.of(0, other, first), other_data=False)
-    with pytest.raises(DataError, match="the held-out images are not those"):
+    with pytest.raises(DataError, match="held-out images are not those"):
         keep_origin(run, Origin.of(0, first, other), other_data=False)
     assert read_origin(run) == Origin.of(0, first, first)
     keep_origin(run, Origin.of(0, other, other), other_data=True)
@@ -133,7 +133,7 @@ def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
 def test_a_run_is_trained_by_one_at_a_time(run: Path):
     first, second = RunLock(run), RunLock(run)
     first.acquire()
-    with pytest.raises(ModelError, match="run is being trained by another process; wait for it or stop it"):
+    with pytest.raises(ModelError, match=r"run is .* by another process"):
         second.acquire()
     first.release()
     second.acquire()
@@ -147,7 +147,7 @@ def test_a_run_in_training_keeps_its_configuration(tiny_config, tmp_path: Path):
     before = (run / "config.json").read_bytes()
     lock = RunLock(run)
     lock.acquire()
-    with pytest.raises(ModelError, match="is being trained by another process"):
+    with pytest.raises(ModelError, match="trained by another process"):
         start_run(run, with_settings(tiny_config, ["optimizer.learning_rate=1.0"]), resume=True)
     lock.release()
     assert (run / "config.json").read_bytes() == before

@@ -101,7 +101,7 @@ def test_a_state_of_another_model_is_an_error(fresh, tiny_config, tmp_path: Path
     save_state(tmp_path, fresh(0))
     model = torch.nn.Linear(2, 2)
     other = TrainState(model, FlatOptimizer(model, tiny_config.optimizer, 0.5))
-    with pytest.raises(ModelError, match="the training state does not fit the configuration"):
+    with pytest.raises(ModelError, match="does not fit the configuration"):
         load_state(tmp_path, other)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store_reader import GRANULARITIES, make_spec, make_store
+
+from stores import GRANULARITIES, make_spec, make_store
 
 READ = """
 import sys
