@@ -24,8 +24,10 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
 from hvae_codec.store.columns import VariateColumns
+from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.quantiser import IntCodec
-from hvae_codec.store.reader import FolderStoreWriter, Store, StoreSpec
+from hvae_codec.store.reader import Store
+from hvae_codec.store.spec import StoreSpec
 
 CHANNELS = {1: 16, 4: 2, 8: 2, 16: 3, 32: 1}
 """Latent resolution to kept variates: those of the quickstart's store at 3%, 1,968 numbers an image."""

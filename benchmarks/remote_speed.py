@@ -112,11 +112,9 @@ def measure(images: int, reads: int, requests: Any) -> Rows:
 def write_to_bucket(local: Store) -> None:
     """The same store, row group by row group, as encode does."""
     from hvae_codec.store.open_writer import writing
-    from hvae_codec.store.subject import Subject
-    from hvae_codec.store.verify import read_spec
     from hvae_codec.store.workers import Worker
 
-    spec = read_spec(Subject.open(local.path))
+    spec = local.spec()
     with writing(location_of(URL), spec, False, Worker()) as writer:
         for row_group in writer.own_pending():
             rows = writer.rows(row_group)

@@ -23,12 +23,12 @@ import zarr
 from results import print_table
 from scale_simulation import BILLION, latents_of, name_of, size, spec_of, unit_steps
 
+from hvae_codec import open_store
 from hvae_codec.config import GroupShape, ModelConfig
+from hvae_codec.encode.coder import stored_columns
 from hvae_codec.presets import load_preset
-from hvae_codec.store.arrays import write_texts
-from hvae_codec.store.columns import stored_columns
+from hvae_codec.store.create import write_table
 from hvae_codec.store.folder_writer import FolderStoreWriter
-from hvae_codec.store.reader import open_store
 
 if TYPE_CHECKING:
     from hvae_codec.prune.mask import LatentMask
@@ -184,7 +184,8 @@ def kinds_of_names() -> dict[str, list[str]]:
 def stored_name_bytes(names: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         group = zarr.open_group(folder, mode="w")
-        write_texts(group, "name", names)
+        texts = np.array(names, dtype=np.dtypes.StringDType())
+        write_table(group, "name", texts, "image")
         return (Path(folder) / "name" / "c" / "0").stat().st_size / len(names)
 
 

@@ -28,11 +28,12 @@ import zarr
 from results import print_table, write_markdown, write_results
 from zarr.codecs import Crc32cCodec
 
-from hvae_codec.store.arrays import StoreSpec, row_group_digest, shard_key, spec_fingerprint
+from hvae_codec import open_store
+from hvae_codec.store.arrays import row_group_digest, shard_key
 from hvae_codec.store.columns import Columns, VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter, partial_path
 from hvae_codec.store.quantiser import IntCodec
-from hvae_codec.store.reader import open_store
+from hvae_codec.store.spec import StoreSpec, spec_fingerprint
 from hvae_codec.store.verify import verify
 
 BILLION = 1_000_000_000

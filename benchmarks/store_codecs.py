@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from hvae_codec import open_store
 from hvae_codec.store.arrays import chunk_length
-from hvae_codec.store.reader import open_store
 
 SHUFFLES = {
     "none": numcodecs.Blosc.NOSHUFFLE,

@@ -6,10 +6,12 @@ import json
 import numpy as np
 from skimage import data
 
-from hvae_codec.store.arrays import attributes_checksum
+from hvae_codec import open_store
 from hvae_codec.store.columns import PositionColumns, VariateColumns
+from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord, attribute_checksum
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
-from hvae_codec.store.reader import FolderStoreWriter, StoreSpec, open_store
+from hvae_codec.store.spec import StoreSpec
 
 CHANNELS = {16: ((4, 1), (5, 0)), 8: (), 4: ((2, 0), (2, 3), (3, 1)), 1: ((0, 0), (0, 2))}
 STEPS = {16: np.array([0.5, 0.3], np.float32), 4: np.array([0.1, 0.2, 1.5], np.float32), 1: np.ones(2, np.float32)}
@@ -41,10 +43,10 @@ def make_spec(images=20, row_group_size=8, codec=None, granularity="variate", **
         columns=columns,
         steps={r: s if codec.name == "int" else np.ones_like(s) for r, s in steps.items()},
         codec=codec,
-        model={"hash": "ab" * 32, "config": {"resolution": 32}, "run": "runs/tiny32"},
+        model=ModelRecord(hash="ab" * 32, config={"resolution": 32}, run="runs/tiny32"),
         mask={"keep": 0.03},
-        image={"size": 32, "channels": 3, "bits": 8},
-        source={"fingerprint": "cd" * 32, "bytes": 123, "path": "photos"},
+        image=ImageRecord(size=32, channels=3, bits=8),
+        source=SourceRecord(fingerprint="cd" * 32, bytes=123),
         row_group_size=row_group_size,
         chunk_bytes=4096,
     )
@@ -87,7 +89,7 @@ def tree(folder):
 def with_attribute(group, attribute):
     """The group's zarr.json with another `hvae_codec` attribute, whose checksum is right."""
     document = json.loads(group)
-    document["attributes"]["hvae_codec"] = {**attribute, "checksum": attributes_checksum(attribute)}
+    document["attributes"]["hvae_codec"] = {**attribute, "checksum": attribute_checksum(attribute)}
     return json.dumps(document)
 
 

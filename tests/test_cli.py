@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hvae_codec import open_store
 from hvae_codec.config import load_config, with_settings
 from hvae_codec.data import sample as sample_data
 from hvae_codec.data.sources import open_images
 from hvae_codec.model.checkpoint import find_run, load_weights, save_weights
 from hvae_codec.presets import load_preset
-from hvae_codec.store.reader import open_store
 from hvae_codec_cli import app as app_module
 from hvae_codec_cli.app import main
 from hvae_codec_cli.decode import parse_range
@@ -260,7 +260,7 @@ def test_encode_by_several_workers(work, hvae):
     out = hvae(*command, "--worker", "0/2")
     assert "NELBO" in out
     assert "new.zarr: 72 images" in out
-    assert open_store("new.zarr").row_groups == 8
+    assert len(open_store("new.zarr").row_groups) == 8
     hvae("encode", "data", "one.zarr", *command[3:])
     assert {k.replace("new", "one", 1): v for k, v in tree("new.zarr").items()} == tree("one.zarr")
     assert not [p for p in Path().iterdir() if p.name.startswith("new.zarr.")]
@@ -608,10 +608,10 @@ def test_no_space_left(work, hvae, refused, capsys, monkeypatch, largest_file, a
 
 
 def test_damaged_stores_and_runs(work, refused):
-    row_group_size = next(p for p in Path("out.zarr").glob("z*/c/0/**/*") if p.is_file())
-    content = bytearray(row_group_size.read_bytes())
+    shard = next(p for p in Path("out.zarr").glob("z*/c/0/**/*") if p.is_file())
+    content = bytearray(shard.read_bytes())
     content[2] ^= 255
-    row_group_size.write_bytes(content)
+    shard.write_bytes(content)
     assert "damaged" in refused(1, "decode", "out.zarr", "new")
     assert not Path("new").exists()
     Path("runs/first/analysis/kl_stats.npz").write_bytes(b"PK")

@@ -60,8 +60,8 @@ def call(work, capsys):
 
 
 def damage() -> None:
-    for row_group_size in (Path("out.zarr/z8/c/1/0/0/0"), Path("out.zarr/z8/c/2/0/0/0")):
-        row_group_size.unlink()
+    for shard in (Path("out.zarr/z8/c/1/0/0/0"), Path("out.zarr/z8/c/2/0/0/0")):
+        shard.unlink()
     shutil.rmtree("out.zarr/step8/c")
     shutil.rmtree("out.zarr/name/c")
 

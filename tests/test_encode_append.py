@@ -26,7 +26,7 @@ from hvae_codec.storage.location import replace_file
 from hvae_codec.store import folder_writer as store_writer
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import FolderStoreWriter
-from hvae_codec.store.verify import verify
+from hvae_codec.store.verify import checked_row_group, verify
 from hvae_codec.store.workers import Worker, write_lock
 from photos import save_png
 from stores import tree
@@ -93,13 +93,13 @@ def test_all_images_are_there_as_if_encoded_at_once(
         np.testing.assert_array_equal(numbers[:OLD], old[resolution])
         # Batches differ, so a number at the edge of rounding may fall to the other side.
         np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
-    for row_group in range(store.row_groups):
-        store.check(row_group)
+    for row_group in range(len(store.row_groups)):
+        checked_row_group(store, row_group)
     if evaluate:
         np.testing.assert_array_equal(store.per_image("rate")[:OLD], rate)
         np.testing.assert_allclose(store.per_image("distortion")[:OLD], whole.per_image("distortion")[:OLD], rtol=1e-4)
-    parts = store.metadata["source"]["parts"]
-    assert [part["images"] for part in parts] == [OLD, NEW]
+    parts = store.metadata.source.parts
+    assert [part.images for part in parts] == [OLD, NEW]
     assert parts[1]["fingerprint"] == new.fingerprint
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "whole.zarr"]
 
@@ -111,7 +111,7 @@ def test_again_and_again(tiny_model, stats, images, tmp_path):
         append(tiny_model, images[first:last], path)
     store = open_store(path)
     assert store.names == [f"{i:08d}" for i in range(40)]
-    assert [part["images"] for part in store.metadata["source"]["parts"]] == [5, 2, 1, 8, 1, 23]
+    assert [part.images for part in store.metadata.source.parts] == [5, 2, 1, 8, 1, 23]
     np.testing.assert_array_equal(store.decode([39]), store.decode([39], tiny_model))
     whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False, embed=True)
     assert tree(path / "model") == tree(whole.path / "model")
@@ -155,12 +155,12 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
 def test_damaged_stores_are_not_appended_to(tiny_model, stats, images, tmp_path):
     path = tmp_path / "out.zarr"
     store = first_store(tiny_model, stats, images[:10], path)
-    row_group_size = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
-    content = row_group_size.read_bytes()
-    row_group_size.unlink()
+    shard = next(p for p in (path / "z8" / "c" / "0").rglob("*") if p.is_file())
+    content = shard.read_bytes()
+    shard.unlink()
     with pytest.raises(StoreError, match=r"is missing .*; repair"):
         append(tiny_model, images[OLD:], path)
-    row_group_size.write_bytes(content)
+    shard.write_bytes(content)
     marker = path / "committed/c/0"
     content = marker.read_bytes()
     marker.write_bytes(content[:-1])
@@ -348,8 +348,8 @@ def test_a_link_to_a_store(tiny_model, images, path, tmp_path):
     link.symlink_to(path)
     with pytest.raises(UsageError, match=r"link\.zarr is a link; give .*out\.zarr"):
         append(tiny_model, images[OLD:], link)
-    before = open_store(path).metadata["chunk_bytes"]
-    assert append(tiny_model, images[OLD:], link.resolve()).metadata["chunk_bytes"] == before
+    before = open_store(path).metadata.chunk_bytes
+    assert append(tiny_model, images[OLD:], link.resolve()).metadata.chunk_bytes == before
 
 
 def test_no_space_left(tiny_model, folders, path):

@@ -15,14 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.config import ModelConfig, StageConfig
-from hvae_codec.encode.coder import LatentCoder, _DecodeChooser, _EncodeChooser, decode_rows, quantiser_steps
+from hvae_codec.encode.coder import (
+    LatentCoder,
+    _DecodeChooser,
+    _EncodeChooser,
+    decode_rows,
+    quantiser_steps,
+    stored_columns,
+)
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.top_down import TopDownBlock
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.store.columns import read_columns, stored_columns
+from hvae_codec.store.columns import read_columns
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 
 RGB = ModelConfig(

@@ -147,8 +147,8 @@ def test_samplers_that_cannot_be(store):
 
 def test_damage_is_an_error_here_too(tmp_path):
     store = make_store(tmp_path / "out.zarr")
-    row_group_size = next(file for file in (store.path / "z16" / "c" / "1").rglob("*") if file.is_file())
-    row_group_size.unlink()
+    shard = next(file for file in (store.path / "z16" / "c" / "1").rglob("*") if file.is_file())
+    shard.unlink()
     dataset = LatentDataset(store)
     assert dataset[7]
     with pytest.raises(StoreError, match=r"z16 lacks .* 8"):

@@ -241,10 +241,10 @@ def test_an_interrupted_decode_leaves_nothing_that_looks_finished(store, tiny_mo
 
 def test_damage_leaves_nothing(make_store, tiny_model, tmp_path):
     store = make_store(NAMES)
-    row_group_size = next(p for p in (store.path / f"z{store.resolutions[-1]}" / "c").rglob("*") if p.is_file())
-    content = bytearray(row_group_size.read_bytes())
+    shard = next(p for p in (store.path / f"z{store.resolutions[-1]}" / "c").rglob("*") if p.is_file())
+    content = bytearray(shard.read_bytes())
     content[len(content) // 4] ^= 1
-    row_group_size.write_bytes(content)
+    shard.write_bytes(content)
     with pytest.raises(StoreError, match="damaged"):
         decode_to_folder(store, tiny_model, tmp_path / "out")
     assert not list(tmp_path.iterdir())

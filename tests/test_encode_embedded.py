@@ -10,15 +10,16 @@ import pytest
 import zarr
 from typer.testing import CliRunner
 
+from hvae_codec import open_store, verify_deep
 from hvae_codec.encode.append import append
-from hvae_codec.encode.embedded_model import CHUNK, model_weights, write_weights
+from hvae_codec.encode.embedded_model import model_weights
 from hvae_codec.encode.pipeline import EncodeOptions, encode_images
 from hvae_codec.errors import StoreError
 from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.store.reader import open_store
+from hvae_codec.store.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
 from hvae_codec.store.verify import verify
 from hvae_codec_cli.app import app
 
@@ -50,7 +51,7 @@ def test_decoding_needs_no_run(made, copy):
     assert model_hash(fresh.named_model) == store.model_hash
     assert not any(parameter.requires_grad for parameter in fresh.named_model.parameters())
     assert [z.shape[0] for z in fresh.dense(slice(2, 5))] == [3] * 4
-    assert verify(store.path, deep=True).ok
+    assert verify_deep(store.path).ok
     out = copy.parent / "images"
     result = CliRunner().invoke(app, ["decode", str(copy), str(out), "--format", "npy"])
     assert result.exit_code == 0, result.output
@@ -76,7 +77,7 @@ def test_the_same_store_otherwise(made, tiny_model, photo_patches, tmp_path):
     for r, numbers in store.stored(slice(None)).items():
         np.testing.assert_array_equal(plain.stored(slice(None))[r], numbers)
     assert store.format_version == plain.format_version
-    assert store.metadata["fingerprint"] != plain.metadata["fingerprint"]
+    assert store.metadata.fingerprint != plain.metadata.fingerprint
 
 
 def test_damaged_weights_decode_to_nothing(copy):
@@ -105,15 +106,16 @@ def test_damaged_weights_decode_to_nothing(copy):
 def test_weights_of_another_model_are_refused(copy, tiny_config):
     other = model_weights(HVAE(tiny_config.model))
     shutil.rmtree(copy / "model")
-    write_weights(zarr.open_group(copy, mode="r+"), other)
+    weights = weights_schema(len(other)).create(zarr.open_group(copy, mode="r+"), WEIGHTS)
+    weights[:] = np.frombuffer(other, np.uint8)
     with pytest.raises(StoreError, match="is not the one that encoded"):
         open_store(copy).decode([0])
 
 
 def test_weights_in_several_chunks(tmp_path):
-    weights = np.random.default_rng(0).integers(0, 256, CHUNK + 17, np.uint8).tobytes()
-    write_weights(zarr.create_group(tmp_path / "group"), weights)
-    assert zarr.open_group(tmp_path / "group", mode="r")["model"][:].tobytes() == weights
+    weights = np.random.default_rng(0).integers(0, 256, WEIGHTS_CHUNK + 17, np.uint8)
+    weights_schema(len(weights)).create(zarr.create_group(tmp_path / "group"), WEIGHTS)[:] = weights
+    assert (zarr.open_group(tmp_path / "group", mode="r")["model"][:] == weights).all()
     assert sorted(file.name for file in (tmp_path / "group" / "model" / "c").iterdir()) == ["0", "1"]
     codecs = json.loads((tmp_path / "group" / "model" / "zarr.json").read_text())["codecs"]
     assert [codec["name"] for codec in codecs] == ["bytes", "crc32c"]

@@ -25,6 +25,7 @@ from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.store.arrays import CHUNK_BYTES, chunk_length
+from hvae_codec.store.metadata import SourceRecord
 from hvae_codec.store.sketch import SKETCH
 from hvae_codec.store.workers import Worker
 from photos import save_png
@@ -95,19 +96,19 @@ def latent_bytes(store) -> int:
         array = store.group[f"z{resolution}"]
         index = 16 * (array.shards[0] // array.chunks[0]) + 4
         shards = [p for p in (store.path / f"z{resolution}" / "c").rglob("*") if p.is_file()]
-        assert len(shards) == store.row_groups
+        assert len(shards) == len(store.row_groups)
         total += sum(p.stat().st_size - index for p in shards)
     return total
 
 
 def test_every_image_is_where_its_name_is(store, source, model, mask):
     assert len(store) == IMAGES
-    assert store.row_groups == 3
+    assert len(store.row_groups) == 3
     assert store.names == list(source.names)
     assert store.labels == list(source.labels)
     assert set(store.labels) == {"cats", "dögs"}
     assert LatentMask.from_dict(store.mask).to_dict() == mask.to_dict()
-    assert store.metadata["source"] == {"fingerprint": source.fingerprint, "bytes": source.source_bytes}
+    assert store.metadata.source == SourceRecord(fingerprint=source.fingerprint, bytes=source.source_bytes)
     coder = LatentCoder.of_store(store, model)
     for i in (0, 255, 256, 511, 512, 599):
         alone = coder.encode(torch.from_numpy(source.read([i])))
@@ -181,7 +182,7 @@ def test_plain_zarr_and_xarray_read_the_same_latents(store):
 def test_plain_zarr_scatters_single_positions(images, model, stats, tmp_path):
     mask = LatentMask.from_keep(stats, 0.1, granularity="position")
     store = encode_images(model, images[:9], tmp_path / "out.zarr", mask=mask, stats=stats)
-    assert (store.kept_dims, store.metadata["granularity"]) == (mask.kept_dims, "position")
+    assert (store.kept_dims, store.columns.granularity) == (mask.kept_dims, "position")
     group = zarr.open_group(store.path, mode="r")
     planes = [np.full((9, *keep.shape), np.nan, np.float32) for keep in mask.keep]
     for r in store.resolutions:

@@ -12,7 +12,17 @@ import torch
 import zarr
 from PIL import Image
 
-from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, open_store, repair, verify
+from hvae_codec import (
+    LatentMask,
+    encode_images,
+    kl_stats,
+    load_model,
+    open_images,
+    open_store,
+    repair,
+    verify,
+    verify_deep,
+)
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode import repair_row_groups
 from hvae_codec.encode.append import append
@@ -21,7 +31,8 @@ from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.store.arrays import WRITE_ALL, row_group_digest
+from hvae_codec.store.arrays import row_group_digest
+from hvae_codec.store.schema import WRITE_ALL
 from photos import save_png
 from stores import tree, without_copy
 
@@ -88,8 +99,8 @@ def damage(path: Path, what: str) -> None:
     elif what == "a lost shard":
         shards(path, 2)[0].unlink()
     elif what == "a lost row group":
-        for row_group_size in shards(path, 0):
-            row_group_size.unlink()
+        for shard in shards(path, 0):
+            shard.unlink()
     elif what == "a lost digest":
         (path / "committed" / "c" / "1").unlink()
     elif what == "a lost row group and its digest":
@@ -145,7 +156,7 @@ def test_a_repaired_store_is_what_it_was(whole, store, run_repair, what):
     assert set(report.rewritten) <= set(tree(whole))
     assert tree(store) == tree(whole)
     assert what == "tables" or seen[-1][0] == seen[-1][1] > 0
-    assert run_repair().rewritten == ()
+    assert run_repair().rewritten == []
 
 
 def test_images_are_found_by_name_among_others(whole, store, run_repair, source, folder, cut_patches, tmp_path):
@@ -245,8 +256,8 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
             raise Killed
         real(store, key, content)
 
-    for module in ("repair_row_groups", "repair_tables"):
-        monkeypatch.setattr(f"hvae_codec.encode.{module}.replace_file", replace)
+    for module in ("encode.repair_row_groups", "store.repair_metadata"):
+        monkeypatch.setattr(f"hvae_codec.{module}.replace_file", replace)
 
 
 @pytest.mark.parametrize("whole", ["variate", "position"], indirect=True)
@@ -282,7 +293,7 @@ def test_what_takes_images_is_said_without_them(store, source):
     assert "restore" in first
     assert len(others) == 1
     assert "which were not given" in others[0]
-    assert [damage.row_group for damage in report.after.damages] == [None, 1]
+    assert {damage.row_group for damage in report.after.damages} == {None, 1}
     with pytest.raises(UsageError, match="without a model"):
         repair(store, source)
 
@@ -315,7 +326,7 @@ def test_a_model_that_a_store_carries_is_put_back(tiny_model, source, stats, tin
     path, options = tmp_path / "out.zarr", EncodeOptions(row_group_size=SHARD, embed_model=True)
     encode_images(tiny_model, source, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     whole = tree(path)
-    assert verify(path, deep=True).ok
+    assert verify_deep(path).ok
     (path / "model" / file).unlink()
     (damage,) = verify(path).damages
     assert (damage.file, damage.problem, list(damage.images)) == (f"model/{file}", "is missing", [])
@@ -332,7 +343,7 @@ def test_an_appended_store_is_mended_from_either_source(tiny_model, stats, cut_p
     path, options = tmp_path / "out.zarr", EncodeOptions(batch_size=4, row_group_size=SHARD, evaluate=True, verify=True)
     encode_images(tiny_model, old, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     append(tiny_model, new, path, batch_size=4)
-    report = verify(path, deep=True, model=tiny_model)
+    report = verify_deep(path, tiny_model)
     assert (report.ok, report.notes, report.images) == (True, [], 2 * IMAGES)
     whole = tree(path)
     for row_group, images in ((1, old), (4, new)):

@@ -10,8 +10,8 @@ import pytest
 import zarr
 from other_pythons import GOLDEN, check_store, files, rewrite
 
+from hvae_codec import open_store
 from hvae_codec.encode.embedded_model import load_embedded
-from hvae_codec.store.reader import open_store
 
 NAMES = ["variate-int", "variate-float16", "position-int", "variate-copy"]
 
@@ -71,9 +71,9 @@ def meaning(content, metadata):
     """A zarr.json without what changes with the version of this package, or is not yet in a store with `metadata`."""
     document = json.loads(content)
     attributes = document["attributes"]
-    if "copy" in metadata and "hvae_codec_copy" in attributes:
+    if metadata.has_copy and "hvae_codec_copy" in attributes:
         attributes["hvae_codec_copy"] = json.loads(attributes["hvae_codec_copy"])
-    elif "copy" not in metadata:
+    elif not metadata.has_copy:
         attributes.pop("hvae_codec_copy", None)
         attributes.get("hvae_codec", {}).pop("copy", None)
     for group in attributes.values():

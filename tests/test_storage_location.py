@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hvae_codec import open_store
 from hvae_codec.errors import UsageError
 from hvae_codec.storage.location import location_of
-from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import verify
 from stores import make_store
 

@@ -10,12 +10,12 @@ import pytest
 import zarr
 from skimage import data
 
+from hvae_codec import open_store
 from hvae_codec.store import folder_writer as store_writer
-from hvae_codec.store.arrays import StoreSpec
 from hvae_codec.store.columns import Columns, PositionColumns, VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.quantiser import make_codec
-from hvae_codec.store.reader import open_store
+from hvae_codec.store.spec import StoreSpec
 from hvae_codec.store.workers import Worker
 from hvae_codec.store.writer import StoreWriter
 

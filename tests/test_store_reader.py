@@ -10,12 +10,16 @@ import pytest
 import xarray
 import zarr
 
+from hvae_codec import open_store
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store import reader as store_module
-from hvae_codec.store.arrays import chunk_length, shard_key, spec_fingerprint
+from hvae_codec.store.arrays import chunk_length, shard_key
 from hvae_codec.store.columns import VariateColumns
+from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.metadata import ModelRecord
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
-from hvae_codec.store.reader import FolderStoreWriter, open_store
+from hvae_codec.store.spec import spec_fingerprint
+from hvae_codec.store.verify import checked_row_group
 from stores import (
     CHANNELS,
     GRANULARITIES,
@@ -43,15 +47,15 @@ def test_what_is_written_is_read(tmp_path, codec, images, granularity):
     assert (store.codec, store.resolutions, store.model_hash) == (codec, (1, 4, 16), "ab" * 32)
     kept_dims = 2 + 48 + 512 if granularity == "variate" else sum(len(kept_positions(r)) for r in (1, 4, 16))
     assert (store.image_size, store.image_dims, store.kept_dims) == (32, 3072, kept_dims)
-    assert (store.mask, store.config) == (spec.mask, spec.model["config"])
+    assert (store.mask, store.config) == (spec.mask, spec.model.config)
     assert store.format_version == (1 if granularity == "variate" else 2)
     assert store.columns.agree_with(spec.columns)
     for r, numbers in store.stored(slice(None)).items():
         assert numbers.dtype == codec.dtype
         np.testing.assert_array_equal(numbers, expected[r])
         np.testing.assert_array_equal(store.steps[r], spec.steps[r])
-    for row_group in range(store.row_groups):
-        store.check(row_group)
+    for row_group in range(len(store.row_groups)):
+        checked_row_group(store, row_group)
     assert store.nbytes_on_disk() == sum(map(len, tree(store.path).values()))
     assert store.bits_per_dim() == pytest.approx(8 * store.nbytes_on_disk() / (images * 3072))
 
@@ -206,7 +210,7 @@ def test_another_encode_is_not_continued(tmp_path):
     path, spec = tmp_path / "out.zarr", make_spec()
     write_all(path, spec, photo_latents(spec), only=1)
     assert spec_fingerprint(spec) != spec_fingerprint(make_spec(granularity="position"))
-    others = {"codec": IntCodec(2.0), "mask": {"keep": 0.1}, "model": {"hash": "x", "config": {}}, "row_group_size": 4}
+    others = {"codec": IntCodec(2.0), "mask": {"keep": 0.1}, "model": ModelRecord(hash="x"), "row_group_size": 4}
     for field, value in others.items():
         with pytest.raises(StoreError, match="other images, another model"):
             FolderStoreWriter.create_or_resume(path, dataclasses.replace(spec, **{field: value}))
@@ -280,7 +284,7 @@ def test_numbers_that_are_no_latents_are_refused(tmp_path, codec):
         ({"names": [], "labels": []}, "no images"),
         ({"labels": ["a"]}, "20 names and 1 labels"),
         ({"columns": VariateColumns({4: np.empty((0, 2), np.int32)})}, "keeps no latents"),
-        ({"columns": make_columns("position")}, r"steps at resolution 4 .* one a column, 32"),
+        ({"columns": make_columns("position")}, r"steps at resolution 4 .* one per column, 32"),
         ({"steps": {}}, "steps at resolution 1"),
         ({"steps": {**STEPS, 4: np.zeros(3, np.float32)}}, "a step at resolution 4"),
         ({"codec": FloatCodec("float16"), "steps": STEPS}, "steps of float16 latents must be 1"),
@@ -372,8 +376,8 @@ def test_damaged_metadata_are_told(tmp_path):
         ({"format_version": 3}, "version 3, .* up to 2; update hvae-codec"),
         ({"codec": {"name": "ans"}}, "no latent codec 'ans'"),
         ({"channels": {"2": [[0, 0]]}}, "no array z2"),
-        ({"channels": {"4": [[0, 0]]}}, "array z4 is int16"),
-        ({"channels": None}, "damaged metadata"),
+        ({"channels": {"4": [[0, 0]]}}, r"array z4: .* has the shape \[20, 3, 4, 4\], not \[20, 1"),
+        ({"channels": None}, "metadata are damaged"),
         ({"channels": {}}, "name no latents"),
         ({"granularity": "pixel"}, "its granularity is 'pixel', not variate or position"),
     ):
@@ -393,10 +397,10 @@ def test_damaged_metadata_of_single_positions_are_told(tmp_path):
     assert metadata["dimensions"] == {"1": 2, "4": 32, "16": 342}
     assert "channels" not in metadata
     for changes, message in (
-        ({"dimensions": {"2": 1}}, "no array dimension2"),
-        ({"dimensions": {"4": 33}}, r"array dimension4 is int32 \(32, 4\), not int32 \(33, 4\)"),
+        ({"dimensions": {"2": 1}}, "no array z2"),
+        ({"dimensions": {"4": 33}}, r"array dimension4: .* \[32, 4\], not \[33, 4\]"),
         ({"dimensions": {}}, "name no latents"),
-        ({"granularity": "variate"}, "damaged metadata"),
+        ({"granularity": "variate"}, "metadata are damaged"),
     ):
         (path / "zarr.json").write_text(with_attribute(original, {**metadata, **changes}))
         with pytest.raises(StoreError, match=message):
@@ -415,7 +419,7 @@ def test_damaged_metadata_of_single_positions_are_told(tmp_path):
 def test_single_positions_are_refused_by_readers_that_know_version_1(tmp_path, monkeypatch):
     variates = make_store(tmp_path / "a.zarr").path
     positions = make_store(tmp_path / "b.zarr", make_spec(granularity="position")).path
-    monkeypatch.setattr("hvae_codec.store.reader.FORMAT_VERSION", 1)
+    monkeypatch.setattr("hvae_codec.store.group_file.FORMAT_VERSION", 1)
     assert open_store(variates).latents(0)
     with pytest.raises(StoreError, match=r"b\.zarr has format version 2, .* 1"):
         open_store(positions)
@@ -443,8 +447,8 @@ def test_lost_names_do_not_read_as_names(tmp_path):
 def test_damage_is_an_error_and_never_a_wrong_number(tmp_path, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     expected, rng = store.stored(slice(None)), np.random.default_rng(0)
-    row_group_size = store.path / "z16" / shard_key(1, store.columns.item(16))
-    original, seen = row_group_size.read_bytes(), 0
+    shard = store.path / "z16" / shard_key(1, store.columns.item(16))
+    original, seen = shard.read_bytes(), 0
     for trial in range(60):
         damaged = bytearray(original)
         at = int(rng.integers(len(original)))
@@ -452,7 +456,7 @@ def test_damage_is_an_error_and_never_a_wrong_number(tmp_path, granularity):
             damaged[at] ^= 1 << int(rng.integers(8))
         else:
             del damaged[at:]
-        row_group_size.write_bytes(damaged)
+        shard.write_bytes(damaged)
         for index in (8, 15):
             try:
                 np.testing.assert_array_equal(store.stored(index)[16], expected[16][index])
@@ -467,9 +471,9 @@ def test_swapped_shards_fail_the_check(tmp_path, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     first, second = (store.path / "z4" / shard_key(r, store.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
-    with pytest.raises(StoreError, match="images 0 to 7 are not"):
-        store.check(0)
-    store.check(1)
+    with pytest.raises(StoreError, match="images 0 to 7: .* not what was written"):
+        checked_row_group(store, 0)
+    checked_row_group(store, 1)
 
 
 def test_reading_needs_no_torch(tmp_path):
@@ -487,7 +491,7 @@ def test_a_store_that_has_grown_since_it_was_opened_says_so(tmp_path):
     store = make_store(tmp_path / "out.zarr", make_spec(20))
     make_store(store.path, make_spec(28), overwrite=True)
     with pytest.raises(StoreError, match=r"replaced since .*; open it again"):
-        store.check(2)
+        checked_row_group(store, 2)
     make_store(tmp_path / "out.zarr", make_spec(10), overwrite=True)
     with pytest.raises(StoreError, match="open it again"):
         store.latents(19)
@@ -496,17 +500,17 @@ def test_a_store_that_has_grown_since_it_was_opened_says_so(tmp_path):
 @pytest.mark.parametrize("images", [20, 28])
 def test_a_store_replaced_while_it_is_opened_is_opened_again(tmp_path, monkeypatch, images):
     path = make_store(tmp_path / "out.zarr", make_spec(20)).path
-    open_metadata, seen = store_module.open_metadata, []
+    read_metadata, seen = store_module.read_metadata, []
 
     def replaced_afterwards(place):
-        found = open_metadata(place)
+        found = read_metadata(place)
         seen.append(found)
         if len(seen) == 1:
-            spec = make_spec(images, model={"hash": "cd" * 32, "config": {}})
+            spec = make_spec(images, model=ModelRecord(hash="cd" * 32))
             write_all(path, spec, photo_latents(spec), overwrite=True).publish()
         return found
 
-    monkeypatch.setattr(store_module, "open_metadata", replaced_afterwards)
+    monkeypatch.setattr(store_module, "read_metadata", replaced_afterwards)
     store = open_store(path)
     assert (len(store), store.model_hash) == (images, "cd" * 32)
 
@@ -518,7 +522,7 @@ def test_arrays_of_another_length_are_told(tmp_path, name):
     document = json.loads(file.read_text())
     document["shape"] = [2]
     file.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match=rf"array {name} is of shape \[2\], not \["):
+    with pytest.raises(StoreError, match=rf"array {name}: .* shape \[2\], not \["):
         open_store(path)
 
 
@@ -527,7 +531,7 @@ def test_counts_that_the_mask_does_not_keep_are_refused_before_a_table_is_read(t
     groups = [{"resolution": r, "variates": 9, "keep": {"0": f"0-{n - 2} {n - 1}"}} for r, n in counts.items()]
     store = make_store(tmp_path / "out.zarr", make_spec(granularity="position", mask={"groups": groups}))
     file = store.path / "zarr.json"
-    attribute = dict(store.metadata) | {"dimensions": {"1": 2, "4": 32, "16": 10**12}}
+    attribute = store.metadata.to_attribute() | {"dimensions": {"1": 2, "4": 32, "16": 10**12}}
     file.write_text(with_attribute(file.read_text(), attribute))
     with pytest.raises(StoreError, match=r"16': 1000000000000} .* mask keeps"):
         open_store(store.path)

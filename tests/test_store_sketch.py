@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify
+from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_deep
 from hvae_codec.encode import pipeline
 from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT, decode_checked
 from hvae_codec.encode.pipeline import EncodeOptions
@@ -74,7 +74,7 @@ def test_encode_notes_what_images_decode_to(store, tiny_model):
     decoded = store.decode(range(IMAGES), tiny_model)
     difference = rms_difference(store.per_image("sketch"), sketch(decoded), store.image_dims)
     assert difference.max() < 0.2  # in other batches, a level here and there
-    report = verify(store.path, deep=True, model=tiny_model)
+    report = verify_deep(store.path, tiny_model)
     assert (report.ok, report.notes) == (True, [])
 
 
@@ -84,7 +84,7 @@ def test_latents_are_the_same_with_and_without(store, tiny_model, cut_patches, s
     plain = encode_images(tiny_model, cut_patches(IMAGES), path, mask=mask, stats=stats, options=options)
     for resolution, numbers in plain.stored(slice(None)).items():
         np.testing.assert_array_equal(numbers, store.stored(slice(None))[resolution])
-    report = verify(path, deep=True, model=tiny_model)
+    report = verify_deep(path, tiny_model)
     assert report.ok
     (note,) = report.notes
     assert "no sketches, see encode --verify" in note
@@ -96,7 +96,7 @@ def test_other_pixels_are_told(store, tiny_model, monkeypatch):
         return 255 - pixels if len(pixels) == SHARD else pixels
 
     monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", negative)
-    report = verify(store.path, deep=True, model=tiny_model)
+    report = verify_deep(store.path, tiny_model)
     assert [damage.file for damage in report.damages] == ["sketch/c/0", "sketch/c/1"]
     assert "other pixels" in report.damages[0].problem
     assert report.damaged_row_groups == []
@@ -104,10 +104,10 @@ def test_other_pixels_are_told(store, tiny_model, monkeypatch):
 
 def test_row_groups_that_are_damaged_are_not_decoded(store, tiny_model):
     shutil.rmtree(store.path / "z8" / "c" / "1")
-    report = verify(store.path, deep=True, model=tiny_model)
+    report = verify_deep(store.path, tiny_model)
     assert [damage.file for damage in report.damages] == ["z8/c/1/0/0/0"]
     shutil.rmtree(store.path / "step8" / "c")
-    report = verify(store.path, deep=True, model=tiny_model)
+    report = verify_deep(store.path, tiny_model)
     assert {damage.file for damage in report.damages} == {"z8/c/1/0/0/0", "step8/c/0"}
     (note,) = report.notes
     assert "not decoded: metadata or tables" in note
@@ -118,7 +118,7 @@ def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):
         raise StoreError("pixels are not finite")
 
     monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", broken)
-    report = verify(store.path, deep=True, model=tiny_model)
+    report = verify_deep(store.path, tiny_model)
     assert all(damage.problem.endswith("pixels are not finite") for damage in report.damages)
     assert report.damages
 
@@ -127,10 +127,10 @@ def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, 
     real = pipeline.check_written
 
     def on_a_bad_disk(writer, row_group):
-        row_group_size = next((writer.partial / "z8" / "c" / str(row_group)).rglob("0"))
-        while row_group_size.is_dir():
-            row_group_size = row_group_size / "0"
-        row_group_size.write_bytes(row_group_size.read_bytes()[:-3])
+        shard = next((writer.partial / "z8" / "c" / str(row_group)).rglob("0"))
+        while shard.is_dir():
+            shard = shard / "0"
+        shard.write_bytes(shard.read_bytes()[:-3])
         real(writer, row_group)
 
     monkeypatch.setattr(pipeline, "check_written", on_a_bad_disk)

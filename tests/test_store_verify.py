@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import zarr
 
+from hvae_codec import open_store
 from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
-from hvae_codec.store.reader import open_store
 from hvae_codec.store.verify import check_written, verify
 from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
@@ -131,8 +131,8 @@ def test_all_damages_are_told(tmp_path):
 
 def test_only_the_images_of_a_damaged_chunk_are_named(tmp_path):
     path = make_store(tmp_path / "out.zarr", make_spec(chunk_bytes=2 * 1024)).path
-    row_group_size = path / "z16" / "c" / "1" / "0" / "0" / "0"
-    row_group_size.write_bytes(bytes(10) + row_group_size.read_bytes()[10:])
+    shard = path / "z16" / "c" / "1" / "0" / "0" / "0"
+    shard.write_bytes(bytes(10) + shard.read_bytes()[10:])
     (damage,) = verify(path).damages
     assert (list(damage.images), list(damage.names)) == ([8, 9], ["photo/008-é.png", "photo/009-é.png"])
     assert damage.problem == "does not match its checksum"
@@ -223,9 +223,9 @@ def test_what_is_no_store_is_refused(tmp_path):
     metadata = document["attributes"]["hvae_codec"]
     for key, value, message in (
         ("format_version", 99, "version 99, this package reads"),
-        ("shard", 0, r"zarr\.json has damaged metadata"),
-        ("codec", {}, r"zarr\.json has damaged metadata"),
-        ("channels", [1], r"zarr\.json has damaged metadata"),
+        ("shard", 0, r"zarr\.json .* its metadata"),
+        ("codec", {}, r"zarr\.json .* its metadata"),
+        ("channels", [1], r"zarr\.json .* its metadata"),
     ):
         document["attributes"]["hvae_codec"] = {**metadata, key: value}
         (path / "zarr.json").write_text(json.dumps(document))

@@ -9,9 +9,9 @@ import pytest
 import xarray
 import zarr
 
+from hvae_codec import open_store
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
-from hvae_codec.store.reader import open_store
 from stores import GRANULARITIES, make_spec, make_store
 
 
@@ -76,8 +76,8 @@ def test_any_index(store):
 
 
 def test_latents_are_read_when_they_are_asked_for(store):
-    row_group_size = next(file for file in (store.path / "z4" / "c" / "1").rglob("*") if file.is_file())
-    row_group_size.write_bytes(row_group_size.read_bytes()[:-1])
+    shard = next(file for file in (store.path / "z4" / "c" / "1").rglob("*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
     tree = open_store(store.path).to_xarray()
     assert tree["z4/z"][:8].shape[0] == 8
     with pytest.raises(StoreError, match="z4 is damaged at image 9"):

@@ -30,7 +30,7 @@ latents = store.latents(slice(2, 17))
 assert store.gather_latents([5, 3])["z16"].shape[0] == 2
 assert len(store.names) == len(store.labels) == len(store.frame) == len(store) == 20
 assert store.to_xarray()["z4/z"].shape[0] == 20
-store.check(0)
+checked_row_group(store, 0)
 assert "torch" not in sys.modules
 np.savez(OUT, **latents)
 try:

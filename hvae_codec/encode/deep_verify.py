@@ -16,7 +16,7 @@ from ..progress import Progress
 from ..storage.location import Location, location_of
 from ..store import verify as plain
 from ..store.damage import Damage
-from ..store.group_file import read_group
+from ..store.group_file import read_metadata
 from ..store.reader import Store, Stored
 from ..store.sketch import SKETCH, rms_difference, sketch
 from ..store.verify import VerifyReport
@@ -60,7 +60,7 @@ def load_store_model(where: str | Location, device: str | torch.device = "cpu") 
     try:
         return open_store(location).load_model(device)
     except StoreError:
-        return load_model(find_run(location, read_group(location).metadata.model.run or LATEST_RUN), device)
+        return load_model(find_run(location, read_metadata(location).model.run or LATEST_RUN), device)
 
 
 def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:

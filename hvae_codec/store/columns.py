@@ -177,11 +177,11 @@ def read_columns(metadata: StoreMetadata, read_table: Callable[[str], NDArray]) 
     """
     granularity = metadata.columns.get("granularity", "variate")
     if granularity not in _KINDS:
-        raise StoreError(f"its granularity is {granularity!r}, not variate or position; encode the images again")
+        raise StoreError(f"its granularity is {granularity!r}, not variate or position")
     try:
         columns = _KINDS[granularity].read(metadata, read_table)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"its metadata are damaged ({error!r})") from None
     if not columns.resolutions:
-        raise StoreError("its metadata name no latents; encode the images again")
+        raise StoreError("its metadata name no latents")
     return columns

@@ -71,7 +71,7 @@ def read_group(location: Location) -> GroupFile:
     try:
         return GroupFile(StoreMetadata.from_attribute(attribute), fault, is_proven=False)
     except StoreError as error:
-        raise StoreError(f"{location}: {error}; {REMEDY}") from None
+        raise StoreError(f"{location / GROUP_FILE} {fault or 'is damaged'}: {error}; {REMEDY}") from None
 
 
 def read_metadata(location: Location) -> StoreMetadata:

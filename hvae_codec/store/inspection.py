@@ -67,8 +67,15 @@ class Inspection:
         """Those arrays whose metadata are whole."""
         for name in names:
             array = self.store.find_array(name)
-            if array is not None and not self.store.array_fault(name):
+            if array is not None and not self._array_fault(name):
                 yield name, array
+
+    def _array_fault(self, name: str) -> str:
+        """What is wrong with an array's metadata; shards count here, which a reader need not care about."""
+        array, schema, fault = self.store.find_array(name), self.store.schema.get(name), self.store.array_fault(name)
+        if fault or array is None or schema is None or schema.shards in (None, array.shards):
+            return fault
+        return f"has shards of {list(array.shards or ())}, not {list(schema.shards or ())}"
 
     @functools.cached_property
     def _missing_files(self) -> list[Damage]:
@@ -112,7 +119,7 @@ class Inspection:
         return [] if same else [Damage(COPY_FILE, "has a whole copy of other metadata than the group's zarr.json")]
 
     def _array_damage(self, name: str) -> list[Damage]:
-        fault, schema = self.store.array_fault(name), self.store.schema.get(name)
+        fault, schema = self._array_fault(name), self.store.schema.get(name)
         concerns_all = _is_of_all(name) or (schema is not None and schema.is_per_image)
         return [Damage(f"{name}/zarr.json", fault, range(len(self.store)) if concerns_all else ())] if fault else []
 
@@ -148,7 +155,7 @@ class Inspection:
     def tables_prove(self) -> bool | None:
         """Whether the tables have the fingerprint of the metadata: none is of another store. None if one is damaged."""
         damaged = {damage.file.partition("/")[0] for damage in (*self._missing_files, *self._table_damages)}
-        damaged |= {name for name in self.tables if self.store.array_fault(name)}
+        damaged |= {name for name in self.tables if self._array_fault(name)}
         if any(name in ("name", "label") or _is_of_all(name) for name in damaged):
             return None
         try:

@@ -28,7 +28,7 @@ from .arrays import unstorable
 from .bucket_shards import sharded_array
 from .columns import Columns, read_columns
 from .damage import UnreadableError, reading
-from .group_file import REMEDY, GroupFile, is_replaced, read_group, read_metadata
+from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, read_metadata
 from .metadata import StoreMetadata, array_checksum
 from .quantiser import Codec
 from .rowgroups import RowGroups, runs
@@ -311,8 +311,8 @@ class Store:
     def array(self, name: str) -> zarr.Array:
         """The array `name`; `StoreError` if it is not there or its metadata are damaged."""
         fault = self.array_fault(name)
-        if fault == _MISSING and not self._is_own(name):
-            raise StoreError(f"{self.path} has no array {name}; {REMEDY}")
+        if fault == _MISSING:
+            raise self.damaged(f"it has no array {name}")
         if fault:
             raise self.damaged(f"array {name}: its zarr.json {fault}")
         return cast(zarr.Array, self.opened[name])
@@ -405,7 +405,7 @@ def _opened(cls: type[S], location: Location, group_file: GroupFile, cache_bytes
     try:
         columns = read_columns(metadata, functools.partial(_table, bare))
     except StoreError as error:
-        raise StoreError(f"{location}: {error}") from None
+        raise StoreError(f"{location / GROUP_FILE} is damaged: {error}; {REMEDY}") from None
     row_groups = RowGroups(_count_images(bare, columns), metadata.row_group_size)
     return replace(bare, columns=columns, row_groups=row_groups, schema=_schema(bare, columns, row_groups))
 

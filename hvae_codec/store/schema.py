@@ -34,7 +34,7 @@ TABLE_CHUNK = 65536
 
 WEIGHTS = "model"
 """The array of the weights of a model that the store carries, as the bytes of a safetensors file."""
-_WEIGHTS_CHUNK = 4 * 2**20
+WEIGHTS_CHUNK = 4 * 2**20
 """Bytes in a chunk of weights, which do not compress."""
 
 WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -91,8 +91,6 @@ class ArraySchema:
             yield f"has the fill value {_shown(array.fill_value)}, not {_shown(self.fill_value)}"
         if names != self.dimension_names:
             yield f"has the dimensions {', '.join(map(str, names))}, not {', '.join(self.dimension_names)}"
-        if self.shards and array.shards != self.shards:
-            yield f"has shards of {list(array.shards or ())}, not {list(self.shards)}"
 
 
 def dimension_names(array: zarr.Array) -> tuple[str, ...]:
@@ -132,7 +130,7 @@ def store_schema(
     schema |= {name: table_schema((row_groups.images,), "str", ("image",)) for name in ("name", "label")}
     schema |= {name: _per_image(row_groups) for name in per_image}
     if weights:
-        schema[WEIGHTS] = _weights(weights)
+        schema[WEIGHTS] = weights_schema(weights)
     return {**schema, "committed": _committed(row_groups)}
 
 
@@ -180,10 +178,11 @@ def _per_image(row_groups: RowGroups) -> ArraySchema:
     )
 
 
-def _weights(length: int) -> ArraySchema:
+def weights_schema(length: int) -> ArraySchema:
+    """The weights of a model that the store carries, `length` bytes."""
     return ArraySchema(
         shape=(length,),
-        chunks=(min(length, _WEIGHTS_CHUNK),),
+        chunks=(min(length, WEIGHTS_CHUNK),),
         dtype="uint8",
         fill_value=0,
         compressors=[Crc32cCodec()],

@@ -176,8 +176,9 @@ def _read_chunks(store: Store, resolution: int, rows: range, problem: str) -> La
 
 def checked_row_group(store: Store, row_group: int) -> Stored:
     """A row group's stored numbers, from the disk; `StoreError` if they are not the ones that were committed."""
+    rows = store.row_groups.rows(row_group)
     for damage in row_group_damages(store, row_group):
-        raise store.damaged(f"{damage.file} {damage.problem}")
+        raise store.damaged(f"images {rows.start} to {rows.stop - 1}: {damage.file} {damage.problem}")
     return {resolution: read_row_group(store, resolution, row_group).numbers for resolution in store.resolutions}
 
 
