@@ -199,7 +199,7 @@ def test_stores_without_a_copy_are_as_they_were(path):
     assert [*restore_metadata(path), *repair(path).rewritten] == []
     content = (path / "zarr.json").read_bytes()
     (path / "zarr.json").write_bytes(content.replace(b'"bits": 8', b'"bits": 9'))
-    with pytest.raises(StoreError, match="damaged, .* checksum"):
+    with pytest.raises(StoreError, match=r"damaged, .* checksum"):
         open_store(path)
     report = repair(path)
     assert (report.rewritten, [damage.file for damage in report.after.damages]) == ([], ["zarr.json"])

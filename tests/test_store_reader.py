@@ -471,7 +471,7 @@ def test_swapped_shards_fail_the_check(tmp_path, granularity):
     store = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity))
     first, second = (store.path / "z4" / shard_key(r, store.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
-    with pytest.raises(StoreError, match="images 0 to 7: .* not what was written"):
+    with pytest.raises(StoreError, match=r"images 0 to 7: .* not what was written"):
         checked_row_group(store, 0)
     checked_row_group(store, 1)
 
