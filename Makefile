@@ -63,8 +63,9 @@ lint: $(VENV)/installed
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# The command reference, from the commands' own --help.
+# The command reference, from the commands' own --help, and the picture of the rooms in CONTRIBUTING.md.
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build_commands.py
+	$(VENV)/bin/python docs/build_rooms.py
 
 check: lint test

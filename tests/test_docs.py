@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -17,10 +18,7 @@ COMMANDS = typer.main.get_command(app).commands
 
 
 def test_the_command_reference_is_up_to_date():
-    path = ROOT / "docs" / "build_commands.py"
-    spec = importlib.util.spec_from_file_location("build_commands", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("build_commands")
     assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run make docs"
     for name in COMMANDS:
         assert f"## hvae-codec {name}\n" in module.reference()
@@ -46,6 +44,29 @@ def test_links_to_files_lead_somewhere(page):
         assert found.exists(), f"{page.name} links to {target}"
         if anchor and found.suffix == ".md":
             assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+def test_files_that_the_map_of_the_code_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:hvae_codec|cli|tests|docs|benchmarks)/[\w./]*)`", text))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_picture_of_the_rooms_has_all_layers():
+    rooms = {room.name for layer in script("build_rooms").layers() for room in layer}
+    files = {
+        path.stem for path in (ROOT / "hvae_codec").iterdir() if path.suffix in ("", ".py") and path.stem[0] != "_"
+    }
+    assert rooms == {"cli", *files}
+
+
+def script(name: str) -> ModuleType:
+    """A script in docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def anchors(page: Path) -> set[str]:

@@ -287,7 +287,7 @@ def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, imag
             first_store(tiny_model, stats, images[:10], path)
 
     new, longer = source(folders, "new"), tmp_path / "longer.zarr"
-    with pytest.raises(StoreError, match=r"out\.zarr replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
         append(tiny_model, new, path, out=longer, progress=replace)
     assert not longer.exists()
     with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left"):
@@ -301,7 +301,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
         path.rename(kept)
         first_store(tiny_model, stats, images[NEW:], path)  # of the same shapes
 
-    with pytest.raises(StoreError, match=r"out\.zarr replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
         append(tiny_model, new, path, out=longer, batch_size=4, copying=replace)
     shutil.rmtree(path)
     kept.rename(path)

@@ -284,7 +284,7 @@ def test_numbers_that_are_no_latents_are_refused(tmp_path, codec):
         ({"names": [], "labels": []}, "no images"),
         ({"labels": ["a"]}, "20 names and 1 labels"),
         ({"columns": VariateColumns({4: np.empty((0, 2), np.int32)})}, "keeps no latents"),
-        ({"columns": make_columns("position")}, r"steps at resolution 4 .* one per column, 32"),
+        ({"columns": make_columns("position")}, r"steps at resolution 4 .* 32"),
         ({"steps": {}}, "steps at resolution 1"),
         ({"steps": {**STEPS, 4: np.zeros(3, np.float32)}}, "a step at resolution 4"),
         ({"codec": FloatCodec("float16"), "steps": STEPS}, "steps of float16 latents must be 1"),
