@@ -52,37 +52,39 @@ class BrokenImageError(DataError):
     """An image file that cannot be opened or decoded; `--skip-broken` leaves such files out."""
 
 
-def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
+def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
     """Decode one file: pixels [H, W, channels] at the file's own size, and whether an alpha channel was dropped.
 
     The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
-    Raises `BrokenImageError` on a damaged file, `DataError` on one that is too deep, too large, or grey where colour
-    is needed and the other way round.
+    Raises errors that name `where`: `BrokenImageError` if the file is damaged, `DataError` if it is too deep, too
+    large, or grey where colour is needed and the other way round.
     """
     try:
-        with open(path, "rb") as file:
-            image = _open(_small_whole(file))
-            _check_depth(image, path)
-            _check_pixels(image, path)
-            ImageOps.exif_transpose(image, in_place=True)
-            plain, alpha = _to_grey_or_rgb(image)
+        image = _open(_small_whole(file))
+        _check_depth(image, where)
+        _check_pixels(image, where)
+        ImageOps.exif_transpose(image, in_place=True)
+        plain, alpha = _to_grey_or_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(_too_large(path)) from None
+        raise DataError(_too_large(where)) from None
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BrokenImageError(
-            f"{path} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken"
-        ) from None
+        raise broken_image(where, error) from None
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    _check_channels(path, pixels.shape[2], channels)
+    _check_channels(where, pixels.shape[2], channels)
     return pixels, alpha
 
 
+def broken_image(where: Path, error: Exception) -> BrokenImageError:
+    """The error that says that the file `where` cannot be opened or decoded, because of `error`."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return BrokenImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken")
+
+
 def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; a view where H = W = size."""
+    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; a view if H = W = size."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels.transpose(2, 0, 1)

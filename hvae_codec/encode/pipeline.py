@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
-from ..lookahead import written_behind
+from ..lookahead import write_behind
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, kl_stats
@@ -169,16 +169,17 @@ class EncodeJob:
         done = total - sum(len(writer.rows(r)) for r in pending)
         encoded = self._row_groups(writer, pending)
         # Closed at once, also on an error: their threads must not outlive the call.
-        with closing(encoded), closing(written_behind(encoded, lambda item: self._write(writer, *item))) as written:
-            for row_group, *_ in written:
+        with closing(encoded), closing(write_behind(lambda item: self._write(writer, *item), encoded)) as written:
+            for row_group in written:
                 done += len(writer.rows(row_group))
                 if progress is not None:
                     progress(done, total)
 
-    def _write(self, writer: StoreWriter, row_group: int, stored: Stored, per_image: PerImage) -> None:
+    def _write(self, writer: StoreWriter, row_group: int, stored: Stored, per_image: PerImage) -> int:
         writer.write(row_group, stored, per_image)
         if self.options.verify:
             check_written(writer, row_group)
+        return row_group
 
     def _row_groups(self, writer: StoreWriter, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
         """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.

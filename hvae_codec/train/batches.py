@@ -1,11 +1,11 @@
-"""Which images a step sees, as a function of seed and step alone, so that a resumed run goes on exactly."""
+"""Chooses the images of each step by seed and step alone, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import ImageSource
+from ..lookahead import map_ahead
 
 CACHE_BYTES = 2 << 30
-"""Sources up to this many pixel bytes are read once and kept; larger ones are read as the steps need them."""
+"""Sources up to this many pixel bytes are read once and held in memory; larger ones are read as the steps need them."""
 
 AHEAD = 2
 """Batches read ahead of the one in use, besides one for each thread that reads."""
@@ -56,27 +57,32 @@ class BatchStream:
         self._orders_lock = threading.Lock()
         pixels = len(source) * source.channels * source.size**2
         self._cache = _read_all(source, on_read) if pixels <= cache_bytes else None
-        threads = 1 if self._cache is not None else workers
-        self._ahead = AHEAD + threads - 1
-        self._pool = ThreadPoolExecutor(threads, "read batches")
-        self._pending: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._threads = 1 if self._cache is not None else workers
+        self._batches: Generator[NDArray[np.uint8]] | None = None
+        self._next_step = 0
+        """The step whose batch `_batches` gives next; 0 if none."""
 
     def batch(self, step: int) -> Tensor:
         """This process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; the next ones are read meanwhile.
 
-        Raises `DataError` naming the file where an image is missing or broken.
+        Raises `DataError` naming the file if an image is missing or broken.
         """
-        wanted = range(step, step + self._ahead + 1)
-        for other in self._pending.keys() - set(wanted):
-            self._pending.pop(other).cancel()
-        for ahead in wanted:
-            if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(self._read, ahead)
-        return torch.from_numpy(self._pending.pop(step).result())
+        if self._batches is None or step != self._next_step:
+            self._batches = self._batches_from(step)
+        self._next_step = 0  # an error ends the generator
+        images = next(self._batches)
+        self._next_step = step + 1
+        return torch.from_numpy(images)
+
+    def _batches_from(self, step: int) -> Generator[NDArray[np.uint8]]:
+        self.close()
+        waiting = AHEAD + self._threads - 1
+        return map_ahead(self._read, itertools.count(step), threads=self._threads, waiting=waiting, name="read batches")
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._batches is not None:
+            self._batches.close()
 
     def _read(self, step: int) -> NDArray[np.uint8]:
         # NumPy only: torch in a second thread starts a second team of OpenMP threads, which then fight for the cores.
