@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
-from .kernels.silu_conv import Kernel, silu_conv
+from .kernels.silu_conv import Kernel, kernel_of, silu_conv
 
 
 class Conv(nn.Conv2d):
@@ -75,29 +75,6 @@ class Cell(nn.Module):
         for layer in self.convs[:-1]:
             hidden = silu_conv(hidden, [kernel_of(layer)])
         return silu_conv(hidden, heads)
-
-
-def kernel_of(layer: nn.Module) -> Kernel:
-    """Weight and bias of a convolution."""
-    return layer.weight, layer.bias  # type: ignore[return-value]
-
-
-def halves(kernel: Kernel) -> list[Kernel]:
-    """The kernels of the first and second half of the outputs."""
-    weight, bias = kernel
-    return list(zip(weight.chunk(2), bias.chunk(2), strict=True))
-
-
-def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
-    """One kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
-
-    Weights [middle, inputs, k, k] and [outputs, middle, 1, 1] give [outputs, inputs, k, k].
-
-    The prior's and posterior's parameters are such: no feature between the two is ever written to memory.
-    """
-    (weight, bias), (pointwise, last_bias) = first, second
-    matrix = pointwise.flatten(1)
-    return torch.tensordot(matrix, weight, dims=([1], [0])), torch.addmv(last_bias, matrix, bias)
 
 
 class Pool(nn.Module):

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
 from .activations import RunBlock, run_plainly
-from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
-from .gaussian import DiagonalGaussian, GaussianForm, Observe, RawGaussian, observed_z, sample_and_kl
-from .kernels.silu_conv import Kernel
+from .blocks import Cell, Unpool, conv
+from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
+from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
+from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
 
 
 class LatentGroup:
