@@ -18,11 +18,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tomlkit
-
 from .errors import ConfigError
 
 T = TypeVar("T")
+
+LATEST_RUN = "runs/latest"
+"""The run that commands take if none is given: a pointer to the last one."""
+
+ROW_GROUP_SIZE = 256
+"""Images in a row group of a store by default."""
+
+CHUNK_BYTES = 131072
+"""Uncompressed bytes that a store's chunk of two images or more does not exceed by default: a random image then reads
+in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -408,7 +416,9 @@ def load_config(path: Path) -> Config:
 
 
 def config_to_toml(config: Config) -> str:
-    """TOML with one line a stage; keys at their defaults in a stage are left out, all others are written."""
+    """Write TOML with one line per stage; keys at their defaults in a stage are left out, all others are written."""
+    import tomlkit  # most commands write no TOML
+
     data = config_to_dict(config)
     document = tomlkit.document()
     stages = tomlkit.array().multiline(True)

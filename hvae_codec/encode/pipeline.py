@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import Config, config_to_dict
+from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
@@ -25,7 +25,6 @@ from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.rank_batches import Progress
 from ..storage.location import Location, location_of
-from ..store.arrays import CHUNK_BYTES
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import Codec, IntCodec
@@ -52,7 +51,7 @@ class EncodeOptions:
     """Images through the model at once; a row group is cut into these."""
     overwrite: bool = False
     """Whether a store that is already there is replaced."""
-    row_group_size: int = 256
+    row_group_size: int = ROW_GROUP_SIZE
     """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that the smallest readable unit does not exceed where it holds two images or more."""

@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import Config, ModelConfig, config_to_dict, load_config
+from ..config import LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
 from .hvae import HVAE
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-LATEST = "latest"
+LATEST = Path(LATEST_RUN).name
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
@@ -120,7 +120,7 @@ def load_run_config(run: Path | str) -> Config:
     return load_config(find_run(run) / CONFIG_FILE)
 
 
-def load_model(run: Path | str = "runs/latest", device: str | torch.device = "cpu") -> HVAE:
+def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu") -> HVAE:
     """The model of a run in evaluation state, weights on `device`.
 
     Raises `ModelError` where the run is missing or damaged, `ConfigError` where its configuration is.
