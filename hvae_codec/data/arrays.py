@@ -47,7 +47,7 @@ class ArrayContainer(Container):
         return out
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
-        """The shape of an image, the dtype, and the raw bytes of up to 64 images."""
+        """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""
         sample = np.unique(np.linspace(0, len(positions) - 1, SAMPLED_IMAGES).astype(int))
         return repr((self.array.shape[1:], "uint8")).encode() + self._raw(positions[sample]).tobytes()
 

@@ -1,4 +1,4 @@
-"""What holds images: a folder or another container of image files, or an array.
+"""Holds images: a folder or another container of image files, or an array.
 
 A kind of container is a module with `opens` and `open_container`, and one entry in `sources.KINDS`. One of image files
 subclasses `FileContainer` and says how to open a file; one of pixels subclasses `Container`.
@@ -56,7 +56,7 @@ class Container(ABC):
         """Read the images at `positions`: uint8 [B, channels, size, size]."""
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
-        """Give what is known of the images' content without reading all of it, for a fingerprint; here nothing."""
+        """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
 
     def broken(self) -> list[int]:

@@ -27,7 +27,7 @@ from PIL import (
 from ..errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Files with these endings are images, in upper or lower case; what is in them is told by their first bytes."""
+"""Files with these endings are images, in upper or lower case; their first bytes tell the format."""
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused (Pillow's own limit): a small file can unpack to more memory than there is."""
@@ -57,7 +57,7 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.u
 
     The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
     Raises errors that name `where`: `BrokenImageError` if the file is damaged, `DataError` if it is too deep, too
-    large, or grey where colour is needed and the other way round.
+    large, or grey if colour is needed and the other way round.
     """
     try:
         image = _open(_small_whole(file))
@@ -78,13 +78,13 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.u
 
 
 def broken_image(where: Path, error: Exception) -> BrokenImageError:
-    """The error that says that the file `where` cannot be opened or decoded, because of `error`."""
+    """Make the error for a file `where` that cannot be opened or decoded because of `error`."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return BrokenImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken")
 
 
 def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; a view if H = W = size."""
+    """Turn pixels [H, W, C] into [C, size, size]: the centre square, resized with Lanczos; a view if H = W = size."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels.transpose(2, 0, 1)
@@ -97,7 +97,7 @@ def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def colours(channels: int) -> str:
-    """The channel count in words.
+    """Say the channel count in words.
 
     >>> colours(3)
     'colour (3 channels)'
@@ -113,7 +113,7 @@ def _resize_plane(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _small_whole(file: BinaryIO) -> BinaryIO:
-    """The content of a small file, read at once; a large file as it is.
+    """Read a small file at once; return a large one as it is.
 
     Pillow reads in pieces of some bytes, and at each one threads that read at the same time wait for each other.
     """

@@ -67,14 +67,14 @@ class ImageSource:
         return len(self.names)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels of the images at `indices`, in that order: uint8 [B, C, size, size].
+        """Read the images at `indices`, in that order: uint8 [B, C, size, size].
 
         Raises `DataError` naming the file if one is broken or not what the model takes.
         """
         return self.container.read(self.positions[np.asarray(indices, np.int64)])
 
     def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Generator[NDArray[np.uint8]]:
-        """Images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
+        """Yield images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
 
         A few batches are decoded ahead by threads, which end with the generator. Their errors are raised here, in
         the place of the batch they belong to.
@@ -86,7 +86,7 @@ class ImageSource:
         return map_ahead(self.read, parts, threads=threads, waiting=READ_AHEAD, name="read images")
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
-        """The images at `indices`, in that order."""
+        """Select the images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)
         return replace(
             self,
@@ -96,11 +96,11 @@ class ImageSource:
         )
 
     def evenly(self, count: int) -> ImageSource:
-        """At most `count` images, evenly spaced over this source."""
+        """Select at most `count` images, evenly spaced over this source."""
         return self if len(self) <= count else self.subset(self._evenly(count))
 
     def evenly_first(self, count: int) -> ImageSource:
-        """The same images, those of `evenly(count)` before all others."""
+        """Reorder the images: those of `evenly(count)` before all others."""
         if len(self) <= count:
             return self
         first = self._evenly(count)
@@ -110,7 +110,7 @@ class ImageSource:
         return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
 
     def split(self, which: Split) -> ImageSource:
-        """The images for training, those held out for validation, or all; see `split_indices`."""
+        """Select the images for training, those held out for validation, or all; see `split_indices`."""
         return self if which == "all" else self.subset(split_indices(self.names, which))
 
     @cached_property
@@ -146,7 +146,7 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
 
     A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame); hidden and
     other files are passed over; order is by name. Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C].
-    With `skip_broken` every file is decoded once now, and broken ones are left out and named in `skipped`.
+    With `skip_broken`, every file is decoded once now; broken ones are left out and named in `skipped`.
     Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
     """
     path = Path(path)
@@ -185,7 +185,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def as_source(images: ImageSource | ArrayLike) -> ImageSource:
-    """A source as it is; an array or tensor in memory, uint8 [N, C, H, W], as a source of that size.
+    """Return a source as it is, or wrap an array or tensor in memory, uint8 [N, C, H, W], as one of that size.
 
     Raises `DataError` if it is something else.
     """

@@ -1,4 +1,4 @@
-"""Which images are for training and which are held out, and their classes: both follow from names alone."""
+"""Chooses images for training and for validation, and finds their classes, from names alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELD_OUT = 10
 
 
 def split_indices(names: Sequence[str], which: Literal["train", "val"]) -> list[int]:
-    """Indices in `names` of the images for training or for validation.
+    """Find the indices in `names` of the images for training or for validation.
 
     - With images below both train/ and val/, those are the splits; other images belong to neither.
     - With only val/, everything outside it is for training.
@@ -42,7 +42,7 @@ def is_held_out(name: str) -> bool:
 
 
 def label_of(name: str) -> str:
-    """The class folder in an image's name.
+    """Find the class folder in an image's name.
 
     >>> label_of("train/astronaut/00012.png"), label_of("cats/1.png"), label_of("val/1.png"), label_of("1.png")
     ('astronaut', 'cats', '', '')

@@ -21,29 +21,29 @@ _LOG_LARGEST = 18.420680743952367  # log(1e8)
 
 
 def std_from_raw(raw: Tensor, base: ScaleBase, beta: float) -> Tensor:
-    """Standard deviation from a network's raw output, with gradient smoothing `beta` (paper 4.2).
+    """Compute standard deviations from a network's raw output, with gradient smoothing `beta` (paper 4.2).
 
     Base `std`: softplus(raw, beta) = log(1 + exp(beta raw)) / beta. Base `logstd`: exp(beta raw). The result has the
     shape of `raw` and lies within [1e-8, 1e8], so that every loss computed from it is finite.
     """
     if base == "logstd":
-        # Clamped before exp: an infinite exp has a NaN gradient even where the clamp would cut it off.
+        # Clamped before exp: an infinite exp has a NaN gradient even if a later clamp cuts it off.
         return torch.exp((raw * beta).clamp(-_LOG_LARGEST, _LOG_LARGEST))
     return F.softplus(raw, beta=beta).clamp(SMALLEST_STD, LARGEST_STD)
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent normal distributions, one an element of `mean` and `std` (same shapes)."""
+    """Independent normal distributions, one per element of `mean` and `std` (same shapes)."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """mean + temperature * std * noise, for standard normal `noise` of the same shape."""
+        """Compute mean + temperature · std · noise, for standard normal `noise` of the same shape."""
         return torch.addcmul(self.mean, self.std, noise, value=temperature)
 
     def kl(self, prior: DiagonalGaussian) -> Tensor:
-        """KL(self || prior) of every element, in nats; exactly 0 where the two are equal.
+        """Compute KL(self || prior) of every element, in nats; exactly 0 if the two are equal.
 
         log(sp / sq) + (sq² + (mq - mp)²) / (2 sp²) - 1/2, written with ratios so that neither square overflows.
         """
@@ -52,11 +52,11 @@ class DiagonalGaussian(NamedTuple):
         return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
 
     def variates(self, numbers: Tensor) -> DiagonalGaussian:
-        """The variates `numbers`, int64 [k], alone: [B, k, H, W] of [B, variates, H, W]."""
+        """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]."""
         return DiagonalGaussian(self.mean[:, numbers], self.std[:, numbers])
 
     def where(self, mask: Tensor, other: DiagonalGaussian) -> DiagonalGaussian:
-        """This distribution where `mask` is True, `other` elsewhere; a pruned posterior is `q.where(mask, prior)`."""
+        """Mix this, where `mask` is True, with `other`, elsewhere; a pruned posterior is `q.where(mask, prior)`."""
         return DiagonalGaussian(torch.where(mask, self.mean, other.mean), torch.where(mask, self.std, other.std))
 
 
@@ -68,11 +68,11 @@ class RawGaussian(NamedTuple):
     scale: Tensor
 
     def variates(self, numbers: Tensor) -> RawGaussian:
-        """The variates `numbers`, int64 [k], alone."""
+        """Select the variates `numbers`, int64 [k]."""
         return RawGaussian(self.mean[:, numbers], self.scale[:, numbers])
 
     def widened(self) -> RawGaussian:
-        """In float32, or float64 where that is given: what KL and likelihood are computed in."""
+        """Convert to float32, or leave float64: KL and likelihood are computed in these."""
         dtype = torch.promote_types(self.mean.dtype, torch.float32)
         return RawGaussian(self.mean.to(dtype), self.scale.to(dtype))
 
@@ -84,15 +84,15 @@ class GaussianForm(NamedTuple):
     beta: float
     """Gradient smoothing (paper 4.2)."""
     residual: bool = False
-    """Whether a posterior is relative to its prior (NVAE): means add, stds multiply."""
+    """Whether a posterior is relative to its prior (NVAE, arXiv 2007.03898, 3.2): means add, stds multiply."""
 
     def distribution(self, raw: RawGaussian) -> DiagonalGaussian:
-        """The distribution that `raw` alone describes."""
+        """Read the distribution that `raw` alone describes."""
         mean, scale = raw.widened()
         return DiagonalGaussian(mean, std_from_raw(scale, self.base, self.beta))
 
     def relative(self, own: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussian:
-        """The posterior whose own output is the distribution `own`, beside its prior."""
+        """Make the posterior whose own output is the distribution `own`, beside its prior."""
         if self.residual:
             # Raw log scales that add (base logstd) are stds that multiply: one formula for both bases.
             return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std)

@@ -1,4 +1,4 @@
-"""Reading the published models' `.cfg` files: INI whose values are literals and simple expressions, never `eval`."""
+"""Reads the published models' `.cfg` files: INI whose values are literals and simple expressions, never `eval`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _SCHEMA: dict[str, dict[str, str]] = {
 
 
 def evaluate(text: str) -> Any:
-    """The value of a literal, of arithmetic on literals and lists, or of a bare word (a string).
+    """Evaluate a literal, arithmetic on literals and lists, or a bare word (a string).
 
     >>> evaluate("[16] * 2 + [24]"), evaluate("1e-3"), evaluate("symmetric")
     ([16, 16, 24], 0.001, 'symmetric')
@@ -145,13 +145,13 @@ def _entries(value: Any) -> int:
 
 
 def _shown(value: Any) -> str:
-    """`value` in an error sentence: its start where it is long."""
+    """`value` for an error sentence, cut off if it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def read_published_config(path: Path) -> Config:
-    """The configuration in a published `.cfg` file, as this project's stages.
+    """Read a published `.cfg` file, as this project's stages.
 
     Raises `ConfigError` on a missing file, an unknown section or key, an expression that is not arithmetic on
     literals, and on a design that no list of stages describes.
@@ -331,7 +331,7 @@ def _mirrored(model: dict[str, Any], up: int, down: int, width: int) -> None:
         if expected != found:
             raise ConfigError(
                 f"[model] {key}: linked block {up} of the bottom-up path has {expected}, this {found}; "
-                "both paths must agree in a stage"
+                "both paths must agree in every stage"
             )
 
 

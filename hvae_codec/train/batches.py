@@ -63,7 +63,7 @@ class BatchStream:
         """The step whose batch `_batches` gives next; 0 if none."""
 
     def batch(self, step: int) -> Tensor:
-        """This process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; the next ones are read meanwhile.
+        """Read this process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; threads read the next ones.
 
         Raises `DataError` naming the file if an image is missing or broken.
         """
@@ -94,11 +94,11 @@ class BatchStream:
         return images
 
     def name(self, step: int, position: int) -> str:
-        """Name of the image at `position` in the whole batch of `step`."""
+        """Name the image at `position` in the whole batch of `step`."""
         return self.source.names[int(self.indices(step)[position])]
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Positions in the source of the images of `step`, of all processes: the stream of epochs, cut into batches."""
+        """Find the images of `step`, of all processes, int64 [batch_size]: the stream of epochs, cut into batches."""
         count = len(self.source)
         start = (step - 1) * self.batch_size
         positions = np.arange(start, start + self.batch_size)
@@ -116,7 +116,7 @@ class BatchStream:
 
 
 def default_workers(processes: int = 1) -> int:
-    """Threads that read, for each of the `processes` on this machine: its share of the cores, 8 at most."""
+    """Count the threads that read in each of the `processes` on this machine: its share of the cores, 8 at most."""
     return max(1, min(8, (os.cpu_count() or 1) // processes))
 
 

@@ -1,7 +1,7 @@
 """Both distributions of a latent group, z and the KL in one pass over memory, with derivatives written out.
 
-Plain operations on a whole batch wait for memory at every link; see `blockwise`. What is computed, and the shapes, are
-those of `gaussian`.
+Plain operations on a whole batch wait for memory at every link; see `blockwise`. Formulas and shapes are those of
+`gaussian`.
 """
 
 from __future__ import annotations
