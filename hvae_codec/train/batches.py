@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import threading
 from collections.abc import Callable, Generator
 
 import numpy as np
@@ -23,7 +23,7 @@ AHEAD = 2
 
 
 class BatchStream:
-    """Shuffled batches of a source: every image once an epoch, each epoch in its own order.
+    """Shuffled batches of a source: every image once per epoch, each epoch in its own order.
 
         epochs   | 5 0 3 1 4 2 | 2 4 0 5 1 3 | ...      the order of each depends on the seed and its number
         batches  | 5 0 3 1 | 4 2 2 4 | 0 5 1 3 | ...    step 1, 2, 3, ...; each process takes its part of every one
@@ -53,8 +53,8 @@ class BatchStream:
         self.horizontal_flip = horizontal_flip
         size = batch_size // part[1]
         self._slice = slice(part[0] * size, part[0] * size + size)
-        self._orders: dict[int, NDArray[np.int64]] = {}
-        self._orders_lock = threading.Lock()
+        # Two, as threads read batches out of order at the border of two epochs.
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(_shuffled, len(source), seed))
         pixels = len(source) * source.channels * source.size**2
         self._cache = _read_all(source, on_read) if pixels <= cache_bytes else None
         self._threads = 1 if self._cache is not None else workers
@@ -102,22 +102,16 @@ class BatchStream:
         count = len(self.source)
         start = (step - 1) * self.batch_size
         positions = np.arange(start, start + self.batch_size)
-        epochs = positions // count
-        orders = {epoch: self._order(epoch) for epoch in map(int, np.unique(epochs))}
-        return np.array([orders[int(epoch)][p % count] for epoch, p in zip(epochs, positions, strict=True)])
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        with self._orders_lock:
-            if epoch not in self._orders:
-                # Batches are read out of order at the border of two epochs; older ones are over.
-                self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-                self._orders[epoch] = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
-            return self._orders[epoch]
+        return np.array([self._order(epoch)[i] for epoch, i in (divmod(p, count) for p in positions.tolist())])
 
 
 def default_workers(processes: int = 1) -> int:
     """Count the threads that read in each of the `processes` on this machine: its share of the cores, 8 at most."""
     return max(1, min(8, (os.cpu_count() or 1) // processes))
+
+
+def _shuffled(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(images)
 
 
 def _read_all(source: ImageSource, on_read: Callable[[int, int], None] | None) -> NDArray[np.uint8]:

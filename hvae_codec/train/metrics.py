@@ -19,19 +19,9 @@ from .schedules import kl_weight, learning_rate
 from .update import StepResult
 
 METRICS_FILE = "metrics.csv"
-METRICS_COLUMNS = (
-    "step",
-    "nelbo",
-    "rate",
-    "distortion",
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "beta",
-    "active_groups",
-    "skipped",
-    "seconds",
-)
+SCALARS = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta")
+"""Attributes of `StepMetrics` that are one real number each."""
+METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
 VALIDATION_FILE = "validation.csv"
 VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
 
@@ -121,14 +111,8 @@ class StepMetrics:
 @torch.no_grad()
 def packed(result: StepResult, optimizer: FlatOptimizer) -> Tensor:
     """Pack the numbers of `StepMetrics` into one tensor on the device: one transfer brings them all."""
-    scalars = (
-        result.loss,
-        result.distortion,
-        result.grad_norm,
-        result.skipped,
-        optimizer.skipped,
-        optimizer.skipped_in_a_row,
-    )
+    counters = (optimizer.skipped, optimizer.skipped_in_a_row)
+    scalars = (result.loss, result.distortion, result.grad_norm, result.skipped, *counters)
     return torch.cat([torch.stack([scalar.double() for scalar in scalars]), result.rate.double()])
 
 
@@ -143,8 +127,8 @@ class MetricsLog:
 
     def add(self, m: StepMetrics, seconds: float) -> None:
         """Write a row; it is in the file, whole, when this returns."""
-        numbers = (m.nelbo, m.rate, m.distortion, m.loss, m.grad_norm, m.learning_rate, m.beta)
-        row = [m.step, *(f"{number:.9g}" for number in numbers), m.active_groups, m.skipped_so_far, f"{seconds:.1f}"]
+        numbers = (f"{getattr(m, name):.9g}" for name in SCALARS)
+        row = [m.step, *numbers, m.active_groups, m.skipped_so_far, f"{seconds:.1f}"]
         self._writer.writerow(row)
         self._file.flush()
 

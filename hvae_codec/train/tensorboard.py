@@ -9,7 +9,7 @@ import torch
 
 from ..data.sources import ImageSource
 from ..model.hvae import HVAE, Elbo
-from .metrics import StepMetrics
+from .metrics import SCALARS, StepMetrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,8 +29,7 @@ class TensorBoardLogger:
 
     def add_step(self, m: StepMetrics) -> None:
         """Log the scalars of a step, and the KL of each group."""
-        names = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta", "active_groups")
-        for name in names:
+        for name in (*SCALARS, "active_groups"):
             self._writer.add_scalar(f"train/{name}", getattr(m, name), m.step)
         self._writer.add_scalar("train/skipped", m.skipped_so_far, m.step)
         for group, rate in enumerate(m.group_rates):
