@@ -81,7 +81,7 @@ class FileContainer(Container):
         return out
 
     def broken(self) -> list[int]:
-        """Decode every file."""
+        """Find them by decoding every file."""
         threads = os.cpu_count() or 1
         checks = map_ahead(self._is_whole, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
         return [i for i, is_whole in enumerate(checks) if not is_whole]

@@ -46,7 +46,7 @@ def open_container(path: Path, *, size: int, channels: int) -> Folder:
 
 
 def _scan(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Name and bytes of each image file below `folder`; `above` are the real folders passed, against link loops."""
+    """Yield name and bytes of each image file in `folder`; `above` are the real folders passed, against link loops."""
     real = os.path.realpath(folder)
     if real in above:
         return

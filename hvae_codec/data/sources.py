@@ -162,7 +162,7 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
 
 
 def _source_of(container: Container) -> ImageSource:
-    """All images of a container."""
+    """Take all images of a container."""
     positions = np.arange(len(container))
     return ImageSource(container.names, container.labels, container.size, container.channels, (), container, positions)
 

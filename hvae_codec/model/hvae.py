@@ -98,7 +98,7 @@ class SampledPosterior:
         return list(self.recorded.values())
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """z of `group`, [B, variates, H, W]."""
+        """Choose z of `group`, [B, variates, H, W]."""
         z, kl = self._sample_and_kl(group)
         self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
@@ -125,12 +125,12 @@ def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple
 
 
 def posterior_mean(group: LatentGroup) -> Tensor:
-    """Chooses the posterior's mean: the deterministic reconstruction."""
+    """Choose the posterior's mean: the deterministic reconstruction."""
     return group.posterior().mean
 
 
 def prior_sample(noise: Noise, temperature: float | Sequence[float] = 1.0) -> Callable[[LatentGroup], Tensor]:
-    """Chooses a prior sample at `temperature`, one for all groups or one per group; 0 is the prior's mean."""
+    """Sample the prior at `temperature`, one for all groups or one per group; 0 is the prior's mean."""
     if isinstance(temperature, Sequence):
         return lambda group: group.prior.sample(noise(group), temperature[group.index])
     return lambda group: group.prior.sample(noise(group), temperature)

@@ -57,7 +57,7 @@ class WeighedPosterior:
     """[B] log p(z) - log q(z) of each group seen so far, in nats."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """z of `group`, [B, variates, H, W]."""
+        """Choose z of `group`, [B, variates, H, W]."""
         q, p = group.posterior(), group.prior
         noise = self.noise(group)
         z = q.sample(noise)

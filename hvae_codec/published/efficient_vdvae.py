@@ -111,7 +111,7 @@ def published_names(config: ModelConfig) -> dict[str, str]:
 
 
 def _block_prefixes(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(own block, published block) of both paths."""
+    """Yield (own block, published block) of both paths."""
     block = linked = 0
     for stage in config.stages:
         for j in range(stage.extra_bottom_up):
@@ -159,7 +159,7 @@ def _published_name(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def _published_conv(rest: str) -> str:
-    """Published cells have their activations in the same list, so convolution i stands at 2 i + 1."""
+    """Number convolutions as published: activations are in the same list, so convolution i stands at 2 i + 1."""
     head, convs, tail = rest.partition("convs.")
     if not convs:
         return rest

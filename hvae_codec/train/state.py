@@ -94,7 +94,7 @@ def has_state(run: Path) -> bool:
 
 
 def _complete_states(run: Path) -> list[Path]:
-    """States whose counters were written, oldest first: the counters come last."""
+    """List states whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob("step-*.safetensors")
     return sorted(p for p in paths if _is_state_file(p) and p.with_suffix(".json").exists())
 
@@ -110,7 +110,7 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Counters and tensors of a state, checked to be those that were written."""
+    """Read counters and tensors of a state, checked to be those that were written."""
     counters = json.loads(path.with_suffix(".json").read_text())
     if counters["sha256"] != _digest(path):
         raise ValueError("its bytes are not those that were written")

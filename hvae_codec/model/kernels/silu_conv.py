@@ -21,7 +21,7 @@ Kernel = tuple[Tensor, Tensor]
 
 
 def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
-    """Each of `kernels` applied to SiLU of `inputs` joined along channels: [B, outputs, H, W] per kernel.
+    """Apply each of `kernels` to SiLU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
     Under autocast the convolutions run in its type, and so are the results.
     """
@@ -89,7 +89,7 @@ def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
 
 
 def _activated(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """SiLU of the joined inputs."""
+    """Compute SiLU of the joined inputs."""
     if len(inputs) == 1:
         return F.silu(inputs[0].to(dtype))
     first = inputs[0]
