@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from hvae_codec.config import CHUNK_BYTES, ROW_GROUP_SIZE
+
 from . import encode_options as option
 from .display import console, interruptible, report_source, stages
 from .distributed_session import distributed_session
@@ -52,8 +54,8 @@ def command(
     split: Split = SplitName.all,
     worker: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
-    row_group_size: option.Shard = 256,
-    chunk: option.Chunk = 131072,
+    row_group_size: option.Shard = ROW_GROUP_SIZE,
+    chunk: option.Chunk = CHUNK_BYTES,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
     overwrite: option.Overwrite = False,

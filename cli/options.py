@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hvae_codec import config
 from hvae_codec.errors import UsageError
 
 
@@ -78,7 +79,7 @@ SkipBroken = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-LATEST_RUN = Path("runs/latest")
+LATEST_RUN = Path(config.LATEST_RUN)
 
 
 def torch_device(device: Device) -> str:

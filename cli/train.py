@@ -122,8 +122,8 @@ def _train(
     if processes.is_main:
         report_unused(len(source), training, held_out)
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
-        watch = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
-        on_step = watch if processes.is_main else None
+        reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
+        on_step = reporter if processes.is_main else None
         result = train(run, config, training, held_out, options, on_step, display.reading, display.warn, processes)
     if processes.is_main:
         report_source(source)

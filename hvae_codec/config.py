@@ -1,6 +1,6 @@
 """Configuration: frozen dataclasses with documented fields, to and from TOML and JSON.
 
-A model is a list of stages, one a latent resolution, from the highest resolution to the lowest (paper C.2: symmetric,
+A model is a list of stages, one per latent resolution, from the highest resolution to the lowest (paper C.2: symmetric,
 asymmetric and mixed designs are all lists of stages). Nothing here is global: a `Config` is an argument.
 """
 
@@ -18,11 +18,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tomlkit
-
 from .errors import ConfigError
 
 T = TypeVar("T")
+
+LATEST_RUN = "runs/latest"
+"""The run that commands take if none is given: a pointer to the last one."""
+
+ROW_GROUP_SIZE = 256
+"""Images in a row group of a store by default."""
+
+CHUNK_BYTES = 131072
+"""Uncompressed bytes that a store's chunk of two images or more does not exceed by default: a random image then reads
+in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class StageConfig:
 
     @property
     def state_size(self) -> int:
-        """Elements of the activations between two blocks, an image: channels × height × width."""
+        """Elements per image of the activations between two blocks: channels × height × width."""
         return self.width * self.resolution**2
 
 
@@ -78,13 +86,13 @@ class ModelConfig:
     channels: int = 3
     """Colour channels of the images."""
     bits: int = 8
-    """Bits a colour value keeps, 1 to 8; lower ones are cut off."""
+    """Bits of a colour value that the model sees, 1 to 8; lower ones are cut off."""
     output: Literal["logistic_mixture", "bernoulli"] = "logistic_mixture"
     """Output distribution; `bernoulli` is for binarised images."""
     mixtures: int = 10
     """Components of the logistic mixture."""
     bins: Literal["exact", "published"] = "exact"
-    """`exact` bins tile the line; `published` bins overlap below 8 bits and are kept for parity."""
+    """`exact` bins tile the line; `published` bins overlap below 8 bits and are there for parity."""
     output_scale: Literal["std", "logstd"] = "std"
     """Base of the mixture's scales (paper 4.2)."""
     output_beta: float = 0.6931472
@@ -130,12 +138,12 @@ class ModelConfig:
 
     @property
     def image_dims(self) -> int:
-        """Colour values of an image, C × H × W: what bits/dim is divided by."""
+        """Colour values per image, C × H × W: the dimensions of bits/dim."""
         return self.channels * self.image_size**2
 
     @property
     def nats_per_bit_dim(self) -> float:
-        """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
+        """ln 2 · C · H · W: nats per image divided by this are bits/dim."""
         return math.log(2.0) * self.image_dims
 
     @property
@@ -153,7 +161,7 @@ class ModelConfig:
         return sum(group.dims for group in self.groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimiser and its learning rate (paper appendix A)."""
 
@@ -162,7 +170,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Rate after warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """How the rate goes on after warm-up."""
+    """Course of the rate after warm-up."""
     warmup_steps: float = 100.0
     """Steps of linear warm-up."""
     decay_start: int = 0
@@ -187,7 +195,7 @@ class OptimizerConfig:
         _check_section("optimizer", self, shares=("beta1", "beta2"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights of the KL in the training loss (NVAE's schedules)."""
 
@@ -214,23 +222,23 @@ class LossConfig:
         _check_section("loss", self, shares=("beta_min",))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Length and batches of training."""
 
     steps: int = 100_000
     """Updates in all."""
     batch_size: int = 64
-    """Images a step, of all processes together."""
+    """Images per step, of all processes together."""
     ema_decay: float = 0.9999
     """Decay of the exponential moving average of the weights."""
     horizontal_flip: bool = True
     """Whether images are mirrored at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto
-    takes bf16 where the processor has instructions for it. A run keeps what auto took when it was begun."""
+    is bf16 if the processor has instructions for it. A resumed run computes with the numbers that it began with."""
     checkpoint_activations: bool = False
-    """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
+    """Whether activations are computed again in the backward pass instead of saved: less memory, more time."""
     compile: bool = False
     """Whether the network is compiled first (torch.compile): slow to start, then faster on GPUs."""
 
@@ -249,7 +257,7 @@ class Config:
 
 
 def check_model(model: ModelConfig) -> None:
-    """Raise `ConfigError` where the stages and sizes of `model` describe no network."""
+    """Raise `ConfigError` if the stages and sizes of `model` describe no network."""
     _check_section("model", model, above_zero=("output_beta", "posterior_beta"))
     _require(1 <= model.bits <= 8, f"model.bits is {model.bits}; it must be 1 to 8")
     _require(len(model.stages) > 0, "the model has no stages; give at least one [[stages]] line")
@@ -316,14 +324,14 @@ def _require(condition: bool, message: str) -> None:
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """Plain data for JSON: nested dicts, lists, numbers, strings, booleans and None."""
+    """Convert to plain data for JSON: nested dicts, lists, numbers, strings, booleans and None."""
     data = dataclasses.asdict(config)
     data["model"]["stages"] = list(data["model"]["stages"])
     return data
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:
-    """The inverse of `config_to_dict`; `stages` may also stand at the top level, as in TOML.
+    """Build a configuration from plain data; `stages` may also stand at the top level, as in TOML.
 
     Raises `ConfigError` on an unknown key (naming the nearest one), a missing key or a value of the wrong type.
     """
@@ -354,7 +362,7 @@ def _table(data: object, where: str) -> Mapping[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`, or a `ConfigError` that names both."""
+    """Convert `value` to the annotated type `hint`; raises `ConfigError` that names `where` it stands."""
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, f"{where}.")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -380,7 +388,7 @@ def _convert_number(hint: type, value: Any, where: str) -> Any:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The rest of an error sentence: the known word nearest to a misspelt one, or all of them.
+    """Finish an error sentence: name the known word nearest to a misspelt one, or all of them.
 
     >>> nearest("widht", ["width", "kernel"])
     '; did you mean width?'
@@ -408,7 +416,9 @@ def load_config(path: Path) -> Config:
 
 
 def config_to_toml(config: Config) -> str:
-    """TOML with one line a stage; keys at their defaults in a stage are left out, all others are written."""
+    """Write TOML with one line per stage; keys at their defaults in a stage are left out, all others are written."""
+    import tomlkit  # most commands write no TOML
+
     data = config_to_dict(config)
     document = tomlkit.document()
     stages = tomlkit.array().multiline(True)
@@ -432,7 +442,7 @@ def _without_defaults(stage: StageConfig) -> dict[str, Any]:
 
 
 def with_settings(config: Config, settings: Sequence[str]) -> Config:
-    """`config` with `key=value` settings applied in order.
+    """Apply `key=value` settings to `config`, in order.
 
     Keys are `section.name` (`train.batch_size=32`), `stage.name` (every stage) or `stage32.name` (the stages at
     resolution 32). Values are TOML, or bare words. Raises `ConfigError` on a key or value that does not fit.
@@ -445,7 +455,7 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
             raise ConfigError(f"--set {setting!r} is not of the form section.key=value, such as train.batch_size=32")
         for table in _tables_of(data, section, config):
             table[name] = _parse_value(text.strip())
-        config_from_dict(data)  # each must fit, or the next one has no place to go
+        config_from_dict(data)  # each must fit, or the next one may have no table to change
     return config_from_dict(data)
 
 

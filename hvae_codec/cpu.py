@@ -1,4 +1,4 @@
-"""Settings of a whole process that make a model faster on a CPU; a command's to make, not a library's."""
+"""Settings of a whole process that make a model faster on a CPU; for commands to make, not for a library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 @contextmanager
 def tuned_for_training() -> Iterator[None]:
-    """Flush numbers too near 0 for normal floats to 0, and keep freed memory for the next step.
+    """Flush numbers too near 0 for normal floats to 0, and hold freed memory for the next step.
 
     CPUs handle denormals slowly: a few percent of a step. The second setting stays for the life of the process.
     """
@@ -28,11 +28,10 @@ def tuned_for_training() -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Make malloc reuse large blocks, of all threads; True where the system's malloc can be told so (glibc).
+    """Make malloc reuse large blocks, of all threads; returns whether the system's malloc has such settings (glibc).
 
     Memory that is handed back to the system must be cleared by it page by page when it is asked for again, which takes
-    as long as a third of a forward pass. All threads share one arena, which knows these settings: the others hand back
-    memory whatever they are told.
+    as long as a third of a forward pass. All threads share one arena, the only one that follows these settings.
     """
     if not sys.platform.startswith("linux"):
         return False

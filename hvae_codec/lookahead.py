@@ -1,9 +1,9 @@
-"""What was computed is written while the next is computed: one queue, bounded, and one thread.
+"""One way to look ahead: threads work on what comes next, in order and never on more than a few items.
 
-    items      make 0 │ make 1 │ make 2 │ make 3 │
-    thread            │ write 0 │ write 1 │ write 2 │ write 3 │
+    read ahead      items are cheap: threads read 1, 2, 3, ... while the caller uses 0
+    write behind    items are costly: one thread writes 0 while the caller's generator makes 1
 
-Compression, checksums and waiting for the disk leave Python's lock alone: the model does not wait for them.
+Decoding, compression, checksums and waiting for the disk leave Python's lock alone, so the caller does not wait.
 """
 
 from __future__ import annotations
@@ -14,30 +14,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-
-WAITING = 2
-"""Items that may wait to be written, besides the one that is; memory holds no more."""
+Result = TypeVar("Result")
 
 
-def written_behind(items: Iterable[Item], write: Callable[[Item], None], waiting: int = WAITING) -> Generator[Item]:
-    """Calls `write` for each of `items` in order, on a thread of its own, and yields each that is written.
+def map_ahead(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    waiting: int,
+    name: str,
+    eager: bool = False,
+) -> Generator[Result]:
+    """Yield `work` of each of `items`, in order, from `threads` threads called `name`.
 
-    An error of `write` is raised here, at the latest when `waiting` further items were made. Whatever ends the
-    iteration, what waits is dropped and what is being written is finished first.
+    At most `waiting` results and tasks wait behind the one that is asked for. `eager` yields a result as soon as it is
+    there, rather than first take as many items as may wait: for items that are slow to make. An error of `work` is
+    raised in the place of its result. Whatever ends the generator, waiting tasks are dropped, and running ones and
+    their threads have ended when it returns.
     """
-    unfinished: deque[tuple[Item, Future[None]]] = deque()
-    pool = ThreadPoolExecutor(1, "write store")
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, name)
     try:
         for item in items:
-            unfinished.append((item, pool.submit(write, item)))
-            while unfinished and (len(unfinished) > waiting or unfinished[0][1].done()):
-                yield _finished(*unfinished.popleft())
-        while unfinished:
-            yield _finished(*unfinished.popleft())
+            pending.append(pool.submit(work, item))
+            while pending and (len(pending) > waiting or (eager and pending[0].done())):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(item: Item, writing: Future[None]) -> Item:
-    writing.result()
-    return item
+def write_behind(write: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+    """Yield `write` of each of `items`, called in order by one thread while the next items are made."""
+    return map_ahead(write, items, threads=1, waiting=2, name="write behind", eager=True)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hvae_codec.data.pixels import fit
-from hvae_codec.data.sources import ImageSource, is_held_out, open_images, split_indices
+from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.data.splits import is_held_out, split_indices
 from hvae_codec.errors import DataError, UsageError
 
 PHOTOGRAPH = skimage.data.astronaut()
@@ -305,9 +306,9 @@ def test_closing_the_generator_ends_its_threads(folder: Path):
 def test_read_ahead_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
     source = open_images(folder, size=32, channels=3)
-    original = type(source.reader).read
+    original = type(source.container).read
     monkeypatch.setattr(
-        type(source.reader), "read", lambda self, positions: read.append(len(positions)) or original(self, positions)
+        type(source.container), "read", lambda self, positions: read.append(len(positions)) or original(self, positions)
     )
     batches = source.batches(1)
     next(batches)

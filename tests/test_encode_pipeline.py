@@ -17,6 +17,7 @@ import zarr
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store, repair
 from hvae_codec.analysis.sizes import SizeMeter
+from hvae_codec.config import CHUNK_BYTES
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode.coder import LatentCoder
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
@@ -24,7 +25,7 @@ from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.store.arrays import CHUNK_BYTES, chunk_length
+from hvae_codec.store.arrays import chunk_length
 from hvae_codec.store.metadata import SourceRecord
 from hvae_codec.store.sketch import SKETCH
 from hvae_codec.store.workers import Worker

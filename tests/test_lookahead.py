@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from hvae_codec.lookahead import written_behind
+from hvae_codec.lookahead import map_ahead, write_behind
 
 
 def test_all_are_written_in_order_by_one_other_thread():
@@ -18,7 +18,8 @@ def test_all_are_written_in_order_by_one_other_thread():
         threads.add(threading.current_thread())
         written.append(item)
 
-    assert list(written_behind(range(20), write)) == list(range(20)) == written
+    assert list(write_behind(write, range(20))) == [None] * 20
+    assert written == list(range(20))
     assert len(threads) == 1
     assert threading.main_thread() not in threads
     assert not next(iter(threads)).is_alive()
@@ -38,7 +39,7 @@ def test_making_waits_for_writing():
         most = max(most, len(made) - len(written))
         written.append(item)
 
-    for _ in written_behind(items(), write, waiting=2):
+    for _ in write_behind(write, items()):
         pass
     assert written == list(range(8))
     assert 2 <= most <= 4  # one that is written, two that wait, one that is made
@@ -57,7 +58,7 @@ def test_an_error_of_writing_ends_making():
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        list(written_behind(items(), write))
+        list(write_behind(write, items()))
     assert len(made) <= 7
 
 
@@ -69,7 +70,33 @@ def test_what_is_being_written_is_finished_and_what_waits_is_dropped():
         time.sleep(0.02)
         written.append(item)
 
-    with closing(written_behind(range(100), write)) as items:
+    with closing(write_behind(write, range(100))) as items:
         next(items)
     assert begun == written
     assert len(written) < 5
+
+
+def test_results_come_in_order_whichever_thread_is_first():
+    def work(item: int) -> int:
+        time.sleep(0.01 * (item % 3 == 0))
+        return item * item
+
+    results = map_ahead(work, range(20), threads=4, waiting=4, name="square")
+    assert list(results) == [item * item for item in range(20)]
+
+
+def test_as_many_items_wait_as_may_and_no_more():
+    begun = []
+    results = map_ahead(begun.append, iter(range(100)), threads=3, waiting=4, name="begin")
+    next(results)
+    time.sleep(0.02)
+    assert len(begun) == 5
+    results.close()
+    assert len(begun) == 5
+
+
+def test_an_error_comes_in_the_place_of_its_result():
+    results = map_ahead(lambda item: 1 // item, [1, 1, 0, 1], threads=2, waiting=3, name="divide")
+    assert [next(results), next(results)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

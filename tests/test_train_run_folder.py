@@ -11,7 +11,7 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.train.run_folder import Origin, keep_origin, read_origin, start_run
+from hvae_codec.train.run_folder import Origin, read_origin, save_origin, start_run
 from hvae_codec.train.run_lock import RunLock
 
 
@@ -111,8 +111,8 @@ def test_a_folder_that_a_kill_left_empty_is_begun(tiny_config, tmp_path: Path):
 
 def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):
     source = as_source(photo_patches)
-    assert keep_origin(run, Origin.of(5, source, source), other_data=False).seed == 5
-    assert keep_origin(run, Origin.of(0, source, source), other_data=False).seed == 5
+    assert save_origin(run, Origin.of(5, source, source), other_data=False).seed == 5
+    assert save_origin(run, Origin.of(0, source, source), other_data=False).seed == 5
     start_run(run, tiny_config, resume=False, seed=5)
     with pytest.raises(ModelError, match="was begun with seed 5, not 6"):
         start_run(run, tiny_config, resume=False, seed=6)
@@ -120,13 +120,13 @@ def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_p
 
 def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
-    keep_origin(run, Origin.of(0, first, first), other_data=False)
+    save_origin(run, Origin.of(0, first, first), other_data=False)
     with pytest.raises(DataError, match="training images are not those"):
-        keep_origin(run, Origin.of(0, other, first), other_data=False)
+        save_origin(run, Origin.of(0, other, first), other_data=False)
     with pytest.raises(DataError, match="held-out images are not those"):
-        keep_origin(run, Origin.of(0, first, other), other_data=False)
+        save_origin(run, Origin.of(0, first, other), other_data=False)
     assert read_origin(run) == Origin.of(0, first, first)
-    keep_origin(run, Origin.of(0, other, other), other_data=True)
+    save_origin(run, Origin.of(0, other, other), other_data=True)
     assert read_origin(run) == Origin.of(0, other, other)
 
 

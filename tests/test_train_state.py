@@ -53,12 +53,12 @@ def test_no_state_is_a_start(fresh, tmp_path: Path):
 def test_the_newest_states_are_kept_and_nothing_else_of_theirs(fresh, tmp_path: Path):
     state = fresh(0)
     for state.step in (1, 2, 3, 4):
-        save_state(tmp_path, state, keep=2)
+        save_state(tmp_path, state, newest=2)
     assert stems(tmp_path) == ["step-000000003", "step-000000004"]
     (tmp_path / "state" / "step-000000002.safetensors.partial").write_text("what a kill left")
     (tmp_path / "state" / "step-notes.txt").write_text("mine")
     state.step = 5
-    save_state(tmp_path, state, keep=2)
+    save_state(tmp_path, state, newest=2)
     assert stems(tmp_path) == ["step-000000004", "step-000000005", "step-notes"]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from ..config import ROW_GROUP_SIZE
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, quantiser_steps
@@ -25,7 +26,6 @@ from ..prune.rank_batches import Progress, rank_batches
 from ..prune.sweep import ElboSweep, SweepRow
 from ..store.quantiser import Codec
 from .reconstruction import Reconstruction, ReconstructionMeter
-from .sizes import ROW_GROUP
 
 FOLDER = "analysis"
 RANKING_FILE = "kl_stats.npz"
@@ -99,7 +99,7 @@ def analyze(
     *,
     batch_size: int,
     seed: int,
-    pictures: int = ROW_GROUP,
+    pictures: int = ROW_GROUP_SIZE,
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
 ) -> Analysis:
@@ -121,7 +121,7 @@ def analyze(
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
     decoding = ReconstructionMeter(coders, seen)
     # Whole row groups, so that several processes cut latents into the chunks that a store has.
-    for first, batch in rank_batches(held_out, batch_size, ROW_GROUP, progress, processes):
+    for first, batch in rank_batches(held_out, batch_size, ROW_GROUP_SIZE, progress, processes):
         images = torch.from_numpy(batch)
         activations = model.activations(images)
         bounds.add(activations, images, first)

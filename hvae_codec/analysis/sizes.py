@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.arrays import CHUNK_BYTES, chunk_length, compressed_bytes
+from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
+from ..store.arrays import chunk_length, compressed_bytes
 from ..store.reader import Stored
-
-ROW_GROUP = 256
 
 
 class SizeMeter:
@@ -28,7 +27,7 @@ class SizeMeter:
 
     def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
         """Count all chunks that are full; returns the rest."""
-        length = chunk_length(ROW_GROUP, CHUNK_BYTES, numbers[0].nbytes)
+        length = chunk_length(ROW_GROUP_SIZE, CHUNK_BYTES, numbers[0].nbytes)
         whole = len(numbers) // length * length
         self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
         return numbers[whole:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -13,39 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .containers import Container
 from .pixels import colours, fit
 
 SAMPLED_IMAGES = 64
 """Images, evenly spaced, whose pixels go into an array's fingerprint."""
 
 
-@dataclass(frozen=True, eq=False)
-class ArrayReader:
-    """Reads images of one array; `array` is a NumPy array, a memory map or a zarr array."""
+class ArrayContainer(Container):
+    """Images of one array: a NumPy array, a memory map or a zarr array. Names are positions in eight digits."""
 
-    path: Path
-    array: Any
-    size: int
-    channels: int
-    labels: Sequence[str]
-    resized: NDArray[np.bool_] = field(init=False)
-    alpha_dropped: NDArray[np.bool_] = field(init=False)
+    numbered_names = True
 
-    def __post_init__(self) -> None:
-        _check_array(self.path, self.array, self.channels)
-        for name in ("resized", "alpha_dropped"):
-            object.__setattr__(self, name, np.zeros(len(self), bool))
-
-    def __len__(self) -> int:
-        return int(self.array.shape[0])
-
-    @property
-    def file_bytes(self) -> NDArray[np.int64]:
-        """Raw pixel bytes of each image, int64 [N]."""
-        return np.full(len(self), int(np.prod(self.array.shape[1:])), np.int64)
+    def __init__(self, path: Path, array: Any, labels: Sequence[str] = (), *, size: int, channels: int) -> None:
+        _check_array(path, array, channels)
+        self.array = array
+        names = tuple(f"{i:08d}" for i in range(array.shape[0]))
+        raw_bytes = np.full(len(names), int(np.prod(array.shape[1:])), np.int64)
+        super().__init__(path, names, labels or ("",) * len(names), raw_bytes, size=size, channels=channels)
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels of the images at `positions`, uint8 [B, channels, size, size]."""
+        """Read slices of the array, in runs of consecutive positions."""
         raw = self._raw(positions)
         raw = raw[..., None] if raw.ndim == 3 else raw
         if raw.shape[3] != self.channels:
@@ -60,7 +47,7 @@ class ArrayReader:
         return out
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
-        """What a fingerprint knows of the pixels: shape of an image, dtype, and the raw bytes of up to 64 images."""
+        """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""
         sample = np.unique(np.linspace(0, len(positions) - 1, SAMPLED_IMAGES).astype(int))
         return repr((self.array.shape[1:], "uint8")).encode() + self._raw(positions[sample]).tobytes()
 
@@ -84,8 +71,15 @@ class ArrayReader:
             ) from None
 
 
-def open_array(path: Path, size: int, channels: int) -> ArrayReader:
-    """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` where it does not hold uint8 images."""
+def opens(path: Path) -> bool:
+    """Whether `path` is an array by its ending, or by what lies in the folder."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+    return path.suffix.lower() in (".npy", ".npz")
+
+
+def open_container(path: Path, *, size: int, channels: int) -> ArrayContainer:
+    """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
     array: Any
     labels: Sequence[str] = ()
     if path.is_dir():
@@ -94,14 +88,7 @@ def open_array(path: Path, size: int, channels: int) -> ArrayReader:
         array = _load_numpy(path, path, "r")
     else:
         array, labels = _open_npz(path)
-    return ArrayReader(path, array, size, channels, labels or ("",) * int(array.shape[0] if array.ndim else 0))
-
-
-def is_array(path: Path) -> bool:
-    """Whether `open_array` is the way to read `path`."""
-    if path.is_dir():
-        return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-    return path.suffix.lower() in (".npy", ".npz")
+    return ArrayContainer(path, array, labels, size=size, channels=channels)
 
 
 def _check_array(path: Path, array: Any, channels: int) -> None:
@@ -152,7 +139,7 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
 
 def _labels(path: Path, labels: NDArray[Any], count: int) -> tuple[str, ...]:
     if labels.size != count:
-        raise DataError(f"{path} has {count} images but {labels.size} labels; give one label an image")
+        raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
     return tuple(labels.reshape(-1).astype(str).tolist())
 
 

@@ -27,7 +27,7 @@ from PIL import (
 from ..errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Files with these endings are images, in upper or lower case; what is in them is told by their first bytes."""
+"""Files with these endings are images, in upper or lower case; their first bytes tell the format."""
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused (Pillow's own limit): a small file can unpack to more memory than there is."""
@@ -52,37 +52,39 @@ class BrokenImageError(DataError):
     """An image file that cannot be opened or decoded; `--skip-broken` leaves such files out."""
 
 
-def read_image_file(path: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
+def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
     """Decode one file: pixels [H, W, channels] at the file's own size, and whether an alpha channel was dropped.
 
     The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
-    Raises `BrokenImageError` on a damaged file, `DataError` on one that is too deep, too large, or grey where colour
-    is needed and the other way round.
+    Raises errors that name `where`: `BrokenImageError` if the file is damaged, `DataError` if it is too deep, too
+    large, or grey if colour is needed and the other way round.
     """
     try:
-        with open(path, "rb") as file:
-            image = _open(_small_whole(file))
-            _check_depth(image, path)
-            _check_pixels(image, path)
-            ImageOps.exif_transpose(image, in_place=True)
-            plain, alpha = _to_grey_or_rgb(image)
+        image = _open(_small_whole(file))
+        _check_depth(image, where)
+        _check_pixels(image, where)
+        ImageOps.exif_transpose(image, in_place=True)
+        plain, alpha = _to_grey_or_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(_too_large(path)) from None
+        raise DataError(_too_large(where)) from None
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BrokenImageError(
-            f"{path} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken"
-        ) from None
+        raise broken_image(where, error) from None
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    _check_channels(path, pixels.shape[2], channels)
+    _check_channels(where, pixels.shape[2], channels)
     return pixels, alpha
 
 
+def broken_image(where: Path, error: Exception) -> BrokenImageError:
+    """Make the error for a file `where` that cannot be opened or decoded because of `error`."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return BrokenImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken")
+
+
 def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pixels [H, W, C] -> [C, size, size]: the centre square, resized with Lanczos; a view where H = W = size."""
+    """Turn pixels [H, W, C] into [C, size, size]: the centre square, resized with Lanczos; a view if H = W = size."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels.transpose(2, 0, 1)
@@ -95,7 +97,7 @@ def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def colours(channels: int) -> str:
-    """The channel count in words.
+    """Say the channel count in words.
 
     >>> colours(3)
     'colour (3 channels)'
@@ -111,7 +113,7 @@ def _resize_plane(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _small_whole(file: BinaryIO) -> BinaryIO:
-    """The content of a small file, read at once; a large file as it is.
+    """Read a small file at once; return a large one as it is.
 
     Pillow reads in pieces of some bytes, and at each one threads that read at the same time wait for each other.
     """

@@ -65,7 +65,7 @@ def write_sample_data(
 
     About 7,000 and 800 at 32 pixels, fewer at large sizes, where photographs that are too small are left out; `seed`
     shifts which patches of the grid are taken. The folder appears when it is complete. One that already holds the
-    same is left as it is; raises `DataError` where it holds anything else, and `UsageError` on an impossible size.
+    same is left as it is; raises `DataError` if it holds anything else, and `UsageError` on an impossible size.
     """
     if size < 4 or seed < 0:
         raise UsageError(f"the size is {size} and the seed {seed}; the size must be at least 4 and the seed 0 or more")
@@ -109,7 +109,7 @@ def _check_finished(folder: Path, marker: str, patches: int) -> None:
 
 
 def load_photographs() -> dict[str, NDArray[np.uint8]]:
-    """The ten photographs by name, each uint8 [H, W, 3]; of the stereo motorcycle, the left image."""
+    """Load the ten photographs by name, each uint8 [H, W, 3]; of the stereo motorcycle, the left image."""
     import skimage.data  # both are slow to import
     import sklearn.datasets
 
@@ -128,7 +128,7 @@ def load_photographs() -> dict[str, NDArray[np.uint8]]:
 
 
 def choose_patches(photographs: Mapping[str, NDArray], split: str, size: int, seed: int = 0) -> dict[str, Box]:
-    """File name (split/photograph/NNNNN.png) -> patch, of a grid of all photographs thinned to `PATCHES`."""
+    """Map file names (split/photograph/NNNNN.png) to patches: the grid of all photographs, thinned to `PATCHES`."""
     sides = {name: photograph.shape[:2] for name, photograph in photographs.items()}
     grid = [(name, box) for name, (height, width) in sides.items() for box in choose_boxes(height, width, split, size)]
     count, phase = PATCHES[split], np.random.default_rng(seed).random()
@@ -143,9 +143,9 @@ def choose_patches(photographs: Mapping[str, NDArray], split: str, size: int, se
 
 
 def choose_boxes(height: int, width: int, split: str, size: int) -> list[Box]:
-    """The grid of one photograph in one split, by rows; neighbours are three quarters of their size apart.
+    """List the grid of one photograph in one split, by rows; neighbours are three quarters of their size apart.
 
-    None where it is too small: a held-out strip one patch wide, or an eighth of it, may be a quarter of it at most.
+    Empty if it is too small: a held-out strip one patch wide, or an eighth of it, may be a quarter of it at most.
     """
     longer = max(height, width)
     if size > min(height, width, longer // 4):

@@ -16,7 +16,6 @@ from dataclasses import replace
 import numpy as np
 import zarr
 
-from ..data.arrays import ArrayReader
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError
 from ..storage.location import UNFINISHED, array_folders, entries
@@ -68,7 +67,7 @@ def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
     """Names of `source`, numbered on where it is an array; `DataError` where the store has it, or has these names."""
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
-    if isinstance(source.reader, ArrayReader):
+    if source.container.numbered_names:
         return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
     both = set(old.names) & set(source.names)
     if both:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, StoreError
-from ..lookahead import written_behind
+from ..lookahead import write_behind
 from ..model.hvae import HVAE
 from ..store.reader import Store
 from .coder import LatentCoder
@@ -72,15 +72,16 @@ def _write_pngs(store: Store, images: range, batches: Iterator[NDArray[np.uint8]
     names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
     targets = (folder / names[i] for i in images)
 
-    def write(batch: NDArray[np.uint8]) -> None:
+    def write(batch: NDArray[np.uint8]) -> int:
         for pixels, target in zip(batch, targets, strict=False):
             _save(_image(pixels), target)
+        return len(batch)
 
     done = 0
     # Writing a small PNG takes half as long as decoding it.
-    with closing(written_behind(batches, write)) as written:
-        for batch in written:
-            done += len(batch)
+    with closing(write_behind(write, batches)) as written:
+        for count in written:
+            done += count
             yield done
 
 

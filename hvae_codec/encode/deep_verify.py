@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import LATEST_RUN
 from ..errors import StoreError
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
@@ -23,7 +24,6 @@ from ..store.verify import VerifyReport
 from .coder import LatentCoder
 from .encoded_store import find_run, open_store
 
-LATEST_RUN = "runs/latest"
 ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
 """Levels of 255, root mean square, from which a row group or an image decodes to something else. Rounding a tenth of
 the pixels to a neighbouring level is 0.3; other images are tens of levels away."""

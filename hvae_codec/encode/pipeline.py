@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import Config, config_to_dict
+from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
-from ..lookahead import written_behind
+from ..lookahead import write_behind
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.rank_batches import Progress
 from ..storage.location import Location, location_of
-from ..store.arrays import CHUNK_BYTES
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import Codec, IntCodec
@@ -52,7 +51,7 @@ class EncodeOptions:
     """Images through the model at once; a row group is cut into these."""
     overwrite: bool = False
     """Whether a store that is already there is replaced."""
-    row_group_size: int = 256
+    row_group_size: int = ROW_GROUP_SIZE
     """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that the smallest readable unit does not exceed where it holds two images or more."""
@@ -169,16 +168,17 @@ class EncodeJob:
         done = total - sum(len(writer.rows(r)) for r in pending)
         encoded = self._row_groups(writer, pending)
         # Closed at once, also on an error: their threads must not outlive the call.
-        with closing(encoded), closing(written_behind(encoded, lambda item: self._write(writer, *item))) as written:
-            for row_group, *_ in written:
+        with closing(encoded), closing(write_behind(lambda item: self._write(writer, *item), encoded)) as written:
+            for row_group in written:
                 done += len(writer.rows(row_group))
                 if progress is not None:
                     progress(done, total)
 
-    def _write(self, writer: StoreWriter, row_group: int, stored: Stored, per_image: PerImage) -> None:
+    def _write(self, writer: StoreWriter, row_group: int, stored: Stored, per_image: PerImage) -> int:
         writer.write(row_group, stored, per_image)
         if self.options.verify:
             check_written(writer, row_group)
+        return row_group
 
     def _row_groups(self, writer: StoreWriter, row_groups: list[int]) -> Generator[tuple[int, Stored, PerImage]]:
         """Each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.

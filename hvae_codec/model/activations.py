@@ -1,4 +1,4 @@
-"""Whether a block's inner activations are kept for the backward pass, or computed again in it."""
+"""Saves a block's inner activations for the backward pass, or computes them again in it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ RunBlock = Callable[..., Any]
 
 
 def run_plainly(block: nn.Module, *arguments: Any) -> Any:
-    """Run the block; autograd keeps what it needs."""
+    """Run the block; autograd saves what it needs."""
     return block(*arguments)
 
 
 def checkpointing(config: ModelConfig) -> RunBlock:
-    """Runs a block of a model of `config` so that the backward pass, which needs what is inside, runs it again.
+    """Make the function that runs a block of a model of `config`, and runs it again in the backward pass.
 
-    Blocks whose state has at most a quarter of the largest one's elements keep what is inside: they hold little of the
-    memory and cost much of the time. What chooses z must choose the same again, so its noise must be a function of the
-    group.
+    Blocks whose state has at most a quarter of the largest one's elements save what is inside: they hold little of the
+    memory and cost much of the time. The same z must be chosen again, so noise must be a function of the group.
     """
     least = max(stage.state_size for stage in config.stages) / 4
 

@@ -1,4 +1,4 @@
-"""What both paths are built from: convolution, residual cell, pool, unpool (figures 4 and 5)."""
+"""The parts of both paths: convolution, residual cell, pool, unpool (figures 4 and 5)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ModelConfig
-from .kernels.silu_conv import Kernel, silu_conv
+from .kernels.silu_conv import Kernel, kernel_of, silu_conv
 
 
 class Conv(nn.Conv2d):
@@ -22,7 +22,7 @@ class Conv(nn.Conv2d):
 
 
 def conv(inputs: int, outputs: int, kernel: int = 1, *, weight_scale: float = 1.0) -> nn.Conv2d:
-    """Convolution that keeps H × W, with Xavier-uniform weights times `weight_scale` and zero biases."""
+    """Make a convolution that preserves H × W, with Xavier-uniform weights times `weight_scale` and zero biases."""
     layer = Conv(inputs, outputs, kernel, padding=kernel // 2)
     init_xavier(layer, weight_scale)
     return layer
@@ -43,7 +43,7 @@ class Cell(nn.Module):
     """Bottleneck cell: SiLU before each convolution, [B, inputs, H, W] -> [B, outputs, H, W].
 
     inputs -> middle, `middle_layers` times middle -> middle (k × k), middle -> outputs. `residual` adds the input.
-    The first convolution keeps the framework's initialisation, as the published models do.
+    The first convolution has the framework's initialisation, as the published models do.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Cell(nn.Module):
         self.convs = nn.ModuleList([first, *middles, conv(middle, outputs, ends, weight_scale=last_scale)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the convolutions, and add the input where the cell is residual."""
+        """Apply the convolutions, and add the input if the cell is residual."""
         y = self.before_last([x], kernel_of(self.convs[-1]))[0]
         return y.add_(x) if self.residual else y
 
@@ -75,29 +75,6 @@ class Cell(nn.Module):
         for layer in self.convs[:-1]:
             hidden = silu_conv(hidden, [kernel_of(layer)])
         return silu_conv(hidden, heads)
-
-
-def kernel_of(layer: nn.Module) -> Kernel:
-    """Weight and bias of a convolution."""
-    return layer.weight, layer.bias  # type: ignore[return-value]
-
-
-def halves(kernel: Kernel) -> list[Kernel]:
-    """The kernels of the first and second half of the outputs."""
-    weight, bias = kernel
-    return list(zip(weight.chunk(2), bias.chunk(2), strict=True))
-
-
-def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
-    """One kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
-
-    Weights [middle, inputs, k, k] and [outputs, middle, 1, 1] give [outputs, inputs, k, k].
-
-    The prior's and posterior's parameters are such: no feature between the two is ever written to memory.
-    """
-    (weight, bias), (pointwise, last_bias) = first, second
-    matrix = pointwise.flatten(1)
-    return torch.tensordot(matrix, weight, dims=([1], [0])), torch.addmv(last_bias, matrix, bias)
 
 
 class Pool(nn.Module):

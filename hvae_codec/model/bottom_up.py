@@ -12,7 +12,7 @@ from .blocks import Cell, Pool, conv
 
 
 class BottomUpBlock(nn.Module):
-    """Residual cells; a linked block also projects a skip, and pools where it is the last of its stage."""
+    """Residual cells; a linked block also projects a skip, and pools if it is the last of its stage."""
 
     def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class BottomUpBlock(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The activations for the next block, and the skip (taken before the pool)."""
+        """Return the activations for the next block, and the skip (taken before the pool)."""
         x = self.cells(x)
         skip = self.skip(x) if self.skip is not None else None
         return (self.pool(x) if self.pool is not None else x), skip
@@ -47,7 +47,7 @@ class BottomUp(nn.Module):
             self.blocks.extend(_stage_blocks(config, stage, below))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Skip activations [B, width, H, W] of the linked blocks for input [B, C, H, W], in this path's order."""
+        """Return the linked blocks' skips [B, width, H, W] for input [B, C, H, W], in this path's order."""
         x = self.input_conv(x)
         skips = []
         for block in self.blocks:

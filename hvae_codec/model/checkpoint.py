@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import Config, ModelConfig, config_to_dict, load_config
+from ..config import LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
 from .hvae import HVAE
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-LATEST = "latest"
+LATEST = Path(LATEST_RUN).name
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
@@ -35,13 +35,13 @@ def replace_atomically(path: Path, data: bytes) -> None:
 
 
 def save_config(run: Path, config: Config) -> None:
-    """Write the resolved configuration into the folder `run`, which is created where it is missing."""
+    """Write the resolved configuration into the folder `run`, which is created if it is missing."""
     run.mkdir(parents=True, exist_ok=True)
     replace_atomically(run / CONFIG_FILE, json.dumps(config_to_dict(config), indent=2).encode() + b"\n")
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically; `ModelError` where they cannot be written."""
+    """Write named tensors as safetensors, atomically; `ModelError` if they cannot be written."""
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
@@ -55,7 +55,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; `ModelError` where the file is missing or damaged."""
+    """Read safetensors; `ModelError` if the file is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> N
 
 
 def find_run(run: Path | str) -> Path:
-    """The folder of a run, with `runs/latest` followed to what it points to; `ModelError` where there is none."""
+    """Find the folder of a run; `runs/latest` is followed to what it points to; `ModelError` if there is none."""
     path = Path(run)
     if not path.exists():
         advice = "train one first (hvae-codec train DATA) or give --model" if path.name == LATEST else "check the path"
@@ -94,9 +94,9 @@ def find_run(run: Path | str) -> Path:
 
 
 def point_latest(latest: Path, run: Path) -> None:
-    """Make `latest` (such as `runs/latest`) point to `run`: a symbolic link, or a file with its path where links fail.
+    """Make `latest` (such as `runs/latest`) point to `run`: a symbolic link, or a file with its path if links fail.
 
-    Raises `ModelError` where `latest` is something else that a user put there.
+    Raises `ModelError` if `latest` is something else that a user put there.
     """
     if latest.exists() and not latest.is_symlink() and not _is_pointer(latest):
         raise ModelError(f"{latest} is in the way of the pointer to the last run; move it")
@@ -116,14 +116,14 @@ def _is_pointer(path: Path) -> bool:
 
 
 def load_run_config(run: Path | str) -> Config:
-    """The configuration of a run."""
+    """Read the configuration of a run."""
     return load_config(find_run(run) / CONFIG_FILE)
 
 
-def load_model(run: Path | str = "runs/latest", device: str | torch.device = "cpu") -> HVAE:
-    """The model of a run in evaluation state, weights on `device`.
+def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu") -> HVAE:
+    """Load the model of a run in evaluation state, weights on `device`.
 
-    Raises `ModelError` where the run is missing or damaged, `ConfigError` where its configuration is.
+    Raises `ModelError` if the run is missing or damaged, `ConfigError` if its configuration is.
     """
     folder = find_run(run)
     model = HVAE(load_run_config(folder).model)
@@ -141,10 +141,10 @@ def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
 
 
 def model_hash(model: HVAE) -> str:
-    """SHA-256 (hex) of the configuration and of every weight: equal exactly where two models compute the same.
+    """Compute SHA-256 (hex) of the configuration and every weight: equal exactly if two models compute the same.
 
-    Kept with a model that is not being trained until a weight changes: an optimiser may write to the memory of weights
-    without their knowing.
+    Cached in a model that is not being trained until a weight changes: an optimiser may write to the memory of weights
+    without changing their version.
     """
     weights = model.state_dict()
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())

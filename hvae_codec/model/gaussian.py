@@ -1,20 +1,16 @@
-"""Diagonal Gaussians: how a network's raw output becomes a scale, sampling, and the only KL formula.
+"""Diagonal Gaussians: from a network's raw output to a distribution, sampling, and the KL.
 
-`sample_and_kl` is what training runs: both distributions, z and the KL in one pass over memory, with a backward pass of
-its own. Tests hold it to the plain formulas above it.
+These are all the formulas of priors and posteriors. `kernels.sample_and_kl` computes the same in one pass over memory,
+with derivatives written out; tests compare the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from .kernels.blockwise import blocks
 
 ScaleBase = Literal["std", "logstd"]
 
@@ -25,29 +21,29 @@ _LOG_LARGEST = 18.420680743952367  # log(1e8)
 
 
 def std_from_raw(raw: Tensor, base: ScaleBase, beta: float) -> Tensor:
-    """Standard deviation from a network's raw output, with gradient smoothing `beta` (paper 4.2).
+    """Compute standard deviations from a network's raw output, with gradient smoothing `beta` (paper 4.2).
 
     Base `std`: softplus(raw, beta) = log(1 + exp(beta raw)) / beta. Base `logstd`: exp(beta raw). The result has the
     shape of `raw` and lies within [1e-8, 1e8], so that every loss computed from it is finite.
     """
     if base == "logstd":
-        # Clamped before exp: an infinite exp has a NaN gradient even where the clamp would cut it off.
+        # Clamped before exp: an infinite exp has a NaN gradient even if a later clamp cuts it off.
         return torch.exp((raw * beta).clamp(-_LOG_LARGEST, _LOG_LARGEST))
     return F.softplus(raw, beta=beta).clamp(SMALLEST_STD, LARGEST_STD)
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent normal distributions, one an element of `mean` and `std` (same shapes)."""
+    """Independent normal distributions, one per element of `mean` and `std` (same shapes)."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """mean + temperature * std * noise, for standard normal `noise` of the same shape."""
+        """Compute mean + temperature · std · noise, for standard normal `noise` of the same shape."""
         return torch.addcmul(self.mean, self.std, noise, value=temperature)
 
     def kl(self, prior: DiagonalGaussian) -> Tensor:
-        """KL(self || prior) of every element, in nats; exactly 0 where the two are equal.
+        """Compute KL(self || prior) of every element, in nats; exactly 0 if the two are equal.
 
         log(sp / sq) + (sq² + (mq - mp)²) / (2 sp²) - 1/2, written with ratios so that neither square overflows.
         """
@@ -56,11 +52,11 @@ class DiagonalGaussian(NamedTuple):
         return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
 
     def variates(self, numbers: Tensor) -> DiagonalGaussian:
-        """The variates `numbers`, int64 [k], alone: [B, k, H, W] of [B, variates, H, W]."""
+        """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]."""
         return DiagonalGaussian(self.mean[:, numbers], self.std[:, numbers])
 
     def where(self, mask: Tensor, other: DiagonalGaussian) -> DiagonalGaussian:
-        """This distribution where `mask` is True, `other` elsewhere; a pruned posterior is `q.where(mask, prior)`."""
+        """Mix this, where `mask` is True, with `other`, elsewhere; a pruned posterior is `q.where(mask, prior)`."""
         return DiagonalGaussian(torch.where(mask, self.mean, other.mean), torch.where(mask, self.std, other.std))
 
 
@@ -72,11 +68,11 @@ class RawGaussian(NamedTuple):
     scale: Tensor
 
     def variates(self, numbers: Tensor) -> RawGaussian:
-        """The variates `numbers`, int64 [k], alone."""
+        """Select the variates `numbers`, int64 [k]."""
         return RawGaussian(self.mean[:, numbers], self.scale[:, numbers])
 
     def widened(self) -> RawGaussian:
-        """In float32, or float64 where that is given: what KL and likelihood are computed in."""
+        """Convert to float32, or leave float64: KL and likelihood are computed in these."""
         dtype = torch.promote_types(self.mean.dtype, torch.float32)
         return RawGaussian(self.mean.to(dtype), self.scale.to(dtype))
 
@@ -88,156 +84,16 @@ class GaussianForm(NamedTuple):
     beta: float
     """Gradient smoothing (paper 4.2)."""
     residual: bool = False
-    """Whether a posterior is relative to its prior (NVAE): means add, stds multiply."""
+    """Whether a posterior is relative to its prior (NVAE, arXiv 2007.03898, 3.2): means add, stds multiply."""
 
     def distribution(self, raw: RawGaussian) -> DiagonalGaussian:
-        """The distribution that `raw` alone describes."""
+        """Read the distribution that `raw` alone describes."""
         mean, scale = raw.widened()
         return DiagonalGaussian(mean, std_from_raw(scale, self.base, self.beta))
 
     def relative(self, own: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussian:
-        """The posterior whose own output is the distribution `own`, beside its prior."""
+        """Make the posterior whose own output is the distribution `own`, beside its prior."""
         if self.residual:
             # Raw log scales that add (base logstd) are stds that multiply: one formula for both bases.
             return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std)
         return own
-
-    def through_scale(self, by_std: Tensor, scale: Tensor, std: Tensor, out: Tensor) -> None:
-        """Fill `out` with the derivative by the raw `scale`, from that by its `std`; 0 where the std was clamped."""
-        if self.base == "std":
-            by_scale = torch.ops.aten.softplus_backward(by_std, scale, self.beta, 20.0)
-        else:
-            by_scale = by_std * std * self.beta
-        torch.ops.aten.hardtanh_backward.grad_input(by_scale, std, SMALLEST_STD, LARGEST_STD, grad_input=out)
-
-
-def sample_and_kl(
-    posterior: RawGaussian, prior: RawGaussian, noise: Tensor, form: GaussianForm
-) -> tuple[Tensor, Tensor]:
-    """z = mean + std · noise of the posterior, [B, variates, H, W], and its KL from the prior in nats, [B].
-
-    Where gradients are wanted, derivatives are computed in the same pass, while everything is in the cache; they are
-    all that is kept for the backward pass.
-    """
-    if torch.compiler.is_compiling():  # the compiler makes one pass of the plain formulas
-        p = form.distribution(prior)
-        q = form.relative(form.distribution(posterior), p)
-        return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
-    wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
-    z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)  # type: ignore[no-untyped-call]
-    return z, kl
-
-
-@torch.no_grad()
-def observed_z(
-    posterior: RawGaussian, prior: RawGaussian, noise: Tensor | None, form: GaussianForm, observe: Observe
-) -> Tensor:
-    """z of the posterior, [B, variates, H, W]: a sample for `noise`, the mean for None.
-
-    Block by block, `observe` sees the KL of each element from the prior in nats and the posterior's std, while they
-    are in the cache; nothing of them is kept.
-    """
-    z = torch.empty_like(posterior.mean, dtype=torch.promote_types(posterior.mean.dtype, torch.float32))
-    for part in blocks(len(z), z.shape[1:].numel(), z.device):
-        p = form.distribution(RawGaussian(prior.mean[part], prior.scale[part]))
-        q = form.relative(form.distribution(RawGaussian(posterior.mean[part], posterior.scale[part])), p)
-        observe(q.kl(p), q.std)
-        z[part] = q.mean if noise is None else q.sample(noise[part])
-    return z
-
-
-Observe = Callable[[Tensor, Tensor], None]
-"""Called with the KL and the posterior's std of some images, [b, variates, H, W] each."""
-
-
-class _SampleAndKL(torch.autograd.Function):
-    """In blocks that fit into the cache: on a CPU, an operation on a whole batch waits for memory."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q_mean: Tensor,
-        q_scale: Tensor,
-        p_mean: Tensor,
-        p_scale: Tensor,
-        noise: Tensor,
-        form: GaussianForm,
-        wanted: bool,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.form, ctx.dtype = form, q_mean.dtype
-        dtype = torch.promote_types(q_mean.dtype, torch.float32)
-        z, *derivatives = (torch.empty_like(q_mean, dtype=dtype) for _ in range(1 + _kept(form) * wanted))
-        kl = z.new_empty(len(noise))
-        for part in blocks(len(noise), noise.shape[1:].numel(), noise.device):
-            own_raw = RawGaussian(q_mean[part], q_scale[part]).widened()
-            p_raw = RawGaussian(p_mean[part], p_scale[part]).widened()
-            own, p = form.distribution(own_raw), form.distribution(p_raw)
-            q = form.relative(own, p)
-            torch.addcmul(q.mean, q.std, noise[part], out=z[part])
-            torch.sum(q.kl(p).flatten(1), dim=1, out=kl[part])
-            if wanted:
-                _derivatives(form, own_raw.scale, p_raw.scale, own, q, p, noise[part], [d[part] for d in derivatives])
-        ctx.save_for_backward(*derivatives)
-        return z, kl
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        gradients = [torch.empty_like(by_z) for _ in range(4)]
-        for part in blocks(len(by_z), by_z.shape[1:].numel(), by_z.device):
-            _combine(ctx.form, by_z[part], by_kl[part], [d[part] for d in saved], [g[part] for g in gradients])
-        return *(gradient.to(ctx.dtype) for gradient in gradients), None, None, None
-
-
-def _kept(form: GaussianForm) -> int:
-    """How many derivatives are kept."""
-    return 5 if form.residual else 4
-
-
-def _derivatives(
-    form: GaussianForm,
-    q_scale: Tensor,
-    p_scale: Tensor,
-    own: DiagonalGaussian,
-    q: DiagonalGaussian,
-    p: DiagonalGaussian,
-    noise: Tensor,
-    out: Sequence[Tensor],
-) -> None:
-    """Fill `out`: KL by the posterior's mean, its raw scale and the prior's raw scale; z by the raw scales.
-
-    With r = sq / sp and d = (mq - mp) / sp, KL = (r² + d² - 1) / 2 - log r has the derivatives
-    dmq = d / sp = -dmp, dsq = (r - 1 / r) / sp, dsp = (1 - r² - d²) / sp; and z = mq + sq · noise has dsq = noise.
-    """
-    inverse = p.std.reciprocal()
-    ratio, shift = q.std * inverse, (q.mean - p.mean) * inverse
-    torch.mul(shift, inverse, out=out[0])
-    by_q_std = ratio - ratio.reciprocal()
-    if form.residual:  # r is the posterior's own std, whatever the prior's
-        by_p_std = -shift.square() * inverse
-        form.through_scale(noise * own.std, p_scale, p.std, out[4])
-        noise = noise * p.std
-    else:
-        by_q_std.mul_(inverse)
-        by_p_std = (1.0 - ratio.square()).addcmul_(shift, shift, value=-1.0).mul_(inverse)
-    form.through_scale(by_q_std, q_scale, own.std, out[1])
-    form.through_scale(by_p_std, p_scale, p.std, out[2])
-    form.through_scale(noise, q_scale, own.std, out[3])
-
-
-def _combine(
-    form: GaussianForm, by_z: Tensor, by_kl: Tensor, derivatives: Sequence[Tensor], out: Sequence[Tensor]
-) -> None:
-    """Fill `out` with the gradients of the raw outputs: the posterior's mean and scale, the prior's mean and scale."""
-    kl_by_q_mean, kl_by_q_scale, kl_by_p_scale, z_by_q_scale = derivatives[:4]
-    by_kl = by_kl.view(-1, 1, 1, 1)
-    by_shift = by_kl * kl_by_q_mean
-    torch.add(by_z, by_shift, out=out[0])
-    torch.addcmul(by_z * z_by_q_scale, by_kl, kl_by_q_scale, out=out[1])
-    if form.residual:  # the posterior's mean moves with the prior's, so that the KL does not change
-        out[2].copy_(by_z)
-        torch.addcmul(by_z * derivatives[4], by_kl, kl_by_p_scale, out=out[3])
-    else:
-        torch.neg(by_shift, out=out[2])
-        torch.mul(by_kl, kl_by_p_scale, out=out[3])

@@ -45,31 +45,31 @@ class Terms(NamedTuple):
 
 
 def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
-    """Fresh noise for each group, from `generator` (on the model's device) or the default one."""
+    """Make fresh noise for each group, from `generator` (on the model's device) or the default one."""
 
     return lambda group: normal_like(group.prior.mean, generator)
 
 
 def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, [B, variates, H, W]; which ones does not depend on the memory format of `z`."""
+    """Draw standard normal numbers, [B, variates, H, W]; which ones does not depend on the memory format of `z`."""
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
     # Arithmetic on tensors of different memory formats is several times slower.
     return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
 
 
 class KeptVariates(NamedTuple):
-    """What a mask keeps of one latent group."""
+    """The variates of one latent group that a mask keeps."""
 
     variates: Tensor
     """Those kept at one position at least, int64 [k]."""
     positions: Tensor | None
-    """Where they are kept, bool [k, H, W]; None where everywhere."""
+    """Where they are kept, bool [k, H, W]; None if everywhere."""
     whole: bool
     """Whether all variates are kept everywhere."""
 
     @classmethod
     def of(cls, keep: Tensor) -> KeptVariates:
-        """Of a mask True = keep, [variates, 1, 1] or [variates, H, W]."""
+        """Read a mask True = keep, [variates, 1, 1] or [variates, H, W]."""
         variates = keep.flatten(1).any(dim=1).nonzero().flatten()
         positions = None if bool(keep[variates].all()) else keep[variates]
         return cls(variates, positions, len(variates) == len(keep) and positions is None)
@@ -98,7 +98,7 @@ class SampledPosterior:
         return list(self.recorded.values())
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """z of `group`, [B, variates, H, W]."""
+        """Choose z of `group`, [B, variates, H, W]."""
         z, kl = self._sample_and_kl(group)
         self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
@@ -116,7 +116,7 @@ class SampledPosterior:
 
 
 def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """z of the kept variates, [B, k, H, W], and their KL in nats, [B]; where one is pruned, it is the prior."""
+    """Sample z of the kept variates, [B, k, H, W], and their KL in nats, [B]; where one is pruned, it is the prior."""
     if kept.positions is None:
         return group.sample_posterior(noise, kept.variates)
     prior = group.prior.variates(kept.variates)
@@ -125,12 +125,12 @@ def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple
 
 
 def posterior_mean(group: LatentGroup) -> Tensor:
-    """Chooses the posterior's mean: the deterministic reconstruction."""
+    """Choose the posterior's mean: the deterministic reconstruction."""
     return group.posterior().mean
 
 
 def prior_sample(noise: Noise, temperature: float | Sequence[float] = 1.0) -> Callable[[LatentGroup], Tensor]:
-    """Chooses a prior sample at `temperature`, one for all groups or one a group; 0 is the prior's mean."""
+    """Sample the prior at `temperature`, one for all groups or one per group; 0 is the prior's mean."""
     if isinstance(temperature, Sequence):
         return lambda group: group.prior.sample(noise(group), temperature[group.index])
     return lambda group: group.prior.sample(noise(group), temperature)
@@ -145,7 +145,7 @@ class HVAE(nn.Module):
         self.run: Path | None = None
         """The run it was loaded from."""
         self.known_hash: tuple[tuple[tuple[int, int], ...], str] | None = None
-        """What `model_hash` found, with the versions of the weights that it holds for."""
+        """The result of `model_hash`, with the versions of the weights that it holds for."""
         self.likelihood = make_likelihood(config)
         self.bottom_up = BottomUp(config)
         self.top_down = TopDown(config, self.likelihood.out_channels)
@@ -158,11 +158,11 @@ class HVAE(nn.Module):
 
     @property
     def nats_per_bit_dim(self) -> float:
-        """ln 2 · C · H · W: what nats an image are divided by to give bits/dim."""
+        """ln 2 · C · H · W: nats per image divided by this are bits/dim."""
         return self.config.nats_per_bit_dim
 
     def checkpoint_activations(self) -> None:
-        """Keep each block's inputs alone for the backward pass, which runs the block again: less memory, more time.
+        """Save only each block's inputs for the backward pass, which runs the block again: less memory, more time.
 
         Noise must then be a function of the group: asked for again, it must be the same.
         """
@@ -181,9 +181,9 @@ class HVAE(nn.Module):
         self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
+        """Compute the skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
 
-        Raises `DataError` where the images are not what the model was made for.
+        Raises `DataError` if the images are not what the model was made for.
         """
         if not isinstance(images, Tensor):
             raise DataError(
@@ -202,7 +202,7 @@ class HVAE(nn.Module):
             raise DataError(f"images are {list(images.shape[1:])}; this model takes {list(expected)}")
 
     def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
-        """Terms of the loss along one posterior sample, with gradients."""
+        """Compute the terms of the loss along one posterior sample, with gradients."""
         choose = SampledPosterior(noise, mask)
         output = self.top_down(self.activations(images), choose, len(images))
         return Terms(self._nll(output, images.to(self.device)), torch.stack(choose.kl))
@@ -212,7 +212,7 @@ class HVAE(nn.Module):
     def elbo(
         self, images: Tensor, *, mask: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
     ) -> Elbo:
-        """Rate, distortion and their sum for uint8 `images` [B, C, H, W]: [B] each, bits/dim, one posterior sample.
+        """Compute rate and distortion of uint8 `images` [B, C, H, W] along one posterior sample: [B] each, bits/dim.
 
         `mask` (per group, True = keep, [variates, 1, 1] or [variates, H, W]) collapses pruned posteriors to the prior.
         Raises `DataError` on other images.
@@ -222,13 +222,13 @@ class HVAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Expected images at the posterior's mean, uint8 [B, C, H, W]."""
+        """Compute the expected images at the posterior's mean, uint8 [B, C, H, W]."""
         output = self.top_down(self.activations(images), posterior_mean, len(images))
         return self.likelihood.to_pixels(self.likelihood.mean(output))
 
     @torch.no_grad()
     def sample(self, count: int, temperature: Temperature = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W].
+        """Compute the expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W].
 
         `temperature` is one for all groups, or any other form of `group_temperatures`, which raises `UsageError`.
         `sampling.sample_images` draws many images in batches.

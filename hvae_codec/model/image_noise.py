@@ -26,12 +26,12 @@ class ImageNoise:
         self.generators = [np.random.default_rng((seed, image)) for image in images]
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """Noise for `group`, [B, variates, H, W], on its device and in its memory format."""
+        """Draw noise for `group`, [B, variates, H, W], on its device and in its memory format."""
         like = group.prior.mean
         drawn = np.stack([g.standard_normal(like.shape[1:], dtype=np.float32) for g in self.generators])
         last = torch.channels_last if like.stride(1) == 1 else torch.contiguous_format
         return torch.from_numpy(drawn).to(like.device, like.dtype, memory_format=last)
 
     def torch_generators(self) -> list[torch.Generator]:
-        """A CPU generator for each image, seeded from its numbers that follow."""
+        """Make a CPU generator for each image, seeded from its numbers that follow."""
         return [torch.Generator().manual_seed(int(g.integers(2**63))) for g in self.generators]

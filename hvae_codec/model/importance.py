@@ -26,7 +26,7 @@ from .top_down import LatentGroup
 
 
 class PosteriorEstimates(NamedTuple):
-    """What K posterior samples of each image of a batch say, in nats, float64."""
+    """Estimates from K posterior samples of each image of a batch, in nats, float64."""
 
     kl: Tensor
     """[groups, B]: analytic KL of each latent group, average over the samples."""
@@ -37,9 +37,10 @@ class PosteriorEstimates(NamedTuple):
 
 
 def log_density_ratio(posterior: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, z: Tensor) -> Tensor:
-    """log p(z) - log q(z) of every element at z = q.mean + q.std · noise, in nats; its average over q is -KL(q || p).
+    """Compute log p(z) - log q(z) of every element at z = q.mean + q.std · noise, in nats.
 
-    q's exponent is taken from the noise itself: (z - q.mean) / q.std has lost it where q.std is far below q.mean.
+    Its average over q is -KL(q || p). q's exponent is taken from the noise itself: (z - q.mean) / q.std has lost it if
+    q.std is far below q.mean.
     """
     squares = noise.square() - ((z - prior.mean) / prior.std).square()
     return 0.5 * squares + (posterior.std / prior.std).log()
@@ -56,7 +57,7 @@ class WeighedPosterior:
     """[B] log p(z) - log q(z) of each group seen so far, in nats."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """z of `group`, [B, variates, H, W]."""
+        """Choose z of `group`, [B, variates, H, W]."""
         q, p = group.posterior(), group.prior
         noise = self.noise(group)
         z = q.sample(noise)
@@ -77,12 +78,12 @@ def posterior_estimates(
     likelihoods: Sequence[Likelihood] = (),
     on_sample: Callable[[int], None] | None = None,
 ) -> PosteriorEstimates:
-    """KL, -log p(x | z) and importance-weighted bound of uint8 `images` [B, C, H, W], from `samples` top-down passes.
+    """Estimate KL, -log p(x | z) and importance-weighted bound of `images`, uint8 [B, C, H, W], from `samples` passes.
 
     `activations` are those of `model.activations(images)`, made once for all passes. `noise` is asked for each group
     once a pass and must give fresh numbers each time. `likelihoods` (the model's own, if empty) all read the same
     outputs. `on_sample` is called with the passes done. Sums and the log-sum-exp over samples are running ones, so
-    memory does not grow with `samples`. Raises `UsageError` where `samples` is below 1.
+    memory does not grow with `samples`. Raises `UsageError` if `samples` is below 1.
     """
     if samples < 1:
         raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
@@ -103,9 +104,9 @@ def posterior_estimates(
 
 
 def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) -> Tensor:
-    """Importance-weighted bound of -log p(x) for uint8 `images` [B, C, H, W], in nats, float64 [B].
+    """Estimate the importance-weighted bound of -log p(x) for uint8 `images` [B, C, H, W], in nats, float64 [B].
 
-    Raises `DataError` where the images are not what the model was made for, `UsageError` where `samples` is below 1.
+    Raises `DataError` if the images are not what the model was made for, `UsageError` if `samples` is below 1.
     """
     with torch.no_grad(), full_float32():
         activations = model.activations(images)
@@ -113,5 +114,5 @@ def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) ->
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Over everything but the batch, in float64."""
+    """Sum over everything but the batch, in float64."""
     return values.flatten(1).sum(dim=1, dtype=torch.float64)

@@ -62,6 +62,6 @@ def _draw(
 
 
 def _output(model: HVAE, output: Tensor, noise: ImageNoise, temperature: float) -> Tensor:
-    """Draws from the output distribution, [B, C, H, W], each with the generator of its image."""
+    """Draw from the output distribution, [B, C, H, W], each image with its own generator."""
     pairs = zip(output.cpu().split(1), noise.torch_generators(), strict=True)
     return torch.cat([model.likelihood.sample(image, generator, temperature) for image, generator in pairs])

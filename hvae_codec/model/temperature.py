@@ -1,8 +1,8 @@
-"""Temperatures of the prior over depth (paper 5.4): text or numbers -> one temperature a latent group.
+"""Temperatures of the prior over depth (paper 5.4): text or numbers -> one temperature per latent group.
 
 0.85       every latent group
 0.7:0.9    linear over depth: 0.7 at the first group (lowest resolution), 0.9 at the last
-0.7,0.8,1  one a latent resolution, or one a latent group, from the lowest resolution to the highest
+0.7,0.8,1  one per latent resolution, or one per latent group, from the lowest resolution to the highest
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FORMS = "give one number, a linear schedule such as 0.7:0.9, or a list such as 0
 
 
 def group_temperatures(temperature: Temperature, config: ModelConfig) -> tuple[float, ...]:
-    """Temperature of each latent group in top-down order, [groups]; z = mean + temperature · std · noise.
+    """Find the temperature of each latent group in top-down order, [groups]; z = mean + temperature · std · noise.
 
-    A list as long as the model has latent resolutions serves all groups of a resolution alike; where that is also the
-    number of groups, the two readings agree. Raises `UsageError` on a text of no known form, on a temperature that is
+    A list of one temperature per latent resolution serves all groups of a resolution alike; if the model has as many
+    groups, the two readings agree. Raises `UsageError` on a text of no known form, on a temperature that is
     negative or not finite, and on a list of another length.
 
     >>> from hvae_codec.presets import load_preset
@@ -66,7 +66,7 @@ def _numbers(given: Temperature, parts: Sequence[str] | Sequence[float]) -> tupl
 
 
 def _spread(values: tuple[float, ...], config: ModelConfig) -> tuple[float, ...]:
-    """A list of temperatures, one a resolution or one a group, as one a group."""
+    """Spread a list of temperatures, one per resolution or one per group, to one per group."""
     groups = [group.resolution for group in config.groups]
     resolutions = sorted(set(groups))
     if len(values) == len(groups):
@@ -74,5 +74,5 @@ def _spread(values: tuple[float, ...], config: ModelConfig) -> tuple[float, ...]
     if len(values) == len(resolutions):
         return tuple(values[resolutions.index(resolution)] for resolution in groups)
     sizes = ", ".join(map(str, resolutions))
-    choices = f"1 for all, {len(resolutions)} (one a latent resolution: {sizes})"
-    raise UsageError(f"{len(values)} temperatures are given; give {choices} or {len(groups)} (one a latent group)")
+    choices = f"1 for all, {len(resolutions)} (one per latent resolution: {sizes})"
+    raise UsageError(f"{len(values)} temperatures are given; give {choices} or {len(groups)} (one per latent group)")

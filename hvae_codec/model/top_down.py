@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
 from .activations import RunBlock, run_plainly
-from .blocks import Cell, Unpool, conv, halves, joined_kernel, kernel_of
-from .gaussian import DiagonalGaussian, GaussianForm, Observe, RawGaussian, observed_z, sample_and_kl
-from .kernels.silu_conv import Kernel
+from .blocks import Cell, Unpool, conv
+from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
+from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
+from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
 
 
 class LatentGroup:
-    """What is known of one latent group when its z is to be chosen; shapes are [B, variates, H, W].
+    """One latent group whose z is to be chosen: its prior and posterior; shapes are [B, variates, H, W].
 
-    Whatever is not asked for costs nothing. `variates`, int64 [k], asks for these alone: [B, k, H, W].
+    Nothing is computed before it is asked for. `variates`, int64 [k], asks for these alone: [B, k, H, W].
     """
 
     def __init__(self, index: int, prior: DiagonalGaussian, posterior: Callable[[], DiagonalGaussian]) -> None:
@@ -42,17 +43,17 @@ class LatentGroup:
         return self.prior.mean
 
     def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
-        """q(z_i | z_<i, image)."""
+        """Return q(z_i | z_<i, image)."""
         q = self._posterior()
         return q if variates is None else q.variates(variates)
 
     def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
+        """Return z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
         q, p = self.posterior(variates), self.prior if variates is None else self.prior.variates(variates)
         return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
 
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
-        """z of the posterior, a sample or, without `noise`, its mean; `observe` sees its KL and std, in parts."""
+        """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
         q = self.posterior()
         observe(q.kl(self.prior), q.std)
         return q.mean if noise is None else q.sample(noise)
@@ -61,7 +62,7 @@ class LatentGroup:
 class _RawGroup(LatentGroup):
     """A latent group known by the network's raw outputs, which are computed when asked for and worked on in few passes.
 
-    An encoder asks for no prior of the last group that it keeps something of.
+    An encoder asks for no prior of the last group of which a mask keeps something.
     """
 
     def __init__(self, index: int, block: TopDownBlock, state: Tensor, skip: Tensor | None) -> None:
@@ -76,7 +77,7 @@ class _RawGroup(LatentGroup):
 
     @property
     def residual(self) -> Tensor:
-        """What the block adds to the state besides z, [B, width, H, W]."""
+        """The term that the block adds to the state besides z, [B, width, H, W]."""
         return self._residual_and_prior[0]
 
     @property
@@ -141,22 +142,22 @@ class TopDownBlock(nn.Module):
         )
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
-        """The state [B, width, H, W] after this group's z."""
+        """Return the state [B, width, H, W] after this group's z."""
         group = self.open(state, skip, index)
         z = choose(group)
         return self.after_z(group.state, group.residual, z)
 
     def open(self, state: Tensor, skip: Tensor | None, index: int) -> _RawGroup:
-        """The group whose z is to be chosen, from the state before this block."""
+        """Return the group whose z is to be chosen, from the state before this block."""
         return _RawGroup(index, self, state if self.unpool is None else self.unpool(state), skip)
 
     def residual_and_prior(self, state: Tensor) -> tuple[Tensor, RawGaussian]:
-        """The residual term, and the output for p(z_i | z_<i), from the state at this block's resolution."""
+        """Compute the residual term, and the output for p(z_i | z_<i), from the state at this block's resolution."""
         residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
         return residual, RawGaussian(*prior_raw)
 
     def posterior_raw(self, state: Tensor, skip: Tensor | None, variates: Tensor | None = None) -> RawGaussian:
-        """Output for q(z_i | z_<i, image), from the state before z and the skip; of `variates` alone where given."""
+        """Compute the output for q(z_i | z_<i, image), from the state before z and the skip; of `variates` if given."""
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
         heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
@@ -165,11 +166,11 @@ class TopDownBlock(nn.Module):
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
 
     def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z, a posterior sample, and the posterior's KL from the prior in nats, [B]."""
+        """Return z, a posterior sample, and the posterior's KL from the prior in nats, [B]."""
         return sample_and_kl(posterior, prior, noise, self.form)
 
     def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
-        """The state after z."""
+        """Compute the state after z."""
         return self.cells(residual.add_(state).add_(self.z_conv(z)))
 
     def compile_parts(self, backend: str) -> None:
@@ -178,7 +179,7 @@ class TopDownBlock(nn.Module):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
 
     def _prior_heads(self) -> list[Kernel]:
-        """Kernels of the residual term and of the prior's mean and scale: the cell's last one is part of all three."""
+        """Return the kernels of the residual term, the prior's mean and its scale; all contain the cell's last one."""
         of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
         return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
 
@@ -199,9 +200,9 @@ class TopDown(nn.Module):
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
     def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
-        """Parameters of the output distribution, [batch, out_channels, H, W].
+        """Compute the parameters of the output distribution, [batch, out_channels, H, W].
 
-        `activations` are the bottom-up path's skips, in its order; None where no posterior will be asked for.
+        `activations` are the bottom-up path's skips, in its order; None if no posterior will be asked for.
         """
         return self.output_conv(self.run_groups(activations, choose, batch, range(len(self.blocks))))
 
@@ -213,10 +214,10 @@ class TopDown(nn.Module):
         groups: range,
         state: Tensor | None = None,
     ) -> Tensor:
-        """The loop over consecutive `groups`: the state after the last of them.
+        """Run the loop over consecutive `groups`: the state after the last of them.
 
-        `state` is that before the first of them where this is not group 0. An encoder needs no group after the last
-        one that it keeps something of.
+        `state` is that before the first of them if this is not group 0. An encoder needs no group after the last one
+        of which a mask keeps something.
         """
         if state is None:
             state = self.start.expand(batch, -1, -1, -1)
@@ -225,20 +226,20 @@ class TopDown(nn.Module):
         return state
 
     def group(self, activations: Sequence[Tensor] | None, index: int, state: Tensor) -> LatentGroup:
-        """Latent group `index`, from the state before it, for those who want nothing that comes after it."""
+        """Return latent group `index`, from the state before it, to callers that want nothing that comes after it."""
         block, state, skip = self._block(activations, index, state)
         return block.open(state, skip, index)
 
     def _block(
         self, activations: Sequence[Tensor] | None, index: int, state: Tensor
     ) -> tuple[TopDownBlock, Tensor, Tensor | None]:
-        """What a block is run with: itself, the state before it, its skip."""
+        """Return a block, the state before it, and its skip."""
         skip = None if activations is None else activations[self.skips[index]]
         return cast(TopDownBlock, self.blocks[index]), state, skip
 
 
 def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
-    """Each latent group's skip (its number in bottom-up order) and block, in top-down order."""
+    """Yield each latent group's skip (its number in bottom-up order) and block, in top-down order."""
     skip = sum(stage.linked_blocks for stage in config.stages)
     below: StageConfig | None = None
     for stage in reversed(config.stages):

@@ -1,4 +1,4 @@
-"""Import of published checkpoints: their tensor names, and nothing that could run code."""
+"""Imports published Efficient-VDVAE checkpoints under this project's tensor names, and nothing that could run code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATE_KEYS = {"ema": "ema_model_state_dict", "raw": "model_state_dict"}
 def import_published(
     checkpoint: Path, config_file: Path, weights: Literal["ema", "raw"] = "ema"
 ) -> tuple[Config, dict[str, Tensor]]:
-    """Configuration and weights of a published checkpoint, under this project's tensor names.
+    """Read configuration and weights of a published checkpoint, under this project's tensor names.
 
     Raises `ConfigError` on a configuration that cannot be imported, `ModelError` on a checkpoint that is missing,
     damaged, holds anything but tensors and plain data, or does not fit the configuration.
@@ -74,7 +74,7 @@ def _overlap(tensors: Iterable[Tensor]) -> bool:
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Published tensors in float32 under this project's names.
+    """Rename published tensors to this project's names, in float32.
 
     Raises `ModelError` that names a tensor that is missing, unknown, of another shape or not finite.
     """
@@ -103,7 +103,7 @@ def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
 
 
 def published_names(config: ModelConfig) -> dict[str, str]:
-    """This project's tensor names, each with the published one."""
+    """Map this project's tensor names to the published ones."""
     with torch.device("meta"):
         own = list(HVAE(config).state_dict())
     prefixes = dict(_block_prefixes(config))
@@ -111,7 +111,7 @@ def published_names(config: ModelConfig) -> dict[str, str]:
 
 
 def _block_prefixes(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(own block, published block) of both paths."""
+    """Yield (own block, published block) of both paths."""
     block = linked = 0
     for stage in config.stages:
         for j in range(stage.extra_bottom_up):
@@ -159,7 +159,7 @@ def _published_name(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def _published_conv(rest: str) -> str:
-    """Published cells keep their activations in the same list, so convolution i stands at 2 i + 1."""
+    """Number convolutions as published: activations are in the same list, so convolution i stands at 2 i + 1."""
     head, convs, tail = rest.partition("convs.")
     if not convs:
         return rest

@@ -1,4 +1,4 @@
-"""Reading the published models' `.cfg` files: INI whose values are literals and simple expressions, never `eval`."""
+"""Reads the published models' `.cfg` files: INI whose values are literals and simple expressions, never `eval`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _SCHEMA: dict[str, dict[str, str]] = {
 
 
 def evaluate(text: str) -> Any:
-    """The value of a literal, of arithmetic on literals and lists, or of a bare word (a string).
+    """Evaluate a literal, arithmetic on literals and lists, or a bare word (a string).
 
     >>> evaluate("[16] * 2 + [24]"), evaluate("1e-3"), evaluate("symmetric")
     ([16, 16, 24], 0.001, 'symmetric')
@@ -138,20 +138,20 @@ def _check_length(entries: int) -> None:
 
 
 def _entries(value: Any) -> int:
-    """Values in a list and in the lists in it, or characters; at least 1."""
+    """Count values in a list and in the lists in it, or characters; at least 1."""
     if isinstance(value, list):
         return max(1, sum(_entries(item) for item in value))
     return max(1, len(value)) if isinstance(value, str) else 1
 
 
 def _shown(value: Any) -> str:
-    """`value` in an error sentence: its start where it is long."""
+    """Write `value` for an error sentence, cut off if it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def read_published_config(path: Path) -> Config:
-    """The configuration in a published `.cfg` file, as this project's stages.
+    """Read a published `.cfg` file, as this project's stages.
 
     Raises `ConfigError` on a missing file, an unknown section or key, an expression that is not arithmetic on
     literals, and on a design that no list of stages describes.
@@ -189,7 +189,7 @@ def _read_section(name: str, section: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _of_kind(kind: str, value: Any) -> Any:
-    """`value` as the kind its key asks for; whole numbers may be written with a point, lists may hold one value."""
+    """Convert `value` to the kind its key asks for; whole numbers may have a point, lists may be one value."""
     if kind == "any" or (kind == "word" and isinstance(value, str)) or (kind == "flag" and isinstance(value, bool)):
         return value
     if kind in ("wholes", "numbers"):
@@ -247,7 +247,7 @@ def _model(data: dict[str, Any], model: dict[str, Any], loss: dict[str, Any]) ->
 
 
 def _one(values: list[int], name: str) -> int:
-    """The single value that a list repeats."""
+    """Find the single value that a list repeats."""
     if len(set(values)) != 1:
         raise ConfigError(f"{name} must all be equal, and hold {sorted(set(values))}; other designs cannot be imported")
     return values[0]
@@ -284,14 +284,14 @@ def _check_depth(model: dict[str, Any]) -> None:
 
 
 def _stage(stage: dict[str, Any]) -> StageConfig:
-    """`position` counts linked blocks from the bottom-up side; the field counts them from the top-down side."""
+    """Build a stage; `position` counts linked blocks from the bottom-up side, the field from the top-down side."""
     position = stage.pop("position")
     after = stage["linked_blocks"] - 1 - position if stage["extra_top_down"] else 0
     return StageConfig(**stage, extra_top_down_after=after)
 
 
 def _linked_blocks(resolution: int, model: dict[str, Any]) -> list[dict[str, Any]]:
-    """Resolution, width, kernel, bottleneck and variates of each linked block, in bottom-up order."""
+    """List resolution, width, kernel, bottleneck and variates of each linked block, in bottom-up order."""
     count = len(model["up_strides"])
     if count == 0:
         raise ConfigError("[model] up_strides is empty; a model has at least one linked block")
@@ -331,7 +331,7 @@ def _mirrored(model: dict[str, Any], up: int, down: int, width: int) -> None:
         if expected != found:
             raise ConfigError(
                 f"[model] {key}: linked block {up} of the bottom-up path has {expected}, this {found}; "
-                "both paths must agree in a stage"
+                "both paths must agree in every stage"
             )
 
 

@@ -21,9 +21,6 @@ from zarr.codecs import BloscCodec
 
 from .quantiser import MAX_CODE
 
-CHUNK_BYTES = 131072
-"""Uncompressed size of a chunk that holds two images or more: a random image reads in milliseconds."""
-
 
 def shard_key(row_group: int, item: tuple[int, ...]) -> str:
     """The shard of a row group, below a latent array whose images have the shape `item`.

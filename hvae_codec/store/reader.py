@@ -22,6 +22,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..config import CHUNK_BYTES, LATEST_RUN
 from ..errors import StoreError, UsageError
 from ..storage.location import Location, array_folders, each, files_at, location_of, prefetch, zarr_location
 from .arrays import unstorable
@@ -32,7 +33,7 @@ from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, 
 from .metadata import StoreMetadata, array_checksum
 from .quantiser import Codec
 from .rowgroups import RowGroups, runs
-from .schema import CHUNK_BYTES, NO_TEXT, WEIGHTS, ArraySchema, dimension_names, store_schema
+from .schema import NO_TEXT, WEIGHTS, ArraySchema, dimension_names, store_schema
 from .shards import CACHE_BYTES, ChunkCache, ShardedArray
 from .spec import StoreSpec, spec_of
 
@@ -121,7 +122,7 @@ class Store:
     @property
     def run(self) -> str:
         """The run whose model encoded the images, as it was given; what `decode` loads."""
-        return self.metadata.model.run or "runs/latest"
+        return self.metadata.model.run or LATEST_RUN
 
     @property
     def config(self) -> dict[str, Any]:

@@ -19,12 +19,10 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
 
-from .arrays import CHUNK_BYTES, chunk_length, compressor, memory_order
+from .arrays import chunk_length, compressor, memory_order
 from .columns import Columns
 from .quantiser import Codec
 from .rowgroups import RowGroups
-
-__all__ = ["CHUNK_BYTES", "ArraySchema", "chunk_files", "is_chunk_file", "store_schema"]
 
 NO_TEXT = "\uffff"
 """Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)"""

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..errors import StoreError
 from .columns import Columns
 from .metadata import ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups
-from .schema import CHUNK_BYTES, TABLE_CHUNK, ArraySchema, store_schema
-
-ROW_GROUP = 256
-"""Images in a row group if nobody says how many."""
+from .schema import TABLE_CHUNK, ArraySchema, store_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class StoreSpec:
     """What the pruning kept; opaque."""
     image: ImageRecord
     source: SourceRecord
-    row_group_size: int = ROW_GROUP
+    row_group_size: int = ROW_GROUP_SIZE
     """Images in each row group but the last."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that a chunk, the smallest readable unit, does not exceed if it holds two images or more."""

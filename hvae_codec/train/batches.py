@@ -1,11 +1,11 @@
-"""Which images a step sees, as a function of seed and step alone, so that a resumed run goes on exactly."""
+"""Chooses the images of each step by seed and step alone, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import ImageSource
+from ..lookahead import map_ahead
 
 CACHE_BYTES = 2 << 30
-"""Sources up to this many pixel bytes are read once and kept; larger ones are read as the steps need them."""
+"""Sources up to this many pixel bytes are read once and held in memory; larger ones are read as the steps need them."""
 
 AHEAD = 2
 """Batches read ahead of the one in use, besides one for each thread that reads."""
 
 
 class BatchStream:
-    """Shuffled batches of a source: every image once an epoch, each epoch in its own order.
+    """Shuffled batches of a source: every image once per epoch, each epoch in its own order.
 
         epochs   | 5 0 3 1 4 2 | 2 4 0 5 1 3 | ...      the order of each depends on the seed and its number
         batches  | 5 0 3 1 | 4 2 2 4 | 0 5 1 3 | ...    step 1, 2, 3, ...; each process takes its part of every one
@@ -52,31 +53,36 @@ class BatchStream:
         self.horizontal_flip = horizontal_flip
         size = batch_size // part[1]
         self._slice = slice(part[0] * size, part[0] * size + size)
-        self._orders: dict[int, NDArray[np.int64]] = {}
-        self._orders_lock = threading.Lock()
+        # Two, as threads read batches out of order at the border of two epochs.
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(_shuffled, len(source), seed))
         pixels = len(source) * source.channels * source.size**2
         self._cache = _read_all(source, on_read) if pixels <= cache_bytes else None
-        threads = 1 if self._cache is not None else workers
-        self._ahead = AHEAD + threads - 1
-        self._pool = ThreadPoolExecutor(threads, "read batches")
-        self._pending: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._threads = 1 if self._cache is not None else workers
+        self._batches: Generator[NDArray[np.uint8]] | None = None
+        self._next_step = 0
+        """The step whose batch `_batches` gives next; 0 if none."""
 
     def batch(self, step: int) -> Tensor:
-        """This process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; the next ones are read meanwhile.
+        """Read this process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; threads read the next ones.
 
-        Raises `DataError` naming the file where an image is missing or broken.
+        Raises `DataError` naming the file if an image is missing or broken.
         """
-        wanted = range(step, step + self._ahead + 1)
-        for other in self._pending.keys() - set(wanted):
-            self._pending.pop(other).cancel()
-        for ahead in wanted:
-            if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(self._read, ahead)
-        return torch.from_numpy(self._pending.pop(step).result())
+        if self._batches is None or step != self._next_step:
+            self._batches = self._batches_from(step)
+        self._next_step = 0  # an error ends the generator
+        images = next(self._batches)
+        self._next_step = step + 1
+        return torch.from_numpy(images)
+
+    def _batches_from(self, step: int) -> Generator[NDArray[np.uint8]]:
+        self.close()
+        waiting = AHEAD + self._threads - 1
+        return map_ahead(self._read, itertools.count(step), threads=self._threads, waiting=waiting, name="read batches")
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._batches is not None:
+            self._batches.close()
 
     def _read(self, step: int) -> NDArray[np.uint8]:
         # NumPy only: torch in a second thread starts a second team of OpenMP threads, which then fight for the cores.
@@ -88,30 +94,24 @@ class BatchStream:
         return images
 
     def name(self, step: int, position: int) -> str:
-        """Name of the image at `position` in the whole batch of `step`."""
+        """Name the image at `position` in the whole batch of `step`."""
         return self.source.names[int(self.indices(step)[position])]
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Positions in the source of the images of `step`, of all processes: the stream of epochs, cut into batches."""
+        """Find the images of `step`, of all processes, int64 [batch_size]: the stream of epochs, cut into batches."""
         count = len(self.source)
         start = (step - 1) * self.batch_size
         positions = np.arange(start, start + self.batch_size)
-        epochs = positions // count
-        orders = {epoch: self._order(epoch) for epoch in map(int, np.unique(epochs))}
-        return np.array([orders[int(epoch)][p % count] for epoch, p in zip(epochs, positions, strict=True)])
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        with self._orders_lock:
-            if epoch not in self._orders:
-                # Batches are read out of order at the border of two epochs; older ones are over.
-                self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-                self._orders[epoch] = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.source))
-            return self._orders[epoch]
+        return np.array([self._order(epoch)[i] for epoch, i in (divmod(p, count) for p in positions.tolist())])
 
 
 def default_workers(processes: int = 1) -> int:
-    """Threads that read, for each of the `processes` on this machine: its share of the cores, 8 at most."""
+    """Count the threads that read in each of the `processes` on this machine: its share of the cores, 8 at most."""
     return max(1, min(8, (os.cpu_count() or 1) // processes))
+
+
+def _shuffled(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(images)
 
 
 def _read_all(source: ImageSource, on_read: Callable[[int, int], None] | None) -> NDArray[np.uint8]:

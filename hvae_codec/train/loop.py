@@ -36,9 +36,9 @@ from .metrics import (
 )
 from .network import make_network
 from .optimizer import FlatOptimizer
-from .run_folder import Origin, keep_origin, start_run
+from .run_folder import Origin, save_origin, start_run
 from .run_lock import RunLock
-from .state import KEEP, TrainState, load_state, save_state
+from .state import STATES, TrainState, load_state, save_state
 from .tensorboard import TensorBoardLogger
 from .update import StepResult, update
 from .validation import validate
@@ -56,7 +56,7 @@ class TrainOptions:
     """Seed of initialisation, batches and noise; a run that goes on keeps its own."""
     save_every: int = 500
     """Steps between states."""
-    keep_states: int = KEEP
+    keep_states: int = STATES
     """States kept, the newest ones."""
     eval_every: int = 500
     """Steps between validations; there is one at the end, too."""
@@ -131,7 +131,7 @@ def train(
     processes.run_on_main(lock.acquire)
     try:
         origin = Origin.of(options.seed, training, validation)
-        origin = processes.run_on_main(lambda: keep_origin(run, origin, other_data=options.other_data))
+        origin = processes.run_on_main(lambda: save_origin(run, origin, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
         sources = (training, validation)
@@ -209,7 +209,7 @@ class _Loop:
         self.saved_step = state.step
         self.elbo: Elbo | None = None
         self.log: MetricsLog | None = None
-        self.board: TensorBoardLogger | None = None
+        self.tensorboard: TensorBoardLogger | None = None
 
     def make_consistent(self) -> None:
         """Make `model.safetensors` and validation.csv those of the state; after a kill they may be ahead of it."""
@@ -231,8 +231,8 @@ class _Loop:
             self.batches.close()
             if self.log is not None:
                 self.log.close()
-            if self.board is not None:
-                self.board.close()
+            if self.tensorboard is not None:
+                self.tensorboard.close()
 
     def make_batches(self, on_read: Callable[[int, int], None] | None) -> BatchStream:
         """This process's part of the batches."""
@@ -254,7 +254,7 @@ class _Loop:
             point_latest(self.options.latest, self.run)
         self.log = MetricsLog(self.run, self.state.step)
         if self.options.tensorboard:
-            self.board = TensorBoardLogger(self.run, self.state.step)
+            self.tensorboard = TensorBoardLogger(self.run, self.state.step)
 
     def take_steps(self) -> None:
         """Step until the last one, or until a process is told to stop."""
@@ -322,8 +322,8 @@ class _Loop:
         self.state.seconds = time.monotonic() - self.since
         if self.log is not None:
             self.log.add(metrics, self.state.seconds)
-        if self.board is not None:
-            self.board.add_step(metrics)
+        if self.tensorboard is not None:
+            self.tensorboard.add_step(metrics)
         self.warn_of_bad_image()
         if metrics.skipped_in_a_row >= self.options.max_skips:
             raise TrainingError(_skip_advice(metrics, self.config))
@@ -346,8 +346,8 @@ class _Loop:
         if self.processes.is_main:
             images = min(len(self.validation), options.validation_images)
             add_validation(self.run, self.state.step, self.elbo, images)
-        if self.board is not None:
-            self.board.add_validation(self.state.step, self.elbo, model, self.validation, seed)
+        if self.tensorboard is not None:
+            self.tensorboard.add_validation(self.state.step, self.elbo, model, self.validation, seed)
 
     def averaged_model(self) -> HVAE:
         """The model for use, which shares its weights with the optimiser's average."""

@@ -1,4 +1,4 @@
-"""What a step gave, as numbers, and metrics.csv and validation.csv, which hold them."""
+"""The numbers of each training step, and the files metrics.csv and validation.csv with them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,18 @@ from .schedules import kl_weight, learning_rate
 from .update import StepResult
 
 METRICS_FILE = "metrics.csv"
-METRICS_COLUMNS = (
-    "step",
-    "nelbo",
-    "rate",
-    "distortion",
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "beta",
-    "active_groups",
-    "skipped",
-    "seconds",
-)
+SCALARS = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta")
+"""Attributes of `StepMetrics` that are one real number each."""
+METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
 VALIDATION_FILE = "validation.csv"
 VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
 
 ACTIVE_NATS = 0.01
-"""A latent group whose KL is above this many nats an image is active: it carries information."""
+"""A latent group whose KL is above this many nats per image is active: it carries information."""
 
 
 class StepMetrics:
-    """What one step gave, averaged over the batch.
+    """The numbers of one step, averaged over the batch.
 
     The numbers are read from the device when the first of them is asked for, which waits until the step is done there;
     so ask before the next step, and seldom.
@@ -103,13 +93,13 @@ class StepMetrics:
 
     @property
     def active_groups(self) -> int:
-        """Latent groups with a KL above `ACTIVE_NATS` nats an image."""
+        """Latent groups with a KL above `ACTIVE_NATS` nats per image."""
         least = ACTIVE_NATS / self._config.model.nats_per_bit_dim
         return sum(rate > least for rate in self.group_rates)
 
     @property
     def learning_rate(self) -> float:
-        """Of this step's update."""
+        """Learning rate of this step's update."""
         return learning_rate(self._config.optimizer, self.step)
 
     @property
@@ -120,20 +110,14 @@ class StepMetrics:
 
 @torch.no_grad()
 def packed(result: StepResult, optimizer: FlatOptimizer) -> Tensor:
-    """The numbers of `StepMetrics` as one tensor on the device: one transfer brings them all."""
-    scalars = (
-        result.loss,
-        result.distortion,
-        result.grad_norm,
-        result.skipped,
-        optimizer.skipped,
-        optimizer.skipped_in_a_row,
-    )
+    """Pack the numbers of `StepMetrics` into one tensor on the device: one transfer brings them all."""
+    counters = (optimizer.skipped, optimizer.skipped_in_a_row)
+    scalars = (result.loss, result.distortion, result.grad_norm, result.skipped, *counters)
     return torch.cat([torch.stack([scalar.double() for scalar in scalars]), result.rate.double()])
 
 
 class MetricsLog:
-    """metrics.csv of a run; rows after the step it goes on from are dropped first, to be written again."""
+    """metrics.csv of a run; rows after the step it continues from are dropped first, to be written again."""
 
     def __init__(self, run: Path, step: int) -> None:
         path = run / METRICS_FILE
@@ -143,8 +127,8 @@ class MetricsLog:
 
     def add(self, m: StepMetrics, seconds: float) -> None:
         """Write a row; it is in the file, whole, when this returns."""
-        numbers = (m.nelbo, m.rate, m.distortion, m.loss, m.grad_norm, m.learning_rate, m.beta)
-        row = [m.step, *(f"{number:.9g}" for number in numbers), m.active_groups, m.skipped_so_far, f"{seconds:.1f}"]
+        numbers = (f"{getattr(m, name):.9g}" for name in SCALARS)
+        row = [m.step, *numbers, m.active_groups, m.skipped_so_far, f"{seconds:.1f}"]
         self._writer.writerow(row)
         self._file.flush()
 
@@ -154,7 +138,7 @@ class MetricsLog:
 
 
 def drop_validations_after(run: Path, step: int) -> None:
-    """Drop the rows of validation.csv that a run which goes on from `step` will write again."""
+    """Drop the rows of validation.csv that a run which continues from `step` will write again."""
     path = run / VALIDATION_FILE
     if path.exists():
         _write_rows(path, VALIDATION_COLUMNS, _rows_until(path, VALIDATION_COLUMNS, step))
@@ -169,7 +153,7 @@ def add_validation(run: Path, step: int, elbo: Elbo, images: int) -> None:
 
 
 def read_validation(run: Path, step: int) -> Elbo | None:
-    """The validation of `step`, bits/dim, where there was one."""
+    """Read the validation of `step`, bits/dim; None if there was none."""
     for row in _rows_until(run / VALIDATION_FILE, VALIDATION_COLUMNS, step):
         if int(row[0]) == step:
             return Elbo(torch.tensor(float(row[2])), torch.tensor(float(row[3])))
@@ -183,7 +167,7 @@ def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]]:
-    """Whole rows of steps up to `step`."""
+    """Read whole rows of steps up to `step`."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:

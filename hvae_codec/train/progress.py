@@ -1,4 +1,4 @@
-"""How training goes, told in words at most once in a while: reading numbers off a device makes it wait."""
+"""Reports how training goes, every few seconds at most: reading numbers off a device makes it wait."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ class Status:
     groups: int
     skipped: int
     """Updates left out so far."""
-
     seconds_left: float | None
 
     def text(self) -> str:
-        """One line without step and pace, which a bar shows apart."""
+        """Say bits/dim and groups in one line; a bar shows step and pace apart."""
         skips = f", {self.skipped} skipped" if self.skipped else ""
         return (
             f"NELBO {self.nelbo:.3f} = {self.distortion:.3f} + KL {self.rate:.3f}, "
@@ -43,14 +42,14 @@ class Status:
         )
 
     def pace(self) -> str:
-        """Images a second and the time that is left, in words; empty where they are not known yet."""
+        """Say images per second and the time that is left; empty if they are not known yet."""
         if self.images_per_second is None or self.seconds_left is None:
             return ""
         return f"{self.images_per_second:,.0f} images/s, {timedelta(seconds=round(self.seconds_left))} left"
 
 
 class ProgressReporter:
-    """Called after each step; shows a `Status` every few seconds. The numbers are those of this process's images."""
+    """Called after each step; shows a `Status` every few seconds, of this process's images."""
 
     def __init__(self, steps: int, batch_size: int, show: Callable[[Status], None], every_seconds: float = 1.0) -> None:
         self._steps, self._batch_size = steps, batch_size
@@ -60,7 +59,7 @@ class ProgressReporter:
         self._pace: float | None = None
 
     def __call__(self, m: StepMetrics) -> None:
-        """Show how it goes after the first step, the last one, and those for which it is time again."""
+        """Show a status after the first step, the last one, and every `every_seconds` between them."""
         now = time.monotonic()
         if self._last is not None:
             step, then = self._last

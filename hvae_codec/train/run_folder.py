@@ -1,4 +1,4 @@
-"""The folder of a run: whether a command begins one, goes on with it, or must keep its hands off."""
+"""The folder of a run: decides whether a command begins one, continues it, or must leave it alone."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ ORIGIN_FILE = "origin.json"
 _FIXED = ("model.", "optimizer.name", "train.batch_size")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
 
-
 _BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial"}
-"""What a command that was killed at its very beginning may leave."""
+"""Files that a command that was killed at its very beginning may leave."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run is made from besides its configuration."""
+    """The seed and the images that a run is made from."""
 
     seed: int
     training: str
@@ -40,17 +39,17 @@ class Origin:
 
     @classmethod
     def of(cls, seed: int, training: ImageSource, validation: ImageSource) -> Origin:
-        """That of a run on these images."""
+        """Make that of a run on these images."""
         return cls(seed, training.fingerprint, validation.fingerprint)
 
 
 def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = None, device: str = "cpu") -> Config:
-    """Create the folder of a run, or check the one to go on with; returns the configuration to train.
+    """Create the folder of a run, or check the one to continue; returns the configuration to train.
 
-    Without `resume`, an existing run is gone on with where its configuration is `config` (and its seed `seed`, where
-    that is given): the same command again. With `resume`, its length, learning rate, loss schedule and the like may be
+    Without `resume`, an existing run is continued if its configuration is `config` (and its seed `seed`, if given):
+    the same command again. With `resume`, its length, learning rate, loss schedule and the like may be
     others; what its states depend on may not. Precision `auto` becomes what suits `device`, or stays what it became.
-    Raises `ModelError` where `run` is not a run, is one of something else, or is to be resumed and does not exist.
+    Raises `ModelError` if `run` is not a run, is one of something else, or is to be resumed and does not exist.
     """
     exists = (run / CONFIG_FILE).is_file()
     if resume and not exists:
@@ -63,7 +62,7 @@ def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = Non
         if (run / WEIGHTS_FILE).exists() and not has_state(run):
             raise ModelError(f"{run} holds a model without a training state, so it cannot go on; give another --out")
         if config.train.precision == "auto":
-            config = _with_precision(config, _kept_precision(saved, run, device))
+            config = _with_precision(config, _precision_of(saved, run, device))
         _check_unchanged(run, saved, config, resume)
         _check_seed(run, seed)
     _save_config(run, config)
@@ -88,8 +87,8 @@ def _check_empty(run: Path) -> None:
         raise ModelError(f"{run} exists and is not a run; give another --out")
 
 
-def _kept_precision(saved: Config, run: Path, device: str) -> str:
-    """What `auto` became in an existing run; one that was trained before there was a choice computed in float32."""
+def _precision_of(saved: Config, run: Path, device: str) -> str:
+    """Find what `auto` became in an existing run; one from before there was a choice computed in float32."""
     if saved.train.precision == "auto" and has_state(run):
         return "fp32"
     return resolve_precision(saved.train.precision, device)
@@ -113,14 +112,14 @@ def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> 
 
 
 def _option(name: str, value: object) -> str:
-    """What to give the command so that a resumed run has this value."""
+    """Write the option that gives a resumed run this value."""
     if name == "train.steps":
         return f"--steps {value}"
     return "--set " + shlex.quote(f"{name}={'none' if value is None else value}")
 
 
 def _differences(saved: Any, wanted: Any, where: str = "") -> Iterator[tuple[str, object, object]]:
-    """Dotted name and both values of what differs in two configurations as plain data."""
+    """Yield dotted name and both values of what differs in two configurations as plain data."""
     if isinstance(saved, list) and isinstance(wanted, list) and len(saved) == len(wanted):
         saved, wanted = dict(enumerate(saved)), dict(enumerate(wanted))
     if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
@@ -139,7 +138,7 @@ def _check_seed(run: Path, seed: int | None) -> None:
 
 
 def read_origin(run: Path) -> Origin | None:
-    """What the run was begun with; None before its first step."""
+    """Read what the run was begun with; None before its first step."""
     path = run / ORIGIN_FILE
     if not path.exists():
         return None
@@ -149,20 +148,20 @@ def read_origin(run: Path) -> Origin | None:
         raise ModelError(f"cannot read {path} ({error}); copy it from a backup, or give another --out") from None
 
 
-def keep_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
-    """Write down what a new run is made from; of an older one, check the images and keep the seed.
+def save_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
+    """Save what a new run is made from; of an older one, check the images and take its seed.
 
-    Raises `DataError` where it was begun on other images, unless `other_data` allows that.
+    Raises `DataError` if it was begun on other images, unless `other_data` allows that.
     """
-    kept = read_origin(run)
-    if kept is not None:
-        origin = dataclasses.replace(origin, seed=kept.seed)
-    if kept is not None and kept != origin and not other_data:
-        which = "training" if kept.training != origin.training else "held-out"
+    saved = read_origin(run)
+    if saved is not None:
+        origin = dataclasses.replace(origin, seed=saved.seed)
+    if saved is not None and saved != origin and not other_data:
+        which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "
             "those, or --allow-other-data to go on with these"
         )
-    if kept != origin:
+    if saved != origin:
         replace_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
     return origin

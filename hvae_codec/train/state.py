@@ -1,4 +1,4 @@
-"""All that resuming needs, in one file a state: weights, their moving average, the optimiser's moments, the step.
+"""All that resuming needs, in one file per state: weights, their moving average, the optimiser's moments, the step.
 
 Nothing random is stored: batches, flips and noise are functions of the seed and the step.
 
@@ -26,12 +26,13 @@ from ..model.hvae import HVAE
 from .optimizer import FlatOptimizer
 
 STATE_FOLDER = "state"
-KEEP = 3
+STATES = 3
+"""States of a run that stay on disk."""
 
 
 @dataclass
 class TrainState:
-    """What changes while training; the optimiser holds the weights that the model computes with."""
+    """Everything that changes while training; the optimiser holds the weights that the model computes with."""
 
     model: HVAE
     optimizer: FlatOptimizer
@@ -47,8 +48,8 @@ class TrainState:
         return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
-def save_state(run: Path, state: TrainState, keep: int = KEEP) -> None:
-    """Write `state` atomically, then drop all but the newest `keep` states.
+def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
+    """Write `state` atomically, then drop all but the `newest` states.
 
     States of later steps go too: they were damaged, or belong to what this run no longer is.
     """
@@ -59,16 +60,17 @@ def save_state(run: Path, state: TrainState, keep: int = KEEP) -> None:
     save_weights(path, state.optimizer.tensors())
     counters = {"step": state.step, "seed": state.seed, "seconds": round(state.seconds, 3), "sha256": _digest(path)}
     replace_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
-    kept = [p.stem for p in _complete_states(run) if p.stem <= path.stem][-keep:]
+    staying = [p.stem for p in _complete_states(run) if p.stem <= path.stem][-newest:]
     for file in folder.glob("step-*"):
-        if _is_state_file(file) and file.name.split(".")[0] not in kept:
+        if _is_state_file(file) and file.name.split(".")[0] not in staying:
             file.unlink()
 
 
 def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] | None = None) -> Path | None:
-    """Fill `state` from the newest state of `run` that can be read; None where there is none.
+    """Fill `state` from the newest state of `run` that can be read, and return its file; None if there is none.
 
-    `on_warning` is told of each damaged one. Raises `ModelError` where states exist and none can be read.
+    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if there are states but none can be
+    read.
     """
     paths = _complete_states(run)[::-1]
     for path in paths:
@@ -87,12 +89,12 @@ def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] |
 
 
 def has_state(run: Path) -> bool:
-    """Whether `run` has a state to go on from."""
+    """Whether `run` has a state to continue from."""
     return bool(_complete_states(run))
 
 
 def _complete_states(run: Path) -> list[Path]:
-    """States whose counters were written, oldest first: the counters come last."""
+    """List states whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob("step-*.safetensors")
     return sorted(p for p in paths if _is_state_file(p) and p.with_suffix(".json").exists())
 
@@ -108,7 +110,7 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Counters and tensors of a state, checked to be those that were written."""
+    """Read counters and tensors of a state, checked to be those that were written."""
     counters = json.loads(path.with_suffix(".json").read_text())
     if counters["sha256"] != _digest(path):
         raise ValueError("its bytes are not those that were written")

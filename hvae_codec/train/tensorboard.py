@@ -9,18 +9,18 @@ import torch
 
 from ..data.sources import ImageSource
 from ..model.hvae import HVAE, Elbo
-from .metrics import StepMetrics
+from .metrics import SCALARS, StepMetrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
 IMAGES = 8
-"""Images a row, and in all."""
+"""Images per row, and in all."""
 
 
 class TensorBoardLogger:
-    """Writes the events of a run that goes on from `step`; TensorBoard drops what an earlier try wrote after it."""
+    """Logs the events of a run that continues from `step`; TensorBoard drops what an earlier try wrote after it."""
 
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here, because its import takes as long as torch's
@@ -28,16 +28,15 @@ class TensorBoardLogger:
         self._writer: SummaryWriter = SummaryWriter(str(run / FOLDER), purge_step=step + 1)
 
     def add_step(self, m: StepMetrics) -> None:
-        """Scalars of a step, and the KL of each group."""
-        names = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta", "active_groups")
-        for name in names:
+        """Log the scalars of a step, and the KL of each group."""
+        for name in (*SCALARS, "active_groups"):
             self._writer.add_scalar(f"train/{name}", getattr(m, name), m.step)
         self._writer.add_scalar("train/skipped", m.skipped_so_far, m.step)
         for group, rate in enumerate(m.group_rates):
             self._writer.add_scalar(f"kl/group_{group:02d}", rate, m.step)
 
     def add_validation(self, step: int, elbo: Elbo, model: HVAE, held_out: ImageSource, seed: int) -> None:
-        """Held-out bits/dim, a row of originals above their reconstructions, and samples from the prior."""
+        """Log held-out bits/dim, a row of originals above their reconstructions, and samples from the prior."""
         for name in ("nelbo", "rate", "distortion"):
             self._writer.add_scalar(f"validation/{name}", getattr(elbo, name).item(), step)
         chosen = held_out.evenly(IMAGES)

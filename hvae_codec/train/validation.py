@@ -21,7 +21,7 @@ def validate(
     images: int,
     processes: DistributedContext | None = None,
 ) -> Elbo:
-    """Means (bits/dim, float64 scalars) over at most `images` images of `source`, evenly spaced.
+    """Average rate and distortion (bits/dim, float64 scalars) over at most `images` images of `source`, evenly spaced.
 
     Each image counts once and has its own noise, always the same; every process takes its share of them.
     """

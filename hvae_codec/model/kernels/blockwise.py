@@ -18,30 +18,30 @@ BLOCK_ELEMENTS = 1 << 17
 
 
 class PerImage(Protocol):
-    """A function of a network's output, taken apart, to one number an image."""
+    """A function of a network's output, in contiguous parts, to one number per image."""
 
     def split(self, output: Tensor) -> list[Tensor]:
-        """Contiguous parts of `output` [b, channels, H, W]; what is strided is slow to work on."""
+        """Split `output` [b, channels, H, W] into contiguous parts; strided ones are slow to work on."""
 
     def join(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        """The inverse of `split`: fill `out`."""
+        """Undo `split`: fill `out`."""
 
     def numbers(self, parts: Sequence[Tensor], images: Tensor) -> Tensor:
-        """One number an image, [b]; each depends on its own image's output alone."""
+        """Compute one number per image, [b]; each depends on its own image's output alone."""
 
 
 def blocks(images: int, elements: int, device: torch.device) -> Iterator[slice]:
-    """Slices of a batch of `images` whose intermediates have `elements` an image; one slice on other devices."""
+    """Yield slices of a batch of `images` whose intermediates have `elements` per image; one slice on other devices."""
     size = max(1, BLOCK_ELEMENTS // max(elements, 1)) if device.type == "cpu" else max(images, 1)
     for start in range(0, max(images, 1), size):
         yield slice(start, start + size)
 
 
 def per_image(function: PerImage, output: Tensor, images: Tensor, elements: int) -> Tensor:
-    """Numbers of `function`, [B], for a network's `output` and `images`, [B, ...] each, in blocks.
+    """Compute the numbers of `function`, [B], for a network's `output` and `images`, [B, ...] each, in blocks.
 
-    Where a gradient is wanted, it is computed in the same pass and kept in place of all intermediates. `elements` is
-    the size of an intermediate, an image.
+    If a gradient is wanted, it is computed in the same pass and saved in place of all intermediates. `elements` is the
+    size of an intermediate per image.
     """
     if torch.compiler.is_compiling():
         return function.numbers(function.split(output), images)  # the compiler makes blocks of its own

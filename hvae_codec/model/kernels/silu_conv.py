@@ -1,6 +1,6 @@
-"""Convolutions of SiLU activations that keep only what comes before the SiLU for the backward pass.
+"""Convolutions of SiLU activations that save only what comes before the SiLU for the backward pass.
 
-Every convolution of a cell reads SiLU(x). Composed of two operations, both x and SiLU(x) would be kept until the
+Every convolution of a cell reads SiLU(x). Composed of two operations, both x and SiLU(x) would be saved for the
 backward pass; here SiLU(x) is computed again there, which costs a few percent of the convolution and saves half of the
 memory that cells take.
 """
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import Module
 from torch.nn import functional as F
 
 Kernel = tuple[Tensor, Tensor]
-"""Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that keeps H × W."""
+"""Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
 def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
-    """Each of `kernels` applied to SiLU of `inputs` joined along channels: [B, outputs, H, W] a kernel.
+    """Apply each of `kernels` to SiLU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
     Under autocast the convolutions run in its type, and so are the results.
     """
@@ -32,6 +33,28 @@ def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tenso
     parameters = [tensor for kernel in kernels for tensor in kernel]
     outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
+
+
+def kernel_of(layer: Module) -> Kernel:
+    """Return weight and bias of a convolution."""
+    return layer.weight, layer.bias  # type: ignore[return-value]
+
+
+def halves(kernel: Kernel) -> list[Kernel]:
+    """Return the kernels of the first and second half of the outputs."""
+    weight, bias = kernel
+    return list(zip(weight.chunk(2), bias.chunk(2), strict=True))
+
+
+def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
+    """Return one kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
+
+    Weights [middle, inputs, k, k] and [outputs, middle, 1, 1] give [outputs, inputs, k, k]. The last two convolutions
+    of priors and posteriors are such: no feature between the two is ever written to memory.
+    """
+    (weight, bias), (pointwise, last_bias) = first, second
+    matrix = pointwise.flatten(1)
+    return torch.tensordot(matrix, weight, dims=([1], [0])), torch.addmv(last_bias, matrix, bias)
 
 
 class _SiluConv(torch.autograd.Function):
@@ -66,7 +89,7 @@ def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
 
 
 def _activated(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """SiLU of the joined inputs."""
+    """Compute SiLU of the joined inputs."""
     if len(inputs) == 1:
         return F.silu(inputs[0].to(dtype))
     first = inputs[0]

@@ -1,0 +1,103 @@
+"""Holds images: a folder or another container of image files, or an array.
+
+A kind of container is a module with `opens` and `open_container`, and one entry in `sources.KINDS`. One of image files
+subclasses `FileContainer` and says how to open a file; one of pixels subclasses `Container`.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lookahead import map_ahead
+from .pixels import BrokenImageError, broken_image, fit, read_image
+
+
+class Container(ABC):
+    """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
+
+    numbered_names = False
+    """Whether names are the images' positions: images of another such container then continue the numbers."""
+
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        labels: Sequence[str],
+        file_bytes: NDArray[np.int64],
+        *,
+        size: int,
+        channels: int,
+    ) -> None:
+        self.path = path
+        self.names = names
+        """Sorted, and unique."""
+        self.labels = labels
+        """The class of each image; "" if it has none."""
+        self.file_bytes = file_bytes
+        """Bytes of each image in the container, int64 [N]."""
+        self.size, self.channels = size, channels
+        self.resized = np.zeros(len(names), bool)
+        """Which images were found to be of another size, so far."""
+        self.alpha_dropped = np.zeros(len(names), bool)
+        """Which images were found to have an alpha channel, so far."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read the images at `positions`: uint8 [B, channels, size, size]."""
+
+    def content(self, positions: NDArray[np.int64]) -> bytes:
+        """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
+        return b""
+
+    def broken(self) -> list[int]:
+        """Find the positions of images that cannot be decoded, which may take reading all of them."""
+        return []
+
+
+class FileContainer(Container):
+    """Image files of any of the formats in `pixels`; names and sizes tell two containers apart."""
+
+    @abstractmethod
+    def open(self, position: int) -> BinaryIO:
+        """Open the file of the image at `position`; called by several threads at once."""
+
+    def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Decode the files at `positions`, each cropped and resized if it is of another size."""
+        out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
+        for image, i in zip(out, positions.tolist(), strict=True):
+            pixels, self.alpha_dropped[i] = self._decode(i)
+            self.resized[i] = pixels.shape[:2] != (self.size, self.size)
+            image[:] = fit(pixels, self.size)
+        return out
+
+    def broken(self) -> list[int]:
+        """Find them by decoding every file."""
+        threads = os.cpu_count() or 1
+        checks = map_ahead(self._is_whole, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
+        return [i for i, is_whole in enumerate(checks) if not is_whole]
+
+    def _decode(self, position: int) -> tuple[NDArray[np.uint8], bool]:
+        where = self.path / self.names[position]
+        try:
+            file = self.open(position)
+        except OSError as error:
+            raise broken_image(where, error) from None
+        with file:
+            return read_image(file, where, self.channels)
+
+    def _is_whole(self, position: int) -> bool:
+        try:
+            self._decode(position)
+        except BrokenImageError:
+            return False
+        return True
