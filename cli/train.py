@@ -189,11 +189,11 @@ def _advice(context: typer.Context, data: Path, run: Path, processes: Distribute
 
 
 def _launcher(processes: DistributedContext) -> str:
-    if processes.count == 1:
+    if processes.world_size == 1:
         return ": hvae-codec"
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
     where = ", on every machine and with torchrun's other options as before" if several else ""
-    return f"{where}: torchrun --nproc-per-node {processes.local_count} -m hvae_codec_cli"
+    return f"{where}: torchrun --nproc-per-node {processes.local_world_size} -m hvae_codec_cli"
 
 
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:

@@ -41,7 +41,7 @@ try:
     with init_distributed() as processes:
         if processes.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        processes.sum(torch.ones(1))
+        processes.all_reduce_sum(torch.ones(1))
 except Exception as error:
     sys.exit(f"said: {error!r}")
 """
@@ -185,7 +185,7 @@ def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Pat
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, tiny_config, photo_patches):
     source = as_source(photo_patches)
     with pytest.raises(UsageError, match=r"train.batch_size is 8, .* all 3 processes .* --set train.batch_size=9"):
-        train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(count=3))
+        train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(world_size=3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 24])
@@ -199,7 +199,7 @@ def test_alone_everything_is_the_identity():
     with init_distributed() as processes:
         assert processes == DistributedContext()
     numbers = torch.tensor([1.0, 2.0])
-    for work in (processes.mean, processes.sum, processes.all_reduce_min):
+    for work in (processes.all_reduce_mean, processes.all_reduce_sum, processes.all_reduce_min):
         assert work(numbers) is numbers
     assert processes.run_on_main(lambda: 5) == 5
     assert processes.broadcast({"a": numbers})["a"] is numbers
@@ -210,8 +210,8 @@ def test_alone_everything_is_the_identity():
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"2 processes .* 1 GPUs?; give torchrun"):
-        DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cuda")
-    assert DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cpu").device == "cpu"
+        DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cuda")
+    assert DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cpu").device == "cpu"
 
 
 def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyPatch):

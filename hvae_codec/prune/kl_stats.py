@@ -117,7 +117,7 @@ class _Sums:
 
     def average(self, images: int, source: str, processes: DistributedContext) -> KLStats:
         """The averages over `images`, those of all processes."""
-        sums = processes.sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
+        sums = processes.all_reduce_sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
         if not bool(torch.isfinite(sums).all()):
             raise DataError(_not_finite(self.kl))
         parts = (sums / images).split([s.numel() for s in (*self.kl, *self.std)])

@@ -24,12 +24,12 @@ def rank_batches(
     """This process's batches of `source`, each with the number of its first image; whole units of `unit` images."""
     check_batch_size(batch_size)
     processes = processes or DistributedContext()
-    share = processes.share(len(source), unit)
-    first, done = share.start, 0
-    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
+    own = processes.rank_range(len(source), unit)
+    first, done = own.start, 0
+    for batch in source.batches(batch_size, start=own.start, stop=own.stop):
         yield first, batch
         first += len(batch)
-        done = min((first - share.start) * processes.count, len(source))
+        done = min((first - own.start) * processes.world_size, len(source))
         if progress is not None:
             progress(done, len(source))
     if progress is not None and done < len(source):

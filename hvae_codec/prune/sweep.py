@@ -95,7 +95,7 @@ class ElboSweep:
 
     def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:
         """A row a mask, of the images of all processes; `DataError` where a number is not finite."""
-        terms = (processes or DistributedContext()).sum(torch.from_numpy(self._terms)).numpy()
+        terms = (processes or DistributedContext()).all_reduce_sum(torch.from_numpy(self._terms)).numpy()
         if not np.isfinite(terms).all():
             raise DataError("the NELBO is not finite; the model's weights are damaged")
         return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]

@@ -97,7 +97,7 @@ def measure(
 def _check_same_inputs(
     model: HVAE, held_out: ImageSource, training: ImageSource, processes: DistributedContext
 ) -> None:
-    if processes.count == 1:
+    if processes.world_size == 1:
         return
     own = (held_out.fingerprint, training.fingerprint, model_hash(model))
     if own != processes.run_on_main(lambda: own):

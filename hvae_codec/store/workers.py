@@ -74,8 +74,8 @@ class Worker:
 def worker_of(text: str, processes: DistributedContext) -> Worker:
     """The worker k/n of `text`; where that is empty, this one of the `processes` that torchrun started."""
     if not text:
-        return Worker(processes.rank, processes.count)
-    if processes.count > 1:
+        return Worker(processes.rank, processes.world_size)
+    if processes.world_size > 1:
         raise UsageError(f"--worker {text}: the processes that torchrun starts are workers already; leave it out")
     return Worker.parse(text)
 
