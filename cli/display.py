@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
@@ -12,8 +12,8 @@ from rich.table import Column
 from rich.text import Text
 
 from hvae_codec.data.sources import ImageSource
-
-Stage = Callable[[str], Callable[[int, int], None]]
+from hvae_codec.progress import Progress as ProgressFunction
+from hvae_codec.progress import Stage
 
 
 def console() -> Console:
@@ -76,7 +76,7 @@ def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
     """
     with progress_bar(unit, quiet=quiet) as bar:
 
-        def announce(name: str) -> Callable[[int, int], None]:
+        def announce(name: str) -> ProgressFunction:
             task = bar.add_task(name, total=None, visible=False)
             return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 

@@ -16,13 +16,12 @@ from ..distributed import DistributedContext
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..errors import UsageError
 from ..model.hvae import HVAE
+from ..progress import Progress, Stage
 from ..prune.cutoffs import TOLERANCE, Cutoff, CutoffSpec, tolerated_cutoff
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import Progress
 from ..prune.sweep import sweep
 from ..prune.tolerance import Tolerated, find_tolerated
-from .cutoff_table import Stage
 
 
 @dataclass(frozen=True)

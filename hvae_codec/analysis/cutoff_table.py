@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from ..encode.coder import LatentCoder, quantiser_steps
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
+from ..progress import Progress, Stage
 from ..prune.cutoffs import Cutoff
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import Progress, rank_batches
+from ..prune.rank_batches import rank_batches
 from ..prune.sweep import ElboSweep, SweepRow
 from ..store.quantiser import Codec
 from .reconstruction import Reconstruction, ReconstructionMeter
@@ -29,9 +30,6 @@ from .sizes import ROW_GROUP
 
 FOLDER = "analysis"
 RANKING_FILE = "kl_stats.npz"
-
-Stage = Callable[[str], Callable[[int, int], None]]
-"""Announces a piece of long work by name, and returns what to call with its images done and in all."""
 
 
 @dataclass(frozen=True)

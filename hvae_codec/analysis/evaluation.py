@@ -23,7 +23,7 @@ from ..model.image_noise import ImageNoise
 from ..model.importance import PosteriorEstimates, posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
-from ..prune.rank_batches import Progress
+from ..progress import Progress
 from ..train.metrics import ACTIVE_NATS
 from .quality import mean_squared_error, psnr, ssim
 

@@ -24,7 +24,8 @@ from ..model.hvae import HVAE, Noise
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
-from .rank_batches import Progress, image_keys, rank_batches
+from ..progress import Progress
+from .rank_batches import image_keys, rank_batches
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.sources import ImageSource, check_batch_size
 from ..distributed import DistributedContext
-
-Progress = Callable[[int, int], None]
-"""Called with the images done and the images in all."""
+from ..progress import Progress
 
 
 def rank_batches(

@@ -17,8 +17,9 @@ from ..errors import DataError
 from ..model.hvae import HVAE, SampledPosterior
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
+from ..progress import Progress
 from .mask import LatentMask
-from .rank_batches import Progress, image_keys, rank_batches
+from .rank_batches import image_keys, rank_batches
 from .shared_prefix import masked_outputs
 
 

@@ -15,9 +15,9 @@ from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.hvae import HVAE
+from ..progress import Progress
 from .kl_stats import KLStats
 from .mask import LatentMask
-from .rank_batches import Progress
 from .ranking import Granularity
 from .sweep import SweepRow, sweep
 

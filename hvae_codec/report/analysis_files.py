@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.cutoff_cost import best_sentence, chosen_cutoff
-from ..analysis.cutoff_table import Analysis, Stage, analyze, rank, ranking_path
+from ..analysis.cutoff_table import Analysis, analyze, rank, ranking_path
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..errors import DataError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..progress import Stage
 from ..prune.cutoffs import Cutoff, CutoffSpec
 from ..prune.mask import LatentMask, save_mask
 from ..store.quantiser import Codec

@@ -6,12 +6,13 @@ from pathlib import Path, PurePosixPath
 
 from rich.table import Table
 
-from ..analysis.cutoff_table import Stage, rank, ranking_path
+from ..analysis.cutoff_table import rank, ranking_path
 from ..config import ModelConfig, config_from_dict
 from ..data.sources import ImageSource
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..progress import Stage
 from ..prune.kl_stats import KLStats, load_kl_stats, save_kl_stats
 from ..store.reader import Store
 from ..store.workers import Worker

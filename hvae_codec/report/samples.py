@@ -6,7 +6,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from ..config import ModelConfig
 from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..model.checkpoint import replace_atomically
+from ..progress import Progress
 
 GAP = 2
 """White pixels between the images of a grid."""
@@ -92,7 +93,7 @@ def _check_free(target: SampleTarget, overwrite: bool) -> None:
         raise DataError(f"{path} exists; give another name or pass --overwrite")
 
 
-def write_samples(target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None = None) -> None:
+def write_samples(target: SampleTarget, batches: Batches, progress: Progress | None = None) -> None:
     """Write the images of `batches` (uint8 [B, C, H, W]) to `target`; it appears when it is whole.
 
     Files are called 000000.png, 000001.png, ...: an image has the same name however many are drawn. Only a grid is
@@ -104,7 +105,7 @@ def write_samples(target: SampleTarget, batches: Batches, progress: Callable[[in
 
 
 def _counted(
-    target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None
+    target: SampleTarget, batches: Batches, progress: Progress | None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Each image's number and pixels [H, W, C]; reports a batch when its images are written."""
     done = 0

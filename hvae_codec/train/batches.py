@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import ImageSource
+from ..progress import Progress
 
 CACHE_BYTES = 2 << 30
 """Sources up to this many pixel bytes are read once and kept; larger ones are read as the steps need them."""
@@ -40,7 +40,7 @@ class BatchStream:
         part: tuple[int, int] = (0, 1),
         workers: int = 1,
         cache_bytes: int = CACHE_BYTES,
-        on_read: Callable[[int, int], None] | None = None,
+        on_read: Progress | None = None,
     ) -> None:
         """`part` (k, n) delivers the k-th of n equal parts of every batch; `workers` threads read ahead.
 
@@ -114,7 +114,7 @@ def default_workers(processes: int = 1) -> int:
     return max(1, min(8, (os.cpu_count() or 1) // processes))
 
 
-def _read_all(source: ImageSource, on_read: Callable[[int, int], None] | None) -> NDArray[np.uint8]:
+def _read_all(source: ImageSource, on_read: Progress | None) -> NDArray[np.uint8]:
     pixels = np.empty((len(source), source.channels, source.size, source.size), np.uint8)
     done = 0
     for batch in source.batches(256):

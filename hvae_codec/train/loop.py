@@ -24,6 +24,7 @@ from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
 from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
 from ..model.keyed_noise import keyed_noise
+from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import (
@@ -108,7 +109,7 @@ def train(
     validation: ImageSource,
     options: TrainOptions | None = None,
     on_step: OnStep | None = None,
-    on_read: Callable[[int, int], None] | None = None,
+    on_read: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
     processes: DistributedContext | None = None,
 ) -> TrainResult:
@@ -219,7 +220,7 @@ class _Loop:
         if (self.state.step or path.exists()) and not _holds(path, average):
             save_weights(path, average)
 
-    def train(self, on_read: Callable[[int, int], None] | None) -> None:
+    def train(self, on_read: Progress | None) -> None:
         """All steps that are left."""
         self.network = make_network(self.state.model, self.config.train, self.processes)
         self.batches = self.make_batches(on_read)
@@ -234,7 +235,7 @@ class _Loop:
             if self.board is not None:
                 self.board.close()
 
-    def make_batches(self, on_read: Callable[[int, int], None] | None) -> BatchStream:
+    def make_batches(self, on_read: Progress | None) -> BatchStream:
         """This process's part of the batches."""
         processes = self.processes
         return BatchStream(
