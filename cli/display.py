@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -11,9 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from hvae_codec.data.sources import ImageSource
 from hvae_codec.progress import Progress as ProgressFunction
 from hvae_codec.progress import Stage
+
+if TYPE_CHECKING:
+    from hvae_codec.data.sources import ImageSource
+
+CONTINUES = "The same command continues where it stopped."
+"""What to do after Ctrl-C, of commands that can be resumed."""
 
 
 def console() -> Console:

@@ -22,6 +22,9 @@ import tomlkit
 
 from .errors import ConfigError
 
+CONFIG_FILE = "config.json"
+"""A run's configuration, in its folder."""
+
 T = TypeVar("T")
 
 

@@ -11,10 +11,10 @@ from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.prune.cutoffs import (
     CutoffSpec,
     parse_bits,
+    parse_cutoff,
     parse_cutoffs,
     parse_keep,
     parse_tolerance,
-    read_wish,
     tolerated_cutoff,
 )
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
@@ -66,11 +66,11 @@ def test_lists_of_wishes():
 
 
 def test_one_wish():
-    assert read_wish() == CutoffSpec(keep=0.03)
-    assert read_wish(tolerance="1%", granularity="position") == CutoffSpec(tolerance=0.01, granularity="position")
+    assert parse_cutoff() == CutoffSpec(keep=0.03)
+    assert parse_cutoff(tolerance="1%", granularity="position") == CutoffSpec(tolerance=0.01, granularity="position")
     for two in (("3%", "0.1"), ("3%,5%",), ("", "", "1%", Path("a.json"))):
         with pytest.raises(UsageError, match=r"give one of --keep, .*--mask"):
-            read_wish(*two)
+            parse_cutoff(*two)
 
 
 def test_wishes_become_masks(tiny_model, stats, tmp_path):

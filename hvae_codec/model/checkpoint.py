@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import Config, ModelConfig, config_to_dict, load_config
+from ..config import CONFIG_FILE, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
 from .hvae import HVAE
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 LATEST = "latest"
 

@@ -97,7 +97,7 @@ def parse_cutoffs(
     ]
 
 
-def read_wish(
+def parse_cutoff(
     keep: str = "",
     bits: str = "",
     tolerance: str = "",
