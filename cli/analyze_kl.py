@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cutoffs import parse_cutoffs
 from .display import console, interruptible, report_source, stages
 from .distributed_session import distributed_session
 from .options import (
@@ -81,7 +82,6 @@ def command(
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import parse_cutoffs
     from hvae_codec.report.analysis_files import check_folder
     from hvae_codec.store.quantiser import make_codec
 

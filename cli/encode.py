@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hvae_codec.errors import UsageError
 
 from . import encode_options as option
+from .cutoffs import parse_cutoff
 from .display import CONTINUES, console, interruptible, report_source, stages
 from .distributed_session import distributed_session, parse_worker
 from .options import (
@@ -91,7 +92,6 @@ def command(
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import parse_cutoff
     from hvae_codec.store.open_writer import check_location
     from hvae_codec.store.quantiser import make_codec
 

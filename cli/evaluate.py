@@ -25,7 +25,7 @@ from .options import (
 
 Samples = Annotated[
     int,
-    typer.Option("--samples", min=1, help="Posterior samples an image; from 2 on with the importance-weighted bound."),
+    typer.Option("--samples", min=1, help="Posterior samples per image; from 2 on with the importance-weighted bound."),
 ]
 
 

@@ -55,11 +55,11 @@ class Evaluation:
     figures: dict[str, Figure]
     """By name, such as `nelbo`."""
     images: pd.DataFrame
-    """One row an image: `name`, `label`, then those of `COLUMNS` that were measured."""
+    """One row per image: `name`, `label`, then those of `COLUMNS` that were measured."""
     kl_nats: NDArray[np.float64]
-    """KL of each latent group in nats an image, averaged over images, [groups]."""
+    """KL of each latent group in nats per image, averaged over images, [groups]."""
     samples: int
-    """Posterior samples an image."""
+    """Posterior samples per image."""
     model_hash: str
 
     @property

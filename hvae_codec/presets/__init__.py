@@ -33,7 +33,7 @@ def load_preset(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Reported:
-    """What others report of a preset's configuration, each in the words of the source; "" where it says nothing."""
+    """What others report of a preset's configuration, each in the words of the source; "" if it says nothing."""
 
     nelbo: float
     """Negative ELBO on the data set's test images, in `unit`."""

@@ -1,4 +1,4 @@
-"""The batches that one of several processes measures, how far all of them are, and what each image's noise hangs on."""
+"""The batches that one of several processes measures, and the keys that each image's noise depends on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def rank_batches(
     progress: Progress | None,
     processes: DistributedContext | None,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """This process's batches of `source`, each with the number of its first image; whole units of `unit` images."""
+    """Yield this process's batches of `source`, each with the number of its first image; whole units of `unit` images.
+
+    `progress` is called with the images that all processes have done, estimated from this one's.
+    """
     check_batch_size(batch_size)
     processes = processes or DistributedContext()
     own = processes.rank_range(len(source), unit)
@@ -35,7 +38,7 @@ def rank_batches(
 
 
 def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:
-    """A key for the noise of each of the images `rows`: the seed and the image's place in its file or folder.
+    """Make a key for the noise of each of the images `rows`: the seed and the image's index in its file or folder.
 
     So an image has the same noise in every subset, order and batch, and on every process.
     """

@@ -89,6 +89,6 @@ def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
 
 
 def save_image_csv(path: Path, evaluation: Evaluation) -> None:
-    """Write the figures of every image as CSV, one row an image."""
+    """Write the figures of every image as CSV, one row per image."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     replace_atomically(path, evaluation.images.to_csv(index=False).encode())

@@ -52,10 +52,10 @@ class SampleTarget:
 
 
 def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: bool = False) -> SampleTarget:
-    """What `path` asks for: NAME.png is a grid, NAME.npy an array uint8 [N, H, W, C], anything else a folder of files.
+    """Read `path`: NAME.png is a grid, NAME.npy an array uint8 [N, H, W, C], anything else a folder of files.
 
-    Raises `UsageError` where the name is that of another format, a grid would be too large to be opened again, or PNG
-    cannot hold the channels; `DataError` where something is there already: a folder must be empty, and `overwrite`
+    Raises `UsageError` if the name is that of another format, a grid would be too large to be opened again, or PNG
+    cannot hold the channels; `DataError` if something is there already: a folder must be empty, and `overwrite`
     lets a grid or array be replaced.
     """
     suffix = path.suffix.lower()
@@ -97,7 +97,7 @@ def write_samples(target: SampleTarget, batches: Batches, progress: Progress | N
     """Write the images of `batches` (uint8 [B, C, H, W]) to `target`; it appears when it is whole.
 
     Files are called 000000.png, 000001.png, ...: an image has the same name however many are drawn. Only a grid is
-    held in memory.
+    in memory as a whole.
     """
     write = {"grid": _write_grid, "array": _write_array, "folder": _write_folder}[target.kind]
     target.path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def write_samples(target: SampleTarget, batches: Batches, progress: Progress | N
 def _counted(
     target: SampleTarget, batches: Batches, progress: Progress | None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Each image's number and pixels [H, W, C]; reports a batch when its images are written."""
+    """Yield each image's number and pixels [H, W, C]; reports a batch when its images are written."""
     done = 0
     for batch in batches:
         yield from enumerate(np.ascontiguousarray(batch.transpose(0, 2, 3, 1)), done)
@@ -119,7 +119,7 @@ def _counted(
 def _write_grid(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
     grid = np.full(target.grid_shape, 255, dtype=np.uint8)
     for number, pixels in images:
-        top, left = (place * (target.size + GAP) for place in divmod(number, target.columns))
+        top, left = (index * (target.size + GAP) for index in divmod(number, target.columns))
         grid[top : top + target.size, left : left + target.size] = pixels
     whole = io.BytesIO()
     _image(grid).save(whole, format="PNG")
