@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from results import print_table
 
-from hvae_codec.analysis.cutoff_table import ranking_path
+from hvae_codec.analysis.ranking_file import ranking_path
 from hvae_codec.config import ModelConfig
 from hvae_codec.cpu import keep_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images

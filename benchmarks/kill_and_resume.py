@@ -64,7 +64,7 @@ def start(root: Path, run: str, steps: int) -> subprocess.Popen[bytes]:
     command = ["train", "data.npy", "--config", "small.toml", "--steps", str(steps), "--out", run]
     often = ["--log-every", "1", "--save-every", "10", "--eval-every", "50"]
     return subprocess.Popen(
-        [sys.executable, "-m", "hvae_codec_cli", *command, *often],
+        [sys.executable, "-m", "hvae_codec", *command, *often],
         cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

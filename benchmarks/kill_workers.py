@@ -142,7 +142,7 @@ def unbroken(root: Path, way: Way) -> dict[str, bytes]:
 
 def start(root: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "hvae_codec_cli", *command],
+        [sys.executable, "-m", "hvae_codec", *command],
         cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

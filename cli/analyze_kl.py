@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cutoffs import parse_cutoffs
 from .display import console, interruptible, report_source, stages
 from .distributed_session import distributed_session
 from .options import (
@@ -28,8 +29,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from hvae_codec.analysis.plan import AnalysisResult
     from hvae_codec.data.sources import ImageSource
-    from hvae_codec.report.analysis_files import Measured
 
 
 Out = Annotated[
@@ -74,18 +75,24 @@ def command(
     Variates are ranked by their KL on training images. The table is of held-out images: negative ELBO, reconstruction
     and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
     the same as tables and pictures, and the masks; keeps the ranking in the run for encode. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec_cli analyze-kl ...
+    torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
     """
-    from hvae_codec.analysis.cutoff_table import FOLDER
+    from hvae_codec.analysis.plan import AnalysisPlan, run_analysis
+    from hvae_codec.analysis.ranking_file import FOLDER
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import parse_cutoffs
-    from hvae_codec.report.analysis_files import AnalysisPlan, check_folder, measure
+    from hvae_codec.report.analysis_files import check_folder
     from hvae_codec.store.quantiser import make_codec
 
-    wishes = parse_cutoffs(keep, cutoff, tolerance, mask or (), granularity.value, count.value)
-    plan = AnalysisPlan(wishes, make_codec(codec.value, step), images, pictures, batch_size, seed)
+    plan = AnalysisPlan(
+        cutoffs=parse_cutoffs(keep, cutoff, tolerance, mask or (), granularity.value, count.value),
+        codec=make_codec(codec.value, step),
+        images=images,
+        pictures=pictures,
+        batch_size=batch_size,
+        seed=seed,
+    )
     keep_freed_memory()
     with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)
@@ -94,20 +101,20 @@ def command(
         processes.run_on_main(lambda: check_folder(folder))
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
-            measured = measure(hvae, source, plan, stage, processes)
-        processes.run_on_main(lambda: _write(measured, folder, run, source))
+            result = run_analysis(hvae, source, plan, stage, processes)
+        processes.run_on_main(lambda: _write(result, folder, run, source))
 
 
-def _write(measured: Measured, folder: Path, run: Path, source: ImageSource) -> None:
-    from hvae_codec.report.analysis_files import save_measured
+def _write(result: AnalysisResult, folder: Path, run: Path, source: ImageSource) -> None:
+    from hvae_codec.report.analysis_files import analysis_sentences, save_analysis
+    from hvae_codec.report.cutoffs import cutoff_table
     from hvae_codec.report.groups import group_rich_table, group_table
-    from hvae_codec.report.tables import cutoff_table
 
-    written = save_measured(measured, folder, run)
+    written = save_analysis(result, folder, run)
     report_source(source)
     print_ = console().print
-    print_(group_rich_table(group_table(measured.analysis.stats, measured.image_dims)))
-    print_(cutoff_table(measured.analysis.table, measured.about))
-    print_(*measured.sentences, sep="\n")
+    print_(group_rich_table(group_table(result.analysis.stats, result.image_dims)))
+    print_(cutoff_table(result.analysis.table, result.about))
+    print_(*analysis_sentences(result), sep="\n")
     for name, path in written.items():
         print_(f"{name}: {path}", soft_wrap=True)

@@ -31,7 +31,6 @@ app = typer.Typer(
     name="hvae-codec",
     help="Turn image data sets into small latent data sets with a hierarchical VAE.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, report_source, stages
-from .distributed_session import distributed_session
+from .display import CONTINUES, console, interruptible, report_source, stages
+from .distributed_session import distributed_session, parse_worker
 from .encode_options import WorkerOption
 from .options import (
     BatchSize,
@@ -28,10 +28,10 @@ def command(
     store: StoreArgument,
     out: Annotated[
         str | None,
-        typer.Option("--out", help="Write the longer store there, a folder or a URL, and leave STORE as it is."),
+        typer.Option("--out", help="Write the appended store there, a folder or a URL, and leave STORE as it is."),
     ] = None,
     split: Split = SplitName.all,
-    worker: WorkerOption = "",
+    worker_option: WorkerOption = "",
     model: Annotated[
         Path | None,
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
@@ -44,38 +44,37 @@ def command(
     """Add images to a store, with the model, mask and codec that it was made with.
 
     The store stays readable, and has the new images all at once. A store in a bucket stays as it is, and --out names
-    the longer one; with --out, several processes can write that together, as in encode. An interrupted append goes on
-    when the same command is run again.
+    the appended one; with --out, several processes can write it, as in encode. An interrupted append continues when the
+    same command is run again.
     """
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import store_table, worker_sentence
-    from hvae_codec.store.workers import worker_of
 
     with distributed_session(device) as processes:
-        share = worker_of(worker, processes)
-        opened = processes.run_on_main(lambda: open_to_append(store, out, share))
+        worker = parse_worker(worker_option, processes)
+        opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
         keep_freed_memory()
         hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        images, advice = source.split(split.value), "The same command goes on where it stopped."
-        with interruptible(advice), stages(quiet=not processes.is_main) as stage:
-            longer = append_worker(
+        images = source.split(split.value)
+        with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
+            appended = append_worker(
                 hvae,
                 images,
                 store,
-                share,
+                worker,
                 out=out,
                 batch_size=batch_size,
                 seed=seed,
                 copying=stage("Copying"),
                 progress=stage("Encoding"),
             )
-        if longer is not None:
+        if appended is not None:
             report_source(source)
-            console().print(store_table(longer))
-        elif worker:
-            console().print(worker_sentence(out or store, share))
+            console().print(store_table(appended))
+        elif worker_option:
+            console().print(worker_sentence(out or store, worker))

@@ -59,12 +59,12 @@ def command(
 
 
 def parse_range(text: str, count: int) -> range:
-    """Image numbers from `all`, `7`, `0:100` or `0:1000:10`, as Python slices have them.
+    """Read image numbers from `all`, `7`, `0:100` or `0:1000:10`, as Python slices have them.
 
     >>> parse_range("0:100:10", 50)
     range(0, 50, 10)
 
-    Raises `UsageError` where `text` is none of these or names no image.
+    Raises `UsageError` if `text` is none of these or names no image.
     """
     if not re.fullmatch(r"all|-?\d+|-?\d*:-?\d*(:([1-9]\d*)?)?", text):
         raise UsageError(f"--images is {text!r}; give all, a number, or a range such as 0:100")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -11,13 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from hvae_codec.data.sources import ImageSource
+from hvae_codec.progress import Progress as ProgressFunction
+from hvae_codec.progress import Stage
 
-Stage = Callable[[str], Callable[[int, int], None]]
+if TYPE_CHECKING:
+    from hvae_codec.data.sources import ImageSource
+
+CONTINUES = "The same command continues where it stopped."
+"""What to do after Ctrl-C, of commands that can be resumed."""
 
 
 def console() -> Console:
-    """Where results go: standard output; where that is no terminal, wide enough that tables are not cut.
+    """Make the console for results: standard output; if that is no terminal, wide enough that tables are not cut.
 
     Text is shown as it is: names of files may look like markup.
     """
@@ -33,13 +39,13 @@ class RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The rate, once there is one."""
+        """Show the rate, once there is one."""
         return Text("" if task.speed is None else f"{task.speed:,.1f} {self.unit}/s", style="cyan")
 
 
 @contextmanager
 def progress_bar(unit: str = "images", *, quiet: bool = False) -> Iterator[Progress]:
-    """A bar on standard error with count, rate and remaining time; work that fails takes its bars with it."""
+    """Show a bar on standard error with count, rate and remaining time; work that fails takes its bars with it."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -59,7 +65,7 @@ def progress_bar(unit: str = "images", *, quiet: bool = False) -> Iterator[Progr
 
 @contextmanager
 def interruptible(advice: str | None) -> Iterator[None]:
-    """Turns Ctrl-C into one sentence on standard error (none without `advice`) and exit code 130."""
+    """Turn Ctrl-C into one sentence on standard error (none without `advice`) and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -70,13 +76,13 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 @contextmanager
 def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
-    """Progress of work that has several pieces: a bar for each, shown from the first images done.
+    """Show progress of work in several pieces: a bar for each, shown from the first images done.
 
-    So work that is refused before it starts leaves no bar above its error. Nothing is shown where it is to be `quiet`.
+    So work that is refused before it starts leaves no bar above its error. Nothing is shown if `quiet`.
     """
     with progress_bar(unit, quiet=quiet) as bar:
 
-        def announce(name: str) -> Callable[[int, int], None]:
+        def announce(name: str) -> ProgressFunction:
             task = bar.add_task(name, total=None, visible=False)
             return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 

@@ -1,4 +1,4 @@
-"""Commands that several processes may run together."""
+"""Commands that several processes may run: those of torchrun, or workers started by hand."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from hvae_codec.errors import UsageError
+
 from .options import Device, torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.distributed import DistributedContext
+    from hvae_codec.store.workers import Worker
 
 
 @contextmanager
 def distributed_session(device: Device) -> Iterator[DistributedContext]:
-    """The processes that torchrun started, each on its own device; one of them says what goes wrong."""
+    """Join the processes that torchrun started, each on its own device; an error is reported by one of them."""
     from hvae_codec.distributed import FailedElsewhere, init_distributed
 
     try:
@@ -24,3 +27,14 @@ def distributed_session(device: Device) -> Iterator[DistributedContext]:
             yield processes.on(torch_device(device))
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
+
+
+def parse_worker(text: str, processes: DistributedContext) -> Worker:
+    """Read the worker k/n; if `text` is empty, it is this one of the `processes` that torchrun started."""
+    from hvae_codec.store.workers import Worker
+
+    if not text:
+        return Worker(processes.rank, processes.world_size)
+    if processes.world_size > 1:
+        raise UsageError(f"--worker {text}: the processes that torchrun starts are workers already; leave it out")
+    return Worker.parse(text)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hvae_codec.config import CHUNK_BYTES, ROW_GROUP_SIZE
+from hvae_codec.errors import UsageError
 
 from . import encode_options as option
-from .display import console, interruptible, report_source, stages
-from .distributed_session import distributed_session
+from .cutoffs import parse_cutoff
+from .display import CONTINUES, console, interruptible, report_source, stages
+from .distributed_session import distributed_session, parse_worker
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -40,6 +44,19 @@ if TYPE_CHECKING:
     from hvae_codec.store.workers import Worker
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest:
+    """What a user asks for, read from the command line."""
+
+    store: str
+    split: SplitName
+    cutoff: CutoffSpec
+    codec: LatentCodec
+    evaluated_images: int | None
+    """Held-out images to measure the cutoff's cost on; None for all."""
+    options: EncodeOptions
+
+
 def command(
     data: Data,
     store: option.Store,
@@ -52,7 +69,7 @@ def command(
     codec: Codec = CodecName.int,
     step: Step = 1.0,
     split: Split = SplitName.all,
-    worker: option.WorkerOption = "",
+    worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
     row_group_size: option.Shard = ROW_GROUP_SIZE,
     chunk: option.Chunk = CHUNK_BYTES,
@@ -67,73 +84,92 @@ def command(
 ) -> None:
     """Encode images into a store of their most informative latents.
 
-    Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode goes on
+    Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
     when the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m
     hvae_codec_cli encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the
     same folders.
     """
-    from hvae_codec.analysis.cutoff_cost import images_to_evaluate
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.prune.cutoffs import read_wish
     from hvae_codec.store.open_writer import check_location
     from hvae_codec.store.quantiser import make_codec
-    from hvae_codec.store.workers import worker_of
 
-    wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
-    measured, latent_codec = images_to_evaluate(evaluate), make_codec(codec.value, step)
-    options = EncodeOptions(batch_size, overwrite, row_group_size, chunk, evaluate == "all", seed, embed_model, verify)
+    request = EncodeRequest(
+        store=store,
+        split=split,
+        cutoff=parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value),
+        codec=make_codec(codec.value, step),
+        evaluated_images=parse_evaluate(evaluate),
+        options=EncodeOptions(
+            batch_size=batch_size,
+            overwrite=overwrite,
+            row_group_size=row_group_size,
+            chunk_bytes=chunk,
+            evaluate=evaluate == "all",
+            seed=seed,
+            embed_model=embed_model,
+            verify=verify,
+        ),
+    )
     keep_freed_memory()
     with distributed_session(device) as processes:
-        share = worker_of(worker, processes)
-        if not worker:
+        worker = parse_worker(worker_option, processes)
+        if not worker_option:
             processes.run_on_main(lambda: check_location(store, overwrite))
         hvae = load_model(model, processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        written = _encode(hvae, source, split.value, store, wish, latent_codec, measured, options, share, processes)
-        _report(written, source, store, share if worker else None)
+        written = _encode(request, hvae, source, worker, processes)
+        _report(written, source, store, worker if worker_option else None)
 
 
 def _encode(
-    model: HVAE,
-    source: ImageSource,
-    split: Literal["train", "val", "all"],
-    store: str,
-    wish: CutoffSpec,
-    codec: LatentCodec,
-    measured: int | None,
-    options: EncodeOptions,
-    share: Worker,
-    processes: DistributedContext,
+    request: EncodeRequest, model: HVAE, source: ImageSource, worker: Worker, processes: DistributedContext
 ) -> EncodedStore | None:
     from hvae_codec.analysis.cutoff_cost import choose_and_measure
+    from hvae_codec.analysis.ranking_file import find_ranking
     from hvae_codec.encode.pipeline import encode_worker
-    from hvae_codec.report.encoded import find_ranking
+    from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
-    batch_size, seed, images = options.batch_size, options.seed, 0 if share.number else measured
-    advice = "The same command goes on where it stopped."
-    with interruptible(advice), stages(quiet=not processes.is_main) as stage:
-        stats, note = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
+    batch_size, seed = request.options.batch_size, request.options.seed
+    images = 0 if worker.number else request.evaluated_images
+    with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
+        ranking = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
         # Before the long part, so that its price is known and nothing is left to fail once the store stands.
-        kept, sentences = processes.run_on_main(
-            lambda: choose_and_measure(wish, model, stats, source, batch_size, seed, stage, images)
+        spec = request.cutoff
+        chosen = processes.run_on_main(
+            lambda: choose_and_measure(
+                spec, model, ranking.stats, source, batch_size=batch_size, seed=seed, stage=stage, images=images
+            )
         )
         if processes.is_main:
-            console().print(note, *sentences, sep="\n")
+            console().print(ranking_sentence(ranking), *choice_sentences(chosen), sep="\n")
         return encode_worker(
             model,
-            source.split(split),
-            store,
-            share,
-            mask=kept,
-            codec=codec,
-            stats=stats,
-            options=options,
+            source.split(request.split.value),
+            request.store,
+            worker,
+            mask=chosen.cutoff.mask,
+            codec=request.codec,
+            stats=ranking.stats,
+            options=request.options,
             progress=stage("Encoding"),
         )
+
+
+def parse_evaluate(text: str) -> int | None:
+    """Read how many held-out images a cutoff's cost is measured on: 0 for `none`, None for `all`.
+
+    >>> parse_evaluate("none"), parse_evaluate("1000"), parse_evaluate("all")
+    (0, 1000, None)
+
+    Raises `UsageError` if `text` is neither nor a number.
+    """
+    if text not in ("none", "all") and not re.fullmatch(r"[1-9]\d{0,17}", text):
+        raise UsageError(f"--evaluate is {text!r}; give none, a number of images such as 1000, or all")
+    return {"none": 0, "all": None}[text] if text in ("none", "all") else int(text)
 
 
 def _report(written: EncodedStore | None, source: ImageSource, store: str, worker: Worker | None) -> None:

@@ -25,7 +25,7 @@ from .options import (
 
 Samples = Annotated[
     int,
-    typer.Option("--samples", min=1, help="Posterior samples an image; from 2 on with the importance-weighted bound."),
+    typer.Option("--samples", min=1, help="Posterior samples per image; from 2 on with the importance-weighted bound."),
 ]
 
 
@@ -53,16 +53,11 @@ def command(
     latents), and the active latent groups. With --samples K, also the importance-weighted bound on -log p(x), which is
     tighter than the NELBO.
     """
-    from hvae_codec.analysis.evaluation import (
-        check_image_csv,
-        evaluate,
-        evaluation_data,
-        evaluation_table,
-        save_image_csv,
-    )
+    from hvae_codec.analysis.evaluation import evaluate
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
     if csv is not None:
         check_image_csv(csv, overwrite=overwrite)

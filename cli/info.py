@@ -16,11 +16,11 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Show what a store or a run holds, and what it costs and saves."""
-    from hvae_codec.report.about import describe, render
+    from hvae_codec.report.about import describe
 
     facts = describe(path)
     if as_json:
         print(json.dumps(facts.data, indent=2))
         return
-    for table in render(facts):
+    for table in facts.render():
         console().print(table)

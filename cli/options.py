@@ -58,7 +58,7 @@ StoreArgument = Annotated[
     str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
 ]
 Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images through the model at once.")]
 Codec = Annotated[
@@ -83,7 +83,7 @@ LATEST_RUN = Path(config.LATEST_RUN)
 
 
 def torch_device(device: Device) -> str:
-    """`cpu` or `cuda`; raises `UsageError` where a GPU is asked for and there is none."""
+    """Return `cpu` or `cuda`; raises `UsageError` if a GPU is asked for and there is none."""
     import torch
 
     if device == Device.cuda and not torch.cuda.is_available():

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, report_source, stages
+from .display import CONTINUES, console, interruptible, report_source, stages
 from .options import BatchSize, Device, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
 def command(
     store: StoreArgument,
     data: Annotated[
-        Path | None, typer.Argument(help="The images that were encoded; not needed where only metadata are damaged.")
+        Path | None, typer.Argument(help="The images that were encoded; not needed if only metadata are damaged.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
@@ -30,12 +30,12 @@ def command(
     store is byte for byte what it was. Nothing is put in that the store's digests, its fingerprint, checksums or what
     can still be read do not prove. The store stays readable.
     """
+    from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.report.encoded import kept_ranking
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     keep_freed_memory()
@@ -46,12 +46,12 @@ def command(
     if data and hvae:
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-    with interruptible("The same command goes on where it stopped."), stages() as stage:
+    with interruptible(CONTINUES), stages() as stage:
         report = repair(
             store,
             source,
             hvae,
-            stats=kept_ranking(hvae) if hvae else None,
+            stats=stored_ranking(hvae) if hvae else None,
             options=RepairOptions(batch_size, seed),
             progress=stage("Encoding"),
         )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hvae_codec.config import Config, load_config, with_settings
 from hvae_codec.errors import UsageError
 
 from . import train_options as option
@@ -20,6 +19,7 @@ from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_d
 from .training_display import training_display
 
 if TYPE_CHECKING:
+    from hvae_codec.config import Config
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.train.loop import TrainOptions, TrainResult
 
@@ -62,11 +62,11 @@ def command(
     seed: option.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:
-    """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, goes on.
+    """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, continues.
 
     The run is a folder: config.json, model.safetensors (averaged weights, which all other commands use), metrics.csv,
     validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec_cli train ...; train.batch_size is that of all together.
+    torchrun --nproc-per-node N -m hvae_codec train ...; train.batch_size is that of all together.
     """
     from hvae_codec.distributed import FailedElsewhere, init_distributed
     from hvae_codec.train.loop import TrainOptions
@@ -152,7 +152,7 @@ def _run_folder(preset: str | None, file: Path | None, out: Path | None, resume:
     if preset and file:
         raise UsageError(f"--preset {preset} and --config {file} are both given; give one")
     if resume and (preset or file):
-        raise UsageError("--resume goes on with the run's own configuration; leave out --preset and --config")
+        raise UsageError("--resume continues with the run's own configuration; leave out --preset and --config")
     if out or resume:
         return out or find_run(LATEST_RUN)
     name = file.stem if file else preset or option.DEFAULT_PRESET
@@ -160,6 +160,7 @@ def _run_folder(preset: str | None, file: Path | None, out: Path | None, resume:
 
 
 def _configuration(preset: str | None, file: Path | None, changes: list[str], run: Path, resume: bool) -> Config:
+    from hvae_codec.config import load_config, with_settings
     from hvae_codec.model.checkpoint import load_run_config
     from hvae_codec.presets import load_preset
 
@@ -171,7 +172,7 @@ def _configuration(preset: str | None, file: Path | None, changes: list[str], ru
 
 
 def _advice(context: typer.Context, data: Path, run: Path, processes: DistributedContext) -> str | None:
-    """What to type to go on with an interrupted run; None where another process says it."""
+    """Say what to type to continue an interrupted run; None if another process reports it."""
     if not processes.is_main:
         return None
     words = ["train", str(data), "--resume", "--out", str(run)]
@@ -185,22 +186,24 @@ def _advice(context: typer.Context, data: Path, run: Path, processes: Distribute
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
             words += [parameter.opts[0], str(value)]
-    return f"Go on with{_launcher(processes)} {shlex.join(words)}"
+    return f"Continue with{_launcher(processes)} {shlex.join(words)}"
 
 
 def _launcher(processes: DistributedContext) -> str:
-    if processes.count == 1:
+    if processes.world_size == 1:
         return ": hvae-codec"
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
     where = ", on every machine and with torchrun's other options as before" if several else ""
-    return f"{where}: torchrun --nproc-per-node {processes.local_count} -m hvae_codec_cli"
+    return f"{where}: torchrun --nproc-per-node {processes.local_world_size} -m hvae_codec"
 
 
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
     elbo, model = result.validation, config.model
     nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
     if not result.steps_taken:
-        console().print(f"{result.run} was finished before; to go on for longer give --resume --steps N", markup=False)
+        console().print(
+            f"{result.run} was finished before; to train it for longer give --resume --steps N", markup=False
+        )
     console().print(
         f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"

@@ -27,7 +27,7 @@ Settings = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")]
 Precision = Annotated[
-    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 where faster.")
+    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 if it is faster.")
 ]
 CheckpointActivations = Annotated[
     bool, typer.Option("--checkpoint-activations", help="Less memory, more time: compute activations twice.")
@@ -35,13 +35,11 @@ CheckpointActivations = Annotated[
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, faster on GPUs.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the run (runs/PRESET-DATE); the same command again goes on with it."),
+    typer.Option("--out", help="Folder of the run (runs/PRESET-DATE); the same command again continues it."),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with --out, or with the last run, and with its configuration.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue --out, or the last run, with its own configuration.")]
 AllowOtherData = Annotated[
-    bool, typer.Option("--allow-other-data", help="Go on although the images are not those from before.")
+    bool, typer.Option("--allow-other-data", help="Continue although the images are not those from before.")
 ]
 SaveEvery = Annotated[int, typer.Option("--save-every", min=1, help="Steps between states.")]
 KeepStates = Annotated[int, typer.Option("--keep-states", min=1, help="States kept, the newest ones.")]

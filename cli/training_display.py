@@ -1,4 +1,4 @@
-"""What `train` shows while it works: a bar on a terminal, now and then a line elsewhere."""
+"""Shows how training goes: a bar on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainingDisplay:
 
 @contextmanager
 def training_display(quiet: bool) -> Iterator[TrainingDisplay]:
-    """A display on standard error; a `quiet` one, of a process that is not the first, shows nothing."""
+    """Show training on standard error; nothing if `quiet`, as in all processes but the first."""
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if console.is_terminal:
         with _bar(console) as display:

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Read everything in a store and say what is damaged: which files, row groups and images.
 
-    Exit code 0 where all is well, 1 where anything is damaged. Only --deep needs the model.
+    Exit code 0 if all is well, 1 if anything is damaged. Only --deep needs the model.
     """
     from hvae_codec.report.verified import damage_table, verified_data, verified_sentence
     from hvae_codec.store.verify import verify

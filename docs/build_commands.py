@@ -10,12 +10,20 @@ from hvae_codec_cli.app import app
 
 PAGE = Path(__file__).parent / "commands.md"
 WIDTH = 100
+INTRODUCTION = """\
+# Commands
+
+Made from `--help` by `make docs`.
+
+`hvae-codec --install-completion` lets Tab complete commands and options (bash, zsh, fish, PowerShell), from the next
+shell on. `python -m hvae_codec` is the same command, for launchers such as torchrun.
+"""
 
 
 def reference() -> str:
     """The page's text."""
     names = [command.name for command in app.registered_commands if command.name]
-    parts = ["# Commands\n\nMade from `--help` by `make docs`.\n", _section("hvae-codec", [])]
+    parts = [INTRODUCTION, _section("hvae-codec", [])]
     return "\n".join(parts + [_section(f"hvae-codec {name}", [name]) for name in names])
 
 

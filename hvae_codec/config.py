@@ -20,6 +20,9 @@ from typing import Any, Literal, TypeVar
 
 from .errors import ConfigError
 
+CONFIG_FILE = "config.json"
+"""A run's configuration, in its folder."""
+
 T = TypeVar("T")
 
 LATEST_RUN = "runs/latest"

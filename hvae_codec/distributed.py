@@ -1,8 +1,8 @@
-"""The processes that work on one model together, as `torchrun` starts them; alone, everything here is the identity.
+"""Several processes that work on one model, as `torchrun` starts them; of one process, everything is the identity.
 
 Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
-one finds no peers after the launcher restarted them. Of processes that fail, the first one speaks: it is the one that
-finds a counter in the launcher's store at 0.
+one finds no peers after the launcher restarted them. Of processes that fail, the first one reports its error: it is the
+one that finds a counter in the launcher's store at 0.
 """
 
 from __future__ import annotations
@@ -32,69 +32,69 @@ class FailedElsewhere(HvaeCodecError):  # noqa: N818 - not this process's error
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that work together; `Processes()` is one alone."""
+    """This process among all of a run; `DistributedContext()` is one alone."""
 
     rank: int = 0
-    """From 0; the first one writes files and speaks."""
-    count: int = 1
+    """From 0; process 0 writes files and prints."""
+    world_size: int = 1
     local_rank: int = 0
     """From 0 on each machine."""
-    local_count: int = 1
+    local_world_size: int = 1
     """Processes on this machine."""
     device: str = "cpu"
     """Where this one computes."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def on(self, device: str) -> DistributedContext:
-        """These, computing on `device`; on GPUs each on its own. Raises `UsageError` where a machine has too few."""
-        if self.count == 1 or device != "cuda":
+        """Return these, computing on `device`; on GPUs each on its own. `UsageError` if a machine has too few."""
+        if self.world_size == 1 or device != "cuda":
             return replace(self, device=device)
         gpus = torch.cuda.device_count()
-        if self.local_count > gpus:
+        if self.local_world_size > gpus:
             raise UsageError(
-                f"{self.local_count} processes were started on a machine with {gpus} GPUs; give torchrun "
+                f"{self.local_world_size} processes were started on a machine with {gpus} GPUs; give torchrun "
                 f"--nproc-per-node {gpus}, or --device cpu"
             )
         torch.cuda.set_device(self.local_rank)
         return replace(self, device=f"cuda:{self.local_rank}")
 
-    def share(self, total: int, unit: int) -> range:
-        """This process's part of `total` items: a stretch of whole units of `unit` items; the last may be short.
+    def rank_range(self, total: int, unit: int) -> range:
+        """Return the items of `total` that this process works on: whole units of `unit` items; the last may be short.
 
-        >>> [Processes(rank, 3).share(10, 2) for rank in range(3)]
+        >>> [DistributedContext(rank, 3).rank_range(10, 2) for rank in range(3)]
         [range(0, 4), range(4, 8), range(8, 10)]
         """
         units = -(-total // unit)
-        # Rounded up: the first process, which shows how far all are, has no smaller share than any other.
-        first, last = (-(-units * rank // self.count) * unit for rank in (self.rank, self.rank + 1))
+        # Rounded up: the first process, which shows how far all are, has no fewer than any other.
+        first, last = (-(-units * rank // self.world_size) * unit for rank in (self.rank, self.rank + 1))
         return range(min(first, total), min(last, total))
 
-    def mean(self, tensor: Tensor) -> Tensor:
-        """Mean of `tensor` over the processes, in its own precision."""
-        return self.sum(tensor) / self.count if self.count > 1 else tensor
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
+        """Average `tensor` over the processes, in its own precision."""
+        return self.all_reduce_sum(tensor) / self.world_size if self.world_size > 1 else tensor
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of `tensor` over the processes."""
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Add up `tensor` over the processes."""
         return self._reduced(tensor, dist.ReduceOp.SUM)
 
     def all_reduce_min(self, tensor: Tensor) -> Tensor:
-        """Smallest value of `tensor`, elementwise, over the processes."""
+        """Take the smallest value of `tensor`, elementwise, over the processes."""
         return self._reduced(tensor, dist.ReduceOp.MIN)
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        if self.count == 1:
+        if self.world_size == 1:
             return tensor
         result = tensor.clone()
         dist.all_reduce(result, operation)
         return result
 
     def run_on_main(self, work: Callable[[], T]) -> T:
-        """What `work` gives on the first process, which alone does it; its error is raised by all."""
-        if self.count == 1:
+        """Do `work` on the first process alone, and return its result on all; its error is raised by all."""
+        if self.world_size == 1:
             return work()
         outcome: list[object] = [None, None]
         if self.is_main:
@@ -108,8 +108,8 @@ class DistributedContext:
         return cast(T, outcome[0])
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The first process's tensors: the others need not see its files, nor have tensors of their own."""
-        if self.count == 1:
+        """Return the first process's tensors: the others need not see its files, nor have tensors of their own."""
+        if self.world_size == 1:
             return tensors
         kinds = self.run_on_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
         broadcast = {}
@@ -120,11 +120,11 @@ class DistributedContext:
         return broadcast
 
     def synchronised(self, model: nn.Module) -> nn.Module:
-        """`model`, with gradients averaged over the processes in its backward pass.
+        """Wrap `model` so that its backward pass averages gradients over the processes.
 
         Gradients stay the tensors that they are: the optimiser has them as parts of a flat one.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return model
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=False)
@@ -141,8 +141,8 @@ class StopAgreement:
         self._asked: tuple[Tensor, dist.Work] | None = None
 
     def reached(self, wanted: bool) -> bool:
-        """Called once a step by every process, with what this one wants."""
-        if self._processes.count == 1:
+        """Return whether any process wanted to stop a step ago; each calls this once per step with what it wants."""
+        if self._processes.world_size == 1:
             return wanted
         answer = self.close()
         flag = torch.tensor(int(wanted))
@@ -162,10 +162,10 @@ class StopAgreement:
 
 @contextmanager
 def init_distributed() -> Iterator[DistributedContext]:
-    """The processes that `torchrun` started, as its environment tells; without one, this process alone.
+    """Join the processes that `torchrun` started, by its environment variables; without them, this process is alone.
 
-    What goes wrong within is raised by the process that it happened to first, and as `FailedElsewhere` by the others;
-    `TrainingError` where a process vanished without a word.
+    An error within is raised by the process that it happened to first, and as `FailedElsewhere` by the others;
+    `TrainingError` if a process vanished.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext()
@@ -184,7 +184,7 @@ def init_distributed() -> Iterator[DistributedContext]:
 def _join() -> DistributedContext:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        local, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        local, local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the processes cannot be connected ({error}); check the options of torchrun, and that the machines reach "
@@ -192,19 +192,19 @@ def _join() -> DistributedContext:
         ) from None
     except KeyError as error:
         raise TrainingError(f"WORLD_SIZE is set but {error} is not; start several processes with torchrun") from None
-    return DistributedContext(dist.get_rank(), dist.get_world_size(), local, local_count)
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), local, local_world_size)
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Raise what this process is to say of `error`: itself, or that another process has failed before."""
+    """Raise `error` if this process is the first to fail, else `FailedElsewhere`."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself; the launcher must not cut its message short
     if not _is_first_to_fail():
         raise FailedElsewhere("another process failed") from None
     if _is_lost_peer(error):
         error = TrainingError(
-            "the connection to another process was lost, which may have been killed; run the same command again to go "
-            "on"
+            "the connection to another process was lost, which may have been killed; run the same command again to "
+            "continue"
         )
     raise error from None
 

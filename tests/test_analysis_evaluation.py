@@ -13,21 +13,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from hvae_codec.analysis.evaluation import (
-    COLUMNS,
-    LABELS,
-    check_image_csv,
-    evaluate,
-    evaluation_data,
-    evaluation_table,
-    save_image_csv,
-)
+from hvae_codec.analysis.evaluation import COLUMNS, evaluate
 from hvae_codec.analysis.quality import mean_squared_error, psnr, ssim
 from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.image_noise import ImageNoise
 from hvae_codec.model.importance import importance_bound
+from hvae_codec.report.evaluation import (
+    LABELS,
+    check_image_csv,
+    evaluation_data,
+    evaluation_table,
+    save_image_csv,
+)
 from hvae_codec.train.metrics import ACTIVE_NATS
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from hvae_codec.analysis.cutoff_table import ranking_path
+from hvae_codec.analysis.ranking_file import ranking_path
 from hvae_codec.config import Config
 from hvae_codec.data import sample as sample_data
 from hvae_codec.data.sample import Box

@@ -366,7 +366,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
         capsys.readouterr()
         assert exit_code("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/b") == 130
     _, err = capsys.readouterr()
-    assert "Stopped. Go on with: hvae-codec train data --resume --out runs/b" in err
+    assert "Stopped. Continue with: hvae-codec train data --resume --out runs/b" in err
     assert "Traceback" not in err
     assert [p.name for p in Path("runs/b/state").glob("*.json")][-1] == "step-000000002.json"
     assert "there" in hvae("info", "runs/b")
@@ -382,7 +382,7 @@ def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
         capsys.readouterr()
         assert exit_code("encode", "data", "new.zarr", "--keep", "30%") == 130
     _, err = capsys.readouterr()
-    assert "The same command goes on" in err
+    assert "The same command continues" in err
     assert "Traceback" not in err
     assert not Path("new.zarr").exists()
     hvae("encode", "data", "new.zarr", "--keep", "30%")

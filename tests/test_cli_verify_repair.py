@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images
-from hvae_codec.analysis.cutoff_table import ranking_path
+from hvae_codec.analysis.ranking_file import ranking_path
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.prune.kl_stats import save_kl_stats
 from hvae_codec_cli.app import main

@@ -41,7 +41,7 @@ try:
     with init_distributed() as processes:
         if processes.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        processes.sum(torch.ones(1))
+        processes.all_reduce_sum(torch.ones(1))
 except Exception as error:
     sys.exit(f"said: {error!r}")
 """
@@ -86,7 +86,7 @@ def spoken(errors: str) -> list[str]:
 
 def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec_cli", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
+    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
     process = launch(tmp_path, *arguments, "--no-tensorboard")
     source = open_images(data, size=16, channels=3)
     start_run(tmp_path / "one", config, resume=False)
@@ -113,11 +113,11 @@ def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config
     source = open_images(data, size=16, channels=3)
     train(tmp_path / "run", config, source.split("train"), source.split("val"))
     arguments = ("analyze-kl", data, "--model", "run", "--keep", "10%,100%", "--tolerance", "5%", "--batch-size", 4)
-    alone = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "one", processes=1)
+    alone = launch(tmp_path, "-m", "hvae_codec", *arguments, "--out", "one", processes=1)
     _, errors = alone.communicate(timeout=120)
     assert alone.returncode == 0, errors
     one = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
-    together = launch(tmp_path, "-m", "hvae_codec_cli", *arguments, "--out", "two")
+    together = launch(tmp_path, "-m", "hvae_codec", *arguments, "--out", "two")
     out, errors = together.communicate(timeout=120)
     assert together.returncode == 0, errors
     assert out.count("KL by latent group") == 1
@@ -143,7 +143,7 @@ def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: 
 
 
 def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
-    process = launch(tmp_path, "-m", "hvae_codec_cli", "train", data, "--config", "nowhere.toml")
+    process = launch(tmp_path, "-m", "hvae_codec", "train", data, "--config", "nowhere.toml")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (sentence,) = spoken(errors)
@@ -163,7 +163,7 @@ def test_a_killed_process_is_told_of_once(tmp_path: Path):
 def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
     config = with_settings(config, ["train.steps=4000"])
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec_cli", "train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
+    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
     process = launch(tmp_path, *arguments, "--no-tensorboard")
     metrics = tmp_path / "run" / "metrics.csv"
     end = time.monotonic() + 100
@@ -172,7 +172,7 @@ def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     (sentence,) = spoken(errors)
-    advice = "Go on with: torchrun --nproc-per-node 2 -m hvae_codec_cli train"
+    advice = "Continue with: torchrun --nproc-per-node 2 -m hvae_codec train"
     assert sentence == f"Stopped. {advice} {data} --resume --out run --log-every 1 --no-tensorboard"
     step = int(metrics.read_text().splitlines()[-1].split(",")[0])
     assert (tmp_path / "run" / "state" / f"step-{step:09d}.json").exists()
@@ -185,7 +185,7 @@ def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Pat
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, tiny_config, photo_patches):
     source = as_source(photo_patches)
     with pytest.raises(UsageError, match=r"train.batch_size is 8, .* all 3 processes .* --set train.batch_size=9"):
-        train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(count=3))
+        train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(world_size=3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 24])
@@ -199,7 +199,7 @@ def test_alone_everything_is_the_identity():
     with init_distributed() as processes:
         assert processes == DistributedContext()
     numbers = torch.tensor([1.0, 2.0])
-    for work in (processes.mean, processes.sum, processes.all_reduce_min):
+    for work in (processes.all_reduce_mean, processes.all_reduce_sum, processes.all_reduce_min):
         assert work(numbers) is numbers
     assert processes.run_on_main(lambda: 5) == 5
     assert processes.broadcast({"a": numbers})["a"] is numbers
@@ -210,8 +210,8 @@ def test_alone_everything_is_the_identity():
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"2 processes .* 1 GPUs?; give torchrun"):
-        DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cuda")
-    assert DistributedContext(rank=1, count=2, local_rank=1, local_count=2).on("cpu").device == "cpu"
+        DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cuda")
+    assert DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cpu").device == "cpu"
 
 
 def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyPatch):

@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hvae_codec.config import with_settings
+from hvae_codec.config import CONFIG_FILE, with_settings
 from hvae_codec.errors import ConfigError, HvaeCodecError, ModelError
 from hvae_codec.model.checkpoint import (
-    CONFIG_FILE,
     WEIGHTS_FILE,
     fill_model,
     find_run,

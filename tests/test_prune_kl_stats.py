@@ -188,17 +188,17 @@ def test_a_sampled_average_does_not_depend_on_the_batches(tiny_model, photo_patc
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * b.max())
 
 
-def test_shares_make_the_whole(tiny_model, photo_patches):
+def test_three_processes_measure_as_one(tiny_model, photo_patches):
     """What several processes add up is what one does, to the rounding of float64 sums."""
     alone = kl_stats(tiny_model, photo_patches[:7], batch_size=2)
-    shares: list[torch.Tensor] = []
+    sums: list[torch.Tensor] = []
 
-    class Share(DistributedContext):
-        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-            shares.append(tensor)
-            return torch.stack(shares).sum(dim=0)
+    class OneOfThree(DistributedContext):
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            sums.append(tensor)
+            return torch.stack(sums).sum(dim=0)
 
     for rank in range(3):
-        together = kl_stats(tiny_model, photo_patches[:7], batch_size=2, processes=Share(rank, 3))
-    for a, b in zip(together.kl_bits + together.posterior_std, alone.kl_bits + alone.posterior_std, strict=True):
+        last = kl_stats(tiny_model, photo_patches[:7], batch_size=2, processes=OneOfThree(rank, 3))
+    for a, b in zip(last.kl_bits + last.posterior_std, alone.kl_bits + alone.posterior_std, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * b.max())

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.errors import ModelError, UsageError
-from hvae_codec.prune.cutoffs import parse_keep
 from hvae_codec.prune.kl_stats import KLStats
 from hvae_codec.prune.mask import LatentMask, load_mask, save_mask
+from hvae_codec_cli.cutoffs import parse_keep
 
 FRACTIONS = st.floats(1e-6, 1.0)
 

@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from hvae_codec.analysis.cutoff_cost import tolerance_sentence
 from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, UsageError
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import SweepRow, sweep
 from hvae_codec.prune.tolerance import Tolerated, find_tolerated
+from hvae_codec.report.cutoff_sentences import tolerance_sentence
 
 
 @pytest.fixture(scope="module")

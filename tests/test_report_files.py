@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hvae_codec.analysis.cutoff_cost import best_sentence, choose_and_measure, cost_sentence, cutoff_cost
-from hvae_codec.analysis.cutoff_table import FOLDER, analyze, rank, ranking_path
+from hvae_codec.analysis.cutoff_cost import choose_and_measure, cutoff_cost
+from hvae_codec.analysis.cutoff_table import analyze
+from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, rank, ranking_path
 from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode.pipeline import encode_images
@@ -25,12 +26,14 @@ from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.report.about import count_parameters, describe, render
+from hvae_codec.report.about import describe
+from hvae_codec.report.about_run import count_parameters
 from hvae_codec.report.analysis_files import check_folder
-from hvae_codec.report.encoded import find_ranking, store_sizes
+from hvae_codec.report.cutoff_sentences import best_sentence, choice_sentences, cost_sentence, ranking_sentence
+from hvae_codec.report.cutoffs import cutoff_table, load_table, save_table
+from hvae_codec.report.encoded import store_sizes
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
-from hvae_codec.report.tables import cutoff_table, load_table, save_table
 from hvae_codec.store.quantiser import IntCodec
 
 KEEPS = (0.05, 0.3, 1.0)
@@ -87,7 +90,7 @@ def test_a_table_of_one_image(analysis, tmp_path, run):
     assert "NaN" not in text
     assert json.loads(text)["cutoffs"][0]["nelbo_change_se"] is None
     facts = describe(run)
-    assert "30%" in shown(*render(facts))
+    assert "30%" in shown(*facts.render())
     assert "NaN" not in json.dumps(facts.data)
 
 
@@ -136,7 +139,7 @@ def assert_drawn(path, at_least) -> None:
 
 
 def test_facts_of_a_run(run, analysis, tiny_config):
-    text = shown(*render(describe(run)))
+    text = shown(*describe(run).render())
     assert "3 × 16 × 16, 8 bits" in text
     facts = describe(run)
     assert facts.data["parameters"] == sum(w.numel() for w in load_weights(run / "model.safetensors").values())
@@ -146,9 +149,9 @@ def test_facts_of_a_run(run, analysis, tiny_config):
     facts = describe(run)
     assert [row["keep"] for row in facts.data["cutoffs"]] == list(KEEPS)
     assert json.loads(json.dumps(facts.data)) == facts.data
-    assert "30%" in shown(*render(facts))
+    assert "30%" in shown(*facts.render())
     (run / "model.safetensors").unlink()
-    assert "not yet" in shown(*render(describe(run)))
+    assert "not yet" in shown(*describe(run).render())
     assert not describe(run).data["trained"]
 
 
@@ -162,7 +165,7 @@ def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
     assert list(sizes.values())[-1] == store.nbytes_on_disk() == list(facts.data["bytes"].values())[-1]
     assert sizes["pixels"] == 24 * 3 * 16 * 16
     assert sizes["dense latents (mean and std, float32)"] == 24 * 8 * tiny_model.config.latent_dims
-    text = shown(*render(facts))
+    text = shown(*facts.render())
     assert f"{store.nbytes_on_disk():,}" in text
     assert "24" in text
 
@@ -198,20 +201,20 @@ def test_the_table_of_presets(monkeypatch):
 def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     source = as_source(photo_patches)
     model = load_model(run)
-    stats, note = find_ranking(model, source, 64, 0, silent)
-    assert "made one of" in note
+    found = find_ranking(model, source, 64, 0, silent)
+    assert "made one of" in ranking_sentence(found)
     assert ranking_path(run).exists()
-    again, note = find_ranking(model, source, 64, 0, silent)
-    assert "of these training images" in note
-    assert "of other images" in find_ranking(model, as_source(photo_patches[:5]), 64, 0, silent)[1]
-    for a, b in zip(stats.kl_bits, again.kl_bits, strict=True):
+    again = find_ranking(model, source, 64, 0, silent)
+    assert "of these training images" in ranking_sentence(again)
+    assert "of other images" in ranking_sentence(find_ranking(model, as_source(photo_patches[:5]), 64, 0, silent))
+    for a, b in zip(found.stats.kl_bits, again.stats.kl_bits, strict=True):
         np.testing.assert_array_equal(a, b)
     weights = {name: weight + 0.01 for name, weight in load_weights(run / "model.safetensors").items()}
     save_model(run, Config(tiny_config.model), weights)  # trained on: the ranking is of an older model
-    newer, note = find_ranking(load_model(run), source, 64, 0, silent)
-    assert "made one of" in note
-    assert newer.model_hash != stats.model_hash
-    assert load_kl_stats(ranking_path(run)).model_hash == newer.model_hash
+    newer = find_ranking(load_model(run), source, 64, 0, silent)
+    assert "made one of" in ranking_sentence(newer)
+    assert newer.stats.model_hash != found.stats.model_hash
+    assert load_kl_stats(ranking_path(run)).model_hash == newer.stats.model_hash
 
 
 def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):
@@ -231,9 +234,10 @@ def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     text = cost_sentence(cost, mask)
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
-    chosen, sentences = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source, 64, 0, silent)
-    assert chosen.kept_dims == mask.kept_dims
-    assert f"on {len(source.split('val'))} held-out images" in sentences[-1]
+    common = {"batch_size": 64, "seed": 0, "stage": silent}
+    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source, **common)
+    assert chosen.cutoff.mask.kept_dims == mask.kept_dims
+    assert f"on {len(source.split('val'))} held-out images" in choice_sentences(chosen)[-1]
 
 
 def best(images: int = 800, **changes: float) -> str:

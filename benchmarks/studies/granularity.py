@@ -24,11 +24,11 @@ from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.prune.cutoffs import parse_keep
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import SweepRow, sweep
 from hvae_codec.store.quantiser import IntCodec
+from hvae_codec_cli.cutoffs import parse_keep
 
 COLUMNS = ("kept", "dims", "bytes/image", "NELBO", "position - variate", "PSNR", "SSIM")
 

@@ -55,9 +55,9 @@ from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import HvaeCodecError, UsageError
 from hvae_codec.model.checkpoint import load_run_config, replace_atomically
 from hvae_codec.presets import load_preset
-from hvae_codec.prune.cutoffs import parse_keep
 from hvae_codec.train.loop import start_run, train
 from hvae_codec.train.run_folder import read_origin
+from hvae_codec_cli.cutoffs import parse_keep
 
 DIGITS, PATCHES, BANDS = "digits", "photo patches", "photo patches, bands"
 KEPT, ALL, PIXELS = "kept latents, codes", "all latents", "pixels"

@@ -1,10 +1,9 @@
-"""The whole of analyze-kl: ranking, the cutoff table, and where both are kept in a run."""
+"""The cutoff table: what each cutoff keeps, costs and takes, measured in one pass over held-out images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,19 @@ from ..encode.coder import LatentCoder, quantiser_steps
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
+from ..progress import Progress
 from ..prune.cutoffs import Cutoff
-from ..prune.kl_stats import KLStats, kl_stats
+from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import Progress, rank_batches
+from ..prune.rank_batches import rank_batches
 from ..prune.sweep import ElboSweep, SweepRow
 from ..store.quantiser import Codec
 from .reconstruction import Reconstruction, ReconstructionMeter
 
-FOLDER = "analysis"
-RANKING_FILE = "kl_stats.npz"
-
-Stage = Callable[[str], Callable[[int, int], None]]
-"""Announces a piece of long work by name, and returns what to call with its images done and in all."""
-
 
 @dataclass(frozen=True)
 class Analysis:
-    """What analyze-kl found."""
+    """The cutoff table, with a few of its images and its masks."""
 
     stats: KLStats
     table: pd.DataFrame
@@ -51,11 +45,11 @@ class Analysis:
 
 COLUMNS = {
     "rule": "what was asked for",
-    "keep": "share of the latent dimensions (or variates) asked for; where a KL or a mask was, the share kept",
+    "keep": "share of the latent dimensions (or variates) asked for; if a KL or a mask was, the share kept",
     "cutoff": "highest average KL of what is pruned, bits per latent dimension",
     "kept_variates": "variates kept, at one position at least",
-    "kept_dims": "latent dimensions kept, an image",
-    "dims": "latent dimensions in all, an image",
+    "kept_dims": "latent dimensions kept, per image",
+    "dims": "latent dimensions in all, per image",
     "nelbo": "negative ELBO, bits/dim",
     "reconstruction": "distortion, bits/dim",
     "kl": "rate, bits/dim",
@@ -63,29 +57,10 @@ COLUMNS = {
     "nelbo_change_se": "standard error of that difference, bits/dim",
     "psnr": "of the images encoded and decoded, from their mean squared error, dB",
     "ssim": "of the images encoded and decoded, mean",
-    "bytes": "compressed latents, bytes an image",
+    "bytes": "compressed latents, bytes per image",
     "bits_per_dim": "compressed latents, bits/dim",
-    "dense_bytes": "all latents' mean and std as float32, bytes an image",
+    "dense_bytes": "all latents' mean and std as float32, bytes per image",
 }
-
-
-def ranking_path(run: Path) -> Path:
-    """Where a run keeps its ranking."""
-    return run / FOLDER / RANKING_FILE
-
-
-def rank(
-    model: HVAE,
-    training: ImageSource,
-    count: int,
-    batch_size: int,
-    seed: int,
-    stage: Stage,
-    processes: DistributedContext | None = None,
-) -> KLStats:
-    """KL statistics of at most `count` images, evenly spaced over `training`."""
-    images, progress = training.evenly(count), stage("Ranking by KL")
-    return kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress, processes=processes)
 
 
 @torch.no_grad()
@@ -103,11 +78,11 @@ def analyze(
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
 ) -> Analysis:
-    """The cutoff table of `held_out`, with quantiser steps from `stats`.
+    """Measure the cutoff table of `held_out`, with quantiser steps from `stats`.
 
     At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
     batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
-    where no cutoff keeps them. Raises like `sweep`.
+    if no cutoff keeps them. Raises like `sweep`.
     """
     if not cutoffs:
         raise UsageError("there is no cutoff to measure; give at least one")
@@ -117,19 +92,19 @@ def analyze(
     masks = [cutoff.mask for cutoff in cutoffs]
     everything = LatentMask.everything(stats)
     measured = masks if masks[-1].kept_dims == everything.dims else [*masks, everything]
-    bounds = ElboSweep(model, measured, held_out, seed)
+    elbo = ElboSweep(model, measured, held_out, seed)
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
-    decoding = ReconstructionMeter(coders, seen)
+    meter = ReconstructionMeter(coders, seen)
     # Whole row groups, so that several processes cut latents into the chunks that a store has.
     for first, batch in rank_batches(held_out, batch_size, ROW_GROUP_SIZE, progress, processes):
         images = torch.from_numpy(batch)
         activations = model.activations(images)
-        bounds.add(activations, images, first)
+        elbo.add(activations, images, first)
         shown = max(0, min(len(images), pictures - first))
         if shown:
-            decoding.add([activation[:shown] for activation in activations], images[:shown], first)
-    rows = bounds.rows(processes)
-    originals, decoded = decoding.results(processes)
+            meter.add([activation[:shown] for activation in activations], images[:shown], first)
+    rows = elbo.rows(processes)
+    originals, decoded = meter.results(processes)
     table = [
         _table_row(*each, rows[-1], stats, model) for each in zip(cutoffs, rows[: len(masks)], decoded, strict=True)
     ]

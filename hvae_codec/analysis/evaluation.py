@@ -1,4 +1,4 @@
-"""The whole of evaluate: bounds on -log p(x), how near reconstructions are, and their standard errors over images."""
+"""Evaluates a model: bounds on -log p(x), how near reconstructions are, and their standard errors over images."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from rich.table import Table
 
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
-from ..model.checkpoint import model_hash, replace_atomically
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE, posterior_mean
 from ..model.image_noise import ImageNoise
 from ..model.importance import PosteriorEstimates, posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
-from ..prune.rank_batches import Progress
+from ..progress import Progress
 from ..train.metrics import ACTIVE_NATS
 from .quality import mean_squared_error, psnr, ssim
 
@@ -37,7 +35,7 @@ COLUMNS = {
     "mse": "mean squared error of the posterior-mean reconstruction, squared pixel levels",
     "ssim": "structural similarity of the posterior-mean reconstruction",
 }
-"""Figures of each image; the bound is there where several samples are asked for, the bins where they differ."""
+"""Figures of each image; the bound only of several samples, the bins only if they differ."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluate found."""
+    """The figures of a model on some images."""
 
     figures: dict[str, Figure]
-    """By name, such as `nelbo`; `LABELS` says how a table calls them."""
+    """By name, such as `nelbo`."""
     images: pd.DataFrame
-    """One row an image: `name`, `label`, then those of `COLUMNS` that were measured."""
+    """One row per image: `name`, `label`, then those of `COLUMNS` that were measured."""
     kl_nats: NDArray[np.float64]
-    """KL of each latent group in nats an image, averaged over images, [groups]."""
+    """KL of each latent group in nats per image, averaged over images, [groups]."""
     samples: int
-    """Posterior samples an image."""
+    """Posterior samples per image."""
     model_hash: str
 
     @property
@@ -79,13 +77,13 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """NELBO, rate, distortion, PSNR and SSIM of `images` (a source, or uint8 [N, C, H, W]).
+    """Measure NELBO, rate, distortion, PSNR and SSIM of `images` (a source, or uint8 [N, C, H, W]).
 
     With `samples` above 1 also the importance-weighted bound; NELBO, rate and distortion are then averages over the
     same posterior samples, so that the difference from the bound is paired. An image's noise depends on `seed` and its
-    place among the images alone: figures do not depend on the batch size. Below 8 bits, and for a model with the
-    published bins, the NELBO is given with both kinds of bins. Raises `DataError` where there are no images, they do
-    not fit the model, or a figure is not finite; `UsageError` where `samples` or `batch_size` is below 1.
+    index among the images alone: figures do not depend on the batch size. Below 8 bits, and for a model with the
+    published bins, the NELBO is given with both kinds of bins. Raises `DataError` if there are no images, they do
+    not fit the model, or a figure is not finite; `UsageError` if `samples` or `batch_size` is below 1.
     """
     source = as_source(images)
     if samples < 1:
@@ -111,7 +109,7 @@ Part = dict[str, NDArray[np.float64]]
 def _batches(
     model: HVAE, source: ImageSource, samples: int, batch_size: int, seed: int, progress: Progress | None
 ) -> Iterator[tuple[Part, NDArray[np.float64]]]:
-    """Each batch's figures by column, [B], and its groups' KL in nats summed over images, [groups]."""
+    """Yield each batch's figures by column, [B], and its groups' KL in nats summed over images, [groups]."""
     likelihoods = _likelihoods(model)
     done = 0
     for batch in source.batches(batch_size):
@@ -129,7 +127,7 @@ def _batches(
 
 
 def _likelihoods(model: HVAE) -> dict[str, Likelihood]:
-    """The model's own, and where it matters to the figures the one with the other kind of bins, by kind of bins."""
+    """The model's own, and if it matters to the figures, the one with the other kind of bins, by kind of bins."""
     config = model.config
     own: dict[str, Likelihood] = {config.bins: model.likelihood}
     if config.output == "bernoulli" or (config.bits == 8 and config.bins == "exact"):
@@ -182,37 +180,34 @@ def _check_finite(table: pd.DataFrame) -> None:
 
 # --- averages over images --------------------------------------------------------------------------------------------
 
-LABELS = {
-    "nelbo": "NELBO",
-    "rate": "rate (KL)",
-    "distortion": "distortion",
-    "importance_bound": "importance-weighted bound",
-    "importance_bound_change": "  change from the NELBO",
-    "nelbo_exact_bins": "NELBO, exact bins",
-    "nelbo_published_bins": "NELBO, published bins",
-    "bins_change": "  change by published bins",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-}
-"""How the table calls each figure, in its order."""
-
 
 def _figures(table: pd.DataFrame, model: HVAE) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
-    bounds = {name: table[name].to_numpy() for name in COLUMNS if name in table and name not in ("mse", "ssim")}
-    if "importance_bound" in bounds:
-        bounds["importance_bound_change"] = bounds["importance_bound"] - bounds["nelbo"]
-    if "nelbo_exact_bins" in bounds:
-        bounds["bins_change"] = bounds["nelbo_published_bins"] - bounds["nelbo_exact_bins"]
-    for name in LABELS:
-        if name in bounds:
-            figures[name] = _average(bounds[name], "bits/dim")
+    for name, values in _bits(table):
+        figures[name] = _average(values, "bits/dim")
     if model.config.output == "bernoulli":
-        for name, values in bounds.items():
+        for name, values in _bits(table):
             figures[f"{name}_nats"] = _average(values * model.nats_per_bit_dim, "nats")
     figures["psnr"] = _psnr(table["mse"].to_numpy())
     figures["ssim"] = _average(table["ssim"].to_numpy(), "")
     return figures
+
+
+def _bits(table: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Each figure in bits/dim and its values, [N]; differences follow what they are differences of."""
+    for name in COLUMNS:
+        if name in table and name not in ("mse", "ssim"):
+            yield name, table[name].to_numpy()
+        if name in table and name in _CHANGES:
+            change, reference = _CHANGES[name]
+            yield change, (table[name] - table[reference]).to_numpy()
+
+
+_CHANGES = {
+    "importance_bound": ("importance_bound_change", "nelbo"),
+    "nelbo_published_bins": ("bins_change", "nelbo_exact_bins"),
+}
+"""Figures whose difference from another one is given too: its name, and the other."""
 
 
 def _average(values: NDArray[np.float64], unit: str) -> Figure:
@@ -229,70 +224,3 @@ def _psnr(mse: NDArray[np.float64]) -> Figure:
     mean = _average(mse, "")
     relative = mean.standard_error / mean.mean if mean.mean > 0.0 else mean.standard_error
     return Figure(psnr(mse), 10.0 / math.log(10.0) * relative, "dB")
-
-
-# --- what is shown and written ---------------------------------------------------------------------------------------
-
-
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """The figures for the terminal."""
-    count, samples = len(evaluation.images), evaluation.samples
-    active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
-    table = Table(
-        title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
-        caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
-    )
-    table.add_column("")
-    nats = any(name.endswith("_nats") for name in evaluation.figures)
-    for heading in ("mean", "±", "unit", *(("nats", "±") if nats else ())):
-        table.add_column(heading, justify="left" if heading == "unit" else "right")
-    for name, label in LABELS.items():
-        if name in evaluation.figures:
-            table.add_row(label, *_cells(evaluation.figures, name))
-    return table
-
-
-def _cells(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
-    figure = figures[name]
-    sign = "+" if name.endswith("_change") else ""
-    digits = 2 if figure.unit == "dB" else 4
-    yield f"{figure.mean:{sign}.{digits}f}"
-    yield _error(figure, digits)
-    yield figure.unit
-    if f"{name}_nats" in figures:
-        nats = figures[f"{name}_nats"]
-        yield f"{nats.mean:{sign}.2f}"
-        yield _error(nats, 2)
-
-
-def _error(figure: Figure, digits: int) -> str:
-    return "-" if math.isnan(figure.standard_error) else f"{figure.standard_error:.{digits}f}"
-
-
-def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as plain data for JSON, after `about`; None for a standard error that does not exist."""
-    figures = {name: dataclasses.asdict(figure) for name, figure in evaluation.figures.items()}
-    for figure in figures.values():
-        if math.isnan(figure["standard_error"]):
-            figure["standard_error"] = None
-    header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
-    groups: dict[str, Any] = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
-    groups |= {"kl_nats": evaluation.kl_nats.tolist()}
-    return {"about": dict(about) | header, "figures": figures, "groups": groups}
-
-
-def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
-    """Raise `DataError` where `save_image_csv` cannot or must not write to `path`."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise DataError(f"{path} cannot be written: {above} is a file; give another name")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give the name of a file, such as evaluation.csv")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists; give another name or pass --overwrite")
-
-
-def save_image_csv(path: Path, evaluation: Evaluation) -> None:
-    """Write the figures of every image as CSV, one row an image."""
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(path, evaluation.images.to_csv(index=False).encode())

@@ -11,12 +11,12 @@ SMALLEST_MSE = 1e-4
 
 
 def mean_squared_error(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean squared error of uint8 [N, C, H, W] pairs, [N], in squared pixel levels."""
+    """Return the mean squared error of uint8 [N, C, H, W] pairs, [N], in squared pixel levels."""
     return np.square(images.astype(np.float64) - decoded.astype(np.float64)).mean(axis=(1, 2, 3))
 
 
 def psnr(mse: NDArray[np.float64]) -> float:
-    """Peak signal-to-noise ratio in dB of all images together: 10 log10(255² / mean of `mse`).
+    """Return the peak signal-to-noise ratio in dB of all images together: 10 log10(255² / mean of `mse`).
 
     Not the mean of each image's PSNR, in which a few nearly flat images outweigh all others.
     """
@@ -24,7 +24,7 @@ def psnr(mse: NDArray[np.float64]) -> float:
 
 
 def ssim(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Structural similarity (Wang et al. 2004, 7 × 7 windows) of uint8 [N, C, H, W] pairs, [N], 1 where equal."""
+    """Return structural similarity (Wang et al. 2004, 7 × 7 windows) of uint8 [N, C, H, W] pairs, [N]; 1 if equal."""
     size = images.shape[-1]
     window = min(7, size - 1 + size % 2)
     pairs = zip(images, decoded, strict=True)

@@ -1,4 +1,4 @@
-"""What encoding and decoding at each cutoff gives: quality, bytes, and a few images to look at."""
+"""Measures images encoded and decoded at each cutoff: quality, bytes, and a few of them to look at."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ class ReconstructionMeter:
     def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
         """Encode and decode uint8 `images` [B, C, H, W], the first of which is number `first`."""
         seen = self.coders[0].model.likelihood.quantised(images).cpu().numpy()
-        self._keep_examples(0, seen, first)
+        self._copy_examples(0, seen, first)
         for number, (stored, pixels) in enumerate(encode_and_decode(self.coders, activations)):
             decoded = pixels.cpu().numpy()
             self._sizes[number].add(stored)
             quality = (mean_squared_error(seen, decoded), ssim(seen, decoded))
             self._quality[number, :, first : first + len(images)] = quality
-            self._keep_examples(1 + number, decoded, first)
+            self._copy_examples(1 + number, decoded, first)
 
-    def _keep_examples(self, row: int, images: NDArray[np.uint8], first: int) -> None:
-        for place, index in enumerate(self._shown):
+    def _copy_examples(self, row: int, images: NDArray[np.uint8], first: int) -> None:
+        for column, index in enumerate(self._shown):
             if first <= index < first + len(images):
-                self._examples[row, place] = images[index - first]
+                self._examples[row, column] = images[index - first]
 
     def results(self, processes: DistributedContext | None = None) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
-        """The examples' originals, uint8 [n, C, H, W], and what each coder gave, of the images of all processes."""
-        together = processes or DistributedContext()
-        quality = together.sum(torch.from_numpy(self._quality)).numpy()
-        sizes = together.sum(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()
-        originals, *examples = together.sum(torch.from_numpy(self._examples)).numpy()
+        """Return the examples' originals, uint8 [n, C, H, W], and each coder's figures, of all processes' images."""
+        total = (processes or DistributedContext()).all_reduce_sum
+        quality = total(torch.from_numpy(self._quality)).numpy()
+        sizes = total(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()
+        originals, *examples = total(torch.from_numpy(self._examples)).numpy()
         images = quality.shape[2]
         return originals, [
             Reconstruction(psnr(mse), float(own_ssim.mean()), size / images, shown)
@@ -74,11 +74,11 @@ class ReconstructionMeter:
 
 
 def example_indices(source: ImageSource) -> list[int]:
-    """Images to show: the middle one of each class where there are several, else evenly spaced ones."""
+    """Choose the images to show: the middle one of each class if there are several, else evenly spaced ones."""
     classes: dict[str, list[int]] = {}
     for index, label in enumerate(source.labels):
         classes.setdefault(label, []).append(index)
     middles = [indices[len(indices) // 2] for indices in classes.values()]
     candidates = middles if len(middles) > 1 else list(range(len(source)))
-    places = np.linspace(0, len(candidates) - 1, min(SHEET_IMAGES, len(candidates))).round().astype(int)
-    return sorted({candidates[place] for place in places})
+    spaced = np.linspace(0, len(candidates) - 1, min(SHEET_IMAGES, len(candidates))).round().astype(int)
+    return sorted({candidates[number] for number in spaced})

@@ -1,4 +1,4 @@
-"""What stored numbers take on disk, measured by compressing them as a store does, without writing one."""
+"""Measures what stored numbers take on disk, by compressing them as a store does, without writing one."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SizeMeter:
         return numbers[whole:]
 
     def bytes_per_image(self) -> float:
-        """Compressed bytes an image, chunk by chunk; a store's metadata and names come on top."""
+        """Return compressed bytes per image, chunk by chunk; a store's metadata and names come on top."""
         return self.total_bytes() / self.images
 
     def total_bytes(self) -> float:
-        """Compressed bytes of all images so far."""
+        """Return the compressed bytes of all images so far."""
         return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))

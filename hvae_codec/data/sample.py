@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, UsageError
+from ..progress import Progress
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut",
@@ -58,9 +59,7 @@ class Box(NamedTuple):
     side: int
 
 
-def write_sample_data(
-    folder: Path, *, size: int = 32, seed: int = 0, progress: Callable[[int, int], None] | None = None
-) -> SampleData:
+def write_sample_data(folder: Path, *, size: int = 32, seed: int = 0, progress: Progress | None = None) -> SampleData:
     """Write patches of `size` × `size` pixels as folder/train/<photograph>/NNNNN.png and folder/val/...
 
     About 7,000 and 800 at 32 pixels, fewer at large sizes, where photographs that are too small are left out; `seed`

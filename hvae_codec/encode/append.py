@@ -28,7 +28,7 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
-from ..prune.rank_batches import Progress
+from ..progress import Progress
 from ..storage.bucket import RemotePath
 from ..storage.location import Location, each, location_of
 from ..store.folder_writer import FolderStoreWriter, finish_swap, partial_path

@@ -7,7 +7,7 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -19,6 +19,7 @@ from PIL import Image
 from ..errors import DataError, StoreError
 from ..lookahead import write_behind
 from ..model.hvae import HVAE
+from ..progress import Progress
 from ..store.reader import Store
 from .coder import LatentCoder
 
@@ -33,7 +34,7 @@ def decode_to_folder(
     images: range | None = None,
     file_format: Format = "png",
     batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Decode the images of `store` (all, or those numbered `images`) into `folder`; returns how many.
 

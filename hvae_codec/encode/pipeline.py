@@ -21,9 +21,9 @@ from ..errors import DataError, UsageError
 from ..lookahead import write_behind
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import Progress
 from ..storage.location import Location, location_of
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer

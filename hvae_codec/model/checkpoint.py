@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
+from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
 from .hvae import HVAE
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 LATEST = Path(LATEST_RUN).name
 

@@ -1,6 +1,6 @@
 """Configurations by name: the published ones and small ones, each a TOML file beside this one.
 
-`reported.toml` is no preset: it holds what others report of them.
+`reported.toml` and `parameters.toml` are no presets: they hold what others report of them, and how large they are.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from ..config import Config, config_from_dict, nearest
 from ..errors import UsageError
 
-_REPORTED = "reported"
+_REPORTED, _PARAMETERS = "reported", "parameters"
 
 
 def preset_names() -> list[str]:
-    """Names of all presets, sorted."""
+    """List the names of all presets, sorted."""
     files = resources.files(__name__).iterdir()
     names = (file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-    return sorted(name for name in names if name != _REPORTED)
+    return sorted(name for name in names if name not in (_REPORTED, _PARAMETERS))
 
 
 def load_preset(name: str) -> Config:
-    """The preset of that name; `UsageError` names the nearest one where there is none."""
+    """Read the preset of that name; `UsageError` names the nearest one if there is none."""
     names = preset_names()
     if name not in names:
         raise UsageError(f"unknown preset {name!r}{nearest(name, names)}")
@@ -33,7 +33,7 @@ def load_preset(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Reported:
-    """What others report of a preset's configuration, each in the words of the source; "" where it says nothing."""
+    """What others report of a preset's configuration, each in the words of the source; "" if it says nothing."""
 
     nelbo: float
     """Negative ELBO on the data set's test images, in `unit`."""
@@ -52,12 +52,17 @@ class Reported:
 
 
 def load_reported() -> dict[str, Reported]:
-    """What others report, by preset; presets of which nothing was found are left out."""
+    """Read what others report, by preset; presets of which nothing was found are left out."""
     data = _read_toml(_REPORTED)
     sources = {key: source["title"] for key, source in data["sources"].items()}
     return {
         name: Reported(**figures | {"source": sources[figures["source"]]}) for name, figures in data["presets"].items()
     }
+
+
+def load_parameter_counts() -> dict[str, int]:
+    """Read how many parameters each preset's model has: counted once, as counting takes torch and seconds."""
+    return _read_toml(_PARAMETERS)
 
 
 def _read_toml(name: str) -> dict[str, Any]:

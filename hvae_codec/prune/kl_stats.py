@@ -1,4 +1,4 @@
-"""KL per latent dimension, averaged over images in one streaming pass: what pruning ranks by (paper section 7)."""
+"""Measures the KL of each latent dimension, averaged over images in one pass: pruning ranks by it (paper section 7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from ..model.hvae import HVAE, Noise
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
-from .rank_batches import Progress, image_keys, rank_batches
+from ..progress import Progress
+from .rank_batches import image_keys, rank_batches
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class KLStats:
 
     @property
     def per_variate(self) -> tuple[NDArray[np.float64], ...]:
-        """Bits per latent dimension of each variate, [variates] a group: averaged over positions."""
+        """Bits per latent dimension of each variate, averaged over positions; [variates] per group."""
         return tuple(kl.mean(axis=(1, 2)) for kl in self.kl_bits)
 
     @property
     def per_group(self) -> NDArray[np.float64]:
-        """Bits an image of each group, [groups]: summed over variates and positions."""
+        """Bits per image of each group, summed over variates and positions; [groups]."""
         return np.array([kl.sum() for kl in self.kl_bits])
 
 
@@ -63,13 +64,13 @@ def kl_stats(
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
 ) -> KLStats:
-    """Average KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
+    """Average the KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
-    z is a posterior sample in each group, or the posterior's mean where `sample` is False; an image's noise depends on
-    `seed` and its place in its file or folder alone. Sums run in float64 and count images, so a short last batch weighs
-    what it should; nothing grows with the number of images. `processes` take whole batches of one process each, and all
-    get the averages of all. Raises `DataError` where there are no images, they do not fit the model, or its output is
-    not finite.
+    z is a posterior sample in each group, or the posterior's mean if not `sample`; an image's noise depends on `seed`
+    and its index in its file or folder alone. Sums run in float64 and count images, so a short last batch weighs what
+    it should; nothing grows with the number of images. `processes` take whole batches of one process each, and all get
+    the averages of all. Raises `DataError` if there are no images, they do not fit the model, or its output is not
+    finite.
     """
     source = as_source(images)
     if not len(source):
@@ -96,7 +97,7 @@ class _Sums:
     @torch.no_grad()
     @full_float32()
     def add(self, images: Tensor, noise: Noise | None) -> None:
-        """Add a batch, uint8 [B, C, H, W]; z is the posterior's mean where there is no noise."""
+        """Add a batch, uint8 [B, C, H, W]; z is the posterior's mean without noise."""
         activations, top_down = self.model.activations(images), self.model.top_down
 
         def choose(group: LatentGroup) -> Tensor:
@@ -116,8 +117,8 @@ class _Sums:
         self.std[group] += std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
 
     def average(self, images: int, source: str, processes: DistributedContext) -> KLStats:
-        """The averages over `images`, those of all processes."""
-        sums = processes.sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
+        """Return the averages over `images`, which are those of all processes."""
+        sums = processes.all_reduce_sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
         if not bool(torch.isfinite(sums).all()):
             raise DataError(_not_finite(self.kl))
         parts = (sums / images).split([s.numel() for s in (*self.kl, *self.std)])
@@ -135,7 +136,7 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _not_finite(kl: list[Tensor]) -> str:
-    """What is wrong, by this process's sums."""
+    """Say what is wrong, from this process's sums."""
     broken = [index for index, group in enumerate(kl) if not bool(torch.isfinite(group).all())]
     where = f"latent group {broken[0]}" if broken else "a latent group"
     return f"the KL of {where} is not finite; the model's weights are damaged"
@@ -153,7 +154,7 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
 
 
 def load_kl_stats(path: Path) -> KLStats:
-    """Read what `save_kl_stats` wrote; `ModelError` where it is missing or damaged."""
+    """Read what `save_kl_stats` wrote; `ModelError` if it is missing or damaged."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))

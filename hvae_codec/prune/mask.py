@@ -1,4 +1,4 @@
-"""Which latent dimensions are kept: masks from a keep fraction or a KL cutoff, readable as JSON."""
+"""Masks that say which latent dimensions are kept: from a keep fraction or a KL cutoff, readable as JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Count = Literal["dimensions", "variates"]
 
 @dataclass(frozen=True)
 class LatentMask:
-    """What is kept, True, of each latent group in top-down order."""
+    """Which latent dimensions of each group, in top-down order, are kept (True)."""
 
     keep: tuple[NDArray[np.bool_], ...]
     """[variates] a group; of granularity position, [variates, H, W]."""
     resolutions: tuple[int, ...]
     """Height and width of each group."""
     model_hash: str = ""
-    """The model it was made for; empty where it fits any of this shape."""
+    """The model it was made for; empty if it fits any of this shape."""
 
     @classmethod
     def from_keep(
@@ -52,7 +52,7 @@ class LatentMask:
         variate is kept. Of granularity position, single dimensions are ranked by their own average KL.
 
         `count="variates"` is the published code's rule: keep the variates whose KL is above (not at) the 1 - `fraction`
-        quantile over all variates, whatever their resolution; 1 keeps all. Raises `UsageError` where `fraction` is not
+        quantile over all variates, whatever their resolution; 1 keeps all. Raises `UsageError` if `fraction` is not
         above 0 and at most 1, or single positions are to be counted as variates.
         """
         if not 0.0 < fraction <= 1.0:
@@ -74,7 +74,7 @@ class LatentMask:
     def from_cutoff(cls, stats: KLStats, bits: float, *, granularity: Granularity = "variate") -> LatentMask:
         """Keep the variates (or single dimensions) whose average KL is above `bits` per latent dimension.
 
-        Raises `UsageError` where none is, or where `bits` is not a number.
+        Raises `UsageError` if none is, or `bits` is not a number.
         """
         kl = Ranking.of(stats, granularity).kl_bits
         if not (kl > bits).any():
@@ -96,7 +96,7 @@ class LatentMask:
 
     @property
     def granularity(self) -> Granularity:
-        """What is kept or pruned as one."""
+        """Whether whole variates or single positions are kept."""
         return "position" if self.keep[0].ndim == 3 else "variate"
 
     @property
@@ -121,36 +121,36 @@ class LatentMask:
         return self.kept_dims / self.dims
 
     def cutoff_bits(self, stats: KLStats) -> float:
-        """The highest average KL of what is pruned, bits per latent dimension: what the mask cuts off. 0 of nothing."""
+        """Return the highest average KL of what is pruned, bits per latent dimension; 0 if nothing is."""
         kl = Ranking.of(stats, self.granularity).kl_bits
         pruned = ~np.concatenate([keep.ravel() for keep in self.keep])
         return float(kl[pruned].max()) if pruned.any() else 0.0
 
     @property
     def groups_needed(self) -> int:
-        """Groups up to and with the last one that something is kept of: all that an encoder must run."""
+        """Groups up to and with the last one of which something is kept: all that an encoder must run."""
         return max((i + 1 for i, k in enumerate(self.keep) if k.any()), default=0)
 
     def same_groups(self, other: LatentMask) -> int:
-        """How many groups, from the first, both masks prune alike, as masks of one granularity."""
+        """Count the groups, from the first, that both masks prune alike; 0 if their granularities differ."""
         if self.granularity != other.granularity:
             return 0
         alike = (np.array_equal(a, b) for a, b in zip(self.keep, other.keep, strict=True))
         return sum(1 for _ in itertools.takewhile(bool, alike))
 
     def check_fits(self, model: HVAE) -> None:
-        """Raise `UsageError` where this mask is of another model."""
+        """Raise `UsageError` if this mask is of another model."""
         own = [(*k.shape[:1], r) for k, r in zip(self.keep, self.resolutions, strict=True)]
         groups = [(group.variates, group.resolution) for group in model.config.groups]
         if own != groups or (self.model_hash and self.model_hash != model_hash(model)):
             raise UsageError("the mask was made for another model; make one from this model's KL statistics")
 
     def tensors(self, device: torch.device | str) -> list[Tensor]:
-        """Per group bool [variates, 1, 1] (or [variates, H, W]) on `device`, to broadcast against z."""
+        """Return bool [variates, 1, 1] (or [variates, H, W]) per group on `device`, to broadcast against z."""
         return [torch.from_numpy(k.reshape(*k.shape, *[1] * (3 - k.ndim)).copy()).to(device) for k in self.keep]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the kept variates' numbers in each group.
+        """Return plain data for JSON: the kept variates' numbers in each group.
 
         Of granularity position, each kept variate's kept positions y · W + x as ranges: `{"3": "0-5 7"}`.
         """
@@ -163,7 +163,7 @@ class LatentMask:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
-        """The inverse of `to_dict`; `ModelError` where `data` is no mask."""
+        """Invert `to_dict`; `ModelError` if `data` is no mask."""
         try:
             flags = {"variate": _flags, "position": _position_flags}[data.get("granularity", "variate")]
             keep = tuple(flags(group) for group in data["groups"])
@@ -181,7 +181,7 @@ def save_mask(path: Path, mask: LatentMask) -> None:
 
 
 def load_mask(path: Path) -> LatentMask:
-    """Read what `save_mask` wrote; `ModelError` where it is missing or damaged."""
+    """Read what `save_mask` wrote; `ModelError` if it is missing or damaged."""
     try:
         return LatentMask.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -241,7 +241,7 @@ def _position_flags(group: Mapping[str, Any]) -> NDArray[np.bool_]:
 
 
 def _ranges(flags: NDArray[np.bool_]) -> str:
-    """Numbers of the True ones as ranges.
+    """Write the numbers of the True ones as ranges.
 
     >>> _ranges(np.array([True, True, False, True]))
     '0-1 3'
@@ -252,7 +252,7 @@ def _ranges(flags: NDArray[np.bool_]) -> str:
 
 
 def _numbers_in(ranges: str, length: int) -> Iterable[int]:
-    """The inverse of `_ranges`."""
+    """Invert `_ranges`."""
     for part in ranges.split():
         first, dash, last = part.partition("-")
         numbers = range(int(first), int(last if dash else first) + 1)

@@ -1,17 +1,15 @@
-"""The batches that one of several processes measures, how far all of them are, and what each image's noise hangs on."""
+"""The batches that one of several processes measures, and the keys that each image's noise depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.sources import ImageSource, check_batch_size
 from ..distributed import DistributedContext
-
-Progress = Callable[[int, int], None]
-"""Called with the images done and the images in all."""
+from ..progress import Progress
 
 
 def rank_batches(
@@ -21,15 +19,18 @@ def rank_batches(
     progress: Progress | None,
     processes: DistributedContext | None,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """This process's batches of `source`, each with the number of its first image; whole units of `unit` images."""
+    """Yield this process's batches of `source`, each with the number of its first image; whole units of `unit` images.
+
+    `progress` is called with the images that all processes have done, estimated from this one's.
+    """
     check_batch_size(batch_size)
     processes = processes or DistributedContext()
-    share = processes.share(len(source), unit)
-    first, done = share.start, 0
-    for batch in source.batches(batch_size, start=share.start, stop=share.stop):
+    own = processes.rank_range(len(source), unit)
+    first, done = own.start, 0
+    for batch in source.batches(batch_size, start=own.start, stop=own.stop):
         yield first, batch
         first += len(batch)
-        done = min((first - share.start) * processes.count, len(source))
+        done = min((first - own.start) * processes.world_size, len(source))
         if progress is not None:
             progress(done, len(source))
     if progress is not None and done < len(source):
@@ -37,7 +38,7 @@ def rank_batches(
 
 
 def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:
-    """A key for the noise of each of the images `rows`: the seed and the image's place in its file or folder.
+    """Make a key for the noise of each of the images `rows`: the seed and the image's index in its file or folder.
 
     So an image has the same noise in every subset, order and batch, and on every process.
     """

@@ -1,4 +1,4 @@
-"""The ranking that masks are cut from: what is kept or pruned as one, from the highest average KL to the lowest."""
+"""The ranking that masks are cut from: units kept or pruned whole, from the highest average KL to the lowest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .kl_stats import KLStats
 
 Granularity = Literal["variate", "position"]
-"""What is kept or pruned as one, a unit: a variate at all its positions, or each latent dimension by itself."""
+"""The unit that is kept or pruned whole: a variate at all its positions, or each latent dimension by itself."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Ranking:
 
     @classmethod
     def of(cls, stats: KLStats, granularity: Granularity) -> Ranking:
-        """The units of a granularity."""
+        """Collect the units of a granularity."""
         if granularity == "position":
             kl = np.concatenate([kl.ravel() for kl in stats.kl_bits])
             return cls(kl, np.ones(len(kl), dtype=np.int64))

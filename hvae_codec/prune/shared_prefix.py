@@ -1,4 +1,4 @@
-"""The one loop for many masks: each goes on from the group where it first differs from the mask before it.
+"""Runs the top-down path under many masks: each continues from the group at which it first differs from the last one.
 
 mask 1    o──o──o──o──o──o──output       masks of rising size often prune the first groups alike:
 mask 2             └──o──o──output       what these compute is the same, and is computed once
@@ -19,21 +19,22 @@ from .mask import LatentMask
 
 
 class RecordingChoice(Protocol):
-    """Chooses z as a mask says, and records what is to be known of each group."""
+    """Chooses z as a mask says, and records something of each group."""
 
     recorded: dict[int, Any]
-    """Group to what was recorded of it."""
+    """What was recorded, by group."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        """z of `group`; depends on what the mask says of this group and the ones before, and on nothing else."""
+        """Choose z of `group`; depends on what the mask says of this group and the ones before, and on nothing else."""
 
 
 def masked_outputs(
     model: HVAE, activations: Sequence[Tensor], masks: Sequence[LatentMask], choices: Sequence[RecordingChoice]
 ) -> Iterator[Tensor]:
-    """Parameters of the output distribution, [B, out_channels, H, W], under each of `masks` with its choice, in order.
+    """Yield parameters of the output distribution, [B, out_channels, H, W], under each of `masks`, in order.
 
-    When one is given, its choice has recorded all groups. Holds one state for each group at which masks part.
+    By then the mask's choice, of the same number in `choices`, has recorded all groups. Memory holds one state for each
+    group at which masks part.
     """
     top_down, groups = model.top_down, len(model.top_down.blocks)
     shared = [0, *(one.same_groups(other) for one, other in itertools.pairwise(masks))][: len(masks)]

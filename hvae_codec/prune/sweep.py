@@ -1,4 +1,4 @@
-"""What pruning costs: NELBO, distortion and rate of one model under several masks, on the same images and noise."""
+"""Measures what pruning costs: NELBO, distortion and rate under several masks, on the same images and noise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from ..errors import DataError
 from ..model.hvae import HVAE, SampledPosterior
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
+from ..progress import Progress
 from .mask import LatentMask
-from .rank_batches import Progress, image_keys, rank_batches
+from .rank_batches import image_keys, rank_batches
 from .shared_prefix import masked_outputs
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One mask's rate and distortion of every image, float64 [N], in bits/dim; a row's images and noise are all's."""
+    """One mask's rate and distortion of every image, float64 [N], in bits/dim; all rows share images and noise."""
 
     mask: LatentMask
     rate: NDArray[np.float64]
@@ -36,7 +37,7 @@ class SweepRow:
         return self.rate + self.distortion
 
     def change_from(self, other: SweepRow) -> tuple[float, float]:
-        """Mean paired difference of this NELBO from another row's and its standard error (NaN of one image)."""
+        """Return the mean paired difference of this NELBO from another row's, and its standard error (NaN of one)."""
         change = self.nelbo - other.nelbo
         error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else math.nan
         return float(change.mean()), float(error)
@@ -54,22 +55,22 @@ def sweep(
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
 ) -> list[SweepRow]:
-    """Rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
+    """Measure rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
     The bottom-up path runs once a batch, and all masks see the same noise, so differences between rows are paired.
-    Raises `DataError` where there are no images, they do not fit the model or its output is not finite, `UsageError`
+    Raises `DataError` if there are no images, they do not fit the model or its output is not finite, `UsageError`
     on another model's mask.
     """
     source = as_source(images)
-    bounds = ElboSweep(model, masks, source, seed)
+    elbo = ElboSweep(model, masks, source, seed)
     for first, batch in rank_batches(source, batch_size, batch_size, progress, processes):
         pixels = torch.from_numpy(batch)
-        bounds.add(model.activations(pixels), pixels, first)
-    return bounds.rows(processes)
+        elbo.add(model.activations(pixels), pixels, first)
+    return elbo.rows(processes)
 
 
 class ElboSweep:
-    """Rate and distortion of images under several masks, filled in batch by batch."""
+    """Collects rate and distortion of images under several masks, batch by batch."""
 
     def __init__(self, model: HVAE, masks: Sequence[LatentMask], source: ImageSource, seed: int) -> None:
         if not len(source):
@@ -94,8 +95,8 @@ class ElboSweep:
             terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
     def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:
-        """A row a mask, of the images of all processes; `DataError` where a number is not finite."""
-        terms = (processes or DistributedContext()).sum(torch.from_numpy(self._terms)).numpy()
+        """Return a row per mask, of the images of all processes; `DataError` if a number is not finite."""
+        terms = (processes or DistributedContext()).all_reduce_sum(torch.from_numpy(self._terms)).numpy()
         if not np.isfinite(terms).all():
             raise DataError("the NELBO is not finite; the model's weights are damaged")
         return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]

@@ -1,4 +1,4 @@
-"""The smallest keep whose loss of NELBO is tolerable, by bisection over the ranking."""
+"""Finds the smallest keep whose loss of NELBO is tolerable, by bisection over the ranking."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.hvae import HVAE
+from ..progress import Progress
 from .kl_stats import KLStats
 from .mask import LatentMask
-from .rank_batches import Progress
 from .ranking import Granularity
 from .sweep import SweepRow, sweep
 
@@ -64,10 +64,10 @@ def find_tolerated(
     """A small mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times that of
     all latents, on the same noise.
 
-    The loss falls as more is kept, but for mild cutoffs, where it hardly changes and may even be a gain. So masks of a
-    few sizes are measured first; below the smallest tolerable one, bisection finds where its like begin: what is found
-    is tolerable, and keeping one variate (or dimension) less is not. All latents always are. Raises `UsageError` where
-    `tolerance` is negative or not a number, `DataError` as `sweep`.
+    The loss falls as more is kept, but for mild cutoffs, at which it hardly changes and may even be a gain. So masks of
+    a few sizes are measured first; below the smallest tolerable one, bisection finds where such masks begin: what is
+    found is tolerable, and keeping one variate (or dimension) less is not. All latents always are. Raises `UsageError`
+    if `tolerance` is negative or not a number, `DataError` as `sweep`.
     """
     if not tolerance >= 0.0:
         raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
@@ -102,7 +102,7 @@ def _is_tolerable(row: SweepRow, dense: SweepRow, tolerance: float) -> bool:
 
 
 def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.float64]:
-    """What each image's NELBO is above the tolerated one."""
+    """Return by how much each image's NELBO is above the tolerated one, bits/dim."""
     return row.nelbo - (1.0 + tolerance) * dense.nelbo
 
 
@@ -113,7 +113,7 @@ def _tolerated(row: SweepRow, dense: SweepRow, tolerance: float) -> Tolerated:
 
 
 def _confidence(excess: NDArray[np.float64]) -> float:
-    """One-sided confidence that the mean of what `excess` was drawn from is not above 0, by Student's t.
+    """Return the one-sided confidence that the mean of what `excess` was drawn from is not above 0, by Student's t.
 
     >>> _confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
     True
@@ -127,13 +127,13 @@ def _confidence(excess: NDArray[np.float64]) -> float:
 
 
 class _Passes:
-    """Progress of several passes over the same images, as of one."""
+    """Reports several passes over the same images as one."""
 
     def __init__(self, count: int, progress: Progress | None) -> None:
         self.count, self.progress, self.done = count, progress, 0
 
     def next(self) -> Progress | None:
-        """Progress of the next pass."""
+        """Return the progress of the next pass."""
         progress, number = self.progress, self.done
         self.done += 1
         if progress is None:
@@ -141,6 +141,6 @@ class _Passes:
         return lambda done, total: progress(number * total + done, max(self.count, self.done) * total)
 
     def finish(self, images: int) -> None:
-        """All is done, also where fewer passes were needed."""
+        """Report that all is done, also if fewer passes were needed."""
         if self.progress is not None:
             self.progress(self.count * images, self.count * images)

@@ -1,4 +1,4 @@
-"""What each latent group holds: its KL, active variates, and how its latent dimensions' KL is spread."""
+"""What each latent group holds: its KL, active variates, and a histogram of its latent dimensions' KL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..prune.mask import LatentMask
 
 GROUPS_NAME = "groups"
 ACTIVE_BITS = 0.01
-"""A variate is active above this average KL, bits per latent dimension: a bit in a hundred of its dimensions."""
+"""A variate is active above this average KL, bits per latent dimension: one bit per hundred of its dimensions."""
 HISTOGRAM_EDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Bounds of the histogram's bins, bits per latent dimension. A bin holds its lower bound and not its upper one; the
 first takes all below 1e-5, the last 10 and all above."""
@@ -30,7 +30,7 @@ GROUP_COLUMNS = {
     "group": "number in top-down order, from 0",
     "resolution": "height and width of the group",
     "variates": "variates (channels) of the group",
-    "dims": "latent dimensions, an image",
+    "dims": "latent dimensions, per image",
     "kl": "rate, bits/dim of the image",
     "share": "of the KL of all groups, 0 to 1",
     "active_variates": "variates whose average KL is above the threshold",
@@ -38,10 +38,10 @@ GROUP_COLUMNS = {
 
 
 def group_table(stats: KLStats, image_dims: int, threshold_bits: float = ACTIVE_BITS) -> pd.DataFrame:
-    """One row a latent group in top-down order; `GROUP_COLUMNS` says what is in it.
+    """Make a table of one row per latent group, in top-down order; `GROUP_COLUMNS` says what is in it.
 
     `image_dims` is C · H · W of the image. A variate is active (as in Burda et al., 2015, with the KL in place of
-    their covariance) where its KL averaged over images and positions is above `threshold_bits` per latent dimension.
+    their covariance) if its KL averaged over images and positions is above `threshold_bits` per latent dimension.
     """
     total = stats.per_group.sum()
     return pd.DataFrame(
@@ -59,12 +59,12 @@ def group_table(stats: KLStats, image_dims: int, threshold_bits: float = ACTIVE_
 
 
 def kept_group_bits(stats: KLStats, mask: LatentMask) -> NDArray[np.float64]:
-    """Average KL of what `mask` keeps in each latent group, bits an image, [groups]."""
+    """Return the average KL of what `mask` keeps in each latent group, bits per image, [groups]."""
     return np.array([kl[keep].sum() for keep, kl in zip(mask.keep, stats.kl_bits, strict=True)])
 
 
 def kl_histogram(stats: KLStats) -> pd.DataFrame:
-    """Latent dimensions of each group (a row) whose average KL is in each bin of `HISTOGRAM_EDGES` (a column)."""
+    """Count the latent dimensions of each group (row) whose average KL is in each bin of `HISTOGRAM_EDGES` (column)."""
     bounds = np.array([-np.inf, *HISTOGRAM_EDGES, np.inf])
     counts = [np.histogram(kl, bounds)[0] for kl in stats.kl_bits]
     return pd.DataFrame(counts, columns=_bin_names())
@@ -76,7 +76,7 @@ def _bin_names() -> list[str]:
 
 
 def resolution_table(groups: pd.DataFrame) -> pd.DataFrame:
-    """Sums of a `group_table` over the groups of each resolution, lowest first; `groups` is how many there are."""
+    """Sum a `group_table` over the groups of each resolution, lowest first; `groups` is how many there are."""
     summed = ["variates", "dims", "kl", "share", "active_variates"]
     by_resolution = groups.groupby("resolution", sort=True)
     return by_resolution[summed].sum().assign(groups=by_resolution.size()).reset_index()
@@ -104,7 +104,7 @@ def save_groups(
 
 
 def group_rich_table(groups: pd.DataFrame, threshold_bits: float = ACTIVE_BITS) -> Table:
-    """A `group_table` for the terminal; more than `TERMINAL_ROWS` groups are summed up by resolution."""
+    """Show a `group_table` in the terminal; more than `TERMINAL_ROWS` groups are summed up by resolution."""
     single = len(groups) <= TERMINAL_ROWS
     title = "KL by latent group" if single else f"KL of {len(groups)} latent groups, by resolution"
     caption = f"active: variates with more than {threshold_bits:g} bits per latent dimension on average"

@@ -25,7 +25,7 @@ from .ranking_curve import RankingCurve
 PAGE_FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CHOSEN_SHARE = 0.03
-"""The cutoff nearest to this share is shown first where none was chosen: the paper's."""
+"""The cutoff nearest to this share is shown first if none was chosen: the paper's."""
 
 Cell = Callable[[Row], str]
 TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
@@ -42,14 +42,14 @@ TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
     "bytes": ("stored", "bytes/image", lambda row: f"{row['bytes']:,.0f}"),
     "bits_per_dim": ("stored", "bits/dim", lambda row: f"{row['bits_per_dim']:.3f}"),
 }
-"""Columns of the cutoff table that the page shows, where there are such: heading, unit, and the cell of a row."""
+"""Columns of the cutoff table that the page shows, if the table has them: heading, unit, and the cell of a row."""
 
 
 def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:
     """Write `report.html` of `analysis` into `folder`, atomically; returns its path.
 
-    `about` says how it was measured: `images`, `ranking_images`, `codec` (plain data), `seed`, `model_hash`; where
-    there are such, `source` and `ranking_source` (fingerprints), `granularity` of the masks (variate), `count`, and
+    `about` says how it was measured: `images`, `ranking_images`, `codec` (plain data), `seed`, `model_hash`; optional
+    are `source` and `ranking_source` (fingerprints), `granularity` of the masks (variate), `count`, and
     `chosen`, the number of the table's row to show first. What it lacks is left out of the page. `sentences` stand at
     the top, under the page's own.
     """
@@ -60,7 +60,7 @@ def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], senten
 
 
 def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> str:
-    """The page as text; see `save_page`."""
+    """Make the page as text; see `save_page`."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     content = _content(analysis, "position" if about.get("granularity") == "position" else "variate")
@@ -81,7 +81,7 @@ def _nearest(rows: Sequence[Row], share: float) -> int:
 
 
 def _content(analysis: Analysis, granularity: Granularity) -> dict[str, Any]:
-    """What the template shows of an analysis."""
+    """Collect what the template shows of an analysis."""
     table: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
     image_dims = math.prod(analysis.originals.shape[1:])
     groups = group_table(analysis.stats, image_dims)
@@ -106,7 +106,7 @@ def _content(analysis: Analysis, granularity: Granularity) -> dict[str, Any]:
 def _script_data(
     analysis: Analysis, table: Sequence[Row], kl_shares: Sequence[float], figures: Sequence[PageFigure]
 ) -> dict[str, Any]:
-    """What the page's script needs, plain data."""
+    """Collect what the page's script needs, plain data."""
     count = shown_images(analysis.originals)
     cutoffs = [
         {**_words(row, kl_share), "picture": sprite_uri(images[:count])}
@@ -128,5 +128,5 @@ def _words(row: Row, kl_share: float) -> dict[str, Any]:
 
 @functools.cache
 def _packed_plotly() -> str:
-    """The plotting library, deflated and in base64: 2 MB of the page in place of 5."""
+    """Return the plotting library, deflated and in base64: 2 MB of the page in place of 5."""
     return base64.b64encode(zlib.compress(get_plotlyjs().encode("utf-8"), 9)).decode("ascii")

@@ -40,22 +40,22 @@ class PageFigure:
     figure: dict[str, Any]
     """`data` and `layout`, as Plotly takes them."""
     marks: Sequence[Mapping[str, float]]
-    """A cutoff: where its vertical line stands (`x`), and its horizontal one where there is one (`y`)."""
+    """For each cutoff, where its vertical line stands (`x`), and its horizontal one if it has one (`y`)."""
     kept: Sequence[Sequence[Sequence[float]]] = ()
-    """A cutoff: the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
+    """For each cutoff, the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
     points: bool = False
     """Whether the first trace has a point for each cutoff."""
     wide: bool = False
     """Whether it takes the whole width of the page."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What the page's script needs."""
+        """Return what the page's script needs."""
         marks, kept = list(self.marks), list(self.kept)
         return {"name": self.name, "figure": self.figure, "marks": marks, "kept": kept, "points": self.points}
 
 
 def cutoff_figures(rows: Sequence[Row]) -> list[PageFigure]:
-    """NELBO, its two terms, and quality against size, of the rows of the cutoff table."""
+    """Plot NELBO, its two terms, and quality against size, from the rows of the cutoff table."""
     bars = "Bars: one standard error of the paired change. Dotted: all latents."
     share = "bits/dim of held-out images."
     return [
@@ -118,7 +118,7 @@ def _quality(rows: Sequence[Row]) -> PageFigure:
 def kl_figures(
     rows: Sequence[Row], ranking: RankingCurve, groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]]
 ) -> list[PageFigure]:
-    """The ranking, KL by resolution and by latent group.
+    """Plot the ranking, KL by resolution and KL by latent group.
 
     `groups` is the `group_table` of what was ranked, `kept` the KL that each cutoff keeps in each group, [groups] in
     bits/dim.

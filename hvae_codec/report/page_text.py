@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-"""A row of the cutoff table; `analysis.COLUMNS` says what is in it."""
+"""A row of the cutoff table; `cutoff_table.COLUMNS` says what is in it."""
 
 CLEAR_ERRORS = 2.0
 """A paired change of at least so many standard errors is called a change."""
@@ -16,7 +16,7 @@ CLOSE_TO_ALL = 0.01
 
 
 def percent(share: float) -> str:
-    """A share, 0 to 1, with three significant digits.
+    """Write a share, 0 to 1, with three significant digits.
 
     >>> percent(0.03), percent(0.025791), percent(1.0)
     ('3%', '2.58%', '100%')
@@ -25,7 +25,7 @@ def percent(share: float) -> str:
 
 
 def change_text(row: Row) -> str:
-    """The paired change of the NELBO and its standard error, bits/dim.
+    """Write the paired change of the NELBO and its standard error, bits/dim.
 
     >>> change_text({"nelbo_change": 0.0157, "nelbo_change_se": 0.0009})
     '+0.01570 ± 0.00090'
@@ -42,7 +42,7 @@ def is_clear(row: Row) -> bool:
 
 
 def cutoff_sentences(row: Row, kl_share: float) -> str:
-    """What one cutoff keeps, which holds the share `kl_share` of the KL, what it costs, and what it takes."""
+    """Say what one cutoff keeps, which holds the share `kl_share` of the KL, what it costs, and what it takes."""
     return f"{_kept(row, kl_share)} {_bound(row)} {_decoded(row)}"
 
 
@@ -76,7 +76,7 @@ def _decoded(row: Row) -> str:
 
 
 def smallest_close(rows: Sequence[Row], kl_shares: Sequence[float]) -> str:
-    """The smallest cutoff whose NELBO is within `CLOSE_TO_ALL` of that of all latents; `rows` ascend."""
+    """Say which is the smallest cutoff whose NELBO is within `CLOSE_TO_ALL` of that of all latents; `rows` ascend."""
     limit = f"{100 * CLOSE_TO_ALL:g}%"
     for row, kl_share in zip(rows, kl_shares, strict=True):
         kept, dims = row["kept_dims"], row["dims"]
@@ -92,7 +92,7 @@ def smallest_close(rows: Sequence[Row], kl_shares: Sequence[float]) -> str:
 
 
 def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of what the figures depend on; what `about` lacks is left out."""
+    """List names and values of what the figures depend on; what `about` lacks is left out."""
     named = {
         "model": about.get("model_hash"),
         "held-out images": _images(about.get("images"), about.get("source")),
@@ -107,7 +107,7 @@ def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _images(count: Any, fingerprint: Any) -> str | None:
-    """How many, and which: the beginning of their fingerprint."""
+    """Say how many images, and which: the beginning of their fingerprint."""
     text = f"{count:,}" if isinstance(count, int) else count
     return f"{text} (fingerprint {str(fingerprint)[:12]})" if fingerprint else text
 

@@ -55,7 +55,7 @@ def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
 
 
 def _apart(keep: Sequence[float]) -> list[float]:
-    """Of `keep`, those whose labels do not run into each other on a logarithmic axis.
+    """Pick those of `keep` whose labels do not run into each other on a logarithmic axis.
 
     >>> _apart([1.0, 1.0, 1.2, 2.0])
     [1.0, 2.0]
@@ -94,5 +94,5 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[C, H, W] as [H, W] where there is one channel, else the first three as [H, W, 3] (two: the first alone)."""
+    """Turn [C, H, W] into [H, W] if there is one channel, else the first three as [H, W, 3] (two: the first alone)."""
     return image[0] if image.shape[0] < 3 else image[:3].transpose(1, 2, 0)

@@ -8,15 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
-from ..presets import load_preset, load_reported, preset_names
-from .about import count_parameters
+from ..presets import load_parameter_counts, load_preset, load_reported, preset_names
 
 _TITLE = "Presets: train DATA --preset NAME; presets NAME prints one to edit"
 
 
 def preset_rows() -> list[dict[str, Any]]:
-    """Plain data of every preset, by name; `reported` is None where nothing was found."""
-    everything = load_reported()
+    """Return plain data of every preset, by name; `reported` is None if nothing was found."""
+    everything, parameters = load_reported(), load_parameter_counts()
     rows = []
     for name in preset_names():
         config = load_preset(name)
@@ -27,7 +26,7 @@ def preset_rows() -> list[dict[str, Any]]:
                 "resolution": model.resolution,
                 "channels": model.channels,
                 "bits": model.bits,
-                "parameters": count_parameters(config),
+                "parameters": parameters[name],
                 "stochastic_layers": len(model.groups),
                 "latent_dims": model.latent_dims,
                 "batch_size": config.train.batch_size,
@@ -39,7 +38,7 @@ def preset_rows() -> list[dict[str, Any]]:
 
 
 def preset_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The presets, for the terminal."""
+    """Make the table of presets for the terminal."""
     columns = [column for column in rows[0] if column != "reported"]
     table = Table(title=_TITLE, title_justify="left")
     for column in columns:
@@ -50,7 +49,7 @@ def preset_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def reported_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The presets with what others report of them, for the terminal; the sources stand below, by number."""
+    """Make the table with what others report of the presets; the sources stand below, by number."""
     sources = list(dict.fromkeys(row["reported"]["source"] for row in rows if row["reported"]))
     caption = "\n".join(f"[{number}] {source}" for number, source in enumerate(sources, 1))
     table = Table(title=f"{_TITLE}\nReported of these configurations; – was not found", title_justify="left")

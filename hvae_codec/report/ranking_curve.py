@@ -22,7 +22,7 @@ class RankingCurve:
 
     @classmethod
     def of(cls, stats: KLStats, granularity: Granularity = "variate") -> RankingCurve:
-        """The order in which `LatentMask.from_keep` takes them: ties go to the earlier one."""
+        """Sort `stats` as `LatentMask.from_keep` does: ties go to the earlier one."""
         ranking = Ranking.of(stats, granularity)
         return cls(ranking.kl_bits[ranking.order], ranking.cumulative_dims)
 
@@ -32,17 +32,17 @@ class RankingCurve:
         return int(self.ends[-1])
 
     def shares(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Share of all KL that the dimensions up to each rank (from 1) hold, 0 to 1; 0 where there is no KL."""
+        """Return the share of all KL that the dimensions up to each rank (from 1) hold, 0 to 1; 0 if there is no KL."""
         bits = np.cumsum(self.kl_bits * np.diff(self.ends, prepend=0))
-        held = np.interp(ranks, np.append(0, self.ends), np.append(0.0, bits))
-        return held / bits[-1] if bits[-1] > 0 else np.zeros(len(ranks))
+        up_to = np.interp(ranks, np.append(0, self.ends), np.append(0.0, bits))
+        return up_to / bits[-1] if bits[-1] > 0 else np.zeros(len(ranks))
 
     def points(self, at_most: int = 600) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rank in dimensions (from 1) and KL of a polyline: both ends of each entry, thinned evenly in log rank."""
+        """Return rank in dimensions (from 1) and KL of a curve: both ends of each entry, thinned evenly in log rank."""
         both_ends = np.stack([np.append(1, self.ends[:-1] + 1), self.ends], axis=1).ravel()
-        ranks, places = np.unique(both_ends, return_index=True)  # an entry of one dimension has but one end
+        ranks, ends = np.unique(both_ends, return_index=True)  # an entry of one dimension has but one end
         if len(ranks) > at_most:
             wanted = np.searchsorted(ranks, np.geomspace(1, self.dims, at_most - 1))
             thinned = np.unique(np.append(wanted, len(ranks) - 1).clip(max=len(ranks) - 1))
-            ranks, places = ranks[thinned], places[thinned]
-        return ranks, self.kl_bits[places // 2]
+            ranks, ends = ranks[thinned], ends[thinned]
+        return ranks, self.kl_bits[ends // 2]

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from ..config import ModelConfig
 from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..model.checkpoint import replace_atomically
+from ..progress import Progress
 
 GAP = 2
 """White pixels between the images of a grid."""
@@ -51,10 +52,10 @@ class SampleTarget:
 
 
 def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: bool = False) -> SampleTarget:
-    """What `path` asks for: NAME.png is a grid, NAME.npy an array uint8 [N, H, W, C], anything else a folder of files.
+    """Read `path`: NAME.png is a grid, NAME.npy an array uint8 [N, H, W, C], anything else a folder of files.
 
-    Raises `UsageError` where the name is that of another format, a grid would be too large to be opened again, or PNG
-    cannot hold the channels; `DataError` where something is there already: a folder must be empty, and `overwrite`
+    Raises `UsageError` if the name is that of another format, a grid would be too large to be opened again, or PNG
+    cannot hold the channels; `DataError` if something is there already: a folder must be empty, and `overwrite`
     lets a grid or array be replaced.
     """
     suffix = path.suffix.lower()
@@ -92,11 +93,11 @@ def _check_free(target: SampleTarget, overwrite: bool) -> None:
         raise DataError(f"{path} exists; give another name or pass --overwrite")
 
 
-def write_samples(target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None = None) -> None:
+def write_samples(target: SampleTarget, batches: Batches, progress: Progress | None = None) -> None:
     """Write the images of `batches` (uint8 [B, C, H, W]) to `target`; it appears when it is whole.
 
     Files are called 000000.png, 000001.png, ...: an image has the same name however many are drawn. Only a grid is
-    held in memory.
+    in memory as a whole.
     """
     write = {"grid": _write_grid, "array": _write_array, "folder": _write_folder}[target.kind]
     target.path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +105,9 @@ def write_samples(target: SampleTarget, batches: Batches, progress: Callable[[in
 
 
 def _counted(
-    target: SampleTarget, batches: Batches, progress: Callable[[int, int], None] | None
+    target: SampleTarget, batches: Batches, progress: Progress | None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Each image's number and pixels [H, W, C]; reports a batch when its images are written."""
+    """Yield each image's number and pixels [H, W, C]; reports a batch when its images are written."""
     done = 0
     for batch in batches:
         yield from enumerate(np.ascontiguousarray(batch.transpose(0, 2, 3, 1)), done)
@@ -118,7 +119,7 @@ def _counted(
 def _write_grid(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
     grid = np.full(target.grid_shape, 255, dtype=np.uint8)
     for number, pixels in images:
-        top, left = (place * (target.size + GAP) for place in divmod(number, target.columns))
+        top, left = (index * (target.size + GAP) for index in divmod(number, target.columns))
         grid[top : top + target.size, left : left + target.size] = pixels
     whole = io.BytesIO()
     _image(grid).save(whole, format="PNG")

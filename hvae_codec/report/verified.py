@@ -1,4 +1,4 @@
-"""What verify and repair say: a table of what is wrong with a store, and the same as JSON."""
+"""The results of verify and repair: a sentence, a table of damages, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def verified_data(report: VerifyReport) -> dict[str, Any]:
-    """The report as plain data."""
+    """Return the report as plain data for JSON."""
     return {
         "store": str(report.path),
         "ok": report.ok,
@@ -38,7 +38,7 @@ def verified_data(report: VerifyReport) -> dict[str, Any]:
 
 
 def verified_sentence(report: VerifyReport) -> str:
-    """The result in one line."""
+    """Say the result in one line."""
     what = f"{report.path}: {report.images:,} images in {report.row_groups:,} row groups, {report.files:,} files"
     if report.ok:
         return f"{what}: all is well"
@@ -47,7 +47,7 @@ def verified_sentence(report: VerifyReport) -> str:
 
 
 def repaired_sentence(report: RepairReport, restored: Sequence[str] = ()) -> str:
-    """What repair did, in one line; `restored` are files that were replaced before it."""
+    """Say what repair did, in one line; `restored` are files that were replaced before it."""
     files, row_groups = [*restored, *report.rewritten], len(report.before.damaged_row_groups)
     if report.before.ok and not files:
         return f"{report.before.path}: there was nothing to repair"
@@ -56,7 +56,7 @@ def repaired_sentence(report: RepairReport, restored: Sequence[str] = ()) -> str
 
 
 def damage_table(report: VerifyReport) -> Table:
-    """All damages, for the terminal."""
+    """Make the table of all damages for the terminal."""
     rich = Table(title=verified_sentence(report), title_justify="left")
     rich.add_column("row group", justify="right")
     for heading in ("file", "what is wrong", "images", "names"):
@@ -70,7 +70,7 @@ def damage_table(report: VerifyReport) -> Table:
 
 
 def image_numbers(images: Sequence[int], shown: int = 4) -> str:
-    """Numbers of images as a person reads them.
+    """Write numbers of images as a person reads them.
 
     >>> image_numbers([4, 5, 6, 9]), image_numbers(range(256)), image_numbers([0, 2, 4, 6, 8, 10])
     ('4-6, 9', '0-255', '0, 2, 4, 6, ... (6 images)')
@@ -82,7 +82,7 @@ def image_numbers(images: Sequence[int], shown: int = 4) -> str:
 
 
 def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last of each stretch of consecutive numbers.
+    """Find the first and last of each run of consecutive numbers.
 
     >>> list(runs([4, 5, 6, 9]))
     [(4, 6), (9, 9)]

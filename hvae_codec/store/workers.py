@@ -18,12 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import StoreError, UsageError
-
-if TYPE_CHECKING:
-    from ..distributed import DistributedContext
 
 try:
     import fcntl
@@ -69,15 +65,6 @@ class Worker:
         (True, False)
         """
         return (self.number - other.number) % math.gcd(self.count, other.count) == 0
-
-
-def worker_of(text: str, processes: DistributedContext) -> Worker:
-    """The worker k/n of `text`; where that is empty, this one of the `processes` that torchrun started."""
-    if not text:
-        return Worker(processes.rank, processes.count)
-    if processes.count > 1:
-        raise UsageError(f"--worker {text}: the processes that torchrun starts are workers already; leave it out")
-    return Worker.parse(text)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.sources import ImageSource
 from ..lookahead import map_ahead
+from ..progress import Progress
 
 CACHE_BYTES = 2 << 30
 """Sources up to this many pixel bytes are read once and held in memory; larger ones are read as the steps need them."""
@@ -41,7 +42,7 @@ class BatchStream:
         part: tuple[int, int] = (0, 1),
         workers: int = 1,
         cache_bytes: int = CACHE_BYTES,
-        on_read: Callable[[int, int], None] | None = None,
+        on_read: Progress | None = None,
     ) -> None:
         """`part` (k, n) delivers the k-th of n equal parts of every batch; `workers` threads read ahead.
 
@@ -114,7 +115,7 @@ def _shuffled(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, 0, epoch)).permutation(images)
 
 
-def _read_all(source: ImageSource, on_read: Callable[[int, int], None] | None) -> NDArray[np.uint8]:
+def _read_all(source: ImageSource, on_read: Progress | None) -> NDArray[np.uint8]:
     pixels = np.empty((len(source), source.channels, source.size, source.size), np.uint8)
     done = 0
     for batch in source.batches(256):

@@ -24,6 +24,7 @@ from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
 from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
 from ..model.keyed_noise import keyed_noise
+from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import (
@@ -108,7 +109,7 @@ def train(
     validation: ImageSource,
     options: TrainOptions | None = None,
     on_step: OnStep | None = None,
-    on_read: Callable[[int, int], None] | None = None,
+    on_read: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
     processes: DistributedContext | None = None,
 ) -> TrainResult:
@@ -117,7 +118,7 @@ def train(
     `on_read` is called with the images read into memory before the first step, `on_step` after every step, `on_warning`
     with a sentence about what is wrong but no reason to stop (default: the log). Ctrl-C or SIGTERM saves after the step
     at hand and raises `KeyboardInterrupt`. The weights for use, `model.safetensors`, are the moving average.
-    `processes` are those of `joined`; each must call this with the same arguments, and only the first writes.
+    `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
 
     Raises `DataError` naming an image that cannot be read, or where the run was begun on other images; `TrainingError`
     where training diverged; `ModelError` where no state can be read, or another process trains this run.
@@ -146,7 +147,7 @@ def train(
 
 
 def _check_batch_size(config: Config, processes: DistributedContext) -> None:
-    size, count = config.train.batch_size, processes.count
+    size, count = config.train.batch_size, processes.world_size
     if size % count:
         fitting = size + count - size % count
         raise UsageError(
@@ -156,7 +157,7 @@ def _check_batch_size(config: Config, processes: DistributedContext) -> None:
 
 
 def _check_same_images(training: ImageSource, validation: ImageSource, processes: DistributedContext) -> None:
-    if processes.count == 1:
+    if processes.world_size == 1:
         return
     own = (training.fingerprint, validation.fingerprint)
     if own != processes.run_on_main(lambda: own):
@@ -219,7 +220,7 @@ class _Loop:
         if (self.state.step or path.exists()) and not _holds(path, average):
             save_weights(path, average)
 
-    def train(self, on_read: Callable[[int, int], None] | None) -> None:
+    def train(self, on_read: Progress | None) -> None:
         """All steps that are left."""
         self.network = make_network(self.state.model, self.config.train, self.processes)
         self.batches = self.make_batches(on_read)
@@ -234,7 +235,7 @@ class _Loop:
             if self.tensorboard is not None:
                 self.tensorboard.close()
 
-    def make_batches(self, on_read: Callable[[int, int], None] | None) -> BatchStream:
+    def make_batches(self, on_read: Progress | None) -> BatchStream:
         """This process's part of the batches."""
         processes = self.processes
         return BatchStream(
@@ -242,9 +243,9 @@ class _Loop:
             self.config.train.batch_size,
             self.state.seed,
             horizontal_flip=self.config.train.horizontal_flip,
-            part=(processes.rank, processes.count),
-            workers=self.options.workers or default_workers(processes.local_count),
-            cache_bytes=CACHE_BYTES // processes.local_count,
+            part=(processes.rank, processes.world_size),
+            workers=self.options.workers or default_workers(processes.local_world_size),
+            cache_bytes=CACHE_BYTES // processes.local_world_size,
             on_read=on_read if processes.is_main else None,
         )
 
@@ -278,7 +279,9 @@ class _Loop:
         first = self.processes.rank * len(images)
         keys = [(self.state.seed, step, first + i) for i in range(len(images))]
         noise = keyed_noise(self.config.model, keys, self.state.model.device)
-        result = update(self.network, self.state.optimizer, self.config, images, noise, step, self.processes.mean)
+        result = update(
+            self.network, self.state.optimizer, self.config, images, noise, step, self.processes.all_reduce_mean
+        )
         self.state.step = step
         self.remember_bad(result, first)
         self.packed = partial(packed, result, self.state.optimizer)
@@ -289,7 +292,7 @@ class _Loop:
         try:
             images = self.batches.batch(step)
         except HvaeCodecError:
-            if self.processes.count == 1 and self.state.step != self.saved_step:
+            if self.processes.world_size == 1 and self.state.step != self.saved_step:
                 with suppress(HvaeCodecError, OSError):  # what is wrong with the image is what there is to say
                     self.save()
             raise
@@ -317,7 +320,7 @@ class _Loop:
 
     def log_step(self) -> None:
         """Write down the step, averaged over the processes; warn or give up where training is not sound."""
-        averaged = self.processes.mean(self.packed())
+        averaged = self.processes.all_reduce_mean(self.packed())
         metrics = StepMetrics(self.state.step, lambda: averaged, self.config)
         self.state.seconds = time.monotonic() - self.since
         if self.log is not None:
@@ -341,7 +344,7 @@ class _Loop:
         """Validate the averaged weights, and write that down."""
         model = self.averaged_model()
         options, seed = self.options, self.state.seed
-        size = max(1, self.config.train.batch_size // self.processes.count)
+        size = max(1, self.config.train.batch_size // self.processes.world_size)
         self.elbo = validate(model, self.validation, size, seed, options.validation_images, self.processes)
         if self.processes.is_main:
             images = min(len(self.validation), options.validation_images)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, TrainConfig, config_to_dict
+from ..config import CONFIG_FILE, Config, TrainConfig, config_to_dict
 from ..data.sources import ImageSource
 from ..errors import DataError, ModelError
-from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_run_config, replace_atomically, save_config
+from ..model.checkpoint import WEIGHTS_FILE, load_run_config, replace_atomically, save_config
 from ..model.precision import resolve_precision
 from .run_lock import LOCK_FILE, RunLock
 from .state import has_state

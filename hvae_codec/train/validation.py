@@ -27,7 +27,7 @@ def validate(
     """
     processes = processes or DistributedContext()
     chosen = source.evenly(images)
-    positions = range(len(chosen))[processes.rank :: processes.count]
+    positions = range(len(chosen))[processes.rank :: processes.world_size]
     own = chosen.subset(positions)
     total = torch.zeros(2, dtype=torch.float64, device=model.device)
     for number, batch in enumerate(own.batches(batch_size)):
@@ -36,5 +36,5 @@ def validate(
         keys = [(seed, 0, position) for position in positions[first : first + len(batch)]]
         terms = model(torch.from_numpy(batch), keyed_noise(model.config, keys, model.device))
         total += torch.stack([terms.kl.double().sum(), terms.nll.double().sum()])
-    rate, distortion = processes.sum(total) / (len(chosen) * model.nats_per_bit_dim)
+    rate, distortion = processes.all_reduce_sum(total) / (len(chosen) * model.nats_per_bit_dim)
     return Elbo(rate, distortion)

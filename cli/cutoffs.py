@@ -1,0 +1,114 @@
+"""Cutoffs as they are typed: `3%`, `3%,10%`, `0.01`, `0.5%`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hvae_codec.errors import UsageError
+
+if TYPE_CHECKING:
+    from hvae_codec.prune.cutoffs import CutoffSpec
+    from hvae_codec.prune.mask import Count
+    from hvae_codec.prune.ranking import Granularity
+
+DEFAULT_KEEP = 0.03
+"""Share of the latent dimensions kept if no cutoff is given: that of the paper's section 7."""
+
+
+def parse_cutoffs(
+    keep: str = "",
+    bits: str = "",
+    tolerance: str = "",
+    files: Sequence[Path] = (),
+    granularity: Granularity = "variate",
+    count: Count = "dimensions",
+) -> list[CutoffSpec]:
+    """Read lists of values separated by commas: `3%,10%`, `0.01,0.1`, `0.5%`; and masks in `files`.
+
+    Raises `UsageError` if one cannot be read.
+    """
+    from hvae_codec.prune.cutoffs import CutoffSpec
+
+    keeps = sorted({parse_keep(part) for part in _parts(keep)})
+    if count == "variates" and (bits or tolerance or files) and not keeps:
+        raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
+    return [
+        *(CutoffSpec(keep=share, granularity=granularity, count=count) for share in keeps),
+        *(CutoffSpec(bits=kl, granularity=granularity) for kl in sorted(set(map(parse_bits, _parts(bits))))),
+        *(
+            CutoffSpec(tolerance=loss, granularity=granularity)
+            for loss in sorted(set(map(parse_tolerance, _parts(tolerance))))
+        ),
+        *(CutoffSpec(file=file, granularity=granularity) for file in files),
+    ]
+
+
+def parse_cutoff(
+    keep: str = "",
+    bits: str = "",
+    tolerance: str = "",
+    file: Path | None = None,
+    granularity: Granularity = "variate",
+    count: Count = "dimensions",
+) -> CutoffSpec:
+    """Read the one cutoff among these; 3% of the dimensions without any. `UsageError` if several are given."""
+    from hvae_codec.prune.cutoffs import CutoffSpec
+
+    specs = parse_cutoffs(keep, bits, tolerance, [] if file is None else [file], granularity, count)
+    if len(specs) > 1:
+        raise UsageError("several cutoffs are asked for; give one of --keep, --cutoff, --tolerance and --mask")
+    return specs[0] if specs else CutoffSpec(keep=DEFAULT_KEEP, granularity=granularity, count=count)
+
+
+def _parts(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def parse_keep(text: str) -> float:
+    """Read a keep fraction from `3%` or `0.03`.
+
+    >>> parse_keep("3%"), parse_keep("0.5")
+    (0.03, 0.5)
+
+    Raises `UsageError` if `text` is no number, or not above 0% and at most 100%.
+    """
+    fraction = _share(text, "keep", "give a share of the latent dimensions such as 3% or 0.03")
+    if not 0.0 < fraction <= 1.0:
+        raise UsageError(f"keep is {text}; it must be above 0% and at most 100%")
+    return fraction
+
+
+def _share(text: str, name: str, advice: str) -> float:
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        return float(number) / (100.0 if percent else 1.0)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}; {advice}") from None
+
+
+def parse_bits(text: str) -> float:
+    """Read a KL cutoff in bits per latent dimension; raises `UsageError` if `text` is no finite number."""
+    try:
+        bits = float(text)
+    except ValueError:
+        bits = math.nan
+    if not math.isfinite(bits):
+        raise UsageError(f"the cutoff is {text!r}; give bits per latent dimension such as 0.01")
+    return bits
+
+
+def parse_tolerance(text: str) -> float:
+    """Read a tolerated loss of NELBO as a share of it, from `0.5%` or `0.005`.
+
+    >>> parse_tolerance("0.5%")
+    0.005
+
+    Raises `UsageError` if `text` is no number, or not at least 0% and below 100%.
+    """
+    tolerance = _share(text, "the tolerance", "give a share of the NELBO such as 0.5% or 0.005")
+    if not 0.0 <= tolerance < 1.0:
+        raise UsageError(f"the tolerance is {text}; it must be at least 0% of the NELBO and below 100%")
+    return tolerance

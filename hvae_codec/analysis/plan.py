@@ -1,0 +1,104 @@
+"""The whole of analyze-kl: ranking, cutoffs, their table; what is measured in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
+from ..errors import UsageError
+from ..model.checkpoint import model_hash
+from ..model.hvae import HVAE
+from ..progress import Stage
+from ..prune.cutoffs import CutoffSpec
+from ..store.quantiser import Codec
+from .cutoff_cost import ChosenCutoff, choose_cutoff
+from .cutoff_table import Analysis, analyze
+from .ranking_file import rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisPlan:
+    """What to measure, and how."""
+
+    cutoffs: Sequence[CutoffSpec]
+    """One at least."""
+    codec: Codec
+    images: int
+    """At most, for the ranking and for the table each."""
+    pictures: int
+    """Images of the table, at most, that are also encoded, decoded and compared."""
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.cutoffs:
+            raise UsageError("no cutoff is asked for; give --keep, --cutoff, --tolerance or --mask")
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """What was measured, and how."""
+
+    analysis: Analysis
+    chosen: Sequence[ChosenCutoff]
+    """One for each cutoff of the plan, in its order."""
+    plan: AnalysisPlan
+    about: dict[str, Any]
+    """How it was measured, plain data."""
+    image_dims: int
+
+
+def run_analysis(
+    model: HVAE, source: ImageSource, plan: AnalysisPlan, stage: Stage, processes: DistributedContext | None = None
+) -> AnalysisResult:
+    """Rank variates on the training images of `source`, and measure each cutoff on those held out.
+
+    Raises `DataError` if there are no images or they do not fit, `UsageError` if `processes` have different images or
+    models, and what `choose_cutoff` raises.
+    """
+    held_out, training = source.split("val").evenly(plan.images), source.split("train")
+    _check_same_inputs(model, held_out, training, processes or DistributedContext())
+    for spec in plan.cutoffs:
+        spec.check(model)
+    stats = rank(model, training, plan.images, plan.batch_size, plan.seed, stage, processes)
+    common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}
+    chosen = [choose_cutoff(spec, model, stats, held_out, stage=stage, **common) for spec in plan.cutoffs]
+    cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
+    analysis = analyze(model, stats, held_out, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
+    about = _about(plan, analysis, held_out) | {"chosen": _row_of_tolerance(chosen, analysis)}
+    return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
+
+
+def _check_same_inputs(
+    model: HVAE, held_out: ImageSource, training: ImageSource, processes: DistributedContext
+) -> None:
+    if processes.world_size == 1:
+        return
+    own = (held_out.fingerprint, training.fingerprint, model_hash(model))
+    if own != processes.run_on_main(lambda: own):
+        raise UsageError("this process sees other images or another model than the first one; give all the same")
+
+
+def _about(plan: AnalysisPlan, analysis: Analysis, held_out: ImageSource) -> dict[str, Any]:
+    granularities = {mask.granularity for mask in analysis.masks}
+    return {
+        "images": len(held_out),
+        "pictures": min(plan.pictures, len(held_out)),
+        "source": held_out.fingerprint,
+        "ranking_images": analysis.stats.images,
+        "ranking_source": analysis.stats.source,
+        "codec": plan.codec.to_dict(),
+        "seed": plan.seed,
+        "model_hash": analysis.stats.model_hash,
+        "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",
+        "count": plan.cutoffs[0].count,
+    }
+
+
+def _row_of_tolerance(chosen: Sequence[ChosenCutoff], analysis: Analysis) -> int | None:
+    """Find the table's row of the first tolerance, which is what its user came for; None if there is none."""
+    rules = analysis.table["rule"].tolist()
+    return next((rules.index(each.cutoff.rule) for each in chosen if each.tolerated is not None), None)

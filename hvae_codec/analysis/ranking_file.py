@@ -1,0 +1,89 @@
+"""The ranking that a run stores: measured once, and read by every encode after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.sources import ImageSource
+from ..distributed import DistributedContext
+from ..encode.pipeline import SAMPLE_IMAGES
+from ..model.checkpoint import model_hash
+from ..model.hvae import HVAE
+from ..progress import Stage
+from ..prune.kl_stats import KLStats, kl_stats, load_kl_stats, save_kl_stats
+
+FOLDER = "analysis"
+RANKING_FILE = "kl_stats.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRanking:
+    """A ranking, and where it comes from."""
+
+    stats: KLStats
+    path: Path | None
+    """Where the run stores it; None if the model has no run."""
+    is_new: bool
+    """Whether it was measured just now."""
+    is_of_these_images: bool = True
+    """Whether it was measured on the training images at hand."""
+    write_error: str = ""
+    """Why a new one could not be stored; empty if it was."""
+
+
+def ranking_path(run: Path) -> Path:
+    """Return where a run stores its ranking."""
+    return run / FOLDER / RANKING_FILE
+
+
+def rank(
+    model: HVAE,
+    training: ImageSource,
+    count: int,
+    batch_size: int,
+    seed: int,
+    stage: Stage,
+    processes: DistributedContext | None = None,
+) -> KLStats:
+    """Measure KL statistics of at most `count` images, evenly spaced over `training`."""
+    images, progress = training.evenly(count), stage("Ranking by KL")
+    return kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress, processes=processes)
+
+
+def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> FoundRanking:
+    """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
+    training = source.split("train")
+    if found := _stored_ranking(model, training):
+        return found
+    stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
+    # Another worker may have made one meanwhile: all must use the same.
+    if found := _stored_ranking(model, training):
+        return found
+    path = None if model.run is None else ranking_path(model.run)
+    error = "" if path is None else save_ranking(path, stats)
+    return FoundRanking(stats=stats, path=path, is_new=True, write_error=error)
+
+
+def _stored_ranking(model: HVAE, training: ImageSource) -> FoundRanking | None:
+    stats = stored_ranking(model)
+    if stats is None or model.run is None:
+        return None
+    same = stats.source == training.evenly(stats.images).fingerprint
+    return FoundRanking(stats=stats, path=ranking_path(model.run), is_new=False, is_of_these_images=same)
+
+
+def stored_ranking(model: HVAE) -> KLStats | None:
+    """Read the ranking that the model's run stores; None if there is none, or one of another model."""
+    path = None if model.run is None else ranking_path(model.run)
+    stats = load_kl_stats(path) if path is not None and path.exists() else None
+    return stats if stats is not None and stats.model_hash == model_hash(model) else None
+
+
+def save_ranking(path: Path, stats: KLStats) -> str:
+    """Store a ranking in its run, which need not be writable; returns why it could not be, empty if it was."""
+    try:
+        save_kl_stats(path, stats)
+    except OSError as error:
+        return str(error.strerror)
+    return ""

@@ -1,0 +1,94 @@
+"""What evaluate found: the table for the terminal, JSON, and the figures of every image as CSV."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..analysis.evaluation import Evaluation, Figure
+from ..errors import DataError
+from ..model.checkpoint import replace_atomically
+from ..train.metrics import ACTIVE_NATS
+
+LABELS = {
+    "nelbo": "NELBO",
+    "rate": "rate (KL)",
+    "distortion": "distortion",
+    "importance_bound": "importance-weighted bound",
+    "importance_bound_change": "  change from the NELBO",
+    "nelbo_exact_bins": "NELBO, exact bins",
+    "nelbo_published_bins": "NELBO, published bins",
+    "bins_change": "  change by published bins",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+}
+"""Each figure's name in the table, in its order."""
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Make the table for the terminal."""
+    count, samples = len(evaluation.images), evaluation.samples
+    active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
+    table = Table(
+        title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
+        caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
+    )
+    table.add_column("")
+    nats = any(name.endswith("_nats") for name in evaluation.figures)
+    for heading in ("mean", "±", "unit", *(("nats", "±") if nats else ())):
+        table.add_column(heading, justify="left" if heading == "unit" else "right")
+    for name, label in LABELS.items():
+        if name in evaluation.figures:
+            table.add_row(label, *_cells(evaluation.figures, name))
+    return table
+
+
+def _cells(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
+    figure = figures[name]
+    sign = "+" if name.endswith("_change") else ""
+    digits = 2 if figure.unit == "dB" else 4
+    yield f"{figure.mean:{sign}.{digits}f}"
+    yield _error(figure, digits)
+    yield figure.unit
+    if f"{name}_nats" in figures:
+        nats = figures[f"{name}_nats"]
+        yield f"{nats.mean:{sign}.2f}"
+        yield _error(nats, 2)
+
+
+def _error(figure: Figure, digits: int) -> str:
+    return "-" if math.isnan(figure.standard_error) else f"{figure.standard_error:.{digits}f}"
+
+
+def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures as plain data for JSON, after `about`; None for a standard error that does not exist."""
+    figures = {name: dataclasses.asdict(figure) for name, figure in evaluation.figures.items()}
+    for figure in figures.values():
+        if math.isnan(figure["standard_error"]):
+            figure["standard_error"] = None
+    header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
+    groups: dict[str, Any] = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
+    groups |= {"kl_nats": evaluation.kl_nats.tolist()}
+    return {"about": dict(about) | header, "figures": figures, "groups": groups}
+
+
+def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
+    """Raise `DataError` if `save_image_csv` cannot or must not write to `path`."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise DataError(f"{path} cannot be written: {above} is a file; give another name")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file, such as evaluation.csv")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; give another name or pass --overwrite")
+
+
+def save_image_csv(path: Path, evaluation: Evaluation) -> None:
+    """Write the figures of every image as CSV, one row per image."""
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, evaluation.images.to_csv(index=False).encode())

@@ -1,0 +1,27 @@
+"""What info says of one store or run, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from ..storage.location import Location
+from .tables import pairs_table
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one store or run: plain data for scripts, and tables for the terminal."""
+
+    path: Location
+    data: dict[str, Any]
+    pairs: dict[str, str]
+    tables: Sequence[Table] = ()
+    """Shown below the pairs."""
+
+    def render(self) -> list[Table]:
+        """Make the tables for the terminal."""
+        return [pairs_table(str(self.path), self.pairs), *self.tables]
