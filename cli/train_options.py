@@ -27,7 +27,7 @@ Settings = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")]
 Precision = Annotated[
-    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 where faster.")
+    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 on CPUs made for it.")
 ]
 CheckpointActivations = Annotated[
     bool, typer.Option("--checkpoint-activations", help="Less memory, more time: compute activations twice.")

@@ -228,7 +228,7 @@ class TrainConfig:
     """Whether images are mirrored at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto
-    takes bf16 where the processor has instructions for it. A run keeps what auto took when it was begun."""
+    takes bf16 on CPUs with instructions for it, fp32 elsewhere. A run keeps what auto took when it was begun."""
     checkpoint_activations: bool = False
     """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
     compile: bool = False
