@@ -1,10 +1,28 @@
-"""What changes with the step: the KL's weight and the learning rate."""
+"""What changes with the step: the learning rate, the KL's weight, and whether groups are balanced."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from ..config import LossConfig, OptimizerConfig
+from torch import Tensor
+
+from ..config import Config, LossConfig, OptimizerConfig
+
+
+class StepNumbers(NamedTuple):
+    """What changes with the step: numbers, or scalar tensors, which a recorded step reads anew each time."""
+
+    learning_rate: float | Tensor
+    kl_weight: float | Tensor
+    balanced: bool | Tensor
+    """Whether the groups' KL is balanced."""
+
+    @classmethod
+    def at(cls, config: Config, step: int) -> StepNumbers:
+        """Those of `step`, counted from 1."""
+        balanced = config.loss.balance_groups and step <= config.loss.balance_steps
+        return cls(learning_rate(config.optimizer, step), kl_weight(config.loss, step), balanced)
 
 
 def kl_weight(config: LossConfig, step: int) -> float:
