@@ -69,8 +69,8 @@ class FlatOptimizer:
     def step(self, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Update weights and average at learning rate `rate`; gives the gradient norm and whether it was skipped.
 
-        A tensor `rate` is a scalar on the weights' device. Skipped, and counted, where the global norm (before clipping) is not finite or reaches the threshold. Both are
-        scalars on the weights' device.
+        A tensor `rate` is a scalar on the weights' device, where both results are, too. Skipped, and counted, where the
+        global norm (before clipping) is not finite or reaches the threshold.
         """
         norm = torch.linalg.vector_norm(self.gradients)
         good = norm < (self.config.skip_threshold or float("inf"))
