@@ -47,6 +47,8 @@ def command(
     precision: option.Precision = None,
     checkpoint_activations: option.CheckpointActivations = False,
     compile_: option.Compile = False,
+    graph: option.Graph = option.GraphName.auto,
+    deterministic: option.Deterministic = False,
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
@@ -82,6 +84,8 @@ def command(
         workers=workers,
         tensorboard=tensorboard,
         other_data=allow_other_data,
+        graph=graph.value,
+        deterministic=deterministic,
         latest=LATEST_RUN,
     )
     changes, advice = _changes(settings, steps, precision, checkpoint_activations, compile_), None

@@ -22,6 +22,7 @@ from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
 from ..images import ImageSource
 from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
+from ..model.precision import same_algorithms
 from ..processes import Processes, StopAgreement
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
@@ -76,6 +77,8 @@ class TrainOptions:
     """Where to train, for one process alone."""
     graph: GraphMode = "auto"
     """Whether a step is recorded as a CUDA graph, which makes it several times faster; auto: on one GPU."""
+    deterministic: bool = False
+    """Whether a GPU computes the same numbers each time, so that a run goes on to the last bit; may take longer."""
     latest: Path | None = None
     """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
 
@@ -140,7 +143,8 @@ def train(
         loop = _Loop(run, config, options, state, processes, *sources, on_step or (lambda _: None), on_warning)
         processes.on_first(loop.make_consistent)
         if begun < config.train.steps:
-            loop.train(on_read)
+            with same_algorithms(options.deterministic):
+                loop.train(on_read)
         elbo = loop.last_validation()
     finally:
         lock.release()
