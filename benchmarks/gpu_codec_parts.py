@@ -179,7 +179,7 @@ def replayed_rate(coder: LatentCoder, images: torch.Tensor) -> dict[str, Any]:
 
 def store_rates(options: Options, model: HVAE, config: Config, stats: KLStats) -> dict[str, Any]:
     """A whole store, written and decoded, files and all."""
-    count = 8 if options.small else 4096
+    count = 8 if options.small else 2048
     pixels, mask, found = pictures(count, config), LatentMask.from_keep(stats, 0.03), {}
     for batch in (4,) if options.small else (64, 256):
         path, folder = options.work / "check.zarr", options.work / "decoded"

@@ -12,7 +12,6 @@ from .encode_options import WorkerOption
 from .options import (
     BatchSize,
     Data,
-    Device,
     DeviceOption,
     Seed,
     SkipBroken,
@@ -36,7 +35,7 @@ def command(
         Path | None,
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
@@ -54,7 +53,7 @@ def command(
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import share_sentence, store_table
 
-    with together(device) as processes:
+    with together(device, worker) as processes:
         share = share_of(worker, processes)
         opened = processes.on_first(lambda: open_to_append(store, out, share))
         keep_freed_memory()

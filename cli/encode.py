@@ -14,7 +14,6 @@ from .options import (
     Count,
     CountName,
     Data,
-    Device,
     DeviceOption,
     Granularity,
     GranularityName,
@@ -58,7 +57,7 @@ def command(
     verify: option.Verify = False,
     overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
@@ -84,7 +83,7 @@ def command(
     measured, latent_codec = images_to_evaluate(evaluate), make_codec(codec.value, step)
     options = EncodeOptions(batch_size, overwrite, shard, chunk, evaluate == "all", seed, embed_model, verify)
     keep_freed_memory()
-    with together(device) as processes:
+    with together(device, worker) as processes:
         share = share_of(worker, processes)
         if not worker:
             processes.on_first(lambda: check_place(store, overwrite))

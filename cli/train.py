@@ -16,7 +16,7 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_source, report_unused
-from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_device
+from .options import LATEST_RUN, Data, DeviceOption, SkipBroken, torch_device
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
     max_skips: option.MaxSkips = 100,
     tensorboard: option.Tensorboard = True,
     workers: option.Workers = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: option.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:

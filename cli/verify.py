@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, stages
-from .options import AsJson, Device, DeviceOption, StoreArgument, torch_device
+from .options import AsJson, DeviceOption, StoreArgument, torch_device
 
 
 def command(
@@ -21,7 +21,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Read everything in a store and say what is damaged: which files, row groups and images.
 

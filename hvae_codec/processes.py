@@ -56,8 +56,10 @@ class Processes:
 
     def on(self, device: str) -> Processes:
         """These, computing on `device`; on GPUs each on its own. Raises `UsageError` where a machine has too few."""
-        if self.count == 1 or device != "cuda":
+        if self.count == 1 or not device.startswith("cuda"):
             return replace(self, device=device)
+        if device != "cuda":
+            raise UsageError(f"each of {self.count} processes takes a GPU of its own; give --device cuda, not {device}")
         gpus = torch.cuda.device_count()
         if self.local_count > gpus:
             raise UsageError(

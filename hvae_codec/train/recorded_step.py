@@ -88,7 +88,8 @@ class RecordedStep:
         self._buffers.fill(images, keys, StepNumbers.at(self._config, step))
         if self._eager.device.type != "cuda":
             return self._run()
-        return self._record() if self._graph is None else self._replay(self._graph)
+        with torch.cuda.device(self._eager.device):
+            return self._record() if self._graph is None else self._replay(self._graph)
 
     def _run(self) -> StepResult:
         """The step, on what the buffers hold."""
@@ -100,7 +101,7 @@ class RecordedStep:
     def _record(self) -> StepResult:
         """Take a step, then record the next one; recording computes nothing."""
         self._eager.optimizer.prime()  # moments that the recording made would be in its own memory
-        stream = torch.cuda.Stream(self._eager.device)
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         # Libraries set themselves up in the first step, which a recording could not hold.
         with torch.cuda.stream(stream):
