@@ -14,7 +14,7 @@ from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.latents import IntCodec
 from hvae_codec.images import as_source
 from hvae_codec.model.checkpoint import load_model
-from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.hvae import HVAE, Noise, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import same_algorithms
 from hvae_codec.processes import Processes
@@ -115,3 +115,26 @@ def test_codes_are_decoded_elsewhere(tiny_run: Path, photo_patches):
     own = LatentCoder(there, mask, codec, steps).encode(images)
     same = np.mean([np.mean(stored[r] == own[r]) for r in stored])
     assert same > 0.99
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_without(tiny_config, photo_patches):
+    """One that waits for a number, which a recording cannot; told once. Last: a failure may spoil what follows."""
+    eager, other, warnings = prepared(tiny_config), prepared(tiny_config), []
+    network = eager.network
+
+    def waiting(images: torch.Tensor, noise: Noise) -> Terms:
+        terms = network(images, noise)
+        assert float(terms.nll.sum()) > 0
+        return terms
+
+    eager.network = waiting
+    step_of = RecordedStep(eager, warnings.append)
+    with same_algorithms():
+        for step in range(1, 5):
+            images = torch.from_numpy(photo_patches[step : step + BATCH]).cuda()
+            keys = [(0, step, i) for i in range(BATCH)]
+            found, expected = step_of(images, keys, step), other(images, keys, step)
+            torch.testing.assert_close(found.loss, expected.loss, rtol=1e-3, atol=0)
+    assert not step_of.replays
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the training step cannot be recorded as a CUDA graph (")

@@ -7,6 +7,7 @@ counters are the optimiser's flat tensors, which stay where they are.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -111,13 +112,15 @@ class RecordedStep:
         return first
 
     def _try_recording(self, stream: torch.cuda.Stream) -> None:
+        gc.collect()  # what is thrown away while recording may be memory of another recording
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=stream):
                 self._recorded = self._run()
         except RuntimeError as error:  # out of memory is one, too
             self._failed, self._recorded = True, None
-            reason = str(error).partition("\n")[0]
+            # What went wrong makes the end of the recording fail, too, which says less.
+            reason = str(error.__context__ or error).partition("\n")[0]
             self._on_warning(f"the training step cannot be recorded as a CUDA graph ({reason}); steps run without")
         else:
             self._graph = graph
