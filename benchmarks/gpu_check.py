@@ -5,9 +5,9 @@
 
 Each part is a process of its own, so that a broken one ends alone, and has its share of the time:
 
-    steps      time and memory of training steps, each launched by itself or replayed
+    steps      time and memory of training steps, each launched by itself or recorded
     published  the same of the published code (--published FOLDER, see gpu_training_parts.py)
-    same       losses on the GPU against the CPU's, and of replayed steps against those of `update`
+    same       losses on the GPU against the CPU's, and of recorded steps against those of `update`
     resume     runs that were cut in two against unbroken ones
     tests      tests marked gpu
     speed      images/s of encoding, decoding, KL statistics and whole stores
@@ -15,8 +15,8 @@ Each part is a process of its own, so that a broken one ends alone, and has its 
     codes      codes and decoded images against the CPU's
     compile    steps with torch.compile
 
-Writes gpu_check.json and gpu_check.log after every part, and with --write-docs FILE tables for docs/gpu.md. The package
-need not be installed: --repo says where it is.
+Writes gpu_check.json and gpu_check.log after every part, and with --write-docs FILE tables for docs/gpu.md, which
+--tables-of makes from an earlier gpu_check.json. The package need not be installed: --repo says where it is.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.part:
         run_part(options)
         return
-    with tempfile.TemporaryDirectory(prefix="gpu_check-") as work:
-        found = run_parts(options, Path(work), list(sys.argv[1:] if arguments is None else arguments))
+    if options.tables_of:
+        found = json.loads(options.tables_of.read_text())
+    else:
+        with tempfile.TemporaryDirectory(prefix="gpu_check-") as work:
+            found = run_parts(options, Path(work), list(sys.argv[1:] if arguments is None else arguments))
     print(summary(found))
     if options.write_docs:
         options.write_docs.write_text(markdown(found))
@@ -75,6 +78,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 32], help="of steps of the last preset")
     parser.add_argument("--published", type=Path, help="folder with the published code")
     parser.add_argument("--write-docs", type=Path, metavar="FILE", help="write tables for docs/gpu.md there")
+    parser.add_argument(
+        "--tables-of", type=Path, metavar="JSON", help="run nothing: what an earlier gpu_check.json says"
+    )
     parser.add_argument("--small", action="store_true", help="the smallest sizes, to see that it works")
     parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from conditions import conditions
-
 Found = dict[str, Any]
 Row = Sequence[str]
 
@@ -59,8 +57,8 @@ def markdown(found: Found) -> str:
     tables = [("Steps", *steps_table(found)), ("Numbers", *numbers_table(found)), ("Going on", *resume_table(found))]
     tables += [("Images a second", *speed_table(found)), ("Codes", *codes_table(found))]
     about = machine(found)
-    words = ", ".join(str(about[key]) for key in ("gpu", "python", "torch", "cuda") if key in about)
-    parts = [f"{words}; {conditions()}"]
+    words = ", ".join(str(about[key]) for key in ("gpu", "driver", "cuda", "torch", "python") if key in about)
+    parts = [words]
     parts += [f"{title}:\n\n{table(columns, rows)}" for title, columns, rows in tables if rows]
     return "\n\n".join(parts) + "\n"
 

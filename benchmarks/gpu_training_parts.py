@@ -47,7 +47,7 @@ def same(options: Options, cases: Cases) -> None:
     for way in TOLERANCE:
         cases.run(f"{name} {way}", lambda way=way: against_cpu(options, name, way, expected["losses"]))
     for preset_, precision in ((name, "fp32"), (options.presets[-1], "fp32"), (options.presets[-1], "bf16")):
-        case = f"{preset_} {precision} replayed"
+        case = f"{preset_} {precision} recorded"
         cases.run(case, lambda p=preset_, b=precision: against_update(options, p, b, 3 if options.small else 8))
 
 
@@ -83,7 +83,7 @@ def against_cpu(options: Options, name: str, way: str, expected: list[Numbers]) 
 
 
 def against_update(options: Options, name: str, precision: str, count: int) -> dict[str, Any]:
-    """Losses of a step that is replayed, against those of `update`, with the same algorithms."""
+    """Losses of a step that is recorded, against those of `update`, with the same algorithms."""
     batch = 2 if options.small else 16
     config = preset(options, name, precision=precision, batch_size=batch)
     found, weights = [], []
@@ -147,15 +147,15 @@ def trained_in(
 def steps(options: Options, cases: Cases) -> None:
     first, last = options.presets[0], options.presets[-1]
     sizes = [2] if options.small else options.batch_sizes
-    for way, precision in (("replayed", "fp32"), ("replayed", "bf16"), ("launched", "fp32"), ("launched", "bf16")):
+    for way, precision in (("recorded", "fp32"), ("recorded", "bf16"), ("launched", "fp32"), ("launched", "bf16")):
         for batch in sizes:
             case = f"{last} b{batch} {precision} {way}"
             cases.run(case, lambda b=batch, p=precision, w=way: step_cost(options, last, b, p, w))
     batch = sizes[-1]
-    told = (options, last, batch, "fp32", "replayed")
-    cases.run(f"{last} b{batch} fp32 replayed --deterministic", lambda: step_cost(*told, deterministic=True))
+    told = (options, last, batch, "fp32", "recorded")
+    cases.run(f"{last} b{batch} fp32 recorded --deterministic", lambda: step_cost(*told, deterministic=True))
     batch = 2 if options.small else 64
-    for way in ("replayed", "launched"):
+    for way in ("recorded", "launched"):
         cases.run(f"{first} b{batch} fp32 {way}", lambda b=batch, w=way: step_cost(options, first, b, "fp32", w))
 
 
@@ -166,7 +166,7 @@ def step_cost(
     forget_memory(options.device)
     config = preset(options, name, precision=precision, batch_size=batch, **train)
     model, optimizer = made(config, options.device)
-    step_ = step_of(config, model, optimizer, recorded=way == "replayed")
+    step_ = step_of(config, model, optimizer, recorded=way == "recorded")
     images = torch.from_numpy(pictures(batch, config))
     images = images.pin_memory() if on_gpu(options.device) else images
     numbers, last = itertools.count(1), []
@@ -176,7 +176,7 @@ def step_cost(
         given = images.to(options.device, non_blocking=True)
         last[:] = [step_(given, [(0, number, i) for i in range(batch)], number)]
 
-    rounds = 1 if options.small else 12 if way == "replayed" else 6
+    rounds = 1 if options.small else 12 if way == "recorded" else 6
     with same_algorithms(deterministic):
         found = step_summary(step, options.device, rounds, batch)
     return found | {"loss": float(last[0].loss)}
@@ -187,7 +187,7 @@ def compile(options: Options, cases: Cases) -> None:
         cases.run("compiled", lambda: {"skipped": "nothing is compiled with --small"})
         return
     for name, batch, precision in (("tiny32", 64, "fp32"), ("cifar10_C1", 32, "bf16"), ("cifar10_C1", 32, "fp32")):
-        for way in ("replayed", "launched"):
+        for way in ("recorded", "launched"):
             case = f"{name} b{batch} {precision} {way} --compile"
             told = (options, name, batch, precision, way)
             cases.run(case, lambda told=told: step_cost(*told, compile=True))

@@ -319,7 +319,7 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         gpu_check.main([*told, "--part", part])
         found[part] = json.loads((tmp_path / f"{part}.json").read_text())
     assert gpu_tables.broken(found) == []
-    assert found["same"]["digits8 fp32 replayed"]["most"] == 0
+    assert found["same"]["digits8 fp32 recorded"]["most"] == 0
     assert "digits8 fp32 --deterministic: {" in capsys.readouterr().out
     assert "| digits8 fp32 --deterministic | 4 of 4 | yes |" in gpu_tables.markdown(found)
     found["same"]["digits8 TF32"] = {"error": "RuntimeError: no"}
