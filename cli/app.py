@@ -78,11 +78,27 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         message, code = _os_message(error), 1
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not worth importing torch for
+        if not _is_out_of_memory(error):
             raise
-        message, code = "the GPU has too little memory; give a smaller --batch-size, or --device cpu", 1
+        message, code = _memory_message(sys.argv[1:] if arguments is None else arguments), 1
     print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had no memory left; torch, cuBLAS and cuDNN each have their own error for it."""
+    return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
+
+
+def _memory_message(arguments: list[str]) -> str:
+    """What helps the command that was typed, where a GPU has too little memory."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    help_ = "give --device cpu"
+    if command == "train":
+        help_ = "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"
+    elif any(p.name == "batch_size" for p in typer.main.get_command(app).commands[command].params):  # type: ignore[attr-defined]
+        help_ = "give a smaller --batch-size, or --device cpu"
+    return f"the GPU has too little memory; {help_}"
 
 
 def _os_message(error: OSError) -> str:

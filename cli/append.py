@@ -13,7 +13,6 @@ from .encode_options import WorkerOption
 from .options import (
     BatchSize,
     Data,
-    Device,
     DeviceOption,
     Seed,
     SkipBroken,
@@ -36,7 +35,7 @@ def command(
         Path | None,
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
@@ -53,7 +52,7 @@ def command(
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import store_table, worker_sentence
 
-    with distributed_session(device) as processes:
+    with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
         keep_freed_memory()

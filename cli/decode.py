@@ -12,7 +12,7 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .display import console, interruptible, stages
-from .options import BatchSize, Device, DeviceOption, StoreArgument, torch_device
+from .options import BatchSize, DeviceOption, StoreArgument, torch_device
 
 
 class FormatName(StrEnum):
@@ -32,7 +32,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
 ) -> None:
     """Decode the images of a store, under their own names."""

@@ -10,7 +10,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .options import Device, torch_device
+from .options import torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.distributed import DistributedContext
@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def distributed_session(device: Device) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, each on its own device; an error is reported by one of them."""
+def distributed_session(device: str, worker: str = "") -> Iterator[DistributedContext]:
+    """Join the processes that torchrun started, each on its own device; an error is reported by one of them.
+
+    `worker` is the k/n of a process that was started by itself, beside others that may be on the same machine.
+    """
     from hvae_codec.distributed import FailedElsewhere, init_distributed
 
     try:
         with init_distributed() as processes:
-            yield processes.on(torch_device(device))
+            yield processes.on(torch_device(device, _number(worker)))
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
+
+
+def _number(worker: str) -> int:
+    from hvae_codec.store.workers import Worker
+
+    return Worker.parse(worker).number if worker else 0
 
 
 def parse_worker(text: str, processes: DistributedContext) -> Worker:

@@ -21,7 +21,6 @@ from .options import (
     Count,
     CountName,
     Data,
-    Device,
     DeviceOption,
     Granularity,
     GranularityName,
@@ -77,7 +76,7 @@ def command(
     verify: option.Verify = False,
     overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
@@ -114,7 +113,7 @@ def command(
         ),
     )
     keep_freed_memory()
-    with distributed_session(device) as processes:
+    with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         if not worker_option:
             processes.run_on_main(lambda: check_location(store, overwrite))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +11,6 @@ import typer
 
 from hvae_codec import config
 from hvae_codec.errors import UsageError
-
-
-class Device(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class CodecName(StrEnum):
@@ -58,7 +51,9 @@ StoreArgument = Annotated[
     str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
 ]
 Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run; auto takes a GPU if there is one.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images through the model at once.")]
 Codec = Annotated[
@@ -82,12 +77,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 LATEST_RUN = Path(config.LATEST_RUN)
 
 
-def torch_device(device: Device) -> str:
-    """Return `cpu` or `cuda`; raises `UsageError` if a GPU is asked for and there is none."""
+def torch_device(device: str, worker: int = 0) -> str:
+    """Return `cpu`, `cuda` or `cuda:N`; each `worker` of a store takes the next of several GPUs, if none is named.
+
+    Raises `UsageError` if `device` is none of them, or a GPU is asked for that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
+        raise UsageError(f"--device {device}: give auto, cpu, cuda, or cuda:N for GPU N, counted from 0")
+    if device == "cpu":
+        return device
     import torch
 
-    if device == Device.cuda and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; give --device cpu, or install a CUDA build of torch")
-    if device == Device.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device.value
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto" and not count:
+        return "cpu"
+    if not count:
+        raise UsageError(f"--device {device}: torch finds no GPU here; give cpu, or install a CUDA build of torch")
+    kind, _, number = device.replace("auto", "cuda").partition(":")
+    if int(number or 0) >= count:
+        raise UsageError(f"--device {device}: GPUs are counted from 0, and the last one here is cuda:{count - 1}")
+    return f"{kind}:{worker % count}" if worker and not number else device.replace("auto", "cuda")

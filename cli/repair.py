@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .display import CONTINUES, console, interruptible, report_source, stages
-from .options import BatchSize, Device, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
+from .options import BatchSize, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
 def command(
@@ -19,7 +19,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,

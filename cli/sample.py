@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .display import console, interruptible, stages
-from .options import LATEST_RUN, BatchSize, Device, DeviceOption, Model, Seed, torch_device
+from .options import LATEST_RUN, BatchSize, DeviceOption, Model, Seed, torch_device
 
 
 def command(
@@ -33,7 +33,7 @@ def command(
     ] = Path("samples.png"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a grid or array that is there.")] = False,
     model: Model = LATEST_RUN,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
 ) -> None:

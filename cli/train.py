@@ -15,7 +15,7 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_source, report_unused
-from .options import LATEST_RUN, Data, Device, DeviceOption, SkipBroken, torch_device
+from .options import LATEST_RUN, Data, DeviceOption, SkipBroken, torch_device
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def command(
     precision: option.Precision = None,
     checkpoint_activations: option.CheckpointActivations = False,
     compile_: option.Compile = False,
+    graph: option.Graph = option.GraphName.auto,
+    deterministic: option.Deterministic = False,
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
@@ -58,7 +60,7 @@ def command(
     max_skips: option.MaxSkips = 100,
     tensorboard: option.Tensorboard = True,
     workers: option.Workers = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: option.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:
@@ -82,6 +84,8 @@ def command(
         workers=workers,
         tensorboard=tensorboard,
         other_data=allow_other_data,
+        graph=graph.value,
+        deterministic=deterministic,
         latest=LATEST_RUN,
     )
     changes, advice = _changes(settings, steps, precision, checkpoint_activations, compile_), None

@@ -19,6 +19,14 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+class GraphName(StrEnum):
+    """Whether a step is recorded as a CUDA graph."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 Preset = Annotated[str | None, typer.Option("--preset", help=f"Configuration by name ({DEFAULT_PRESET}); see presets.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file, .toml or .json.")]
 Settings = Annotated[
@@ -27,12 +35,20 @@ Settings = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")]
 Precision = Annotated[
-    PrecisionName | None, typer.Option("--precision", help="Numbers to compute with; auto takes bf16 if it is faster.")
+    PrecisionName | None,
+    typer.Option("--precision", help="Numbers to compute with; auto takes bf16 on CPUs made for it."),
 ]
 CheckpointActivations = Annotated[
     bool, typer.Option("--checkpoint-activations", help="Less memory, more time: compute activations twice.")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, faster on GPUs.")]
+Graph = Annotated[
+    GraphName,
+    typer.Option("--graph", help="Record a step once and replay it, several times faster; auto: on a single GPU."),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Go on to the last bit on GPUs, too: slower convolutions.")
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Folder of the run (runs/PRESET-DATE); the same command again continues it."),

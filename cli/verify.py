@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .display import console, interruptible, stages
-from .options import AsJson, Device, DeviceOption, StoreArgument, torch_device
+from .options import AsJson, DeviceOption, StoreArgument, torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.progress import Progress
@@ -25,7 +25,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Read everything in a store and say what is damaged: which files, row groups and images.
 
@@ -44,7 +44,7 @@ def command(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _deep(store: str, model: Path | None, device: Device, progress: Progress) -> VerifyReport:
+def _deep(store: str, model: Path | None, device: str, progress: Progress) -> VerifyReport:
     from hvae_codec.encode.deep_verify import load_store_model, verify_deep
     from hvae_codec.model.checkpoint import load_model
 

@@ -239,7 +239,7 @@ class TrainConfig:
     """Whether images are mirrored at random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto
-    is bf16 if the processor has instructions for it. A resumed run computes with the numbers that it began with."""
+    is bf16 on CPUs with instructions for it, fp32 elsewhere. A resumed run computes with the numbers it began with."""
     checkpoint_activations: bool = False
     """Whether activations are computed again in the backward pass instead of saved: less memory, more time."""
     compile: bool = False

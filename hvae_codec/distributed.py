@@ -50,9 +50,13 @@ class DistributedContext:
         return self.rank == 0
 
     def on(self, device: str) -> DistributedContext:
-        """Return these, computing on `device`; on GPUs each on its own. `UsageError` if a machine has too few."""
-        if self.world_size == 1 or device != "cuda":
+        """The same, computing on `device`; on GPUs each on its own. Raises `UsageError` if a machine has too few."""
+        if self.world_size == 1 or not device.startswith("cuda"):
             return replace(self, device=device)
+        if device != "cuda":
+            raise UsageError(
+                f"each of {self.world_size} processes takes a GPU of its own; give --device cuda, not {device}"
+            )
         gpus = torch.cuda.device_count()
         if self.local_world_size > gpus:
             raise UsageError(

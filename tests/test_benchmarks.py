@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files i
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
 
 import encode_speed
+import gpu_check
+import gpu_tables
 import gpu_training
 import gradient_smoothing
 import linear_probe
@@ -308,3 +310,19 @@ def test_a_step_is_measured_in_its_own_process(tiny_config: Config) -> None:
     assert cost.parameters == sum(parameter.numel() for parameter in HVAE(tiny_config.model).parameters())
     assert cost.seconds > 0.0
     assert cost.mebibytes > 50.0
+
+
+def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One part, as its process runs it, and the tables of what it found."""
+    told = ["--small", "--device", "cpu", "--presets", "digits8", "--out", str(tmp_path), "--work", str(tmp_path)]
+    found = {"seconds": {}}
+    for part in ("same", "resume"):
+        gpu_check.main([*told, "--part", part])
+        found[part] = json.loads((tmp_path / f"{part}.json").read_text())
+    assert gpu_tables.broken(found) == []
+    assert found["same"]["digits8 fp32 recorded"]["most"] == 0
+    assert "digits8 fp32 --deterministic: {" in capsys.readouterr().out
+    assert "| digits8 fp32 --deterministic | 4 of 4 | yes |" in gpu_tables.markdown(found)
+    found["same"]["digits8 TF32"] = {"error": "RuntimeError: no"}
+    assert gpu_tables.broken(found) == ["same/digits8 TF32"]
+    assert "broken: same/digits8 TF32" in gpu_tables.summary(found)

@@ -214,6 +214,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     assert DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cpu").device == "cpu"
 
 
+def test_several_processes_may_not_share_a_gpu():
+    with pytest.raises(UsageError, match="each of 2 processes takes a GPU of its own; give --device cuda, not cuda:1"):
+        DistributedContext(rank=1, world_size=2, local_rank=1, local_world_size=2).on("cuda:1")
+    assert DistributedContext().on("cuda:1").device == "cuda:1"
+
+
 def test_processes_without_a_launcher_are_told_of_it(monkeypatch: pytest.MonkeyPatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -27,10 +27,10 @@ def levels(bits: int) -> torch.Tensor:
 def random_output(likelihood: LogisticMixture, scale: float = 0.05) -> torch.Tensor:
     """Output [1, out_channels, 1, 1] whose means are in the image and whose stds lie around `scale`."""
     output = torch.randn(1, likelihood.out_channels, 1, 1)
-    rows = output[:, M:].view(1, -1, M, 1, 1)
-    raw = scale * torch.rand(1, likelihood.config.channels, M, 1, 1).add(0.5)
-    rows[:, likelihood._rows[0]] = torch.rand_like(raw) * 1.8 - 0.9
-    rows[:, likelihood._rows[1]] = torch.log(torch.expm1(raw * 0.6931472)) / 0.6931472
+    logits, means, _, coefficients = likelihood.split(output)
+    raw = scale * torch.rand_like(means).add(0.5)
+    means = torch.rand_like(raw) * 1.8 - 0.9
+    likelihood.join([logits, means, torch.log(torch.expm1(raw * 0.6931472)) / 0.6931472, coefficients], output)
     return output
 
 
@@ -207,6 +207,18 @@ def test_scales_do_not_go_below_the_floor(output_scale):
     torch.testing.assert_close(stds, torch.full_like(stds, math.exp(-7.0)))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_parts_of_an_output_join_again(channels):
+    likelihood = LogisticMixture(model_config(channels=channels))
+    output = torch.randn(2, likelihood.out_channels, 3, 3)
+    parts = likelihood.split(output)
+    assert [part.shape[1] for part in parts] == [M, channels, channels, channels * (channels - 1) // 2]
+    assert all(part.is_contiguous() for part in parts)
+    joined = torch.full_like(output, torch.nan)
+    likelihood.join(parts, joined)
+    assert torch.equal(joined, output)
+
+
 # --- mean and samples
 
 
@@ -214,9 +226,9 @@ def test_scales_do_not_go_below_the_floor(output_scale):
 def test_mean_is_the_average_of_samples(channels):
     likelihood = LogisticMixture(model_config(channels=channels))
     output = random_output(likelihood, scale=0.02)
-    rows = output[:, M:].view(1, -1, M, 1, 1)
-    rows[:, likelihood._rows[0]] *= 0.3  # away from the clamp at the ends of the range
-    rows[:, likelihood._rows[2]] *= 0.3
+    logits, means, scales, coefficients = likelihood.split(output)
+    # Away from the clamp at the ends of the range.
+    likelihood.join([logits, means * 0.3, scales, coefficients * 0.3], output)
     draws = likelihood.sample(output.expand(40_000, -1, -1, -1), torch.Generator().manual_seed(0))
     assert draws.shape == (40_000, channels, 1, 1)
     error = draws.std(dim=0) / math.sqrt(len(draws))

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvae_codec.config import LossConfig, ModelConfig, StageConfig
+from hvae_codec.config import Config, LossConfig, ModelConfig, StageConfig
 from hvae_codec.model.hvae import Terms
 from hvae_codec.train.loss import balance, training_loss
+from hvae_codec.train.schedules import StepNumbers
 
 # Groups in top-down order: 3 variates at 2 x 2 (12 dimensions), 2 at 4 x 4 (32), the same again.
 MODEL = ModelConfig(4, (StageConfig(4, 4, 2, linked_blocks=2), StageConfig(2, 4, 3)), channels=1)
@@ -20,31 +21,35 @@ def loss_config(**options) -> LossConfig:
     return LossConfig(**{"kl_schedule": "constant", "balance_steps": 10, **options})
 
 
+def loss_at(step: int, config: LossConfig, kl: torch.Tensor = KL) -> torch.Tensor:
+    return training_loss(Terms(NLL, kl), MODEL, config, StepNumbers.at(Config(MODEL, loss=config), step))
+
+
 def test_by_hand_without_balance():
-    loss = training_loss(Terms(NLL, KL), MODEL, loss_config(balance_groups=False), 1)
+    loss = loss_at(1, loss_config(balance_groups=False))
     assert loss.item() == pytest.approx((80 + 24 + 16 + 32) / DIMS)
 
 
 def test_by_hand_with_balance_by_size():
     """KL per latent dimension is 2, 1/2, 1 in the three groups: alpha is 3 times their shares of 3.5."""
-    loss = training_loss(Terms(NLL, KL), MODEL, loss_config(), 10)
+    loss = loss_at(10, loss_config())
     alpha = [3 * a / 3.5 for a in (2, 0.5, 1)]
     assert loss.item() == pytest.approx((80 + alpha[0] * 24 + alpha[1] * 16 + alpha[2] * 32) / DIMS)
 
 
 def test_by_hand_with_balance_by_kl():
-    loss = training_loss(Terms(NLL, KL), MODEL, loss_config(balance_by_size=False), 10)
+    loss = loss_at(10, loss_config(balance_by_size=False))
     assert loss.item() == pytest.approx((80 + 3 / 72 * (24**2 + 16**2 + 32**2)) / DIMS)
 
 
 def test_balance_ends_after_its_last_step():
-    whole = training_loss(Terms(NLL, KL), MODEL, loss_config(), 11)
+    whole = loss_at(11, loss_config())
     assert whole.item() == pytest.approx((80 + 72) / DIMS)
 
 
 def test_beta_weighs_the_kl():
     config = LossConfig(kl_schedule="linear", anneal_start=10, anneal_steps=90, balance_groups=False)
-    assert training_loss(Terms(NLL, KL), MODEL, config, 60).item() == pytest.approx((80 + 0.5 * 72) / DIMS)
+    assert loss_at(60, config).item() == pytest.approx((80 + 0.5 * 72) / DIMS)
 
 
 @pytest.mark.parametrize("by_size", [True, False])
@@ -59,14 +64,14 @@ def test_alphas_sum_to_the_number_of_groups(by_size: bool, kl: list[float]):
 
 def test_alphas_have_no_gradient():
     kl = KL.clone().requires_grad_()
-    training_loss(Terms(NLL, kl), MODEL, loss_config(), 1).backward()
+    loss_at(1, loss_config(), kl).backward()
     alpha = balance(KL.mean(dim=1), MODEL, loss_config())
     torch.testing.assert_close(kl.grad, (alpha / (2 * DIMS))[:, None].expand(3, 2))
 
 
 def test_collapsed_groups_give_no_nan():
     kl = torch.zeros(3, 2, requires_grad=True)
-    loss = training_loss(Terms(NLL, kl), MODEL, loss_config(), 1)
+    loss = loss_at(1, loss_config(), kl)
     loss.backward()
     assert loss.item() == pytest.approx(80 / DIMS)
     assert kl.grad.isfinite().all()

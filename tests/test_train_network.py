@@ -118,6 +118,8 @@ def test_precision_is_what_was_asked_for_or_what_the_processor_has(monkeypatch: 
     assert resolve_precision("auto", "cpu") == "bf16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert resolve_precision("auto", "cpu") == "fp32"
+    assert resolve_precision("auto", "cuda") == "fp32"
+    assert resolve_precision("bf16", "cuda:1") == "bf16"
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch, which cannot tell
     assert resolve_precision("auto", "cpu") == "fp32"
 

@@ -180,11 +180,16 @@ class HVAE(nn.Module):
             cast(TopDownBlock, block).compile_parts(backend)
         self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
 
+    @full_float32()
     def activations(self, images: Tensor) -> list[Tensor]:
         """Compute the skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
 
         Raises `DataError` if the images are not what the model was made for.
         """
+        return self._activations(images)
+
+    def _activations(self, images: Tensor) -> list[Tensor]:
+        """`activations`, in the precision that is set."""
         if not isinstance(images, Tensor):
             raise DataError(
                 f"images are of type {type(images).__name__}; give a tensor, such as torch.from_numpy(array)"
@@ -204,7 +209,7 @@ class HVAE(nn.Module):
     def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
         """Compute the terms of the loss along one posterior sample, with gradients."""
         choose = SampledPosterior(noise, mask)
-        output = self.top_down(self.activations(images), choose, len(images))
+        output = self.top_down(self._activations(images), choose, len(images))
         return Terms(self._nll(output, images.to(self.device)), torch.stack(choose.kl))
 
     @torch.no_grad()
@@ -221,12 +226,14 @@ class HVAE(nn.Module):
         return Elbo(terms.kl.sum(dim=0) / self.nats_per_bit_dim, terms.nll / self.nats_per_bit_dim)
 
     @torch.no_grad()
+    @full_float32()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Compute the expected images at the posterior's mean, uint8 [B, C, H, W]."""
         output = self.top_down(self.activations(images), posterior_mean, len(images))
         return self.likelihood.to_pixels(self.likelihood.mean(output))
 
     @torch.no_grad()
+    @full_float32()
     def sample(self, count: int, temperature: Temperature = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Compute the expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W].
 

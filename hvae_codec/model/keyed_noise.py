@@ -6,6 +6,7 @@ for nothing; `image_noise`, for results that are reported image by image, is the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,21 +29,31 @@ def keyed_noise(
     An image's numbers depend on its key (and on the kind of device) alone, not on the batch it is in, so that work can
     be divided among processes in any way. All are drawn at once: training keeps them for the backward pass anyway.
     """
-    ends = np.cumsum([group.dims for group in config.groups[:groups]], dtype=int).tolist()
-    starts = [0, *ends]
-    drawn = _draw(torch.empty(len(keys), starts[-1], device=device), keys)
+    drawn = torch.empty(len(keys), noise_dims(config, groups), device=device)
+    fill_keyed(drawn, keys)
+    return noise_of(config, drawn)
+
+
+def noise_dims(config: ModelConfig, groups: int | None = None) -> int:
+    """Numbers that the first `groups` of a model, or all, need an image."""
+    return sum(group.dims for group in config.groups[:groups])
+
+
+def noise_of(config: ModelConfig, drawn: Tensor) -> Noise:
+    """The numbers `drawn`, [B, dims], as noise: each group has its part of a row, in the groups' order."""
+    starts = [0, *itertools.accumulate(group.dims for group in config.groups)]
 
     def noise(group: LatentGroup) -> Tensor:
         shape = config.groups[group.index]
-        part = drawn[:, starts[group.index] : ends[group.index]]
+        part = drawn[:, starts[group.index] : starts[group.index + 1]]
         # Channels last, as the activations are.
         return part.unflatten(1, (shape.resolution, shape.resolution, shape.variates)).permute(0, 3, 1, 2)
 
     return noise
 
 
-def _draw(rows: Tensor, keys: Sequence[tuple[int, ...]]) -> Tensor:
-    """Fill each of `rows` from a generator seeded with its key."""
+def fill_keyed(rows: Tensor, keys: Sequence[tuple[int, ...]]) -> None:
+    """Fill each of `rows`, where they are, with the numbers of its key."""
 
     def fill(first: int) -> None:
         generator = torch.Generator(rows.device)
@@ -56,7 +67,6 @@ def _draw(rows: Tensor, keys: Sequence[tuple[int, ...]]) -> Tensor:
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(fill, range(workers)))
-    return rows
 
 
 def mix(*key: int) -> int:

@@ -49,7 +49,7 @@ class LogisticMixture:
         ]
         wanted = [[(name, c) for c in range(colours)] for name in ("mean", "scale")]
         wanted.append([("coefficient", k) for k in range(len(self.pairs))])
-        self._rows = [_as_slice([rows.index(row) for row in part]) for part in wanted]
+        self._rows = [_as_slices([rows.index(row) for row in part]) for part in wanted]
         self.out_channels = config.mixtures * (1 + len(rows))
         level = 2.0 ** (8 - config.bits)
         self.spacing = level / 127.5
@@ -75,10 +75,12 @@ class LogisticMixture:
         """Logits [B, M, H, W]; means, raw scales and raw coefficients [B, rows, M, H, W]; each contiguous."""
         return [_contiguous(output[:, : self.config.mixtures]), *(self._part(output, rows) for rows in self._rows)]
 
-    def _part(self, output: Tensor, rows: slice | list[int]) -> Tensor:
+    def _part(self, output: Tensor, rows: Sequence[slice]) -> Tensor:
         """Some of the rows of M, [B, rows, M, H, W], contiguous."""
         m = self.config.mixtures
-        return _contiguous(output[:, m:].unflatten(1, (-1, m))[:, rows])
+        of_all = output[:, m:].unflatten(1, (-1, m))
+        parts = [of_all[:, some] for some in rows]
+        return _contiguous(parts[0]) if len(parts) == 1 else torch.cat(parts, dim=1).contiguous()
 
     def join(self, parts: Sequence[Tensor], out: Tensor) -> None:
         """The inverse of `split`: fill `out` [B, out_channels, H, W]."""
@@ -86,7 +88,9 @@ class LogisticMixture:
         out[:, :m] = parts[0]
         rows = out[:, m:].unflatten(1, (-1, m))
         for chosen, part in zip(self._rows, parts[1:], strict=True):
-            rows[:, chosen] = part
+            views = [rows[:, some] for some in chosen]
+            for view, some in zip(views, part.split([view.shape[1] for view in views], dim=1), strict=True):
+                view.copy_(some)
 
     def _parameters(self, parts: Sequence[Tensor]) -> MixtureParameters:
         dtype = torch.promote_types(parts[0].dtype, torch.float32)
@@ -198,12 +202,15 @@ def _tanh(x: Tensor) -> Tensor:
     return 2.0 * torch.sigmoid(2.0 * x) - 1.0
 
 
-def _as_slice(rows: list[int]) -> slice | list[int]:
-    """Equally spaced rows as a slice, which is a view; others as they are."""
-    step = rows[1] - rows[0] if len(rows) > 1 else 1
-    if rows and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
-        return slice(rows[0], rows[-1] + 1, step)
-    return rows
+def _as_slices(rows: list[int]) -> list[slice]:
+    """`rows`, in their order, as slices: views, where a list would have to be brought to a GPU each time."""
+    slices = []
+    while rows:
+        step = max(rows[1] - rows[0], 1) if len(rows) > 1 else 1
+        count = next((i for i, row in enumerate(rows) if row != rows[0] + i * step), len(rows))
+        slices.append(slice(rows[0], rows[count - 1] + 1, step))
+        rows = rows[count:]
+    return slices or [slice(0, 0)]
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:

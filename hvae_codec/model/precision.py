@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -18,13 +18,29 @@ def full_float32() -> Iterator[None]:
     GPUs round inputs to TF32 (10 bits of mantissa) if they are allowed to, and choose algorithms by trial. A decoder
     follows its encoder only as far as both compute the same.
     """
-    before = [_setting(switch) for switch in _SWITCHES]
-    for switch in _SWITCHES:
+    with _set(_PRECISION), _set(_ALGORITHMS):
+        yield
+
+
+@contextmanager
+def same_algorithms(wanted: bool = True) -> Iterator[None]:
+    """Convolutions on GPUs by algorithms that give the same numbers each time, if that is `wanted`.
+
+    Others add up a kernel's gradient in the order in which its parts are done. On a CPU numbers are the same anyway.
+    """
+    with _set(_ALGORITHMS if wanted else ()):
+        yield
+
+
+@contextmanager
+def _set(switches: Sequence[_Switch]) -> Iterator[None]:
+    before = [_setting(switch) for switch in switches]
+    for switch in switches:
         setattr(switch.backend, switch.name, switch.value)
     try:
         yield
     finally:
-        for switch, value in zip(_SWITCHES, before, strict=True):
+        for switch, value in zip(switches, before, strict=True):
             setattr(switch.backend, switch.name, value)
 
 
@@ -54,19 +70,21 @@ def _precision_switches() -> tuple[_Switch, _Switch]:
     return _Switch(cudnn, "allow_tf32", False), _Switch(matmul, "allow_tf32", False)
 
 
-_SWITCHES = (
-    *_precision_switches(),
+_PRECISION = _precision_switches()
+_ALGORITHMS = (
     _Switch(torch.backends.cudnn, "benchmark", False),
     _Switch(torch.backends.cudnn, "deterministic", True),
 )
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Precision:
-    """What `wanted` means on `device`: auto is bf16 where the processor has instructions for it, else fp32."""
+    """What `wanted` means on `device`: auto is bf16 on a CPU that has instructions for it, else fp32.
+
+    On GPUs auto is fp32, whose convolutions round to TF32: the casts of bf16 take longer there than it saves.
+    """
     if wanted != "auto":
         return wanted
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.startswith("cuda") else _cpu_has_bf16()
-    return "bf16" if native else "fp32"
+    return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"
 
 
 def _cpu_has_bf16() -> bool:

@@ -10,26 +10,29 @@ from torch import Tensor
 
 from ..config import LossConfig, ModelConfig
 from ..model.hvae import Terms
-from .schedules import kl_weight
+from .schedules import StepNumbers
 
 
 def training_loss(
     terms: Terms,
     model: ModelConfig,
     loss: LossConfig,
-    step: int,
+    numbers: StepNumbers,
     mean_over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Scalar loss in nats/dim: mean distortion + beta(step) · sum of the groups' mean KL, each times its alpha.
+    """Scalar loss in nats/dim: mean distortion + KL weight · sum of the groups' mean KL, each times its alpha.
 
     The alphas are those of all processes' images together, where `mean_over_processes` is given.
     """
     distortion = terms.nll.mean() / model.image_dims
     kl = terms.kl.mean(dim=1) / model.image_dims
-    if loss.balance_groups and step <= loss.balance_steps:
+    if numbers.balanced is not False:
         everywhere = kl.detach() if mean_over_processes is None else mean_over_processes(kl.detach())
-        kl = kl * balance(everywhere, model, loss)
-    return distortion + kl_weight(loss, step) * kl.sum()
+        alphas = balance(everywhere, model, loss)
+        if isinstance(numbers.balanced, Tensor):
+            alphas = torch.where(numbers.balanced, alphas, 1.0)
+        kl = kl * alphas
+    return distortion + numbers.kl_weight * kl.sum()
 
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:

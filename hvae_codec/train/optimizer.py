@@ -66,11 +66,11 @@ class FlatOptimizer:
         self.gradients.zero_()
 
     @torch.no_grad()
-    def step(self, rate: float) -> tuple[Tensor, Tensor]:
+    def step(self, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Update weights and average at learning rate `rate`; gives the gradient norm and whether it was skipped.
 
-        Skipped, and counted, where the global norm (before clipping) is not finite or reaches the threshold. Both are
-        scalars on the weights' device.
+        A tensor `rate` is a scalar on the weights' device, where both results are, too. Skipped, and counted, where the
+        global norm (before clipping) is not finite or reaches the threshold.
         """
         norm = torch.linalg.vector_norm(self.gradients)
         good = norm < (self.config.skip_threshold or float("inf"))
@@ -79,31 +79,33 @@ class FlatOptimizer:
             self.gradients.mul_((self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         if good.device.type == "cpu":
             if good:
-                self._advance(rate)
+                self._advance(float(rate))
         else:
             self._advance_where(good, rate)
         self.skipped += ~good
         self.skipped_in_a_row.add_(1).mul_(~good)
         return norm, ~good
 
-    def _advance(self, rate: float) -> None:
+    def _advance(self, rate: float | Tensor) -> None:
         for group in self._inner.param_groups:
             group["lr"] = rate
         self._inner.step()
         # Two roundings, as the published models have it.
         self.ema.mul_(self.ema_decay).add_(self.weights, alpha=1.0 - self.ema_decay)
 
-    def _advance_where(self, good: Tensor, rate: float) -> None:
+    def _advance_where(self, good: Tensor, rate: float | Tensor) -> None:
         """Make the update, then take it back where it was not `good`; a GPU need not tell the host which."""
-        if not self._moments():
-            self._prime()
+        self.prime()
         before = {name: tensor.clone() for name, tensor in self._changing()}
         self._advance(rate)
         for name, tensor in self._changing():
             torch.where(good, tensor, before[name], out=tensor)
 
-    def _prime(self) -> None:
+    @torch.no_grad()
+    def prime(self) -> None:
         """Make the moments, which the library makes at the first step, so that they can be kept over it."""
+        if self._moments():
+            return
         weights, gradients, ema = self.weights.detach().clone(), self.gradients.clone(), self.ema.clone()
         self.gradients.zero_()
         self._advance(0.0)
@@ -139,8 +141,8 @@ class FlatOptimizer:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; `ModelError` where one is missing or does not fit."""
-        if any(name.startswith("optimizer.") for name in tensors) and not self._moments():
-            self._prime()
+        if any(name.startswith("optimizer.") for name in tensors):
+            self.prime()
         own = self.tensors()
         for name in own.keys() | tensors.keys():
             if name not in own or name not in tensors or own[name].shape != tensors[name].shape:

@@ -1,10 +1,28 @@
-"""The KL's weight and the learning rate, which change with the step."""
+"""The learning rate, the KL's weight and the balance of groups, which change with the step."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from ..config import LossConfig, OptimizerConfig
+from torch import Tensor
+
+from ..config import Config, LossConfig, OptimizerConfig
+
+
+class StepNumbers(NamedTuple):
+    """What changes with the step: numbers, or scalar tensors, which a recorded step reads anew each time."""
+
+    learning_rate: float | Tensor
+    kl_weight: float | Tensor
+    balanced: bool | Tensor
+    """Whether the groups' KL is balanced."""
+
+    @classmethod
+    def at(cls, config: Config, step: int) -> StepNumbers:
+        """Those of `step`, counted from 1."""
+        balanced = config.loss.balance_groups and step <= config.loss.balance_steps
+        return cls(learning_rate(config.optimizer, step), kl_weight(config.loss, step), balanced)
 
 
 def kl_weight(config: LossConfig, step: int) -> float:

@@ -12,7 +12,7 @@ from ..config import Config
 from ..model.hvae import Noise, Terms
 from .loss import training_loss
 from .optimizer import FlatOptimizer
-from .schedules import learning_rate
+from .schedules import StepNumbers
 
 Network = Callable[[Tensor, Noise], Terms]
 """The model, or what stands for it: compiled, or synchronising gradients with other processes."""
@@ -48,11 +48,24 @@ def update(
 
     `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
     """
+    return update_with(network, optimizer, config, images, noise, StepNumbers.at(config, step), mean_over_processes)
+
+
+def update_with(
+    network: Network,
+    optimizer: FlatOptimizer,
+    config: Config,
+    images: Tensor,
+    noise: Noise,
+    numbers: StepNumbers,
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> StepResult:
+    """What `update` does, with the step's numbers given."""
     optimizer.zero_grad()
     terms = network(images, noise)
-    loss = training_loss(terms, config.model, config.loss, step, mean_over_processes)
+    loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
     loss.backward()
-    norm, skipped = optimizer.step(learning_rate(config.optimizer, step))
+    norm, skipped = optimizer.step(numbers.learning_rate)
     return _result(terms, loss, norm, skipped, config)
 
 

@@ -1,0 +1,157 @@
+"""A training step recorded once as a CUDA graph: later steps are one launch, where the host would need thousands.
+
+A recording holds addresses, not values. Whatever changes with the step is therefore written into buffers before a
+replay: images, noise, and the step's numbers (learning rate, KL weight, balance). Weights, gradients, moments and
+counters are the optimiser's flat tensors, which stay where they are.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..distributed import DistributedContext
+from ..model.keyed_noise import fill_keyed, keyed_noise, noise_dims, noise_of
+from .optimizer import FlatOptimizer
+from .schedules import StepNumbers
+from .update import Network, StepResult, update, update_with
+
+GraphMode = Literal["auto", "on", "off"]
+"""Whether steps are recorded; auto: on one GPU."""
+
+Keys = Sequence[tuple[int, ...]]
+Step = Callable[[Tensor, Keys, int], StepResult]
+"""Trains on images [B, C, H, W], with the noise of one key an image, at a step counted from 1."""
+
+
+def make_step(
+    wanted: GraphMode,
+    network: Network,
+    optimizer: FlatOptimizer,
+    config: Config,
+    processes: DistributedContext,
+    on_warning: Callable[[str], None],
+) -> Step:
+    """A training step, recorded if it is `wanted` and possible here; `on_warning` is told if it is not possible."""
+    step = EagerStep(network, optimizer, config, processes)
+    possible = processes.world_size == 1 and processes.device.startswith("cuda")
+    if wanted == "on" and not possible:
+        on_warning("steps are recorded as a CUDA graph by one process on one GPU alone; they run without")
+    return RecordedStep(step, on_warning) if possible and wanted != "off" else step
+
+
+class EagerStep:
+    """A step whose operations are launched one by one, on one process or on many."""
+
+    def __init__(
+        self, network: Network, optimizer: FlatOptimizer, config: Config, processes: DistributedContext
+    ) -> None:
+        self.network, self.optimizer, self.config = network, optimizer, config
+        self.device = optimizer.weights.device
+        self._mean = processes.all_reduce_mean
+
+    def __call__(self, images: Tensor, keys: Keys, step: int) -> StepResult:
+        """Train on `images` at `step`."""
+        noise = keyed_noise(self.config.model, keys, self.device)
+        return update(self.network, self.optimizer, self.config, images, noise, step, self._mean)
+
+
+class RecordedStep:
+    """`eager`'s step on buffers of its own; on a GPU its first step is recorded, and the later ones replay that.
+
+    Elsewhere every step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way,
+    and all batches if recording fails, of which `on_warning` is told. What a step gave is its own: later steps do not
+    change it.
+    """
+
+    def __init__(self, eager: EagerStep, on_warning: Callable[[str], None]) -> None:
+        self._eager, self._on_warning = eager, on_warning
+        self._config = eager.config
+        self._buffers: _Buffers | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._recorded: StepResult | None = None
+        self._failed = False
+
+    @property
+    def replays(self) -> bool:
+        """Whether the next step is a replay."""
+        return self._graph is not None
+
+    def __call__(self, images: Tensor, keys: Keys, step: int) -> StepResult:
+        """Train on `images` at `step`."""
+        if self._buffers is None:
+            self._buffers = _Buffers(images.shape, self._config, self._eager.device)
+        if self._failed or images.shape != self._buffers.images.shape:
+            return self._eager(images, keys, step)
+        self._buffers.fill(images, keys, StepNumbers.at(self._config, step))
+        if self._eager.device.type != "cuda":
+            return self._run()
+        with torch.cuda.device(self._eager.device):
+            return self._record() if self._graph is None else self._replay(self._graph)
+
+    def _run(self) -> StepResult:
+        """The step, on what the buffers hold."""
+        assert self._buffers is not None
+        eager, buffers = self._eager, self._buffers
+        noise = noise_of(self._config.model, buffers.noise)
+        return update_with(eager.network, eager.optimizer, self._config, buffers.images, noise, buffers.numbers)
+
+    def _record(self) -> StepResult:
+        """Take a step, then record the next one; recording computes nothing."""
+        self._eager.optimizer.prime()  # moments that the recording made would be in its own memory
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # Libraries set themselves up in the first step, which a recording could not hold.
+        with torch.cuda.stream(stream):
+            first = _copied(self._run())
+            self._try_recording(stream)
+        torch.cuda.current_stream().wait_stream(stream)
+        return first
+
+    def _try_recording(self, stream: torch.cuda.Stream) -> None:
+        gc.collect()  # what is thrown away while recording may be memory of another recording
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                self._recorded = self._run()
+        except RuntimeError as error:  # out of memory is one, too
+            self._failed, self._recorded = True, None
+            # What went wrong makes the end of the recording fail, too, which says less.
+            reason = str(error.__context__ or error).partition("\n")[0]
+            self._on_warning(f"the training step cannot be recorded as a CUDA graph ({reason}); steps run without")
+        else:
+            self._graph = graph
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> StepResult:
+        graph.replay()
+        assert self._recorded is not None
+        return _copied(self._recorded)
+
+
+class _Buffers:
+    """What a recorded step reads: written before each."""
+
+    def __init__(self, shape: torch.Size, config: Config, device: torch.device) -> None:
+        self.images = torch.empty(shape, dtype=torch.uint8, device=device)
+        self.noise = torch.empty(shape[0], noise_dims(config.model), device=device)
+        # In double precision on a CPU, whose optimiser takes the rate as a number of the host.
+        rate = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        balanced = torch.zeros((), dtype=torch.bool, device=device)
+        self.numbers = StepNumbers(rate, torch.zeros((), device=device), balanced)
+
+    def fill(self, images: Tensor, keys: Keys, numbers: StepNumbers) -> None:
+        self.images.copy_(images)
+        fill_keyed(self.noise, keys)
+        for buffer, number in zip(self.numbers, numbers, strict=True):
+            # The number goes along with the launch: a copy would need memory that the host must not reuse too early.
+            buffer.fill_(number)  # type: ignore[union-attr]
+
+
+def _copied(result: StepResult) -> StepResult:
+    """The numbers as they are now; a replay writes the next step's in their place."""
+    return StepResult(*(tensor.clone() for tensor in result))

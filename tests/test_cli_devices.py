@@ -1,0 +1,110 @@
+"""Which device a command takes, and what it says where a GPU is missing or too small."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hvae_codec.errors import UsageError
+from hvae_codec_cli.app import main
+from hvae_codec_cli.distributed_session import distributed_session
+from hvae_codec_cli.options import torch_device
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    """`gpus(n)`: torch finds that many."""
+
+    def found(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "worker", "taken"),
+    [
+        (0, "auto", 3, "cpu"),
+        (0, "cpu", 0, "cpu"),
+        (2, "cpu", 1, "cpu"),
+        (2, "auto", 0, "cuda"),
+        (2, "cuda", 0, "cuda"),
+        (2, "cuda:1", 0, "cuda:1"),
+        (2, "cuda:1", 4, "cuda:1"),
+        (2, "auto", 3, "cuda:1"),
+        (2, "cuda", 4, "cuda:0"),
+        (1, "auto", 5, "cuda:0"),
+    ],
+)
+def test_what_is_taken(gpus, count: int, asked: str, worker: int, taken: str):
+    gpus(count)
+    assert torch_device(asked, worker) == taken
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "sentence"),
+    [
+        (1, "gpu", r"--device gpu: give auto, cpu, cuda, or cuda:N for GPU N, counted from 0"),
+        (1, "cuda:-1", r"--device cuda:-1: give auto"),
+        (0, "cuda", r"--device cuda: torch finds no GPU here; give cpu, or install a CUDA build of torch"),
+        (0, "cuda:0", r"--device cuda:0: torch finds no GPU here"),
+        (2, "cuda:2", r"--device cuda:2: GPUs are counted from 0, and the last one here is cuda:1"),
+    ],
+)
+def test_what_is_refused(gpus, count: int, asked: str, sentence: str):
+    gpus(count)
+    with pytest.raises(UsageError, match=sentence):
+        torch_device(asked)
+
+
+def test_workers_of_a_store_take_turns(gpus):
+    gpus(2)
+    devices = []
+    for k in range(4):
+        with distributed_session("auto", f"{k}/4") as processes:
+            devices.append(processes.device)
+    assert devices == ["cuda", "cuda:1", "cuda:0", "cuda:1"]
+
+
+def test_a_device_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "data", "--device", "tpu"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("hvae-codec: --device tpu: give auto, cpu, cuda, or cuda:N")
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    ("command", "help_"),
+    [
+        ("train", "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"),
+        ("encode", "give a smaller --batch-size, or --device cpu"),
+        ("verify", "give --device cpu"),
+    ],
+)
+def test_too_little_memory(error, command: str, help_: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("typer.core.TyperGroup.invoke", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "anything"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == f"hvae-codec: the GPU has too little memory; {help_}\n"
+
+
+def test_other_errors_of_torch_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr("typer.core.TyperGroup.invoke", fail)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        main(["encode", "anything"])
