@@ -9,7 +9,7 @@ import typer
 
 from .display import console, interruptible, report_source, stages
 from .distributed_session import distributed_session
-from .encode_options import WorkerOption
+from .encode_options import WorkerOption, worker_of
 from .options import (
     BatchSize,
     Data,
@@ -28,7 +28,7 @@ def command(
     store: StoreArgument,
     out: Annotated[
         str | None,
-        typer.Option("--out", help="Write the longer store there, a folder or a URL, and leave STORE as it is."),
+        typer.Option("--out", help="Write the appended store there, a folder or a URL, and leave STORE as it is."),
     ] = None,
     split: Split = SplitName.all,
     worker: WorkerOption = "",
@@ -44,15 +44,14 @@ def command(
     """Add images to a store, with the model, mask and codec that it was made with.
 
     The store stays readable, and has the new images all at once. A store in a bucket stays as it is, and --out names
-    the longer one; with --out, several processes can write that together, as in encode. An interrupted append goes on
-    when the same command is run again.
+    the appended one; with --out, several processes can write that together, as in encode. An interrupted append
+    continues when the same command is run again.
     """
     from hvae_codec.cpu import keep_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.encoded import store_table, worker_sentence
-    from hvae_codec.store.workers import worker_of
 
     with distributed_session(device) as processes:
         share = worker_of(worker, processes)

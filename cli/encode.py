@@ -78,14 +78,13 @@ def command(
     from hvae_codec.prune.cutoffs import read_wish
     from hvae_codec.store.open_writer import check_location
     from hvae_codec.store.quantiser import make_codec
-    from hvae_codec.store.workers import worker_of
 
     wish = read_wish(keep, cutoff, tolerance, mask, granularity.value, count.value)
     measured, latent_codec = images_to_evaluate(evaluate), make_codec(codec.value, step)
     options = EncodeOptions(batch_size, overwrite, row_group_size, chunk, evaluate == "all", seed, embed_model, verify)
     keep_freed_memory()
     with distributed_session(device) as processes:
-        share = worker_of(worker, processes)
+        share = option.worker_of(worker, processes)
         if not worker:
             processes.run_on_main(lambda: check_location(store, overwrite))
         hvae = load_model(model, processes.device)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hvae_codec.errors import UsageError
+
+if TYPE_CHECKING:
+    from hvae_codec.distributed import DistributedContext
+    from hvae_codec.store.workers import Worker
 
 Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
 Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]
@@ -40,3 +46,14 @@ Verify = Annotated[
     bool, typer.Option("--verify", help="Decode each row group, read it back, and note what verify --deep compares.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")]
+
+
+def worker_of(text: str, processes: DistributedContext) -> Worker:
+    """The worker k/n of `text`; if that is empty, this one of the `processes` that torchrun started."""
+    from hvae_codec.store.workers import Worker
+
+    if not text:
+        return Worker(processes.rank, processes.count)
+    if processes.count > 1:
+        raise UsageError(f"--worker {text}: the processes that torchrun starts are workers already; leave it out")
+    return Worker.parse(text)

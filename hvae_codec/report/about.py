@@ -15,7 +15,7 @@ from ..config import Config, config_to_dict
 from ..errors import DataError
 from ..model.checkpoint import CONFIG_FILE, LATEST, WEIGHTS_FILE, find_run, load_run_config
 from ..model.hvae import HVAE
-from ..storage.location import Location, location_of
+from ..storage.location import Location, LocationLike, location_of
 from ..store.group_file import find_copy
 from ..store.reader import Store
 from .encoded import store_sizes, store_table
@@ -26,20 +26,20 @@ from .tables import cutoff_table, load_table, pairs_table, plain_rows
 class Facts:
     """Of one store or run: plain data for scripts, and what its tables are made from."""
 
-    path: Location
+    path: Path | Location
     data: dict[str, Any]
     pairs: dict[str, str]
     store: Store | None = None
     cutoffs: tuple[pd.DataFrame, dict[str, Any]] | None = field(default=None)
 
 
-def describe(path: str | Location) -> Facts:
+def describe(path: LocationLike) -> Facts:
     """Facts about the store or run at `path`; raises `DataError` where it is neither."""
     path = location_of(path)
-    if not isinstance(path, Path):
+    if path.folder is None:
         return _store_facts(Store.open(path))
     if path.name == LATEST or (path / CONFIG_FILE).is_file():
-        return _run_facts(find_run(path))
+        return _run_facts(find_run(path.folder))
     if path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
         raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
     return _store_facts(Store.open(path))
