@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hvae_codec import open_store
-from hvae_codec.storage.bucket import RemotePath
-from hvae_codec.storage.location import location_of, zarr_location
+from hvae_codec.storage.bucket import BucketLocation
+from hvae_codec.storage.location import location_of
 from hvae_codec.store.reader import Store
 
 URL = "s3://images/out.zarr"
@@ -111,11 +111,10 @@ def measure(images: int, reads: int, requests: Any) -> Rows:
 
 def write_to_bucket(local: Store) -> None:
     """The same store, row group by row group, as encode does."""
-    from hvae_codec.store.open_writer import writing
+    from hvae_codec.store.open_writer import open_writer
     from hvae_codec.store.workers import Worker
 
-    spec = local.spec()
-    with writing(location_of(URL), spec, False, Worker()) as writer:
+    with open_writer(location_of(URL), local.spec(), False, Worker()) as writer:
         for row_group in writer.own_pending():
             rows = writer.rows(row_group)
             writer.write(row_group, local.stored(slice(rows.start, rows.stop)))
@@ -123,7 +122,7 @@ def write_to_bucket(local: Store) -> None:
 
 
 def through_zarr(at: list[int]) -> None:
-    group = zarr.open_group(zarr_location(RemotePath.of(URL)), mode="r")
+    group = zarr.open_group(BucketLocation.of(URL).zarr_location(), mode="r")
     arrays = [group[f"z{resolution}"] for resolution in CHANNELS]
     for i in at:
         for array in arrays:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    pass
 
 Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
 Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]

@@ -22,7 +22,8 @@ from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import load_weights, save_model
-from hvae_codec.storage.location import replace_file
+from hvae_codec.storage import folder
+from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store import folder_writer as store_writer
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import FolderStoreWriter
@@ -139,7 +140,7 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
         append(load_model(tmp_path / "other"), images[OLD:], path)
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, images, tmp_path / "nowhere.zarr")
-    with pytest.raises(UsageError, match=r"is in a bucket.*; give"):
+    with pytest.raises(UsageError, match=r"is in a bucket.*; name"):
         append(tiny_model, images, "s3://bucket/out.zarr")
     with pytest.raises(UsageError, match=r"several workers .*; give"):
         append_worker(tiny_model, images[OLD:], path, Worker(0, 2))
@@ -319,21 +320,21 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
             "z8/c/1/0/0/0 is missing .*; repair",
         ),
         # As a repair does to which the digest was lost, on a machine that rounds differently.
-        (lambda path: replace_file(path, "committed/c/1", marker_object(7)), "was repaired .*; run"),
+        (lambda path: FolderLocation(path).write("committed/c/1", marker_object(7)), "was repaired .*; run"),
     ],
 )
 def test_a_store_that_changes_while_its_objects_are_taken_over(
     tiny_model, folders, path, tmp_path, monkeypatch, change, message
 ):
-    link_or_copy, new, longer = store_writer.link_or_copy, source(folders, "new"), tmp_path / "longer.zarr"
+    link_or_copy, new, longer = folder.link_or_copy, source(folders, "new"), tmp_path / "longer.zarr"
 
     def changed(source: Path, target: Path) -> None:
-        monkeypatch.setattr(store_writer, "link_or_copy", link_or_copy)
+        monkeypatch.setattr(folder, "link_or_copy", link_or_copy)
         link_or_copy(source, target)
         change(path)
 
     shutil.copytree(path, tmp_path / "kept.zarr")
-    monkeypatch.setattr(store_writer, "link_or_copy", changed)
+    monkeypatch.setattr(folder, "link_or_copy", changed)
     with pytest.raises(StoreError, match=message):
         append(tiny_model, new, path, out=longer, batch_size=4)
     assert not list(tmp_path.glob("longer.zarr.partial/committed/c/*"))
@@ -371,7 +372,7 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
     first_store(tiny_model, stats, images[:10], path, evaluate=False)
     path.rename(tmp_path / "out.zarr.partial")
     spec_of = type("Spec", (), {"names": list(range(10))})
-    FolderStoreWriter(path, spec_of).write_images("age", np.arange(10))
+    FolderStoreWriter(FolderLocation(path), spec_of).write_images("age", np.arange(10))
     (tmp_path / "out.zarr.partial").rename(path)
     with pytest.raises(StoreError, match=r"has age, .*append would lose"):
         append(tiny_model, images[OLD:], path)

@@ -29,8 +29,8 @@ from hvae_codec.encode.repair import RepairOptions, repair
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 from hvae_codec.report.about import describe
 from hvae_codec.storage import bucket as remote
-from hvae_codec.storage.bucket import RemotePath
-from hvae_codec.store.bucket_writer import BucketWriter
+from hvae_codec.storage.bucket import BucketLocation
+from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
 from hvae_codec.store.verify import checked_row_group, verify
 from hvae_codec.store.workers import Worker
@@ -62,19 +62,19 @@ def bucket(server) -> Iterator[str]:
 
     urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="PUT")).close()
     yield "s3://images"
-    client = RemotePath.of("s3://images/any").bucket.client
+    client = BucketLocation.of("s3://images/any").bucket.client
     obstore.delete(client, [entry["path"] for batch in obstore.list(client) for entry in batch])
     urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="DELETE")).close()
 
 
 def upload(folder: Path, url: str) -> None:
-    client, key = (path := RemotePath.of(url)).bucket.client, path.key
+    client, key = (path := BucketLocation.of(url)).bucket.client, path.key
     for name, content in tree(folder).items():
         obstore.put(client, f"{key}/{name}", content)
 
 
 def remote_tree(url: str) -> dict[str, bytes]:
-    path = RemotePath.of(url)
+    path = BucketLocation.of(url)
     return {key: (path / key).read_bytes() for key, _ in sorted(path.files())}
 
 
@@ -104,7 +104,7 @@ def test_verify_names_damaged_and_missing_objects(tmp_path, bucket):
     upload(local.path, url := f"{bucket}/out.zarr")
     report = verify(url)
     assert (report.ok, report.files, report.notes) == (True, len(tree(local.path)), [])
-    path = RemotePath.of(url)
+    path = BucketLocation.of(url)
     client, content = path.bucket.client, tree(local.path)
     obstore.put(client, "out.zarr/z16/c/0/0/0/0", flip(content["z16/c/0/0/0/0"], 30))
     obstore.put(client, "out.zarr/z4/c/1/0/0/0", b"")
@@ -179,8 +179,8 @@ def write_rows(writer, latents, row_groups) -> None:
         writer.write(row_group, {r: z[rows.start : rows.stop] for r, z in latents.items()})
 
 
-def bucket_writer(url: str, spec, overwrite: bool = False, worker: Worker | None = None) -> BucketWriter:
-    return BucketWriter.create_or_resume(RemotePath.of(url), spec, overwrite, worker or Worker())
+def bucket_writer(url: str, spec, overwrite: bool = False, worker: Worker | None = None) -> BucketStoreWriter:
+    return BucketStoreWriter.create_or_resume(BucketLocation.of(url), spec, overwrite, worker or Worker())
 
 
 @pytest.mark.parametrize(("granularity", "codec"), KINDS)
@@ -278,7 +278,7 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
     assert writer.finish()
     assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", spec).path)
     for key in ("mine/notes.txt", "theirs/zarr.json"):
-        obstore.put(RemotePath.of(url).bucket.client, key, b"{}")
+        obstore.put(BucketLocation.of(url).bucket.client, key, b"{}")
         with pytest.raises(StoreError, match="is not overwritten"):
             bucket_writer(f"{bucket}/{key.split('/')[0]}", spec, overwrite=True)
 
@@ -286,7 +286,7 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
 def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     first, second, url = make_spec(20), make_spec(17), f"{bucket}/out.zarr"
     slow, fast, one_at_a_time = bucket_writer(url, first), None, threading.Lock()
-    latents, keep = photo_latents(first), BucketWriter._write_shard
+    latents, keep = photo_latents(first), BucketStoreWriter._write_shard
 
     def overtaken(writer, *arguments):
         nonlocal fast
@@ -295,7 +295,7 @@ def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
             fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
 
     with monkeypatch.context() as patch:
-        patch.setattr(BucketWriter, "_write_shard", overtaken)
+        patch.setattr(BucketStoreWriter, "_write_shard", overtaken)
         for _ in range(2):  # right before the digest, and before anything is written
             with pytest.raises(StoreError, match="replaced while it was written"):
                 write_rows(slow, latents, [0])
@@ -313,7 +313,7 @@ def test_a_table_that_was_lost_on_the_way_is_written_before_the_store_is_publish
     spec, url = make_spec(20), f"{bucket}/out.zarr"
     writer = bucket_writer(url, spec)
     write_rows(writer, photo_latents(spec), writer.own_pending())
-    RemotePath.of(url).delete(["name/c/0", "step4/zarr.json"])
+    BucketLocation.of(url).delete(["name/c/0", "step4/zarr.json"])
     assert writer.finish()
     assert remote_tree(url) == tree(make_store(tmp_path / "out.zarr", spec).path)
 
@@ -349,9 +349,9 @@ def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patc
     options = EncodeOptions(4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
     arguments = {"mask": LatentMask.from_keep(stats, 0.1), "stats": stats, "options": options}
     encode_images(tiny_model, photo_patches, url := f"{bucket}/out.zarr", **arguments)
-    path, before = RemotePath.of(url), remote_tree(url)
+    path, before = BucketLocation.of(url), remote_tree(url)
     assert verify_deep(url).ok
-    (path / "rate/c/1").write_bytes(flip(before["rate/c/1"], 3))
+    path.write("rate/c/1", flip(before["rate/c/1"], 3))
     path.delete(["z8/c/2/0/0/0", "name/c/0", "model/c/0", "label/zarr.json"])
     report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(4))
     assert (report.after.ok, report.notes) == (True, [])
@@ -402,7 +402,7 @@ def test_append_in_a_bucket_gives_the_objects_of_a_folder(
     for taken in ("out.zarr", "new.zarr"):
         with pytest.raises(StoreError, match=rf"^s3://images/{taken} exists; give"):
             append(tiny_model, photo_patches[OLD:], url, out=f"{bucket}/{taken}")
-    with pytest.raises(UsageError, match=r"is in a bucket.*; give"):
+    with pytest.raises(UsageError, match=r"is in a bucket.*; name"):
         append(tiny_model, photo_patches[OLD:], url)
     # And on to a folder and back, by way of this machine.
     append(tiny_model, photo_patches[OLD:], url, out=tmp_path / "down.zarr", batch_size=4)
@@ -414,7 +414,7 @@ def test_append_in_a_bucket_gives_the_objects_of_a_folder(
 @pytest.mark.parametrize("allowed", [0, 8, 25, 28, 33, 53, 54])
 def test_an_append_killed_at_any_request_goes_on(bucket, tiny_model, photo_patches, shorter, longer, allowed):
     upload(shorter, url := f"{bucket}/out.zarr")
-    new = RemotePath.of(f"{bucket}/new.zarr")
+    new = BucketLocation.of(f"{bucket}/new.zarr")
 
     def work() -> None:
         append(tiny_model, photo_patches[OLD:], url, out=new, batch_size=4)
@@ -449,7 +449,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     bucket, tiny_model, photo_patches, shorter
 ):
     upload(shorter, url := f"{bucket}/out.zarr")
-    path, new = RemotePath.of(url), f"{bucket}/new.zarr"
+    path, new = BucketLocation.of(url), f"{bucket}/new.zarr"
     for key, content, message in (
         ("z8/c/1/0/0/0", None, "z8/c/1/0/0/0 is missing .*; repair"),
         ("committed/c/0", b"digest", "committed/c/0 is damaged; repair"),
@@ -457,7 +457,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
         ("rate/zarr.json", b"{}", "out.zarr: .*metadata of array rate"),
         ("label/c/0", (path / "name/c/0").read_bytes(), "out.zarr has the fingerprint of other"),
     ):
-        path.delete([key]) if content is None else (path / key).write_bytes(content)
+        path.delete([key]) if content is None else path.write(key, content)
         with pytest.raises(StoreError, match=rf"^s3://images/{message}" if "out.zarr" in message else message):
             append(tiny_model, photo_patches[OLD:], url, out=new)
         path.delete([key])
@@ -508,7 +508,7 @@ def error(code: str) -> str:
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
     with answering(monkeypatch, (503, error("SlowDown")), (500, ""), (200, "content")) as asked:
-        assert RemotePath.of("s3://images/out.zarr/zarr.json").read_bytes() == b"content"
+        assert BucketLocation.of("s3://images/out.zarr/zarr.json").read_bytes() == b"content"
     assert len(asked) == 3
 
 
@@ -529,7 +529,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
 def test_an_answer_that_is_no_object_is_one_sentence(server, monkeypatch, answer, sentence):
     monkeypatch.setattr(remote, "RETRIES", 1)
     with answering(monkeypatch, answer):
-        path = RemotePath.of("s3://images/out.zarr")
+        path = BucketLocation.of("s3://images/out.zarr")
         for read in ((path / "zarr.json").read_bytes, lambda: list(path.files())):
             with pytest.raises(UnreachableError) as raised:
                 read()
@@ -626,14 +626,14 @@ def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
     assert "24 images in 3 row groups" in call("verify", url)[1]
     assert call("decode", url, decoded, "--images", "0:3", "--format", "npy")[0] == 0
     assert np.load(decoded / "images.npy").shape == (3, 16, 16, 3)
-    path = RemotePath.of(url)
+    path = BucketLocation.of(url)
     path.delete(["z8/c/1/0/0/0"])
     assert call("verify", url)[0] == 1
     assert call("repair", "--model", run, url, images)[0] == 0
     assert call("verify", url)[0] == 0
     np.save(tmp_path / "more.npy", 255 - photo_patches.transpose(0, 2, 3, 1))
     appending = ("append", "--model", run, tmp_path / "more.npy", url)
-    assert "longer one --out" in call(*appending)[1]
+    assert "appended one with --out" in call(*appending)[1]
     assert "Worker 1/2 is done" in call(*appending, "--out", f"{bucket}/new.zarr", "--worker", "1/2")[1]
     assert f"{bucket}/new.zarr: 48 images" in call(*appending, "--out", f"{bucket}/new.zarr")[1]
     code, said = call(*encoding)

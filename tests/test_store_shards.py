@@ -91,7 +91,7 @@ def test_the_cache_has_a_bound_and_forgets_the_oldest():
         cache.put(key, np.zeros(40, np.uint8))
         assert cache.get(key) is not None
         cache.get(0)
-    assert cache.held == 80
+    assert cache.nbytes == 80
     assert [key for key in range(5) if cache.get(key) is not None] == [0, 4]
     cache.put("large", np.zeros(101, np.uint8))
     assert cache.get("large") is None
@@ -110,7 +110,7 @@ def test_chunks_are_kept_until_their_shard_changes(tmp_path):
         store.stored(0)
     shard.write_bytes(content)
     np.testing.assert_array_equal(store.stored(0)[16], expected)
-    assert 0 < store.cache.held <= store.cache.limit
+    assert 0 < store.cache.nbytes <= store.cache.limit
 
 
 def test_a_store_can_be_pickled(tmp_path):
@@ -123,7 +123,7 @@ def test_a_store_can_be_pickled(tmp_path):
 def test_a_check_reads_what_is_on_the_disk(tmp_path):
     store = make_store(tmp_path / "out.zarr")
     checked_row_group(store, 0)
-    assert store.cache.held == 0
+    assert store.cache.nbytes == 0
 
 
 def test_a_shard_replaced_between_two_looks_at_it_gives_its_own_chunks(tmp_path, monkeypatch):

@@ -6,19 +6,18 @@
                                  | | | |
     out.zarr.partial  row groups 0 1 2  3  4  5      then the two swap names
 
-Objects of a store never change, so the longer store shares them with the one that is read meanwhile; readers see the
-old store or the new one, and a kill leaves the old one and, to go on from, the unfinished new one.
+Objects of a store never change, so the appended store shares them with the one that is read meanwhile; readers see the
+old store or the new one, and a kill leaves the old one and, to continue from, the unfinished new one: the appended
+store is written as any other, and replaces the old one as with --overwrite.
 
-With `out`, the longer store gets a name of its own, and the old one is only read. That is how it goes in a bucket,
+With `out`, the appended store gets a name of its own, and the old one is only read. That is how it goes in a bucket,
 where nothing can be renamed: the server copies the objects of whole row groups.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -29,26 +28,16 @@ from ..data.sources import ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
-from ..storage.bucket import RemotePath
-from ..storage.location import Location, each, location_of
-from ..store.folder_writer import FolderStoreWriter, finish_swap, partial_path
-from ..store.open_writer import (
-    check_location,
-    is_taken,
-    is_written,
-    open_writer,
-    published_fingerprint,
-    unfinished_fingerprint,
-)
+from ..storage.location import Location, LocationLike, each, location_of
+from ..store.open_writer import check_location, is_written, locked, writer_class
 from ..store.sketch import SKETCH
 from ..store.spec import spec_fingerprint
 from ..store.verify import checked_row_group
-from ..store.workers import Worker, write_lock
+from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from .append_spec import EVALUATED, check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
-from .encoded_store import EncodedStore as Store
-from .encoded_store import open_store
+from .encoded_store import EncodedStore, open_store
 from .pipeline import EncodeJob, EncodeOptions, check_images
 
 TAKEN_AT_ONCE = 256
@@ -58,30 +47,30 @@ TAKEN_AT_ONCE = 256
 def append(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Location,
+    path: LocationLike,
     *,
-    out: str | Location | None = None,
+    out: LocationLike | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
-) -> Store:
-    """Add `images` (a source, or uint8 [N, C, H, W]) to the store at `path`, which stays readable; the longer store.
+) -> EncodedStore:
+    """Add `images` (a source, or uint8 [N, C, H, W]) to the store at `path`, which stays readable; the appended store.
 
     With `out`, that is a new store there, and the one at `path` stays as it is; both may be folders or URLs. Without,
-    it takes the place of the old one, which must be in a folder.
-    Images of arrays have no names and are numbered on. Where the store has rate and distortion of its images, they
-    are measured of these too, with noise of `seed`. Killed at any moment, the same call goes on. `progress` is called
+    it replaces the old one, which must be in a folder.
+    Images of arrays have no names and are numbered on. If the store has rate and distortion of its images, they are
+    measured of these too, with noise of `seed`. Killed at any moment, the same call continues. `progress` is called
     with the images done and the images to add, `copying` with those whose row groups are taken over and those to take.
     Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
-    Raises `DataError` where these images, or others of their names, are in the store, or do not fit; `StoreError` where
-    there is no store, its last row group or its tables are damaged, it is of another model or being written, where it
-    has things that a user added and that are lost without `out`, or where `out` exists; `UsageError` where a store in a
-    bucket is to be replaced.
+    Raises `DataError` if these images, or others of their names, are in the store, or do not fit; `StoreError` if there
+    is no store, its last row group or its tables are damaged, it is of another model or being written, it has things
+    that a user added and that are lost without `out`, or `out` exists; `UsageError` if a store in a bucket is to be
+    replaced.
     """
     # One worker owns all row groups, so there is a store.
     return cast(
-        Store,
+        EncodedStore,
         append_worker(
             model,
             images,
@@ -99,121 +88,75 @@ def append(
 def append_worker(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Location,
+    path: LocationLike,
     worker: Worker,
     *,
-    out: str | Location | None = None,
+    out: LocationLike | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
-) -> Store | None:
+) -> EncodedStore | None:
     """Write the row groups that `worker` owns of the store at `out`, which several processes write in any order.
 
     See `append` and `encode_worker`: all give the same arguments but for `worker`, and whoever finds all row groups
-    written publishes and returns the longer store. None: row groups of other workers are missing yet. `progress` and
-    `copying` count this worker's images. Raises what `append` does, and `UsageError` where there are several workers
-    and no `out`.
+    written publishes and returns the appended store. None: row groups of other workers are missing yet. `progress` and
+    `copying` count this worker's images. Raises what `append` does, and `UsageError` if there are several workers and
+    no `out`.
     """
-    place, source = _to_append(path, out, worker), as_source(images)
+    location, source = _to_append(path, out, worker), as_source(images)
     check_images(model, source)
-
-    def addition_to(old: Store) -> _Addition:
-        return _Addition.of(model, source, old, batch_size, seed)
-
-    def write(addition: _Addition, writer: StoreWriter) -> None:
+    target = location if out is None else location_of(out)
+    with locked(target, worker):
+        swapped, old = _open(location, in_place=out is None)
+        if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
+            return old  # all that was left to do was to remove the shorter store
+        if out is None:
+            check_additions(old)
+        addition = _Addition.of(model, source, old, batch_size, seed)
+        spec = addition.encoding.spec
+        if worker.count > 1 and is_written(target, spec):
+            return open_store(target)
+        check_location(target, overwrite=out is None)
+        if worker.count == 1:
+            addition.check_unfinished(target)
+        writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
         addition.write(writer, progress, copying)
-
-    if out is None:
-        return _append_in_place(cast(Path, place), source.fingerprint, addition_to, write)
-    return _append_beside(place, location_of(out), worker, addition_to, write)
+        return open_store(target) if writer.finish() else None
 
 
-def open_to_append(path: str | Location, out: str | Location | None = None, worker: Worker | None = None) -> Store:
+def open_to_append(path: LocationLike, out: LocationLike | None = None, worker: Worker | None = None) -> EncodedStore:
     """The store at `path`, also after a kill at the one moment of `append` in which nothing has its name.
 
-    Raises `UsageError` and `StoreError` where `append_worker` would, of these arguments, and what `open_store` does.
+    Raises `UsageError` and `StoreError` if `append_worker` would, of these arguments, and what `open_store` does.
     """
-    return _open(_to_append(path, out, worker or Worker()))
+    return _open(_to_append(path, out, worker or Worker()), in_place=False)[1]
 
 
-def _to_append(path: str | Location, out: str | Location | None, worker: Worker) -> Location:
-    """The place of the store `path`; raises where nothing can be appended to it, or not in this way."""
-    place = location_of(path)
+def _to_append(path: LocationLike, out: LocationLike | None, worker: Worker) -> Location:
+    """The location of the store `path`; raises if nothing can be appended to it, or not in this way."""
+    location = location_of(path)
     if out is not None:
-        longer = location_of(out)
-        if worker.count == 1:
-            _check_free(longer)
-        if _is_inside(longer, place):
-            raise UsageError(f"{longer} is inside of the store; give a name beside it")
-        return place
-    if isinstance(place, RemotePath):
-        raise UsageError(f"{place} is in a bucket, where no store can take another's name; give the longer one --out")
+        target = location_of(out)
+        if worker.count == 1 and writer_class(target).is_taken(target):
+            raise StoreError(f"{target} exists; give another name")
+        if location.contains(target):
+            raise UsageError(f"{target} is inside of the store; give a name beside it")
+        return location
+    if location.folder is None:
+        raise UsageError(f"{location} is in a bucket, where no store can be replaced; name the appended one with --out")
     if worker.count > 1:
-        raise UsageError("several workers write the longer store under a name of its own; give it as --out")
-    if place.is_symlink():
-        raise UsageError(f"{place} is a link; give the folder that it points to, {place.resolve()}")
-    return place
+        raise UsageError("several workers write the appended store under a name of its own; give it as --out")
+    if location.folder.is_symlink():
+        raise UsageError(f"{location} is a link; give the folder that it points to, {location.folder.resolve()}")
+    return location
 
 
-def _is_inside(place: Location, store: Location) -> bool:
-    if isinstance(place, Path) and isinstance(store, Path):  # wherever links and .. lead
-        return Path(os.path.realpath(store)) in Path(os.path.realpath(place)).parents
-    return str(place).startswith(f"{store}/")
-
-
-def _open(place: Location) -> Store:
-    if isinstance(place, Path) and not place.exists():
-        finish_swap(place)
-    return open_store(place)
-
-
-def _check_free(place: Location) -> None:
-    if is_taken(place):
-        raise StoreError(f"{place} exists; give another name")
-
-
-# --- where it goes ---------------------------------------------------------------------------------------------------
-
-
-def _append_in_place(
-    path: Path,
-    fingerprint: str,
-    addition_to: Callable[[Store], _Addition],
-    write: Callable[[_Addition, StoreWriter], None],
-) -> Store:
-    """`fingerprint` is that of the images to add."""
-    with write_lock(path, Worker()):
-        swapped, old = finish_swap(path), open_store(path)
-        if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == fingerprint:
-            return old  # all that was left to do was to remove the shorter store
-        check_additions(old)
-        addition = addition_to(old)
-        addition.check_unfinished(path)
-        writer = FolderStoreWriter.create_or_resume(path, addition.encoding.spec, overwrite=True)
-        write(addition, writer)
-        writer.publish()
-        return open_store(path)
-
-
-def _append_beside(
-    path: Location,
-    out: Location,
-    worker: Worker,
-    addition_to: Callable[[Store], _Addition],
-    write: Callable[[_Addition, StoreWriter], None],
-) -> Store | None:
-    addition = addition_to(_open(path))
-    spec = addition.encoding.spec
-    if worker.count > 1 and is_written(out, spec):
-        return open_store(out)
-    _check_free(out)
-    check_location(out, overwrite=False)
-    if worker.count == 1:
-        addition.check_unfinished(out)
-    with open_writer(out, spec, False, worker) as writer:
-        write(addition, writer)
-        return open_store(out) if writer.finish() else None
+def _open(location: Location, in_place: bool) -> tuple[bool, EncodedStore]:
+    """The store at `location`, and whether it had just replaced another one when a kill came."""
+    writer = writer_class(location)
+    swapped = (in_place or not writer.is_taken(location)) and writer.finish_swap(location)
+    return swapped, open_store(location)
 
 
 # --- what it is made from --------------------------------------------------------------------------------------------
@@ -223,18 +166,16 @@ def _append_beside(
 class _Addition:
     """A store, and the images that it gets."""
 
-    old: Store
+    old: EncodedStore
     encoding: EncodeJob
-    """Of the new images; its specification is the longer store's."""
+    """Of the new images; its specification is the appended store's."""
 
     @classmethod
-    def of(cls, model: HVAE, source: ImageSource, old: Store, batch_size: int, seed: int) -> _Addition:
+    def of(cls, model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int, seed: int) -> _Addition:
         """See `append`; raises what it does before anything is written."""
         coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
-        if len(old) % old.row_groups.size:
-            checked_row_group(
-                old, len(old.row_groups) - 1
-            )  # it gets a digest of its own, which must not vouch for damage
+        if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
+            checked_row_group(old, len(old.row_groups) - 1)
         options = EncodeOptions(
             batch_size,
             row_group_size=old.row_groups.size,
@@ -245,10 +186,11 @@ class _Addition:
         spec = extended_spec(old, source, options.per_image)
         return cls(old, EncodeJob(coder, source, spec, options, first=len(old)))
 
-    def check_unfinished(self, place: Location) -> None:
-        """Raise `StoreError` where an unfinished store is in the way of the one at `place`."""
-        if unfinished_fingerprint(place) not in (None, spec_fingerprint(self.encoding.spec)):
-            left = partial_path(place) if isinstance(place, Path) else place
+    def check_unfinished(self, target: Location) -> None:
+        """Raise `StoreError` if an unfinished store is in the way of the one at `target`."""
+        writer = writer_class(target)
+        if writer.unfinished_fingerprint(target) not in (None, spec_fingerprint(self.encoding.spec)):
+            left = writer.unfinished_location(target)
             raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
     def write(self, writer: StoreWriter, progress: Progress | None, copying: Progress | None) -> None:
@@ -275,31 +217,31 @@ class _Addition:
 
         for first in range(0, len(whole), TAKEN_AT_ONCE):
             some = whole[first : first + TAKEN_AT_ONCE]
-            each(writer.path, write_per_image, some)
+            each(writer.unfinished, write_per_image, some)
             writer.take_over(self.old.path, some, self._check_unchanged)
             if copying is not None:
                 copying((first + len(some)) * row_group_size, len(whole) * row_group_size)
 
     def _join(self, writer: StoreWriter, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
-        row_group, kept = divmod(len(self.old), self.old.row_groups.size)
-        if not kept or not writer.worker.owns(row_group):
+        row_group, count = divmod(len(self.old), self.old.row_groups.size)
+        if not count or not writer.worker.owns(row_group):
             return 0
-        joined = len(writer.rows(row_group)) - kept
+        joined = len(writer.rows(row_group)) - count
         if row_group in pending:
             stored, measured = self.encoding.encoder.encode_range(range(joined))
-            old_stored, old_measured = checked_row_group(self.old, row_group), self._evaluated(slice(-kept, None))
-            self._check_unchanged()  # before what was read is committed, which the same call would keep
+            old_stored, old_measured = checked_row_group(self.old, row_group), self._evaluated(slice(-count, None))
+            self._check_unchanged()  # before what was read is committed, which the same call would trust
             writer.write(row_group, _joined(old_stored, stored), _joined(old_measured, measured))
         return joined
 
     def _evaluated(self, rows: slice) -> dict[str, NDArray]:
-        """What was measured of the old store's images, where it has such arrays."""
+        """What was measured of the old store's images, if it has such arrays."""
         return {name: self.old.per_image(name)[rows] for name in self.encoding.spec.per_image}
 
     def _check_unchanged(self) -> None:
-        """Raise `StoreError` where the old store is another one by now: nothing may be made of both."""
-        if published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
+        """Raise `StoreError` if the old store is another one by now: nothing may be made of both."""
+        if writer_class(self.old.path).published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
             raise StoreError(f"{self.old.path} was removed or replaced while it was read; run append again")
 
 

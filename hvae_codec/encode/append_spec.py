@@ -1,8 +1,8 @@
 """What a store with more images is: the old one's specification with more names, and what would be lost on the way.
 
-old store + images ── longer_spec ──> StoreSpec      the names and labels of both, all else as it was
+old store + images ── extended_spec ──> StoreSpec      the names and labels of both, all else as it was
 
-The longer store gets a fingerprint of its own, which vouches for the old store's tables too: they are held against
+The appended store gets a fingerprint of its own, which vouches for the old store's tables too: they are compared with
 the old one's first.
 """
 
@@ -18,7 +18,7 @@ import zarr
 
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError
-from ..storage.location import UNFINISHED, array_folders, entries
+from ..storage.location import UNFINISHED
 from ..store.folder_writer import OUR_ENTRIES
 from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
@@ -35,8 +35,8 @@ MEASURED = (*EVALUATED, SKETCH)
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
     """The specification of `old` with the images of `source` after its own.
 
-    Raises `DataError` where the store has these images, or others of their names; `StoreError` where its names, labels,
-    steps or places are not the ones that it was made with.
+    Raises `DataError` if the store has these images, or others of their names; `StoreError` if its names, labels,
+    steps or coordinates are not the ones that it was made with.
     """
     return replace(
         _own_spec(old),
@@ -50,9 +50,9 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
 
 
 def _own_spec(old: Store) -> StoreSpec:
-    """What `old` was made from, but for the weights; `StoreError` where its tables are of another fingerprint.
+    """What `old` was made from, but for the weights; `StoreError` if its tables are of another fingerprint.
 
-    Where the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
+    If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
     """
     spec = old.spec()
     if old.metadata.chunk_bytes is not None and spec_fingerprint(spec) != old.metadata.fingerprint:
@@ -64,7 +64,7 @@ def _own_spec(old: Store) -> StoreSpec:
 
 
 def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
-    """Names of `source`, numbered on where it is an array; `DataError` where the store has it, or has these names."""
+    """Names of `source`, numbered on if it is an array; `DataError` if the store has it, or has these names."""
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if source.container.numbered_names:
@@ -99,9 +99,9 @@ def _chunk_bytes(old: Store) -> int:
 
 
 def measured_arrays(old: Store) -> set[str]:
-    """The store's per-image arrays but a user's own; `StoreError` where one of them cannot be added to."""
+    """The store's per-image arrays but a user's own; `StoreError` if one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
-    found = {name for name, array in _arrays(old).items() if _has_one_row_an_image(array)} - spec_arrays
+    found = {name for name, array in _arrays(old).items() if _has_row_per_image(array)} - spec_arrays
     found &= {*(found if old.metadata.arrays is None else old.metadata.arrays)}
     unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
     if unknown:
@@ -113,25 +113,25 @@ def measured_arrays(old: Store) -> set[str]:
 
 
 def check_additions(old: Store) -> None:
-    """Raise `StoreError` where the store has what a user added, which one in its place would not have."""
+    """Raise `StoreError` if the store has what a user added, which the appended one would not have."""
     document = json.loads((old.path / "zarr.json").read_bytes())
     found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
-    names = [name for name in entries(old.path) if not name.startswith(".") and name != UNFINISHED]
+    names = [name for name in old.path.entries() if not name.startswith(".") and name != UNFINISHED]
     found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
     found += [f"the array {name}" for name in _arrays(old) if name not in (old.metadata.arrays or [name])]
     found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
     if found:
         raise StoreError(
             f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "
-            "first, and add it to the longer store"
+            "first, and add it to the appended store"
         )
 
 
 def _arrays(old: Store) -> dict[str, zarr.Array]:
     """All arrays that are there, a user's too, by name. (zarr's own listing warns of files that are none.)"""
     found = {}
-    for name in array_folders(old.path):
+    for name in old.path.array_folders():
         array = old.find_array(name)
         if array is None:
             raise StoreError(
@@ -141,5 +141,5 @@ def _arrays(old: Store) -> dict[str, zarr.Array]:
     return found
 
 
-def _has_one_row_an_image(array: zarr.Array) -> bool:
+def _has_row_per_image(array: zarr.Array) -> bool:
     return dimension_names(array)[:1] == ("image",)

@@ -14,7 +14,7 @@ from ..errors import StoreError
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
 from ..progress import Progress
-from ..storage.location import Location, location_of
+from ..storage.location import LocationLike, location_of
 from ..store import verify as plain
 from ..store.damage import Damage
 from ..store.group_file import read_metadata
@@ -29,9 +29,7 @@ ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
 the pixels to a neighbouring level is 0.3; other images are tens of levels away."""
 
 
-def verify_deep(
-    store_path: str | Location, model: HVAE | None = None, progress: Progress | None = None
-) -> VerifyReport:
+def verify_deep(store_path: LocationLike, model: HVAE | None = None, progress: Progress | None = None) -> VerifyReport:
     """`verify`, which also decodes every image whose latents are whole, by `model` or the one that the store names.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
@@ -51,7 +49,7 @@ def verify_deep(
     return replace(report, notes=[*report.notes, note])
 
 
-def load_store_model(where: str | Location, device: str | torch.device = "cpu") -> HVAE:
+def load_store_model(where: LocationLike, device: str | torch.device = "cpu") -> HVAE:
     """The model of a store, which may be damaged: the one that it carries, else that of the run it names.
 
     Raises `StoreError` if that run is not here, `ModelError` if it is damaged.

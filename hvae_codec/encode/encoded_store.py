@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
-from ..storage.location import Location
+from ..storage.location import Location, LocationLike
 from ..store.reader import Store, Stored
 from ..store.shards import CACHE_BYTES
 
@@ -33,7 +33,7 @@ _BATCH_SIZE = 64
 """Images through the model at once."""
 
 
-def open_store(path: str | Location, *, cache_bytes: int = CACHE_BYTES) -> EncodedStore:
+def open_store(path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> EncodedStore:
     """Open a finished store for reading and decoding; see `Store.open`."""
     return EncodedStore.open(path, cache_bytes=cache_bytes)
 
@@ -116,7 +116,7 @@ class EncodedStore(Store):
 
 def find_run(path: Location, run: str) -> Path:
     """The `run` that the store at `path` names; see `EncodedStore.find_run`."""
-    beside = [path.parent / run] if isinstance(path, Path) else []
+    beside = [path.folder.parent / run] if path.folder else []
     for place in (Path(run), *beside):
         if place.exists():
             return place

@@ -24,7 +24,7 @@ from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..storage.location import Location, location_of
+from ..storage.location import Location, LocationLike, location_of
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import Codec, IntCodec
@@ -74,7 +74,7 @@ class EncodeOptions:
 def encode_images(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Location,
+    path: LocationLike,
     *,
     mask: LatentMask,
     codec: Codec | None = None,
@@ -100,7 +100,7 @@ def encode_images(
 def encode_worker(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
-    path: str | Location,
+    path: LocationLike,
     worker: Worker,
     *,
     mask: LatentMask,

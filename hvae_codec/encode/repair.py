@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..data.sources import ImageSource
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
-from ..storage.location import Location, location_of
+from ..storage.location import Location, LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_group
 from ..store.inspection import Inspection
@@ -48,7 +47,7 @@ class RepairReport:
 
 
 def repair(
-    store_path: str | Location,
+    store_path: LocationLike,
     images: ImageSource | None = None,
     model: HVAE | None = None,
     *,
@@ -101,7 +100,7 @@ class _Repair:
 
     def repair_structure(self) -> None:
         """Repair metadata and tables, as far as they can be."""
-        _sweep(self.path)
+        self.path.remove_partial_files()
         self._rewrote(repair_group(self.inspection))
         self._rewrote(repair_arrays(self.inspection))
         try:
@@ -130,7 +129,7 @@ class _Repair:
         """Encode these row groups again."""
         assert self.images is not None
         assert self.model is not None
-        _sweep(self.path)
+        self.path.remove_partial_files()
         repairer = RowGroupRepairer.open(self.inspection, self.images, self.model, options)
         lengths = [len(self.inspection.store.row_groups.rows(row_group)) for row_group in row_groups]
         for number, row_group in enumerate(row_groups, 1):
@@ -157,7 +156,7 @@ class _Repair:
         return [*known, *(damage for r in row_groups for damage in row_group_damages(store, r, lost))]
 
 
-def restore_metadata(store_path: str | Location) -> list[str]:
+def restore_metadata(store_path: LocationLike) -> list[str]:
     """Restore the group's `zarr.json` of the store at `store_path` if it is damaged, as `repair` does first.
 
     That is enough to open a store. Returns the files that were replaced; raises like `repair`, and if there is no
@@ -168,12 +167,6 @@ def restore_metadata(store_path: str | Location) -> list[str]:
         return []
     with locked(location, Worker()):
         return repair_group(Inspection(open_damaged(location)))
-
-
-def _sweep(path: Location) -> None:
-    """Remove what a killed encode or repair has left in the store; in a bucket, objects are there whole or not."""
-    for leftover in path.rglob("*.partial") if isinstance(path, Path) else ():
-        leftover.unlink()
 
 
 def _as_encoded(images: ImageSource, source: SourceRecord) -> ImageSource:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..data.sources import ImageSource
 from ..errors import StoreError
 from ..model.hvae import HVAE
-from ..storage.location import Location, replace_file
+from ..storage.location import Location
 from ..store.arrays import chunk_length, row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
 from ..store.inspection import Inspection
@@ -229,4 +229,4 @@ def _replace_file(path: Location, key: str, start: int, values: NDArray) -> None
         array: Any = zarr.open_array(scratch, mode="r+").with_config(WRITE_ALL)
         array[start : start + len(values)] = values
         content = (Path(scratch) / chunk).read_bytes()
-    replace_file(path, key, content)
+    path.write(key, content)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..config import CONFIG_FILE
 from ..errors import DataError
-from ..storage.location import Location, location_of
+from ..storage.location import LocationLike, location_of
 from ..store.group_file import find_copy
 from ..store.reader import Store
 from .encoded import store_sizes, store_table
 from .facts import Facts
 
 
-def describe(path: str | Location) -> Facts:
+def describe(path: LocationLike) -> Facts:
     """Collect facts about the store or run at `path`; raises `DataError` if it is neither."""
     path = location_of(path)
-    if isinstance(path, Path) and (path.name == "latest" or (path / CONFIG_FILE).is_file()):
+    if path.folder is not None and (path.name == "latest" or (path / CONFIG_FILE).is_file()):
         from .about_run import describe_run  # with torch, which a store is described without
 
-        return describe_run(path)
-    if isinstance(path, Path) and path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
+        return describe_run(path.folder)
+    if path.folder is not None and path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
         raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
     return _store_facts(Store.open(path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -16,7 +17,7 @@ from .tables import pairs_table
 class Facts:
     """Of one store or run: plain data for scripts, and tables for the terminal."""
 
-    path: Location
+    path: Path | Location
     data: dict[str, Any]
     pairs: dict[str, str]
     tables: Sequence[Table] = ()

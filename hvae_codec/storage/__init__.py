@@ -1,1 +1,1 @@
-"""Files, folders and buckets: what can be read, written at once and kept."""
+"""Files, folders and buckets: what can be read, written at once whole, and locked."""

@@ -1,7 +1,7 @@
 """Stores in a bucket: what a reader or writer needs of s3:// and gs:// URLs, and their errors as one sentence each.
 
-    RemotePath("s3://bucket/out.zarr") ── / "z16/zarr.json" ── read_bytes, exists, ...   like pathlib's
-                                       └─ zarr_location() ──> where zarr finds the same objects
+    BucketLocation.of("s3://bucket/out.zarr") ── / "z16/zarr.json" ── read_bytes, exists, ...   like pathlib's
+                                              └─ zarr_location() ──> where zarr finds the same objects
 
 A bucket knows no folders, only objects whose names have slashes. Credentials, region and endpoint come from the
 environment, as obstore reads it; docs/remote.md names the variables.
@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -28,6 +28,9 @@ from ..errors import UnreachableError, UsageError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 SCHEMES = ("s3", "gs")
 RETRIES = 8
 """Of each request, after 0.1 s, 0.2 s, 0.4 s, ...; on dropped connections, timeouts and errors of the server."""
@@ -35,24 +38,24 @@ _GIVE_UP = timedelta(seconds=60)
 _TIMEOUT = timedelta(seconds=60)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 AT_ONCE = 32
-"""Requests under way at the same time where many objects are wanted."""
+"""Requests under way at the same time if many objects are wanted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """A connection to a bucket, and the small objects that were read ahead of need."""
+    """A connection to a bucket, and the small objects that were prefetched."""
 
     url: str
     """Scheme and name, such as `s3://images`."""
     connection: Client
     process: int
     """The process that made it."""
-    held: dict[str, bytes]
+    prefetched: dict[str, bytes]
     """By key."""
 
     @classmethod
     def connect(cls, url: str) -> Bucket:
-        """Sends nothing yet. Raises `UsageError` where obstore is missing, `UnreachableError` on wrong settings."""
+        """Sends nothing yet. Raises `UsageError` if obstore is missing, `UnreachableError` on wrong settings."""
         try:
             import obstore.store
         except ImportError:
@@ -91,11 +94,11 @@ class Bucket:
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
-@dataclass(frozen=True)
-class RemotePath:
-    """An object in a bucket, or all objects below it: as much of `pathlib.Path` as stores take.
+@dataclass(frozen=True, eq=False)
+class BucketLocation:
+    """An object in a bucket, or all objects below it, with the methods of `FolderLocation`.
 
-    What is read may raise `UnreachableError`, and `FileNotFoundError` where there is no such object.
+    What is read may raise `UnreachableError`, and `FileNotFoundError` if there is no such object.
     """
 
     bucket: Bucket
@@ -103,8 +106,8 @@ class RemotePath:
     """Name of the object, without slashes at its ends."""
 
     @classmethod
-    def of(cls, url: str) -> RemotePath:
-        """The path of a URL `s3://bucket/name`; `UsageError` where it is none."""
+    def of(cls, url: str) -> BucketLocation:
+        """The location of a URL `s3://bucket/name`; `UsageError` if it is none."""
         match = re.fullmatch(rf"({'|'.join(SCHEMES)})://([^/?#]+)/+(.*[^/])/*", url)
         if not match:
             raise UsageError(f"{url} is no URL of a store; give one such as s3://bucket/out.zarr")
@@ -112,10 +115,10 @@ class RemotePath:
         return cls(Bucket.connect(f"{scheme}://{bucket}"), str(PurePosixPath(key)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemotePath.of, (str(self),)  # another process makes a connection of its own
+        return BucketLocation.of, (str(self),)  # another process makes a connection of its own
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemotePath) and str(self) == str(other)
+        return isinstance(other, BucketLocation) and str(self) == str(other)
 
     def __hash__(self) -> int:
         return hash(str(self))
@@ -123,21 +126,30 @@ class RemotePath:
     def __str__(self) -> str:
         return f"{self.bucket.url}/{self.key}"
 
-    def __truediv__(self, key: str) -> RemotePath:
-        return RemotePath(self.bucket, f"{self.key}/{key}")
+    def __truediv__(self, key: str) -> BucketLocation:
+        return BucketLocation(self.bucket, f"{self.key}/{key}")
 
     @property
     def name(self) -> str:
         """The part after the last slash."""
         return PurePosixPath(self.key).name
 
-    def with_name(self, name: str) -> RemotePath:
+    def with_name(self, name: str) -> BucketLocation:
         """The object or folder beside this one."""
-        return RemotePath(self.bucket, str(PurePosixPath(self.key).with_name(name)))
+        return BucketLocation(self.bucket, str(PurePosixPath(self.key).with_name(name)))
 
-    def absolute(self) -> RemotePath:
-        """This path: a URL is never relative."""
+    def absolute(self) -> BucketLocation:
+        """This: a URL is never relative."""
         return self
+
+    @property
+    def folder(self) -> None:
+        """Not on this machine."""
+
+    @property
+    def uncached(self) -> BucketLocation:
+        """The same, without what was prefetched: what is there now."""
+        return BucketLocation(replace(self.bucket, prefetched={}), self.key)
 
     def exists(self) -> bool:
         """Whether there is an object of this name or below it."""
@@ -147,7 +159,7 @@ class RemotePath:
         """Whether there is an object of this name."""
         import obstore
 
-        if self.key in self.bucket.held:
+        if self.key in self.bucket.prefetched:
             return True
         with translated(str(self)), contextlib.suppress(FileNotFoundError):
             obstore.head(self.bucket.client, self.key)
@@ -162,8 +174,8 @@ class RemotePath:
         """The whole object."""
         import obstore
 
-        if (held := self.bucket.held.get(self.key)) is not None:
-            return held
+        if (content := self.bucket.prefetched.get(self.key)) is not None:
+            return content
         with translated(str(self)):
             return bytes(obstore.get(self.bucket.client, self.key).bytes())
 
@@ -171,13 +183,14 @@ class RemotePath:
         """The whole object as text."""
         return self.read_bytes().decode(encoding)
 
-    def write_bytes(self, content: bytes) -> None:
-        """Write the object, at once whole, in place of one that is there; it is kept when this returns."""
+    def write(self, key: str, content: bytes) -> None:
+        """Write the object `key` below this, at once whole; it survives a power cut when this returns."""
         import obstore
 
-        self.bucket.held.pop(self.key, None)
-        with translated(str(self)):
-            obstore.put(self.bucket.client, self.key, content)
+        path = self / key
+        self.bucket.prefetched.pop(path.key, None)
+        with translated(str(path)):
+            obstore.put(self.bucket.client, path.key, content)
 
     def create(self, content: bytes) -> bool:
         """Write the object unless it is there; whether it was not. Of several processes, one succeeds."""
@@ -190,23 +203,30 @@ class RemotePath:
             return False
         return True
 
-    def copy_from(self, source: Path | RemotePath) -> None:
-        """Write what `source` has, at once whole; the server does it where that is an object in the same bucket."""
+    def copy_from(self, source: Path | BucketLocation, key: str) -> None:
+        """Write what `source` has as the object `key` below this; within a bucket, the server does it."""
         import obstore
 
-        if isinstance(source, Path) or source.bucket.url != self.bucket.url:
-            self.write_bytes(source.read_bytes())
+        if not isinstance(source, BucketLocation) or source.bucket.url != self.bucket.url:
+            self.write(key, source.read_bytes())
             return
-        self.bucket.held.pop(self.key, None)
+        path = self / key
+        self.bucket.prefetched.pop(path.key, None)
         with translated(str(source)):
-            obstore.copy(self.bucket.client, source.key, self.key)
+            obstore.copy(self.bucket.client, source.key, path.key)
+
+    def drop_from_cache(self, key: str) -> None:
+        """Do nothing: the objects of a store that is being written are in no cache of this machine."""
+
+    def remove_partial_files(self) -> None:
+        """Do nothing: objects are there whole or not at all."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the objects `keys` below this, those that are there."""
         import obstore
 
         for key in keys:
-            self.bucket.held.pop((self / key).key, None)
+            self.bucket.prefetched.pop((self / key).key, None)
         with translated(str(self)), contextlib.suppress(FileNotFoundError):
             obstore.delete(self.bucket.client, [(self / key).key for key in keys])
 
@@ -218,8 +238,8 @@ class RemotePath:
             for batch in obstore.list(self.bucket.client, prefix=self.key):
                 yield from ((entry["path"].removeprefix(f"{self.key}/"), entry["size"]) for entry in batch)
 
-    def folders(self) -> list[str]:
-        """Names directly below this that have objects below them; one request."""
+    def array_folders(self) -> list[str]:
+        """Names directly below this that have objects below them, and may be arrays; one request."""
         return sorted(PurePosixPath(prefix).name for prefix in self._entries()["common_prefixes"])
 
     def entries(self) -> list[str]:
@@ -234,33 +254,36 @@ class RemotePath:
         with translated(str(self)):
             return obstore.list_with_delimiter(self.bucket.client, prefix=self.key)
 
-    def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Bytes of the object from each of `starts` on; fewer where it ends before."""
-        import obstore
-
-        if not starts:
-            return []
-        with translated(str(self)):
-            ranges = obstore.get_ranges(self.bucket.client, self.key, starts=starts, lengths=lengths)
-            return [bytes(part) for part in ranges]
-
-    def read_end(self, length: int) -> bytes:
-        """The last bytes of the object; fewer where it is shorter."""
-        import obstore
-
-        with translated(str(self)):
-            return bytes(obstore.get(self.bucket.client, self.key, options={"range": {"suffix": length}}).bytes())
-
     def prefetch(self, keys: Iterable[str]) -> None:
-        """Read the small objects `keys` below this, many at once, and keep them; those that are missing are left out.
+        """Read the small objects `keys` below this before they are needed; those that are missing are left out.
 
         One after the other they would take a round trip each.
         """
         paths = [self / key for key in keys]
+        for path, content in zip(paths, self.map(BucketLocation._read_if_there, paths), strict=True):
+            if content is not None:
+                self.bucket.prefetched[path.key] = content
+
+    def map(self, function: Callable[[K], V], items: Iterable[K]) -> Iterator[V]:
+        """`function` of each item, in order; many are under way at the same time."""
+        items = list(items)
+        if len(items) < 2:
+            yield from map(function, items)
+            return
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for path, content in zip(paths, pool.map(RemotePath._read_if_there, paths), strict=True):
-                if content is not None:
-                    self.bucket.held[path.key] = content
+            yield from pool.map(function, items)
+
+    def contains(self, other: object) -> bool:
+        """Whether `other` is below this."""
+        return str(other).startswith(f"{self}/")
+
+    def identify(self, key: str) -> tuple[Hashable, ...]:
+        """The object's URL: whether it was replaced meanwhile is not asked."""
+        return (f"{self}/{key}",)
+
+    def open_ranges(self, key: str) -> _RangeObject:
+        """The object `key`, to read parts of it."""
+        return _RangeObject(self / key)
 
     def _read_if_there(self) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
@@ -272,8 +295,44 @@ class RemotePath:
         return StorePath(ZarrObjects(self.bucket, read_only=read_only), self.key)
 
 
+@dataclass(frozen=True)
+class _RangeObject:
+    """An object whose parts are read, each by a request."""
+
+    path: BucketLocation
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """See `BucketLocation.identify`."""
+        return (str(self.path),)
+
+    def read_end(self, length: int) -> bytes:
+        """The last bytes of the object; fewer if it is shorter."""
+        import obstore
+
+        with translated(str(self.path)):
+            found = obstore.get(self.path.bucket.client, self.path.key, options={"range": {"suffix": length}})
+            return bytes(found.bytes())
+
+    def read_ranges(self, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Bytes from each of `starts` on, those that stand close together by one request; fewer at the end."""
+        import obstore
+
+        if not starts:
+            return []
+        with translated(str(self.path)):
+            ranges = obstore.get_ranges(self.path.bucket.client, self.path.key, starts=starts, lengths=lengths)
+            return [bytes(part) for part in ranges]
+
+
 class ZarrObjects(ObjectStore):
-    """zarr's view of a bucket: objects read ahead are not read again, and errors are ours."""
+    """zarr's view of a bucket: prefetched objects are not read again, and errors are ours."""
 
     def __init__(self, bucket: Bucket, *, read_only: bool = True) -> None:
         super().__init__(bucket.client, read_only=read_only)
@@ -284,9 +343,9 @@ class ZarrObjects(ObjectStore):
         return type(self)(self.bucket, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """An object or a range of it; None where there is none."""
-        if byte_range is None and (held := self.bucket.held.get(key)) is not None:
-            return prototype.buffer.from_bytes(held)
+        """An object or a range of it; None if there is none."""
+        if byte_range is None and (content := self.bucket.prefetched.get(key)) is not None:
+            return prototype.buffer.from_bytes(content)
         self.bucket.check_process()
         with translated(f"{self.bucket.url}/{key}"):
             return await super().get(key, prototype, byte_range)
@@ -305,13 +364,13 @@ class ZarrObjects(ObjectStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object, at once whole."""
-        self.bucket.held.pop(key, None)
+        self.bucket.prefetched.pop(key, None)
         with translated(f"{self.bucket.url}/{key}"):
             await super().set(key, value)
 
     async def delete(self, key: str) -> None:
-        """Remove an object, where it is there."""
-        self.bucket.held.pop(key, None)
+        """Remove an object if it is there."""
+        self.bucket.prefetched.pop(key, None)
         with translated(f"{self.bucket.url}/{key}"):
             await super().delete(key)
 
@@ -323,8 +382,8 @@ class ZarrObjects(ObjectStore):
 def translated(url: str) -> Iterator[None]:
     """Turns what obstore raises about `url` into an `UnreachableError`; lets `FileNotFoundError` through.
 
-    `ValueError` where an object is too short for the bytes that were asked for, `FileExistsError` where one is there
-    that was to be created.
+    `ValueError` if an object is too short for the bytes that were asked for, `FileExistsError` if one is there that
+    was to be created.
     """
     try:
         yield
@@ -333,7 +392,7 @@ def translated(url: str) -> Iterator[None]:
             raise UnreachableError(_sentence(url, str(error))) from error
         raise
     except Exception as error:
-        # Not by its class: this must not import obstore where nothing was raised by it.
+        # Not by its class: this must not import obstore if nothing was raised by it.
         if not type(error).__module__.startswith("obstore"):
             raise
         if re.search(r"InvalidRange| 416 |non-partial response", str(error)):

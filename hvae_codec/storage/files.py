@@ -1,4 +1,7 @@
-"""Files and folders that survive a power cut, and a folder that takes another's place at once."""
+"""Files and folders that survive a kill and a power cut, and a folder that takes another's name at once.
+
+write_atomically ──> NAME.partial ── synced ── renamed ──> NAME ── its folder synced
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,40 @@ import os
 import shutil
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux's fcntl.h and fs.h."""
+
+
+def write_atomically(path: Path, data: bytes, *, root: Path | None = None, unique: bool = False) -> None:
+    """Write a file so that a reader, a kill or a power cut at any moment finds the old or the new content whole.
+
+    See `replaced_atomically` for `root` and `unique`.
+    """
+    with replaced_atomically(path, root=root, unique=unique) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def replaced_atomically(path: Path, *, root: Path | None = None, unique: bool = False) -> Iterator[Path]:
+    """Give the name of a file to be written, which becomes `path` afterwards, or is removed on an error.
+
+    With `root`, missing folders below it are created, and those between it and the file are synced too. `unique` is
+    for files that several processes may write at the same time; others reuse what a kill has left.
+    """
+    if root is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial" if unique else f"{path.name}.partial")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folders(path.parent, root or path.parent)
 
 
 def sync(path: Path) -> None:
@@ -24,41 +57,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_branch(root: Path, key: str) -> None:
-    """Flush the object `key` below `root`, and the folders between them, to the disk."""
-    path = root / key
-    sync(path)
-    while path != root:
-        path = path.parent
-        sync(path)
-
-
-def write_object(path: Path, data: bytes) -> None:
-    """Write a file, and the folders above it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give the file `source` a second name, or where the file system cannot, make a copy; leaves one that is there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:  # linked before a kill
-        return
-    except FileNotFoundError:
-        raise
-    except OSError:  # no hard links here
-        unfinished = target.with_name(target.name + ".partial")
-        shutil.copyfile(source, unfinished)
-        sync(unfinished)
-        unfinished.replace(target)
+def sync_folders(folder: Path, root: Path) -> None:
+    """Flush the entries of `folder`, which is in `root` or is it, and of the folders between them to the disk."""
+    sync(folder)
+    while folder != root:
+        folder = folder.parent
+        sync(folder)
 
 
 def sync_tree(root: Path) -> None:
@@ -68,10 +72,27 @@ def sync_tree(root: Path) -> None:
     sync(root)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the file `source` a second name, or make a copy if the file system has no links; leaves one that is there.
+
+    The link is not synced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:  # linked before a kill
+        return
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links here
+        with replaced_atomically(target) as partial:
+            shutil.copyfile(source, partial)
+
+
 def exchange(one: Path, other: Path) -> bool:
     """Let two folders swap their names, so that at no moment either name is free.
 
-    False, and nothing done, where the system or the file system cannot (all but Linux).
+    False, and nothing done, if the system or the file system cannot (all but Linux).
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,27 +1,25 @@
 """Where a store is: in a folder, or in a bucket. Both have the same objects under the same names.
 
-"out.zarr", Path("out.zarr"), "file:///data/out.zarr"   a folder, pathlib.Path
-"s3://bucket/out.zarr", "gs://bucket/out.zarr"          RemotePath
+"out.zarr", Path("out.zarr"), "file:///data/out.zarr"   FolderLocation, a pathlib.Path
+"s3://bucket/out.zarr", "gs://bucket/out.zarr"          BucketLocation
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import zarr.storage
-
 from ..errors import UsageError
-from .bucket import AT_ONCE, SCHEMES, RemotePath
-from .files import sync, sync_branch
+from .bucket import SCHEMES, BucketLocation
+from .folder import FolderLocation
 
-Location = Path | RemotePath
+Location = FolderLocation | BucketLocation
+LocationLike = str | Path | BucketLocation
+"""What names a location, see `location_of`."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -29,35 +27,38 @@ UNFINISHED = "unfinished.json"
 """In a bucket, what becomes a store's `zarr.json` when the store is whole."""
 
 
-def location_of(where: str | Path | RemotePath) -> Location:
-    """The folder or the place in a bucket that `where` names.
+def location_of(text: LocationLike) -> Location:
+    """The folder, or the location in a bucket, that `text` names.
 
-    >>> place_of("file:///data/out.zarr").as_posix()
+    >>> location_of("file:///data/out.zarr").as_posix()
     '/data/out.zarr'
 
-    Raises `UsageError` where a URL is of an unknown kind or torn, or where the package for it is missing.
+    Raises `UsageError` if a URL is of an unknown kind or torn, or if the package for it is missing.
     """
-    text = str(where)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)  # two letters at least: c:// is a drive
-    if isinstance(where, Path) or not scheme:
-        return _folder(text) if isinstance(where, str | Path) else where
-    if scheme[1].lower() == "file":
-        parts = urlsplit(text)
+    if isinstance(text, BucketLocation):
+        return text
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(text))  # two letters at least: c:// is a drive
+    return _of_url(str(text), url[1]) if url and not isinstance(text, Path) else _folder(str(text))
+
+
+def _of_url(url: str, scheme: str) -> Location:
+    if scheme.lower() == "file":
+        parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise UsageError(f"{text} is on another machine; give a path, or a URL such as file:///data/out.zarr")
-        return Path(url2pathname(parts.path))
-    if scheme[1] not in SCHEMES:
+            raise UsageError(f"{url} is on another machine; give a path, or a URL such as file:///data/out.zarr")
+        return FolderLocation(url2pathname(parts.path))
+    if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in (*SCHEMES, "file"))
-        raise UsageError(f"{text} is a URL of an unknown kind; give a path, or one of {known}")
-    return RemotePath.of(text)
+        raise UsageError(f"{url} is a URL of an unknown kind; give a path, or one of {known}")
+    return BucketLocation.of(url)
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> FolderLocation:
     """The folder `text`, which has a name: others stand beside it."""
     scheme, slash, rest = text.partition(":/")
     if slash and scheme.lower() in (*SCHEMES, "file"):  # what is left of a URL that went through a Path
         raise UsageError(f"{text} is no URL: it has one slash where two must be; give {scheme}://{rest}, as text")
-    path = Path(text)
+    path = FolderLocation(text)
     if path.name in ("", ".."):
         path = path.resolve()
     if not path.name:
@@ -65,62 +66,6 @@ def _folder(text: str) -> Path:
     return path
 
 
-def zarr_location(place: Location) -> Path | zarr.storage.StorePath:
-    """What zarr opens, for reading."""
-    return place if isinstance(place, Path) else place.zarr_location()
-
-
-def files_at(place: Location) -> Iterator[tuple[str, int]]:
-    """Every file of a store, relative to `place`, with slashes, and its bytes."""
-    if isinstance(place, RemotePath):
-        yield from place.files()
-        return
-    for where, _, names in os.walk(place):
-        prefix = Path(where).relative_to(place).as_posix()
-        for name in names:
-            key = name if prefix == "." else f"{prefix}/{name}"
-            yield key, (place / key).stat().st_size
-
-
-def entries(place: Location) -> list[str]:
-    """Names of what is directly below `place`, in alphabetical order."""
-    return place.entries() if isinstance(place, RemotePath) else sorted(os.listdir(place))
-
-
-def array_folders(place: Location) -> list[str]:
-    """Names of what is directly below `place` and may be an array, in alphabetical order."""
-    if isinstance(place, RemotePath):
-        return place.folders()
-    return sorted(file.parent.name for file in place.glob("*/zarr.json"))
-
-
-def each(place: Location, function: Callable[[K], V], items: Iterable[K]) -> list[V]:
-    """`function` of each item, in order; at the same time where each is a journey."""
-    items = list(items)
-    if isinstance(place, Path) or len(items) < 2:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(function, items))
-
-
-def replace_file(place: Location, key: str, content: bytes) -> None:
-    """Write the file `key` below `place` in one step, so that it is the old one or the new one, also after a kill."""
-    if isinstance(place, RemotePath):
-        (place / key).write_bytes(content)
-        return
-    path = place / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_branch(place, key)
-
-
-def prefetch(place: Location, keys: Iterable[str]) -> None:
-    """Read small files, relative to `place`, in one go where each would be a journey."""
-    if isinstance(place, RemotePath):
-        place.prefetch(keys)
+def each(location: Location, function: Callable[[K], V], items: Iterable[K]) -> list[V]:
+    """`function` of each item, in order; at the same time if each is a journey."""
+    return list(location.map(function, items))

@@ -14,24 +14,24 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import zarr
 
 from ..errors import StoreError
-from ..storage.files import exchange, link_or_copy, sync, sync_branch, sync_tree, write_object
-from ..storage.location import Location
+from ..storage.files import exchange, sync, sync_tree, write_atomically
+from ..storage.folder import FolderLocation
 from .arrays import marked_digest
 from .create import fill_group, write_table
-from .metadata import ATTRIBUTE
 from .schema import WRITE_ALL
 from .sketch import SKETCH
 from .spec import StoreSpec
-from .workers import Worker, lock_folder, publish_lock, remove_locks
-from .writer import RESERVED, StoreWriter, check_name
+from .workers import Worker, lock_folder, publish_lock, remove_locks, write_lock
+from .writer import RESERVED, StoreWriter, check_name, fingerprint_in
 
 OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
 """Names of what a store of this package has in its folder."""
@@ -41,22 +41,16 @@ OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
 class FolderStoreWriter(StoreWriter):
     """An unfinished store in a folder."""
 
-    path: Path
+    path: FolderLocation
 
     @classmethod
     def create_or_resume(
         cls, path: str | Path, spec: StoreSpec, overwrite: bool = False, worker: Worker | None = None
     ) -> FolderStoreWriter:
-        """A writer for a new store at `path`, going on with what an earlier, killed encode of `spec` has written.
-
-        With `overwrite`, a store at `path` stays readable until the new one is published. Several workers may call
-        this at the same time: the first creates the store, the others find it. Raises `StoreError` where `path` exists
-        (or, with `overwrite`, is no store of this package), or where an unfinished store there is of another encode:
-        a single worker replaces it where it holds no row group yet or `overwrite` says so, one of several never does.
-        """
-        writer = cls(Path(path), spec, overwrite, worker or Worker())
-        finish_swap(writer.path)
-        check_target(writer.path, overwrite)
+        """See `StoreWriter`; with `overwrite`, a store at `path` stays readable until the new one is published."""
+        writer = cls(FolderLocation(path), spec, overwrite, worker or Worker())
+        writer.finish_swap(writer.path)
+        writer.check_target(writer.path, overwrite)
         while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
             _check_replaceable(writer, found)
             _remove_unfinished(writer.partial)
@@ -64,13 +58,61 @@ class FolderStoreWriter(StoreWriter):
         _sweep(writer)
         return writer
 
-    @property
-    def partial(self) -> Path:
-        """Where the store is until it is published."""
-        return partial_path(self.path)
-
-    def array(self, name: str) -> zarr.Array:
+    @staticmethod
+    def check_target(path: Path, overwrite: bool) -> None:
         """See `StoreWriter`; so are the others."""
+        check_name(FolderLocation(path))
+        if not os.path.lexists(path):
+            return
+        if not overwrite:
+            raise StoreError(f"{path} exists; give another name or pass --overwrite")
+        empty = path.is_dir() and not any(path.iterdir())
+        if path.is_symlink() or not (empty or fingerprint_at(path)):
+            raise StoreError(f"{path} is no store of this package, so it is not overwritten; give another name")
+
+    @staticmethod
+    def is_taken(path: Path) -> bool:  # noqa: D102
+        return os.path.lexists(path)
+
+    @staticmethod
+    def published_fingerprint(path: Path) -> str | None:  # noqa: D102
+        return fingerprint_at(path)
+
+    @staticmethod
+    def unfinished_fingerprint(path: Path) -> str | None:  # noqa: D102
+        return fingerprint_at(partial_path(path))
+
+    @staticmethod
+    def unfinished_location(path: Path) -> FolderLocation:  # noqa: D102
+        return FolderLocation(partial_path(path))
+
+    @staticmethod
+    def locked(path: Path, worker: Worker) -> AbstractContextManager[None]:  # noqa: D102
+        return write_lock(path, worker)
+
+    @staticmethod
+    def finish_swap(path: Path) -> bool:
+        """Where neither store has the name `path`, the old one gets it back; otherwise the old one is removed."""
+        mark, replaced = _swap_mark(path), _replaced_path(path)
+        if not (mark.exists() or os.path.lexists(replaced)):
+            return False
+        with publish_lock(path):
+            if not os.path.lexists(path) and fingerprint_at(replaced):
+                replaced.rename(path)
+            new = mark.is_file() and fingerprint_at(path) == mark.read_text()
+            if new and fingerprint_at(partial_path(path)) != fingerprint_at(path):
+                _remove_unfinished(partial_path(path))  # the old one, where the two have swapped names
+            if fingerprint_at(path):
+                _remove_unfinished(replaced)
+            mark.unlink(missing_ok=True)
+        return new
+
+    @property
+    def partial(self) -> FolderLocation:
+        """The folder in which the store is until it is published."""
+        return self.unfinished_location(self.path)
+
+    def array(self, name: str) -> zarr.Array:  # noqa: D102
         array = zarr.open_array(self.partial / name, mode="r+", zarr_format=3)
         return cast(zarr.Array, array.with_config(WRITE_ALL))
 
@@ -78,8 +120,7 @@ class FolderStoreWriter(StoreWriter):
         """Row groups of this worker that are not yet committed."""
         return list(self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count)))
 
-    def pending(self) -> list[int]:
-        """Row groups that are not yet committed, of all workers."""
+    def pending(self) -> list[int]:  # noqa: D102
         return list(self._uncommitted(range(self.row_groups)))
 
     def _uncommitted(self, row_groups: range) -> Iterator[int]:
@@ -89,13 +130,13 @@ class FolderStoreWriter(StoreWriter):
         return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
 
     def finish(self) -> bool:
-        """Rename the store where the row groups of all workers are written; whether it has its name now."""
+        """Rename the store if the row groups of all workers are written; whether it has its name now."""
         with publish_lock(self.path):
-            if fingerprint_at(self.partial) != self.fingerprint and is_published(self.path, self.fingerprint):
+            if fingerprint_at(self.partial) != self.fingerprint == fingerprint_at(self.path):
                 return True
             if next(self._uncommitted(range(self.row_groups)), None) is not None:
                 return False
-            check_target(self.path, self.overwrite)
+            self.check_target(self.path, self.overwrite)
             sync(self.partial)
             _take_name(self.partial, self.path, self.fingerprint)
         for leftover in _creations(self.path):
@@ -103,22 +144,10 @@ class FolderStoreWriter(StoreWriter):
         remove_locks(self.path)
         return True
 
-    def _write_object(self, name: str, key: str, content: bytes) -> None:
-        write_object(self.partial / name / key, content)
-
-    def _keep(self, name: str, key: str) -> None:
-        sync_branch(self.partial / name, key)
-
-    def _copy_object(self, source: Location, key: str) -> None:
-        if isinstance(source, Path):
-            link_or_copy(source, self.partial / key)
-        else:
-            write_object(self.partial / key, source.read_bytes())
-
-    def _keep_copies(self, keys: Sequence[str]) -> None:
-        copies = [self.partial / key for key in keys]
-        folders = {folder for copy in copies for folder in copy.parents if folder.is_relative_to(self.partial)}
-        for path in (*copies, *folders):
+    def _sync(self, keys: Sequence[str]) -> None:
+        files = [self.partial / key for key in keys]
+        folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.partial)}
+        for path in (*files, *folders):
             sync(path)
 
     def _write_table(self, name: str, values: np.ndarray) -> None:
@@ -132,11 +161,6 @@ def partial_path(path: Path) -> Path:
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
-
-
-def is_published(path: Path, fingerprint: str) -> bool:
-    """Whether the store at `path` is the finished one of this fingerprint."""
-    return fingerprint_at(path) == fingerprint
 
 
 def _create(writer: FolderStoreWriter) -> None:
@@ -163,7 +187,7 @@ def _creations(path: Path) -> list[Path]:
 
 
 def _check_replaceable(writer: FolderStoreWriter, found: str | None) -> None:
-    """Raise `StoreError` where an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
+    """Raise `StoreError` if an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
     if not os.path.lexists(writer.partial):
         return
     if writer.worker.count > 1:
@@ -195,8 +219,7 @@ def _take_name(partial: Path, path: Path, fingerprint: str) -> None:
         sync(path.parent)
         return
     _remove_unfinished(replaced)
-    write_object(_swap_mark(path), fingerprint.encode())
-    sync_branch(path.parent, _swap_mark(path).relative_to(path.parent).as_posix())
+    write_atomically(_swap_mark(path), fingerprint.encode(), root=path.parent)
     if exchange(partial, path):
         partial.rename(replaced)
     else:
@@ -206,51 +229,13 @@ def _take_name(partial: Path, path: Path, fingerprint: str) -> None:
     _remove_unfinished(replaced)
 
 
-def finish_swap(path: Path) -> bool:
-    """Mend what a kill has left while one store took the place of another; whether the new one has the name `path`.
-
-    Where neither has it, the old one gets it back; otherwise the old one is removed.
-    """
-    mark, replaced = _swap_mark(path), _replaced_path(path)
-    if not (mark.exists() or os.path.lexists(replaced)):
-        return False
-    with publish_lock(path):
-        if not os.path.lexists(path) and fingerprint_at(replaced):
-            replaced.rename(path)
-        new = mark.is_file() and is_published(path, mark.read_text())
-        if new and fingerprint_at(partial_path(path)) != fingerprint_at(path):
-            _remove_unfinished(partial_path(path))  # the old one, where the two have swapped names
-        if fingerprint_at(path):
-            _remove_unfinished(replaced)
-        mark.unlink(missing_ok=True)
-    return new
-
-
-def check_target(path: Path, overwrite: bool) -> None:
-    """Raise `StoreError` where a store cannot go to `path`: it exists, or is no store that may be overwritten."""
-    check_name(path)
-    if not os.path.lexists(path):
-        return
-    if not overwrite:
-        raise StoreError(f"{path} exists; give another name or pass --overwrite")
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.is_symlink() or not (empty or fingerprint_at(path)):
-        raise StoreError(f"{path} is no store of this package, so it is not overwritten; give another name")
-
-
 def fingerprint_at(folder: Path) -> str | None:
-    """The fingerprint of the store at `folder`; None where there is none, or one killed while it was created."""
-    if not (folder / "zarr.json").is_file():
-        return None
-    try:
-        attributes: Any = zarr.open_group(folder, mode="r").attrs.get(ATTRIBUTE)
-        return str(attributes["fingerprint"])
-    except (ValueError, KeyError, TypeError, LookupError):
-        return None
+    """The fingerprint of the store at `folder`; None if there is none, or one killed while it was created."""
+    return fingerprint_in(folder / "zarr.json")
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove a folder of ours; `StoreError` where it holds anything that no store of this package does."""
+    """Remove a folder of ours; `StoreError` if it holds anything that no store of this package does."""
     if not os.path.lexists(folder):
         return
     ours = folder.is_dir() and not folder.is_symlink()
@@ -269,8 +254,7 @@ def _sweep(writer: FolderStoreWriter) -> None:
             if entry.name.partition(".")[0] in pending:  # "7", or "7.0123abc.partial"
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     if writer.worker.count == 1:
-        for leftover in partial.rglob("*.partial"):
-            leftover.unlink()
+        partial.remove_partial_files()
 
 
 def _digest_in(marker: Path) -> int:

@@ -18,7 +18,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from ..errors import StoreError
-from ..storage.location import UNFINISHED, Location, prefetch
+from ..storage.location import UNFINISHED, Location
 from .metadata import (
     ATTRIBUTE,
     COPY_HOLDER,
@@ -54,7 +54,7 @@ def read_group(location: Location) -> GroupFile:
     Raises `StoreError` if there is no store, or if it is unfinished, of a newer format, of somebody else, or damaged
     without a copy.
     """
-    prefetch(location, [GROUP_FILE])
+    location.prefetch([GROUP_FILE])
     content = None if location.name.endswith(".partial") else _content(location)
     attribute = attribute_of(content) if content is not None else None
     fault = _fault(content, attribute)

@@ -13,7 +13,6 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from ..storage.location import array_folders, files_at
 from .columns import misplaced
 from .damage import Damage, UnreadableError, reading
 from .group_file import COPY_FILE, GROUP_FILE, find_copy
@@ -45,12 +44,12 @@ class Inspection:
     @functools.cached_property
     def listing(self) -> list[str]:
         """Every file of the store, relative to it."""
-        return [key for key, _ in files_at(self.store.path)]
+        return [key for key, _ in self.store.path.files()]
 
     @functools.cached_property
     def arrays(self) -> list[str]:
         """Names of the arrays that were made with the store; of all that are there if it does not say which were."""
-        every = array_folders(self.store.path) if self.store.metadata.arrays is None else self.store.metadata.arrays
+        every = self.store.path.array_folders() if self.store.metadata.arrays is None else self.store.metadata.arrays
         return [*self.store.schema, *sorted({*every} - self.store.schema.keys())]
 
     @functools.cached_property

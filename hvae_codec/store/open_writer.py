@@ -2,65 +2,50 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
-from ..storage.bucket import RemotePath
-from ..storage.location import UNFINISHED, Location, location_of
-from .bucket_writer import PUBLISHED, BucketWriter, bucket_fingerprint, check_bucket_target
-from .folder_writer import FolderStoreWriter, check_target, fingerprint_at, partial_path
+from ..storage.bucket import BucketLocation
+from ..storage.folder import FolderLocation
+from ..storage.location import Location, LocationLike, location_of
+from .bucket_writer import BucketStoreWriter
+from .folder_writer import FolderStoreWriter
 from .spec import StoreSpec, spec_fingerprint
-from .workers import Worker, write_lock
+from .workers import Worker
 from .writer import StoreWriter
 
-
-def check_location(where: str | Location, overwrite: bool) -> None:
-    """Raise `StoreError` where a store cannot go: there is one, or something that may not be overwritten."""
-    place = location_of(where)
-    if isinstance(place, RemotePath):
-        check_bucket_target(place, overwrite)
-    else:
-        check_target(place, overwrite)
+_WRITERS: dict[type[Location], type[StoreWriter]] = {
+    FolderLocation: FolderStoreWriter,
+    BucketLocation: BucketStoreWriter,
+}
 
 
-def is_taken(place: Location) -> bool:
-    """Whether a store is at `place`, or in a folder anything."""
-    return (place / PUBLISHED).is_file() if isinstance(place, RemotePath) else os.path.lexists(place)
+def writer_class(location: Location) -> type[StoreWriter]:
+    """What writes at `location`, and knows what is there."""
+    return _WRITERS[type(location)]
 
 
-def is_written(place: Location, spec: StoreSpec) -> bool:
-    """Whether the finished store of `spec` is at `place`."""
-    return published_fingerprint(place) == spec_fingerprint(spec)
+def check_location(path: LocationLike, overwrite: bool) -> None:
+    """Raise `StoreError` if a store cannot go there: there is one, or something that may not be overwritten."""
+    location = location_of(path)
+    writer_class(location).check_target(location, overwrite)
 
 
-def published_fingerprint(place: Location) -> str | None:
-    """The fingerprint of the store that is at `place` now; None where there is none."""
-    if isinstance(place, RemotePath):
-        return bucket_fingerprint(RemotePath.of(str(place)) / PUBLISHED)  # not what was read ahead
-    return fingerprint_at(place)
+def is_written(location: Location, spec: StoreSpec) -> bool:
+    """Whether the finished store of `spec` is at `location`."""
+    return writer_class(location).published_fingerprint(location) == spec_fingerprint(spec)
 
 
-def unfinished_fingerprint(place: Location) -> str | None:
-    """The fingerprint of the unfinished store that is to be at `place`; None where there is none."""
-    if isinstance(place, RemotePath):
-        return bucket_fingerprint(RemotePath.of(str(place)) / UNFINISHED)
-    return fingerprint_at(partial_path(place))
-
-
-def locked(place: Location, worker: Worker) -> AbstractContextManager[None]:
-    """Held while `worker` writes to the store at `place`; in a bucket there are no locks."""
-    return nullcontext() if isinstance(place, RemotePath) else write_lock(place, worker)
+def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:
+    """Held while `worker` writes to the store at `location`; in a bucket there are no locks."""
+    return writer_class(location).locked(location, worker)
 
 
 @contextmanager
-def open_writer(place: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> Iterator[StoreWriter]:
-    """The store of `spec` at `place`, new or as far as it was written before; raises like its `create_or_resume`.
+def open_writer(location: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> Iterator[StoreWriter]:
+    """The store of `spec` at `location`, new or as far as it was written before; raises like `create_or_resume`.
 
     In a folder, no other process may write row groups of `worker` meanwhile.
     """
-    with locked(place, worker):
-        if isinstance(place, RemotePath):
-            yield BucketWriter.create_or_resume(place, spec, overwrite, worker)
-        else:
-            yield FolderStoreWriter.create_or_resume(place, spec, overwrite, worker)
+    with locked(location, worker):
+        yield writer_class(location).create_or_resume(location, spec, overwrite, worker)

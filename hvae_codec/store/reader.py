@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from ..config import CHUNK_BYTES, LATEST_RUN
 from ..errors import StoreError, UsageError
-from ..storage.location import Location, array_folders, each, files_at, location_of, prefetch, zarr_location
+from ..storage.location import Location, LocationLike, each, location_of
 from .arrays import unstorable
-from .bucket_shards import sharded_array
 from .columns import Columns, read_columns
 from .damage import UnreadableError, reading
 from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, read_metadata
@@ -65,7 +64,7 @@ class Store:
     """The arrays opened so far, by name, or why they cannot be."""
 
     @classmethod
-    def open(cls, path: str | Location, *, cache_bytes: int = CACHE_BYTES) -> Self:
+    def open(cls, path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> Self:
         """Open a finished store for reading; at most `cache_bytes` of decoded chunks are held in memory.
 
         `path` is a folder or a URL, s3://, gs:// or file://. Raises `StoreError` if there is none, or if it is
@@ -152,11 +151,11 @@ class Store:
     @property
     def group(self) -> zarr.Group:
         """The zarr group."""
-        return zarr.open_group(zarr_location(self.path), mode="r", zarr_format=3)
+        return zarr.open_group(self.path.zarr_location(), mode="r", zarr_format=3)
 
     def nbytes_on_disk(self) -> int:
         """Bytes of all files of the store."""
-        return sum(size for _, size in files_at(self.path))
+        return sum(size for _, size in self.path.files())
 
     def bits_per_dim(self) -> float:
         """Bits on disk per colour value of the images, metadata and names included."""
@@ -206,7 +205,7 @@ class Store:
     @functools.cached_property
     def per_image_names(self) -> tuple[str, ...]:
         """Names of the per-image arrays besides `name` and `label`, such as `rate`; in alphabetical order."""
-        return tuple(name for name in array_folders(self.path) if self._is_figure(name))
+        return tuple(name for name in self.path.array_folders() if self._is_figure(name))
 
     def _is_figure(self, name: str) -> bool:
         if self._is_own(name) and name in self.schema:
@@ -303,7 +302,7 @@ class Store:
         """Latent arrays by resolution, for reading without zarr; None if that cannot be."""
         found = {resolution: self.find_array(name) for name, resolution in self._latent_names.items()}
         return {
-            r: None if array is None else sharded_array(array, self.path / f"z{r}", self.cache)
+            r: None if array is None else ShardedArray.of(array, self.path / f"z{r}", self.cache)
             for r, array in found.items()
         }
 
@@ -392,7 +391,7 @@ class Store:
         return tuple(sorted(name for name in self.schema if self._is_figure(name)))
 
 
-def open_damaged(path: str | Location) -> Store:
+def open_damaged(path: LocationLike) -> Store:
     """The store at `path` as far as it can be read; `StoreError` if its metadata do not say what must be in it."""
     location = location_of(path)
     return _opened(Store, location, read_group(location), 0)
@@ -401,7 +400,7 @@ def open_damaged(path: str | Location) -> Store:
 def _opened(cls: type[S], location: Location, group_file: GroupFile, cache_bytes: int) -> S:
     """The store as far as its metadata go; its arrays are looked at when they are asked for."""
     metadata = group_file.metadata
-    prefetch(location, _needed_to_open(metadata))
+    location.prefetch(_needed_to_open(metadata))
     bare = cls(location, group_file, _NoColumns, RowGroups(0, metadata.row_group_size), {}, ChunkCache(cache_bytes))
     try:
         columns = read_columns(metadata, functools.partial(_table, bare))
@@ -454,7 +453,7 @@ def _open_array(location: Location, name: str) -> zarr.Array:
     if not (location / name / "zarr.json").is_file():
         raise UnreadableError(_MISSING)
     # Not through the group, whose metadata may be damaged.
-    return reading(lambda: zarr.open_array(zarr_location(location) / name, mode="r", zarr_format=3))
+    return reading(lambda: zarr.open_array(location.zarr_location() / name, mode="r", zarr_format=3))
 
 
 def _document(location: Location, name: str) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ import zarr
 from zarr.storage import MemoryStore
 
 from ..errors import StoreError
-from ..storage.location import replace_file
 from .create import create_arrays, write_copy
 from .group_file import COPY_FILE, GROUP_FILE, find_copy, group_document
 from .inspection import Inspection
@@ -36,7 +35,7 @@ def repair_group(inspection: Inspection) -> list[str]:
             f"{store.path / GROUP_FILE} is damaged, and the second copy of the metadata in {COPY_FILE} is another "
             "store's; restore one of the two files from a copy of the store"
         )
-    replace_file(store.path, GROUP_FILE, group_document(store.path, store.metadata))
+    store.path.write(GROUP_FILE, group_document(store.path, store.metadata))
     return [GROUP_FILE]
 
 
@@ -70,7 +69,7 @@ def repair_arrays(inspection: Inspection) -> list[str]:
     objects = _objects(store, _blank_spec(store))
     proven = [file for file in damaged if file in objects and _is_proven(store, file, objects[file])]
     for file in proven:
-        replace_file(store.path, file, objects[file])
+        store.path.write(file, objects[file])
     return proven
 
 
@@ -110,7 +109,7 @@ def write_tables(store: Store, spec: StoreSpec, names: Sequence[str]) -> list[st
     objects = _objects(store, spec)
     files = [file for name in names for file in _files_of(name, objects)]
     for file in files:
-        replace_file(store.path, file, objects[file])
+        store.path.write(file, objects[file])
     return files
 
 

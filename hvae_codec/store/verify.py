@@ -6,11 +6,9 @@ verify(PATH) ──> VerifyReport ── damages: file, what is wrong with it, r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,9 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..progress import Progress
-from ..storage.location import Location
+from ..storage.location import Location, LocationLike
 from .arrays import row_group_digest, shard_key, unstorable
 from .damage import Damage, UnreadableError, reading
-from .folder_writer import FolderStoreWriter
 from .inspection import Inspection
 from .reader import Store, Stored, open_damaged
 from .shards import ChunkCache
@@ -60,7 +57,7 @@ class VerifyReport:
 
 
 def verify(
-    store_path: str | Location, *, check_images: CheckImages | None = None, progress: Progress | None = None
+    store_path: LocationLike, *, check_images: CheckImages | None = None, progress: Progress | None = None
 ) -> VerifyReport:
     """Read everything in the store at `store_path` and compare it with its checksums, digests and metadata.
 
@@ -190,10 +187,9 @@ def check_written(writer: StoreWriter, row_group: int) -> None:
     """
     rows, where = writer.rows(row_group), f"row group {row_group} of the unfinished {writer.path}"
     try:
-        if isinstance(writer, FolderStoreWriter):
-            for resolution in writer.spec.resolutions:
-                key = shard_key(row_group, writer.spec.columns.item(resolution))
-                _drop_from_cache(writer.partial / f"z{resolution}" / key)
+        for resolution in writer.spec.resolutions:
+            key = shard_key(row_group, writer.spec.columns.item(resolution))
+            writer.unfinished.drop_from_cache(f"z{resolution}/{key}")
         stored = [
             reading(_elements, writer.array(f"z{resolution}"), slice(rows.start, rows.stop))
             for resolution in writer.spec.resolutions
@@ -204,13 +200,3 @@ def check_written(writer: StoreWriter, row_group: int) -> None:
         raise StoreError(f"{where} {problem}; check the disk") from None
     if row_group_digest(stored) != committed:
         raise StoreError(f"{where} is not read back as it was written; check memory and disk")
-
-
-def _drop_from_cache(path: Path) -> None:
-    if not hasattr(os, "posix_fadvise"):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

@@ -9,9 +9,7 @@ at the same time; a lock tells them apart.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,11 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ..storage.locks import ProcessLock
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Worker:
 
     @classmethod
     def parse(cls, text: str) -> Worker:
-        """The worker k/n; `UsageError` where `text` is none.
+        """The worker k/n; `UsageError` if `text` is none.
 
         >>> Worker.parse("1/4")
         Worker(number=1, count=4)
@@ -69,54 +63,37 @@ class Worker:
 
 @contextmanager
 def write_lock(path: Path, worker: Worker) -> Iterator[None]:
-    """Held while `worker` writes the store of `path`, however the process ends: the system lets go of it.
+    """Held while `worker` writes the store of `path`, however the process ends.
 
-    Raises `StoreError` where a process writes that owns row groups in common with `worker`, or where nothing can be
-    written beside `path`. Locks are files of the folder PATH.locks, beside the store, which the last process to leave
-    removes. Where the system or the file system has no such locks, this does nothing.
+    Raises `StoreError` if a process writes that owns row groups in common with `worker`, or if nothing can be written
+    beside `path`. Locks are files of the folder PATH.locks, beside the store, which the last process to leave removes.
     """
-    if fcntl is None:
-        yield
-        return
     folder = lock_folder(path)
-    own = folder / _lock_name(worker)
+    own = ProcessLock(folder / _lock_name(worker))
     try:
-        descriptor = _locked(own)
-    except (NotADirectoryError, FileNotFoundError, PermissionError) as error:
+        taken = not own.acquire()
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
-    if descriptor is None:
+    if taken:
         raise _taken(path, worker)
     try:
         for other in _others(folder, worker):
-            if _is_held(folder / _lock_name(other)):
+            if ProcessLock(folder / _lock_name(other)).is_taken():
                 raise _taken(path, other)
         yield
     finally:
-        own.unlink(missing_ok=True)
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # others are there
-            folder.rmdir()
+        own.remove()
 
 
 @contextmanager
 def publish_lock(path: Path) -> Iterator[None]:
-    """Held for the moment in which one process gives a store the name `path`, or mends that; others wait.
-
-    A file, since network file systems do not lock folders. Does nothing where the system has no such locks.
-    """
-    if fcntl is None:
-        yield
-        return
-    own = lock_folder(path) / "publish"
-    descriptor = _locked(own, wait=True)
+    """Held for the moment in which one process gives a store the name `path`, or repairs that; others wait."""
+    lock = ProcessLock(lock_folder(path) / "publish")
+    lock.acquire(wait=True)
     try:
         yield
     finally:
-        own.unlink(missing_ok=True)
-        if descriptor is not None:
-            os.close(descriptor)
-        with contextlib.suppress(OSError):  # others are there
-            own.parent.rmdir()
+        lock.remove()
 
 
 def lock_folder(path: Path) -> Path:
@@ -142,54 +119,7 @@ def _lock_name(worker: Worker) -> str:
 
 
 def _others(folder: Path, worker: Worker) -> list[Worker]:
-    """Workers with lock files, held or left over, that own row groups in common with `worker`."""
+    """Workers with lock files, taken or left over, that own row groups in common with `worker`."""
     found = (re.fullmatch(r"(\d+)-of-(\d+)", entry.name) for entry in folder.iterdir())
     workers = (Worker(*map(int, match.groups())) for match in found if match)
     return [other for other in workers if other != worker and worker.shares_with(other)]
-
-
-def _locked(file: Path, wait: bool = False) -> int | None:
-    """Descriptor of the locked `file`, made where it is missing; None where another process holds it.
-
-    With `wait`, this waits for that process instead.
-    """
-    while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
-        except FileNotFoundError:  # the last process has just removed the folder
-            continue
-        if not _try_lock(descriptor, wait):
-            os.close(descriptor)
-            return None
-        if _is_file_of(descriptor, file):
-            return descriptor
-        os.close(descriptor)  # its holder removed the file as it left: a lock on it keeps nobody out
-
-
-def _is_held(file: Path) -> bool:
-    try:
-        descriptor = os.open(file, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_file_of(descriptor: int, file: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _try_lock(descriptor: int, wait: bool = False) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems
-        return True
-    return True

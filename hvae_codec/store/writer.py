@@ -1,8 +1,8 @@
 """What an unfinished store is, wherever it is: row groups, each checked, written whole, and committed by its digest.
 
-    write(r, stored) ── check ── z1, z4, ... ── kept ── committed ── kept
+    write(r, stored) ── check ── z1, z4, ... ── synced ── committed ── synced
 
-A row group's objects are kept before its digest is written, so a digest in `committed` vouches for the row group.
+A row group's objects are synced before its digest is written, so a digest in `committed` vouches for the row group.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import zarr
@@ -29,6 +30,7 @@ from .arrays import (
     shard_object,
     unstorable,
 )
+from .metadata import fingerprint_of
 from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
 
@@ -42,7 +44,7 @@ _BESIDE = (".partial", ".replaced", ".locks")
 
 
 def check_name(path: Location) -> None:
-    """Raise `StoreError` where a store of this name would be taken for what another leaves while it is written."""
+    """Raise `StoreError` if a store of this name would be taken for what another leaves while it is written."""
     if path.name.endswith(_BESIDE):
         raise StoreError(f"{path} has a name that encode needs for unfinished stores; give one without that ending")
 
@@ -52,7 +54,7 @@ class StoreWriter(ABC):
     """A store that is being written. It can be pickled: several processes may each write row groups of their own."""
 
     path: Location
-    """Where the finished store will be: a folder, or a place in a bucket."""
+    """Where the finished store will be."""
     spec: StoreSpec
     """What the store is made from."""
     overwrite: bool = False
@@ -66,6 +68,11 @@ class StoreWriter(ABC):
         return spec_fingerprint(self.spec)
 
     @property
+    def unfinished(self) -> Location:
+        """Where the store's objects are until it is published."""
+        return self.unfinished_location(self.path)
+
+    @property
     def row_group_size(self) -> int:
         """Images in each row group but the last, which may have fewer."""
         return self.spec.row_group_size
@@ -73,14 +80,11 @@ class StoreWriter(ABC):
     @property
     def row_groups(self) -> int:
         """Row groups of the whole store."""
-        return -(-len(self.spec.names) // self.spec.row_group_size)
+        return len(self.spec.row_groups)
 
     def rows(self, row_group: int) -> range:
         """Indices of the images in a row group."""
-        if not 0 <= row_group < self.row_groups:
-            raise StoreError(f"there is no row group {row_group}; the store has {self.row_groups}, counted from 0")
-        first = row_group * self.spec.row_group_size
-        return range(first, min(first + self.spec.row_group_size, len(self.spec.names)))
+        return self.spec.row_groups.rows(row_group)
 
     def own_pending(self) -> list[int]:
         """Row groups of this worker that are not yet committed."""
@@ -92,28 +96,27 @@ class StoreWriter(ABC):
         """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
 
         `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
-        where shapes or types are not the store's, or a number is NaN, infinite or out of range.
-        An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can go on
+        if shapes or types are not the store's, or a number is NaN, infinite or out of range.
+        An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can continue
         later.
         """
         rows = self.rows(row_group)
         self._check(rows, stored)
         self.write_per_image(row_group, per_image or {})
-        each(self.path, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
+        each(self.unfinished, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
         digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
-        self._write_object("committed", f"c/{row_group}", marker_object(digest))
-        self._keep("committed", f"c/{row_group}")
+        self._write_object(f"committed/c/{row_group}", marker_object(digest))
 
     def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
-        """Write a row group's numbers in the array of one resolution, to be kept when this returns."""
+        """Write a row group's numbers in the array of one resolution, synced when this returns."""
         rows, name = self.rows(row_group), f"z{resolution}"
-        key = shard_key(row_group, self.spec.columns.item(resolution))
+        key = f"{name}/{shard_key(row_group, self.spec.columns.item(resolution))}"
         if len(numbers) < self.spec.row_group_size:  # zarr knows what a shard has beyond the last image
             self.array(name)[rows.start : rows.stop] = numbers
+            self._sync([key])
         else:
             chunk = chunk_length(self.spec.row_group_size, self.spec.chunk_bytes, numbers[0].nbytes)
-            self._write_object(name, key, shard_object(numbers, chunk))
-        self._keep(name, key)
+            self._write_object(key, shard_object(numbers, chunk))
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
@@ -125,13 +128,13 @@ class StoreWriter(ABC):
         for name, values in per_image.items():
             self._check_per_image(name, values, rows)
             self.array(name)[rows.start : rows.stop] = np.asarray(values, np.float32)
-            self._keep(name, f"c/{row_group}")
+            self._sync([f"{name}/c/{row_group}"])
 
     def take_over(self, source: Location, row_groups: Sequence[int], check_source: Callable[[], None]) -> None:
         """Commit row groups by their objects in the finished store at `source`, but for per-image arrays.
 
         That must have the same images there, columns and codec. `check_source` is called before the row groups are
-        committed, to raise where the source was replaced while it was copied. Raises `StoreError` where an object is
+        committed, to raise if the source was replaced while it was copied. Raises `StoreError` if an object is
         missing, a digest damaged, or another one after the copy than before. Latents are not read: the digests vouch
         for them here as they do there.
         """
@@ -140,24 +143,24 @@ class StoreWriter(ABC):
             for resolution in self.spec.resolutions
             for row_group in row_groups
         ]
-        markers = [f"c/{row_group}" for row_group in row_groups]
+        markers = [f"committed/c/{row_group}" for row_group in row_groups]
 
         def digests() -> list[bytes]:
-            return each(source, lambda key: _read_marker(source / "committed" / key), markers)
+            return each(source, lambda key: _read_marker(source / key), markers)
 
         before = digests()
         self._copy(source, shards)
         check_source()
         if digests() != before:  # a repair may have replaced some of these shards before they were copied, others after
             raise StoreError(f"{source} was repaired while it was copied; run append again")
-        each(self.path, lambda marker: self._write_object("committed", *marker), zip(markers, before, strict=True))
-        self._keep_copies([f"committed/{key}" for key in markers])
+        written = zip(markers, before, strict=True)
+        each(self.unfinished, lambda marker: self._write_object(*marker), written)
 
     def _copy(self, source: Location, keys: Sequence[str]) -> None:
-        """Copy the objects `keys` of the store at `source`, to be kept when this returns."""
-        far = source if isinstance(self.path, Path) else self.path
-        each(far, lambda key: _or_missing(source / key, lambda: self._copy_object(source / key, key)), keys)
-        self._keep_copies(keys)
+        """Copy the objects `keys` of the store at `source`, synced when this returns."""
+        far = self.unfinished if source.folder else source
+        each(far, lambda key: _or_missing(source / key, lambda: self.unfinished.copy_from(source / key, key)), keys)
+        self._sync(keys)
 
     def write_images(self, name: str, values: np.ndarray) -> None:
         """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
@@ -168,12 +171,64 @@ class StoreWriter(ABC):
         self._write_table(name, values)
 
     def publish(self) -> None:
-        """Give the finished store its name; `StoreError` where row groups are missing or `path` was taken."""
+        """Give the finished store its name; `StoreError` if row groups are missing or `path` was taken."""
         if not self.finish():
             missing = f"{len(self.pending())} of {self.row_groups} row groups"
             raise StoreError(f"{missing} are not written yet; run encode again")
 
-    # What differs from place to place.
+    def _write_object(self, key: str, content: bytes) -> None:
+        """Write the object `key` of the store, at once whole and synced when this returns."""
+        self.unfinished.write(key, content)
+
+    # What differs between a folder and a bucket; `path` is the location of the finished store.
+
+    @classmethod
+    @abstractmethod
+    def create_or_resume(
+        cls, path: Any, spec: StoreSpec, overwrite: bool = False, worker: Worker | None = None
+    ) -> Self:
+        """A writer for a new store at `path`, which continues what an earlier, killed encode of `spec` has written.
+
+        With `overwrite`, that replaces a store at `path`. Several workers may call this at the same time: the first
+        creates the store, the others find it. Raises `StoreError` if `path` exists (or, with `overwrite`, is no store
+        of this package), or if an unfinished store there is of another encode: a single worker replaces it if it holds
+        no row group yet or `overwrite` says so, one of several never does.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def check_target(path: Any, overwrite: bool) -> None:
+        """Raise `StoreError` if a store cannot go to `path`: it exists, or is no store that may be overwritten."""
+
+    @staticmethod
+    @abstractmethod
+    def is_taken(path: Any) -> bool:
+        """Whether a store is at `path`, or in a folder anything."""
+
+    @staticmethod
+    @abstractmethod
+    def published_fingerprint(path: Any) -> str | None:
+        """The fingerprint of the store that is at `path` now; None if there is none."""
+
+    @staticmethod
+    @abstractmethod
+    def unfinished_fingerprint(path: Any) -> str | None:
+        """The fingerprint of the unfinished store that is to be at `path`; None if there is none."""
+
+    @staticmethod
+    @abstractmethod
+    def unfinished_location(path: Any) -> Location:
+        """Where the objects of the store of `path` are until it is published."""
+
+    @staticmethod
+    @abstractmethod
+    def locked(path: Any, worker: Worker) -> AbstractContextManager[None]:
+        """Held while `worker` writes to the store at `path`."""
+
+    @staticmethod
+    @abstractmethod
+    def finish_swap(path: Any) -> bool:
+        """Repair what a kill has left while one store replaced another; whether the new one has the name `path` now."""
 
     @abstractmethod
     def array(self, name: str) -> zarr.Array:
@@ -185,34 +240,22 @@ class StoreWriter(ABC):
 
     @abstractmethod
     def finish(self) -> bool:
-        """Publish where the row groups of all workers are written; whether the store is published now.
+        """Publish if the row groups of all workers are written; whether the store is published now.
 
-        Where two workers finish at the same time, one of them publishes and both give True.
+        If two workers finish at the same time, one of them publishes and both give True.
         """
 
     @abstractmethod
-    def _write_object(self, name: str, key: str, content: bytes) -> None:
-        """Write the object `key` of array `name`, at once whole."""
-
-    @abstractmethod
-    def _keep(self, name: str, key: str) -> None:
-        """Return when the object `key` of array `name`, just written, survives a power cut."""
-
-    @abstractmethod
-    def _copy_object(self, source: Location, key: str) -> None:
-        """Write what `source`, an object of a finished store, has as the object `key`, at once whole."""
-
-    @abstractmethod
-    def _keep_copies(self, keys: Sequence[str]) -> None:
-        """Return when the objects `keys`, just copied or written, survive a power cut."""
+    def _sync(self, keys: Sequence[str]) -> None:
+        """Return when the objects `keys`, which zarr wrote or which were copied, survive a power cut."""
 
     @abstractmethod
     def _write_table(self, name: str, values: np.ndarray) -> None:
-        """Write a whole new array, one element an image."""
+        """Write a whole new array, one element per image."""
 
     def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
         if values.shape != (len(rows),):
-            raise StoreError(f"{name} has shape {values.shape}; it must be one number an image, {len(rows)}")
+            raise StoreError(f"{name} has shape {values.shape}; it must be one number per image, {len(rows)}")
         if np.isnan(values).any():
             raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
 
@@ -236,7 +279,7 @@ class StoreWriter(ABC):
 
 
 def _read_marker(marker: Location) -> bytes:
-    """An object of `committed`; `StoreError` where it holds no digest."""
+    """An object of `committed`; `StoreError` if it holds no digest."""
     content = _or_missing(marker, marker.read_bytes)
     if not marked_digest(content):
         raise StoreError(f"{marker} is damaged; repair the store first")
@@ -244,8 +287,16 @@ def _read_marker(marker: Location) -> bytes:
 
 
 def _or_missing(source: Location, read: Callable[[], T]) -> T:
-    """What `read` gives; `StoreError` where the object `source` is not there."""
+    """What `read` gives; `StoreError` if the object `source` is not there."""
     try:
         return read()
     except FileNotFoundError:
         raise StoreError(f"{source} is missing from the store; repair the store first") from None
+
+
+def fingerprint_in(document: Location | Path) -> str | None:
+    """The fingerprint in a store's `zarr.json` or `unfinished.json`; None if it is not there or of somebody else."""
+    try:
+        return fingerprint_of(document.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,61 @@
+"""A lock between processes, which vanishes with the process that has it, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_POLL = 0.01
+"""Seconds between two looks at a lock that is waited for."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What some network file systems answer."""
+
+
+class ProcessLock:
+    """The lock of a file. On a file system that has no locks, everybody gets it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lock = FileLock(file, thread_local=False)
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock; the file and its folder are created. False if another process has it; `wait` waits for that.
+
+        Raises `OSError` if the file cannot be written.
+        """
+        while True:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL)
+            except Timeout:
+                return False
+            except FileNotFoundError:  # the last process has just removed the folder
+                continue
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Let others have it, and remove its file, and the folder if no other lock is in it."""
+        with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it afterwards
+            self.file.unlink()  # first: whoever locks this file afterwards sees that it has lost its name
+        self.release()
+        with contextlib.suppress(OSError):  # others are there
+            self.file.parent.rmdir()
+
+    def is_taken(self) -> bool:
+        """Whether another process has the lock; removes what a killed one has left of it."""
+        if not self.file.exists():
+            return False
+        if not self.acquire():
+            return True
+        self.remove()
+        return False
