@@ -34,7 +34,7 @@ from results import print_table
 
 from hvae_codec.analysis.ranking_file import ranking_path
 from hvae_codec.config import ModelConfig
-from hvae_codec.cpu import keep_freed_memory
+from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.pipeline import EncodeOptions, encode_images
@@ -50,7 +50,7 @@ from hvae_codec.store.quantiser import IntCodec
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
+    reuse_freed_memory()
     {"model": time_models, "pipeline": time_pipeline, "workers": time_workers}[options.what](options)
 
 
@@ -241,7 +241,7 @@ sys.path.insert(0, sys.argv[1])
 import encode_speed as speed
 from hvae_codec.encode.pipeline import encode_worker
 from hvae_codec.store.workers import Worker
-speed.keep_freed_memory()
+speed.reuse_freed_memory()
 run, data, count, keep, path, worker = sys.argv[2:]
 case = speed.trained(Path(run), float(keep))
 size, channels = case.coder.model.config.image_size, case.coder.model.config.channels

@@ -24,7 +24,7 @@ from results import print_table
 from torch import Tensor
 
 from hvae_codec.analysis.cutoff_table import analyze
-from hvae_codec.cpu import keep_freed_memory
+from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE, gaussian_noise
@@ -39,7 +39,7 @@ KEEPS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 1.0)
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    reuse_freed_memory()
     model = load_model(arguments.model, "cpu")
     config = model.config
     source = open_images(arguments.data, size=config.image_size, channels=config.channels)

@@ -78,7 +78,7 @@ def command(
     """
     from hvae_codec.analysis.plan import AnalysisPlan, run_analysis
     from hvae_codec.analysis.ranking_file import FOLDER
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.analysis_files import check_folder
@@ -92,7 +92,7 @@ def command(
         batch_size=batch_size,
         seed=seed,
     )
-    keep_freed_memory()
+    reuse_freed_memory()
     with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)
         config, run = hvae.config, hvae.run or model

@@ -46,7 +46,7 @@ def command(
     the appended one; with --out, several processes can write it, as in encode. An interrupted append continues when the
     same command is run again.
     """
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.checkpoint import load_model
@@ -55,7 +55,7 @@ def command(
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
-        keep_freed_memory()
+        reuse_freed_memory()
         hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

@@ -36,14 +36,14 @@ def command(
     batch_size: BatchSize = 64,
 ) -> None:
     """Decode the images of a store, under their own names."""
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
     from hvae_codec.encode.encoded_store import open_store
     from hvae_codec.model.checkpoint import load_model
 
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
-    keep_freed_memory()
+    reuse_freed_memory()
     hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
     with interruptible("Nothing was written."), stages() as stage:
         count = decode_to_folder(

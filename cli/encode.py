@@ -88,7 +88,7 @@ def command(
     hvae_codec_cli encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the
     same folders.
     """
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.checkpoint import load_model
@@ -112,7 +112,7 @@ def command(
             verify=verify,
         ),
     )
-    keep_freed_memory()
+    reuse_freed_memory()
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         if not worker_option:

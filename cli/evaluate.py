@@ -53,14 +53,14 @@ def command(
     tighter than the NELBO.
     """
     from hvae_codec.analysis.evaluation import evaluate
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
     if csv is not None:
         check_image_csv(csv, overwrite=overwrite)
-    keep_freed_memory()
+    reuse_freed_memory()
     hvae = load_model(model, torch_device(device))
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

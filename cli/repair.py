@@ -31,14 +31,14 @@ def command(
     can still be read do not prove. The store stays readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
-    keep_freed_memory()
+    reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
     if model or data:

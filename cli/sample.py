@@ -41,12 +41,12 @@ def command(
 
     Image i depends on --seed and i, not on --n or --batch-size.
     """
-    from hvae_codec.cpu import keep_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.sampling import sample_images
     from hvae_codec.report.samples import sample_target, write_samples
 
-    keep_freed_memory()
+    reuse_freed_memory()
     hvae = load_model(model, torch_device(device))
     target = sample_target(out, count, hvae.config, overwrite=overwrite)
     batches = sample_images(

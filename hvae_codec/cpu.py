@@ -20,14 +20,14 @@ def tuned_for_training() -> Iterator[None]:
     CPUs handle denormals slowly: a few percent of a step. The second setting stays for the life of the process.
     """
     torch.set_flush_denormal(True)
-    keep_freed_memory()
+    reuse_freed_memory()
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
 
 
-def keep_freed_memory() -> bool:
+def reuse_freed_memory() -> bool:
     """Make malloc reuse large blocks, of all threads; returns whether the system's malloc has such settings (glibc).
 
     Memory that is handed back to the system must be cleared by it page by page when it is asked for again, which takes

@@ -188,7 +188,7 @@ def encode_speed_rows(
 ) -> Callable[..., list[list[str]]]:
     """Runs `encode_speed` with a command line; the rows of its table, first the headings."""
     monkeypatch.setattr(encode_speed.torch, "set_num_threads", lambda _count: None)  # of this process, as above
-    monkeypatch.setattr(encode_speed, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(encode_speed, "reuse_freed_memory", lambda: None)
 
     def rows(*options: str | Path) -> list[list[str]]:
         smallest = ["--threads", "1", "--rounds", "1", "--batches", "2", "--batch-size", "4", "--images", "12"]

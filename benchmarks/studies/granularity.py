@@ -19,7 +19,7 @@ from results import print_table, write_markdown, write_results
 
 from hvae_codec.analysis.reconstruction import Reconstruction, ReconstructionMeter
 from hvae_codec.analysis.sizes import SizeMeter
-from hvae_codec.cpu import keep_freed_memory
+from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.checkpoint import load_model
@@ -35,7 +35,7 @@ COLUMNS = ("kept", "dims", "bytes/image", "NELBO", "position - variate", "PSNR",
 
 def main() -> None:
     arguments = parse()
-    keep_freed_memory()
+    reuse_freed_memory()
     model = load_model(arguments.model, "cpu")
     config = model.config
     source = open_images(arguments.data, size=config.image_size, channels=config.channels)
