@@ -159,7 +159,7 @@ def recorded_rate(coder: LatentCoder, images: torch.Tensor) -> dict[str, Any]:
     @torch.no_grad()
     @full_float32()
     def record() -> Any:
-        choose, last = coder_module._Encoding(coder), coder.mask.groups_needed - 1
+        choose, last = coder_module._EncodeChooser(coder), coder.mask.groups_needed - 1
         activations = coder.model.activations(images)
         state = coder.model.top_down.run_groups(activations, choose, len(images), range(last))
         choose.store(coder.model.top_down.group(activations, last, state))
