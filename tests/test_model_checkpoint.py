@@ -20,11 +20,11 @@ from hvae_codec.model.checkpoint import (
     load_weights,
     model_hash,
     point_latest,
-    replace_atomically,
     save_config,
     save_model,
 )
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.storage.files import write_atomically
 from hvae_codec.train.optimizer import FlatOptimizer
 
 
@@ -70,14 +70,14 @@ def test_only_the_two_files_are_left(run: Path):
 
 def test_replacing_keeps_the_old_content_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "x"
-    replace_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        replace_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 
 

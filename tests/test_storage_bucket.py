@@ -357,7 +357,7 @@ def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patc
     assert (report.after.ok, report.notes) == (True, [])
     assert remote_tree(url) == before
     path.delete(["zarr.json"])
-    with pytest.raises(StoreError, match=f"`hvae-codec repair {url}` restores it from its second copy"):
+    with pytest.raises(StoreError, match=f"`hvae-codec repair {url}` restores it"):
         open_store(url)
     assert repair(url).rewritten == ["zarr.json"]
     assert remote_tree(url) == before
@@ -453,7 +453,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     for key, content, message in (
         ("z8/c/1/0/0/0", None, "z8/c/1/0/0/0 is missing .*; repair"),
         ("committed/c/0", b"digest", "committed/c/0 is damaged; repair"),
-        ("z8/c/2/0/0/0", b"latents", "out.zarr: .*z8 is damaged .*8 to 9"),
+        ("z8/c/2/0/0/0", b"latents", "out.zarr: images 8 to 9: z8/c/2"),
         ("rate/zarr.json", b"{}", "out.zarr: .*metadata of array rate"),
         ("label/c/0", (path / "name/c/0").read_bytes(), "out.zarr has the fingerprint of other"),
     ):

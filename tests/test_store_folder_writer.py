@@ -10,11 +10,13 @@ import pytest
 import zarr
 from skimage import data
 
-from hvae_codec import open_store
+from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store import folder_writer as store_writer
 from hvae_codec.store.columns import Columns, PositionColumns, VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import make_codec
+from hvae_codec.store.reader import Store
 from hvae_codec.store.spec import StoreSpec
 from hvae_codec.store.workers import Worker
 from hvae_codec.store.writer import StoreWriter
@@ -37,10 +39,10 @@ def spec(granularity: str, codec: str, chunk_bytes: int) -> StoreSpec:
         columns=kept,
         steps={r: np.ones(kept.count(r), np.float32) for r in kept.resolutions},
         codec=make_codec(codec),
-        model={"hash": "ab" * 32, "config": {}},
+        model=ModelRecord(hash="ab" * 32),
         mask={},
-        image={"size": 16, "channels": 3, "bits": 8},
-        source={"fingerprint": "cd" * 32, "bytes": 1},
+        image=ImageRecord(size=16, channels=3, bits=8),
+        source=SourceRecord(fingerprint="cd" * 32, bytes=1),
         row_group_size=SHARD,
         chunk_bytes=chunk_bytes,
     )
@@ -74,7 +76,7 @@ def test_shards_are_those_that_zarr_writes(tmp_path, monkeypatch, granularity, c
         folder = tmp_path / name
         trees.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
     assert trees[0] == trees[1]
-    store, group = open_store(tmp_path / "own"), zarr.open_group(tmp_path / "own", mode="r")
+    store, group = Store.open(tmp_path / "own"), zarr.open_group(tmp_path / "own", mode="r")
     for r, array in numbers.items():
         np.testing.assert_array_equal(store.stored(slice(None))[r], array)
         np.testing.assert_array_equal(group[f"z{r}"][:], array)
@@ -90,9 +92,9 @@ def write_all(path, wanted: StoreSpec) -> None:
 def test_two_workers_that_replace_a_store_at_the_same_time(tmp_path, monkeypatch):
     path, old, new = tmp_path / "out.zarr", spec("variate", "int", 700), spec("variate", "float16", 700)
     write_all(path, old)
-    FolderStoreWriter(path, old).publish()
+    FolderStoreWriter(FolderLocation(path), old).publish()
     write_all(path, new)
-    first, second = (FolderStoreWriter(path, new, True, Worker(k, 2)) for k in range(2))
+    first, second = (FolderStoreWriter(FolderLocation(path), new, True, Worker(k, 2)) for k in range(2))
     finished: list[Future[bool]] = []
 
     def meanwhile(one, other):
@@ -106,5 +108,5 @@ def test_two_workers_that_replace_a_store_at_the_same_time(tmp_path, monkeypatch
     with ThreadPoolExecutor() as pool:
         assert first.finish()
     assert finished[0].result()
-    assert open_store(path).codec == new.codec
+    assert Store.open(path).codec == new.codec
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]

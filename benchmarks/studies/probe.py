@@ -53,8 +53,9 @@ from hvae_codec.config import with_settings
 from hvae_codec.data.sample import Box, choose_patches, load_photographs, write_sample_data
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import HvaeCodecError, UsageError
-from hvae_codec.model.checkpoint import load_run_config, replace_atomically
+from hvae_codec.model.checkpoint import load_run_config
 from hvae_codec.presets import load_preset
+from hvae_codec.storage.files import write_atomically
 from hvae_codec.train.loop import start_run, train
 from hvae_codec.train.run_folder import read_origin
 from hvae_codec_cli.cutoffs import parse_keep
@@ -337,7 +338,7 @@ def measured(features: Features, labels: NDArray, folds: Sequence[Fold], out: Pa
     if not path.exists():
         scores = cross_validate(features.values, labels, folds, features.components)
         path.parent.mkdir(exist_ok=True)
-        replace_atomically(path, json.dumps([asdict(score) for score in scores]).encode() + b"\n")
+        write_atomically(path, json.dumps([asdict(score) for score in scores]).encode() + b"\n")
     return [Score(**score) for score in json.loads(path.read_text())]
 
 

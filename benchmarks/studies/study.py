@@ -28,10 +28,11 @@ from hvae_codec.config import Config, config_to_dict
 from hvae_codec.data.sample import write_sample_data
 from hvae_codec.data.sources import open_images
 from hvae_codec.errors import UsageError
-from hvae_codec.model.checkpoint import load_weights, replace_atomically, save_weights
+from hvae_codec.model.checkpoint import load_weights, save_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import full_float32
+from hvae_codec.storage.files import write_atomically
 from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import Network, StepResult, update
@@ -230,13 +231,13 @@ def _claim(plan: Plan) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != own:
         raise UsageError(f"{plan.folder} holds a run of other settings; give another --out, or remove it")
-    replace_atomically(path, own.encode())
+    write_atomically(path, own.encode())
 
 
 def _save(folder: Path, step: int, optimizer: FlatOptimizer, history: History) -> None:
     """Write everything, the state last: rows beyond it are dropped on reading."""
     for name, rows in (("steps", history.steps), ("held_out", history.held_out)):
-        replace_atomically(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+        write_atomically(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     partial = folder / "held_out.partial.npz"
     np.savez(partial, nelbo=history.nelbo)
     partial.replace(folder / "held_out.npz")

@@ -14,43 +14,26 @@ from torch import Tensor
 
 from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
+from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
 
 WEIGHTS_FILE = "model.safetensors"
 LATEST = Path(LATEST_RUN).name
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a kill at any moment, finds the old or the new content whole."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def save_config(run: Path, config: Config) -> None:
     """Write the resolved configuration into the folder `run`, which is created if it is missing."""
     run.mkdir(parents=True, exist_ok=True)
-    replace_atomically(run / CONFIG_FILE, json.dumps(config_to_dict(config), indent=2).encode() + b"\n")
+    write_atomically(run / CONFIG_FILE, json.dumps(config_to_dict(config), indent=2).encode() + b"\n")
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically; `ModelError` if they cannot be written."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replaced_atomically(path) as partial:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
     except SafetensorError as error:  # a full disk is no OSError here
         raise ModelError(f"cannot write {path} ({error}); make room on the disk and try again") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -19,12 +19,13 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError, ModelError
-from ..model.checkpoint import model_hash, replace_atomically
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE, Noise
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..progress import Progress
+from ..storage.files import write_atomically
 from .rank_batches import image_keys, rank_batches
 
 
@@ -150,7 +151,7 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
     arrays |= {f"posterior_std_{i}": a for i, a in enumerate(stats.posterior_std)}
     whole = io.BytesIO()
     np.savez_compressed(whole, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-    replace_atomically(path, whole.getvalue())
+    write_atomically(path, whole.getvalue())
 
 
 def load_kl_stats(path: Path) -> KLStats:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..model.checkpoint import model_hash, replace_atomically
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..storage.files import write_atomically
 from .kl_stats import KLStats
 from .ranking import Granularity, Ranking
 
@@ -177,7 +178,7 @@ class LatentMask:
 def save_mask(path: Path, mask: LatentMask) -> None:
     """Write `mask` as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(path, json.dumps(mask.to_dict(), indent=1).encode() + b"\n")
+    write_atomically(path, json.dumps(mask.to_dict(), indent=1).encode() + b"\n")
 
 
 def load_mask(path: Path) -> LatentMask:

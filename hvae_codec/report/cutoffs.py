@@ -12,7 +12,7 @@ import pandas as pd
 from rich.table import Table
 
 from ..errors import ModelError
-from ..model.checkpoint import replace_atomically
+from ..storage.files import write_atomically
 
 TABLE_NAME = "cutoffs"
 
@@ -21,8 +21,8 @@ def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> N
     """Write `cutoffs.json` with `about` beside the rows, by which an analysis is known, and `cutoffs.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
     document = {"about": dict(about), "cutoffs": plain_rows(table)}
-    replace_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
-    replace_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+    write_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..analysis.evaluation import Evaluation, Figure
 from ..errors import DataError
-from ..model.checkpoint import replace_atomically
+from ..storage.files import write_atomically
 from ..train.metrics import ACTIVE_NATS
 
 LABELS = {
@@ -91,4 +91,4 @@ def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
 def save_image_csv(path: Path, evaluation: Evaluation) -> None:
     """Write the figures of every image as CSV, one row per image."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(path, evaluation.images.to_csv(index=False).encode())
+    write_atomically(path, evaluation.images.to_csv(index=False).encode())

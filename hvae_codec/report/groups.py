@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..model.checkpoint import replace_atomically
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
+from ..storage.files import write_atomically
 
 GROUPS_NAME = "groups"
 ACTIVE_BITS = 0.01
@@ -89,7 +89,7 @@ def save_groups(
     folder.mkdir(parents=True, exist_ok=True)
     table, histogram = group_table(stats, image_dims, threshold_bits), kl_histogram(stats)
     wide = pd.concat([table, histogram], axis=1)
-    replace_atomically(folder / f"{GROUPS_NAME}.csv", wide.to_csv(index=False).encode())
+    write_atomically(folder / f"{GROUPS_NAME}.csv", wide.to_csv(index=False).encode())
     rows = [
         {**{str(key): value for key, value in row.items()}, "histogram": counts}
         for row, counts in zip(table.to_dict(orient="records"), histogram.to_numpy().tolist(), strict=True)
@@ -100,7 +100,7 @@ def save_groups(
         "histogram_edges_bits": HISTOGRAM_EDGES,
         "groups": rows,
     }
-    replace_atomically(folder / f"{GROUPS_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+    write_atomically(folder / f"{GROUPS_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
 
 
 def group_rich_table(groups: pd.DataFrame, threshold_bits: float = ACTIVE_BITS) -> Table:

@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ..analysis.cutoff_table import Analysis
-from ..model.checkpoint import replace_atomically
 from ..prune.ranking import Granularity
+from ..storage.files import write_atomically
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import PageFigure, cutoff_figures, kl_figures
 from .page_pictures import shown_images, sprite_uri
@@ -55,7 +55,7 @@ def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], senten
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PAGE_FILE
-    replace_atomically(path, render_page(analysis, about, sentences).encode("utf-8"))
+    write_atomically(path, render_page(analysis, about, sentences).encode("utf-8"))
     return path
 
 

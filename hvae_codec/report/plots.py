@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from ..model.checkpoint import replace_atomically
+from ..storage.files import write_atomically
 
 CURVE_FILE = "cutoffs.png"
 SHEET_FILE = "reconstructions.png"
@@ -89,7 +89,7 @@ def _save(figure: Figure, path: Path) -> Path:
     with warnings.catch_warnings():  # names of files may have letters that the font has not
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(picture, format="png", dpi=110)
-    replace_atomically(path, picture.getvalue())
+    write_atomically(path, picture.getvalue())
     return path
 
 

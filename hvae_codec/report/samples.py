@@ -18,8 +18,8 @@ from PIL import Image
 from ..config import ModelConfig
 from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
-from ..model.checkpoint import replace_atomically
 from ..progress import Progress
+from ..storage.files import replaced_atomically, write_atomically
 
 GAP = 2
 """White pixels between the images of a grid."""
@@ -123,21 +123,16 @@ def _write_grid(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uin
         grid[top : top + target.size, left : left + target.size] = pixels
     whole = io.BytesIO()
     _image(grid).save(whole, format="PNG")
-    replace_atomically(target.path, whole.getvalue())
+    write_atomically(target.path, whole.getvalue())
 
 
 def _write_array(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
     header = {"descr": "|u1", "fortran_order": False}
     shape = (target.count, target.size, target.size, target.channels)
-    partial = _partial(target.path)
-    try:
-        with open(partial, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
-            for _, pixels in images:
-                file.write(pixels.data)
-        os.replace(partial, target.path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_atomically(target.path) as partial, open(partial, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+        for _, pixels in images:
+            file.write(pixels.data)
 
 
 def _write_folder(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:

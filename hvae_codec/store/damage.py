@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import UnreachableError
+from ..errors import UnreachableError, UsageError
 
 T = TypeVar("T")
 
@@ -35,11 +35,11 @@ def reading(read: Callable[..., T], *arguments: Any) -> T:
     """What `read(*arguments)` returns; `UnreadableError` where it raises anything.
 
     A changed byte surfaces wherever it is first made use of, in zarr, a codec, numpy or the file system, as any error.
-    `UnreachableError` goes through: what does not answer may be whole.
+    `UnreachableError` and `UsageError` go through: what does not answer, or is asked wrongly, may be whole.
     """
     try:
         return read(*arguments)
-    except UnreachableError:
+    except (UnreachableError, UsageError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..model.checkpoint import replace_atomically
 from ..model.hvae import Elbo
+from ..storage.files import write_atomically
 from .optimizer import FlatOptimizer
 from .schedules import kl_weight, learning_rate
 from .update import StepResult
@@ -163,7 +163,7 @@ def read_validation(run: Path, step: int) -> Elbo | None:
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([columns, *rows])
-    replace_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]]:

@@ -13,8 +13,9 @@ from typing import Any
 from ..config import CONFIG_FILE, Config, TrainConfig, config_to_dict
 from ..data.sources import ImageSource
 from ..errors import DataError, ModelError
-from ..model.checkpoint import WEIGHTS_FILE, load_run_config, replace_atomically, save_config
+from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
+from ..storage.files import write_atomically
 from .run_lock import LOCK_FILE, RunLock
 from .state import has_state
 
@@ -163,5 +164,5 @@ def save_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
             "those, or --allow-other-data to go on with these"
         )
     if saved != origin:
-        replace_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
+        write_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
     return origin

@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
-from ..model.checkpoint import replace_atomically, save_weights
+from ..model.checkpoint import save_weights
 from ..model.hvae import HVAE
+from ..storage.files import write_atomically
 from .optimizer import FlatOptimizer
 
 STATE_FOLDER = "state"
@@ -59,7 +60,7 @@ def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
     path.with_suffix(".json").unlink(missing_ok=True)  # one of another file's digest must not outlive that file
     save_weights(path, state.optimizer.tensors())
     counters = {"step": state.step, "seed": state.seed, "seconds": round(state.seconds, 3), "sha256": _digest(path)}
-    replace_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
+    write_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
     staying = [p.stem for p in _complete_states(run) if p.stem <= path.stem][-newest:]
     for file in folder.glob("step-*"):
         if _is_state_file(file) and file.name.split(".")[0] not in staying:
