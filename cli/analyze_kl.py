@@ -28,10 +28,26 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from hvae_codec.analysis.plan import AnalysisResult
+    from hvae_codec.analysis.plan import AnalysisPlan, AnalysisResult
     from hvae_codec.data.sources import ImageSource
 
 
+Keep = Annotated[
+    str, typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas; may be empty.")
+]
+Cutoff = Annotated[
+    str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
+]
+Tolerance = Annotated[
+    str, typer.Option("--tolerance", help="Find the smallest keep whose NELBO is worse by at most this, such as 0.5%.")
+]
+Masks = Annotated[
+    list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
+]
+Images = Annotated[int, typer.Option("--images", min=1, help="Images at most, for the ranking and for the table each.")]
+Pictures = Annotated[
+    int, typer.Option("--pictures", min=1, help="Images at most that are encoded, decoded and compared as well.")
+]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
 ]
@@ -39,27 +55,14 @@ Out = Annotated[
 
 def command(
     data: Data,
-    keep: Annotated[
-        str, typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas; may be empty.")
-    ] = "1%,2%,3%,5%,7%,10%,20%,100%",
-    cutoff: Annotated[
-        str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
-    ] = "",
-    tolerance: Annotated[
-        str,
-        typer.Option("--tolerance", help="Find the smallest keep whose NELBO is worse by at most this, such as 0.5%."),
-    ] = "",
-    mask: Annotated[
-        list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
-    ] = None,
+    keep: Keep = "1%,2%,3%,5%,7%,10%,20%,100%",
+    cutoff: Cutoff = "",
+    tolerance: Tolerance = "",
+    mask: Masks = None,
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
-    images: Annotated[
-        int, typer.Option("--images", min=1, help="Images at most, for the ranking and for the table each.")
-    ] = 1000,
-    pictures: Annotated[
-        int, typer.Option("--pictures", min=1, help="Images at most that are encoded, decoded and compared as well.")
-    ] = 256,
+    images: Images = 1000,
+    pictures: Pictures = 256,
     out: Out = None,
     codec: Codec = CodecName.int,
     step: Step = 1.0,
@@ -76,12 +79,7 @@ def command(
     the same as tables and pictures, and the masks; keeps the ranking in the run for encode. Several processes:
     torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
     """
-    from hvae_codec.analysis.plan import AnalysisPlan, run_analysis
-    from hvae_codec.analysis.ranking_file import FOLDER
-    from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
-    from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.report.analysis_files import check_folder
+    from hvae_codec.analysis.plan import AnalysisPlan
     from hvae_codec.store.quantiser import make_codec
 
     plan = AnalysisPlan(
@@ -92,6 +90,17 @@ def command(
         batch_size=batch_size,
         seed=seed,
     )
+    _analyze(plan, data, model, out, device, skip_broken)
+
+
+def _analyze(plan: AnalysisPlan, data: Path, model: Path, out: Path | None, device: str, skip_broken: bool) -> None:
+    from hvae_codec.analysis.plan import run_analysis
+    from hvae_codec.analysis.ranking_file import FOLDER
+    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.sources import open_images
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.report.analysis_files import check_folder
+
     reuse_freed_memory()
     with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)

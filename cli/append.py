@@ -21,20 +21,23 @@ from .options import (
     StoreArgument,
 )
 
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="Write the appended store there, a folder or a URL, and leave STORE as it is."),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
+]
+
 
 def command(
     data: Data,
     store: StoreArgument,
-    out: Annotated[
-        str | None,
-        typer.Option("--out", help="Write the appended store there, a folder or a URL, and leave STORE as it is."),
-    ] = None,
+    out: Out = None,
     split: Split = SplitName.all,
     worker_option: WorkerOption = "",
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
-    ] = None,
+    model: Model = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
@@ -59,11 +62,10 @@ def command(
         hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        images = source.split(split.value)
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
             appended = append_worker(
                 hvae,
-                images,
+                source.split(split.value),
                 store,
                 worker,
                 out=out,

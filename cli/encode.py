@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvae_codec.config import CHUNK_BYTES, ROW_GROUP_SIZE
@@ -84,15 +85,10 @@ def command(
     """Encode images into a store of their most informative latents.
 
     Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
-    when the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m
-    hvae_codec_cli encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the
-    same folders.
+    when the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
+    encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
     """
-    from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.encode.pipeline import EncodeOptions
-    from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.store.open_writer import check_location
     from hvae_codec.store.quantiser import make_codec
 
     request = EncodeRequest(
@@ -112,16 +108,25 @@ def command(
             verify=verify,
         ),
     )
+    _run(request, data, model, device, worker_option, skip_broken)
+
+
+def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, skip_broken: bool) -> None:
+    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.sources import open_images
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.store.open_writer import check_location
+
     reuse_freed_memory()
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         if not worker_option:
-            processes.run_on_main(lambda: check_location(store, overwrite))
-        hvae = load_model(model, processes.device)
-        config = hvae.config
+            processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
+        model = load_model(run, processes.device)
+        config = model.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
-        written = _encode(request, hvae, source, worker, processes)
-        _report(written, source, store, worker if worker_option else None)
+        written = _encode(request, model, source, worker, processes)
+        _report(written, source, request.store, worker if worker_option else None)
 
 
 def _encode(

@@ -22,6 +22,10 @@ from .options import (
     torch_device,
 )
 
+Split = Annotated[SplitName, typer.Option("--split", help="Evaluate the images of one split, or all.")]
+Images = Annotated[
+    int | None, typer.Option("--images", min=1, help="Images at most, evenly spaced (all, if not given).")
+]
 Samples = Annotated[
     int,
     typer.Option("--samples", min=1, help="Posterior samples per image; from 2 on with the importance-weighted bound."),
@@ -30,12 +34,8 @@ Samples = Annotated[
 
 def command(
     data: Data,
-    split: Annotated[
-        SplitName, typer.Option("--split", help="Evaluate the images of one split, or all.")
-    ] = SplitName.val,
-    images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Images at most, evenly spaced (all, if not given).")
-    ] = None,
+    split: Split = SplitName.val,
+    images: Images = None,
     samples: Samples = 1,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures of every image to this file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --csv file that is there.")] = False,

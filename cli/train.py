@@ -68,7 +68,7 @@ def command(
 
     The run is a folder: config.json, model.safetensors (averaged weights, which all other commands use), metrics.csv,
     validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec train ...; train.batch_size is that of all together.
+    torchrun --nproc-per-node N -m hvae_codec train ...; train.batch_size is that of all processes.
     """
     from hvae_codec.distributed import FailedElsewhere, init_distributed
     from hvae_codec.train.loop import TrainOptions

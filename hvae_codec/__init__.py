@@ -8,115 +8,73 @@
 Names are imported when they are first used, so that reading a store needs no torch.
 """
 
+# ruff: noqa: I001 - it would give every `as` a line of its own
+
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .analysis.evaluation import Evaluation, evaluate
-    from .config import Config, ModelConfig, StageConfig, load_config
-    from .data.sources import ImageSource, open_images
-    from .encode.append import append, append_worker
-    from .encode.dataset import LatentDataset, RowGroupSampler
-    from .encode.deep_verify import verify_deep
-    from .encode.encoded_store import open_store
-    from .encode.pipeline import encode_images, encode_worker
-    from .encode.repair import repair
-    from .errors import HvaeCodecError
-    from .model.checkpoint import load_model
-    from .model.hvae import HVAE, Elbo
-    from .model.importance import importance_bound
-    from .model.sampling import sample_images
-    from .presets import load_preset, preset_names
-    from .prune.kl_stats import KLStats, kl_stats
-    from .prune.mask import LatentMask, load_mask, save_mask
-    from .prune.sweep import sweep
-    from .prune.tolerance import find_tolerated
-    from .store.quantiser import make_codec
-    from .store.reader import Store
-    from .store.verify import VerifyReport, verify
-    from .store.workers import Worker
+if TYPE_CHECKING:  # `as` marks a name as public for type checkers
+    from .analysis.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from .config import (
+        Config as Config,
+        ModelConfig as ModelConfig,
+        StageConfig as StageConfig,
+        load_config as load_config,
+    )
+    from .data.sources import ImageSource as ImageSource, open_images as open_images
+    from .encode.append import append as append, append_worker as append_worker
+    from .encode.dataset import LatentDataset as LatentDataset, RowGroupSampler as RowGroupSampler
+    from .encode.deep_verify import verify_deep as verify_deep
+    from .encode.encoded_store import open_store as open_store
+    from .encode.pipeline import encode_images as encode_images, encode_worker as encode_worker
+    from .encode.repair import repair as repair
+    from .errors import HvaeCodecError as HvaeCodecError
+    from .model.checkpoint import load_model as load_model
+    from .model.hvae import HVAE as HVAE, Elbo as Elbo
+    from .model.importance import importance_bound as importance_bound
+    from .model.sampling import sample_images as sample_images
+    from .presets import load_preset as load_preset, preset_names as preset_names
+    from .prune.kl_stats import KLStats as KLStats, kl_stats as kl_stats
+    from .prune.mask import LatentMask as LatentMask, load_mask as load_mask, save_mask as save_mask
+    from .prune.sweep import sweep as sweep
+    from .prune.tolerance import find_tolerated as find_tolerated
+    from .store.quantiser import make_codec as make_codec
+    from .store.reader import Store as Store
+    from .store.verify import VerifyReport as VerifyReport, verify as verify
+    from .store.workers import Worker as Worker
 
-_LAZY_IMPORTS = {
-    "Config": "config",
-    "ModelConfig": "config",
-    "StageConfig": "config",
-    "load_config": "config",
-    "LatentDataset": "encode.dataset",
-    "RowGroupSampler": "encode.dataset",
-    "make_codec": "store.quantiser",
-    "Store": "store.reader",
-    "open_store": "encode.encoded_store",
-    "VerifyReport": "store.verify",
-    "repair": "encode.repair",
-    "verify": "store.verify",
-    "verify_deep": "encode.deep_verify",
-    "append": "encode.append",
-    "append_worker": "encode.append",
-    "encode_images": "encode.pipeline",
-    "encode_worker": "encode.pipeline",
-    "Worker": "store.workers",
-    "HvaeCodecError": "errors",
-    "ImageSource": "data.sources",
-    "open_images": "data.sources",
-    "load_model": "model.checkpoint",
-    "HVAE": "model.hvae",
-    "Elbo": "model.hvae",
-    "importance_bound": "model.importance",
-    "sample_images": "model.sampling",
-    "load_preset": "presets",
-    "preset_names": "presets",
-    "KLStats": "prune.kl_stats",
-    "kl_stats": "prune.kl_stats",
-    "LatentMask": "prune.mask",
-    "load_mask": "prune.mask",
-    "save_mask": "prune.mask",
-    "sweep": "prune.sweep",
-    "find_tolerated": "prune.tolerance",
-    "Evaluation": "analysis.evaluation",
-    "evaluate": "analysis.evaluation",
+_PUBLIC = {
+    "analysis.evaluation": "evaluate Evaluation",
+    "config": "Config load_config ModelConfig StageConfig",
+    "data.sources": "ImageSource open_images",
+    "encode.append": "append append_worker",
+    "encode.dataset": "LatentDataset RowGroupSampler",
+    "encode.deep_verify": "verify_deep",
+    "encode.encoded_store": "open_store",
+    "encode.pipeline": "encode_images encode_worker",
+    "encode.repair": "repair",
+    "errors": "HvaeCodecError",
+    "model.checkpoint": "load_model",
+    "model.hvae": "Elbo HVAE",
+    "model.importance": "importance_bound",
+    "model.sampling": "sample_images",
+    "presets": "load_preset preset_names",
+    "prune.kl_stats": "kl_stats KLStats",
+    "prune.mask": "LatentMask load_mask save_mask",
+    "prune.sweep": "sweep",
+    "prune.tolerance": "find_tolerated",
+    "store.quantiser": "make_codec",
+    "store.reader": "Store",
+    "store.verify": "verify VerifyReport",
+    "store.workers": "Worker",
 }
+"""Public names by the module that defines them."""
 
-__all__ = [
-    "HVAE",
-    "Config",
-    "Elbo",
-    "Evaluation",
-    "HvaeCodecError",
-    "ImageSource",
-    "KLStats",
-    "LatentDataset",
-    "LatentMask",
-    "ModelConfig",
-    "RowGroupSampler",
-    "StageConfig",
-    "Store",
-    "VerifyReport",
-    "Worker",
-    "append",
-    "append_worker",
-    "encode_images",
-    "encode_worker",
-    "evaluate",
-    "find_tolerated",
-    "importance_bound",
-    "kl_stats",
-    "load_config",
-    "load_mask",
-    "load_model",
-    "load_preset",
-    "make_codec",
-    "open_images",
-    "open_store",
-    "preset_names",
-    "repair",
-    "sample_images",
-    "save_mask",
-    "sweep",
-    "verify",
-    "verify_deep",
-]
+_LAZY_IMPORTS = {name: module for module, names in _PUBLIC.items() for name in names.split()}
+
+__all__ = sorted(_LAZY_IMPORTS)
 
 
 def __getattr__(name: str) -> Any:

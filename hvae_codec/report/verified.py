@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..store.rowgroups import runs
 from ..store.verify import VerifyReport
 
 if TYPE_CHECKING:
@@ -79,14 +79,3 @@ def image_numbers(images: Sequence[int], shown: int = 4) -> str:
     if len(parts) > shown:
         parts = [*parts[:shown], f"... ({len(images):,} images)"]
     return ", ".join(parts)
-
-
-def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Find the first and last of each run of consecutive numbers.
-
-    >>> list(runs([4, 5, 6, 9]))
-    [(4, 6), (9, 9)]
-    """
-    starts = [k for k, number in enumerate(numbers) if k == 0 or number != numbers[k - 1] + 1]
-    for start, end in itertools.pairwise([*starts, len(numbers)]):
-        yield numbers[start], numbers[end - 1]
