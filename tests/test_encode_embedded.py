@@ -19,7 +19,7 @@ from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.store.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
+from hvae_codec.store.arrays.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
 from hvae_codec.store.verify import verify
 from hvae_codec_cli.app import app
 
@@ -63,7 +63,7 @@ def test_a_longer_store_carries_it_too(made, copy, cut_patches):
     longer = append(open_store(copy).named_model, cut_patches(30)[24:], copy)
     np.testing.assert_array_equal(longer.decode(range(24)), images)
     assert len(longer.decode(range(30))) == 30
-    assert longer.read_array("model").tobytes() == store.read_array("model").tobytes()
+    assert longer.arrays.read("model").tobytes() == store.arrays.read("model").tobytes()
     assert verify(copy).ok
 
 
@@ -73,7 +73,7 @@ def test_the_same_store_otherwise(made, tiny_model, photo_patches, tmp_path):
     mask = LatentMask.from_keep(stats, 0.3)
     plain = encode_images(tiny_model, photo_patches, tmp_path / "plain.zarr", mask=mask, stats=stats)
     with pytest.raises(StoreError, match="has no array model"):
-        plain.read_array("model")
+        plain.arrays.read("model")
     for r, numbers in store.stored(slice(None)).items():
         np.testing.assert_array_equal(plain.stored(slice(None))[r], numbers)
     assert store.format_version == plain.format_version

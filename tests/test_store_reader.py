@@ -194,7 +194,7 @@ def test_a_failed_write_can_be_resumed(tmp_path, monkeypatch):
     spec = make_spec()
     latents, path = photo_latents(spec), tmp_path / "out.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.store.folder_writer.sync_branch", _disk_full)
+        patch.setattr("hvae_codec.storage.files.sync_folders", _disk_full)
         with pytest.raises(OSError, match="No space left"):
             write_all(path, spec, latents)
     writer = FolderStoreWriter.create_or_resume(path, spec)

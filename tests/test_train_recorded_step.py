@@ -12,7 +12,7 @@ import torch
 from hvae_codec.config import Config
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.processes import Processes
+from hvae_codec.distributed import DistributedContext
 from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, make_step
@@ -41,7 +41,7 @@ class Spoiling:
 
 def recorded(config: Config, warnings: list[str] | None = None) -> tuple[Spoiling, RecordedStep]:
     network = Spoiling(config)
-    eager = EagerStep(network, network.optimizer, config, Processes())
+    eager = EagerStep(network, network.optimizer, config, DistributedContext())
     return network, RecordedStep(eager, [].append if warnings is None else warnings.append)
 
 
@@ -117,16 +117,16 @@ def test_a_failed_recording_is_told_once_and_steps_go_on(tiny_config: Config, ph
 @pytest.mark.parametrize(
     ("wanted", "processes", "recorded", "told"),
     [
-        ("auto", Processes(), False, False),
-        ("on", Processes(), False, True),
-        ("auto", Processes(device="cuda"), True, False),
-        ("on", Processes(device="cuda:1"), True, False),
-        ("off", Processes(device="cuda"), False, False),
-        ("auto", Processes(0, 2, device="cuda:0"), False, False),
-        ("on", Processes(0, 2, device="cuda:0"), False, True),
+        ("auto", DistributedContext(), False, False),
+        ("on", DistributedContext(), False, True),
+        ("auto", DistributedContext(device="cuda"), True, False),
+        ("on", DistributedContext(device="cuda:1"), True, False),
+        ("off", DistributedContext(device="cuda"), False, False),
+        ("auto", DistributedContext(0, 2, device="cuda:0"), False, False),
+        ("on", DistributedContext(0, 2, device="cuda:0"), False, True),
     ],
 )
-def test_when_steps_are_recorded(tiny_config: Config, wanted: str, processes: Processes, recorded: bool, told: bool):
+def test_when_steps_are_recorded(tiny_config: Config, wanted: str, processes: DistributedContext, recorded: bool, told: bool):
     warnings: list[str] = []
     network = Spoiling(tiny_config)
     step = make_step(wanted, network, network.optimizer, tiny_config, processes, warnings.append)

@@ -89,7 +89,7 @@ def _chunk_bytes(old: Store) -> int:
         return old.metadata.chunk_bytes
     sizes = [1]
     for resolution in old.resolutions:
-        array = old.array(f"z{resolution}")
+        array = old.arrays[f"z{resolution}"]
         length = array.chunks[0]
         sizes += [length * int(np.prod(array.shape[1:])) * array.dtype.itemsize] if length > 1 else []
     return max(sizes)
@@ -132,13 +132,12 @@ def _arrays(old: Store) -> dict[str, zarr.Array]:
     """All arrays that are there, a user's too, by name. (zarr's own listing warns of files that are none.)"""
     found = {}
     for name in old.path.array_folders():
-        array = old.find_array(name)
+        array = old.arrays.find(name)
         if array is None and name not in (old.metadata.arrays or {name: 0}):  # a group of a user's
             continue
         if array is None:
-            raise StoreError(
-                f"{old.path}: the metadata of array {name} are damaged ({old.opened[name]}); repair the store first"
-            )
+            fault = old.arrays.fault(name)
+            raise StoreError(f"{old.path}: the metadata of array {name} are damaged ({fault}); repair the store first")
         found[name] = array
     return found
 

@@ -30,7 +30,7 @@ def model_weights(model: HVAE) -> bytes:
 
 def stored_weights(store: Store) -> bytes:
     """The safetensors file in `store`, empty where it carries no model; `StoreError` where it is damaged."""
-    return store.read_array(WEIGHTS).tobytes() if store.metadata.model.embedded else b""
+    return store.arrays.read(WEIGHTS).tobytes() if store.metadata.model.embedded else b""
 
 
 def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | None:

@@ -109,7 +109,7 @@ class RowGroupRepairer:
         return [f"{name}/{key}" for name in files]
 
     def _is_whole(self, name: str, rows: range) -> bool:
-        array: Any = self.store.array(name)
+        array: Any = self.store.arrays[name]
         try:
             return not np.isnan(reading(lambda: np.asarray(array[rows.start : rows.stop]))).any()
         except UnreadableError:

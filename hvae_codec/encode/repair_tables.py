@@ -47,7 +47,7 @@ def repair_tables(inspection: Inspection, sources: TableSources) -> list[str]:
     """
     store = inspection.store
     damaged = {damage.file.split("/")[0] for damage in inspection.damages if damage.row_group is None}
-    wanted = sorted(damaged & store.schema.keys())
+    wanted = sorted(damaged & store.arrays.schema.keys())
     if not may_copy(inspection):
         wanted = [name for name in wanted if name != COPY_HOLDER]
     if not wanted:
@@ -100,7 +100,7 @@ def _texts(store: Store, name: str, damaged: Sequence[str], sources: TableSource
 def _steps(
     store: Store, damaged: Sequence[str], mask: LatentMask, stats: KLStats | None
 ) -> dict[int, NDArray[np.float32]]:
-    whole = {r: store.read_array(f"step{r}") for r in store.resolutions if f"step{r}" not in damaged}
+    whole = {r: store.arrays.read(f"step{r}") for r in store.resolutions if f"step{r}" not in damaged}
     if len(whole) == len(store.resolutions):
         return whole
     if stats is None:

@@ -35,8 +35,11 @@ class Inspection:
     def damages(self) -> list[Damage]:
         """Everything but latents and digests; of those, which files are missing."""
         damages = [*self.metadata_damages, *self._missing_files, *self._table_damages]
-        if {damage.file for damage in damages} <= {COPY_FILE} and self.tables_prove is False:
-            damages += self._fingerprint_damage()
+        others = {damage.file for damage in damages} - {COPY_FILE}
+        # A store that does not say how large its chunks may be is tried with the usual size, and not condemned.
+        if not others and self.tables_prove is False and self.store.metadata.chunk_bytes is not None:
+            problem = "has the fingerprint of other names, labels, steps or settings than the store's"
+            damages.append(Damage(GROUP_FILE, problem))
         return damages
 
     # Files.
@@ -47,54 +50,43 @@ class Inspection:
         return [key for key, _ in self.store.path.files()]
 
     @functools.cached_property
-    def arrays(self) -> list[str]:
-        """Names of the arrays that were made with the store; of all that are there if it does not say which were."""
-        every = self.store.path.array_folders() if self.store.metadata.arrays is None else self.store.metadata.arrays
-        return [*self.store.schema, *sorted({*every} - self.store.schema.keys())]
-
-    @functools.cached_property
     def files(self) -> dict[str, set[str]]:
-        """Files of each array, of those that ought to be there too, relative to its folder."""
-        files: dict[str, set[str]] = {name: set() for name in self.arrays}
+        """Files of each array that was made with the store, relative to its folder; of all arrays if none is known."""
+        own, schema = self.store.metadata.arrays, self.store.arrays.schema
+        more = {*(self.store.path.array_folders() if own is None else own)} - schema.keys()
+        files: dict[str, set[str]] = {name: set() for name in [*schema, *sorted(more)]}
         for key in self.listing:
             name, _, file = key.partition("/")
             if file and name in files:
                 files[name].add(file)
         return files
 
-    def _sound(self, names: Sequence[str]) -> Iterator[tuple[str, zarr.Array]]:
-        """Those arrays whose metadata are whole."""
-        for name in names:
-            array = self.store.find_array(name)
+    def _sound_arrays(self) -> Iterator[tuple[str, zarr.Array]]:
+        """Those whose metadata are whole."""
+        for name in self.files:
+            array = self.store.arrays.find(name)
             if array is not None and not self._array_fault(name):
                 yield name, array
-
-    def _array_fault(self, name: str) -> str:
-        """What is wrong with an array's metadata; shards count here, which a reader need not care about."""
-        array, schema, fault = self.store.find_array(name), self.store.schema.get(name), self.store.array_fault(name)
-        if fault or array is None or schema is None or schema.shards in (None, array.shards):
-            return fault
-        return f"has shards of {list(array.shards or ())}, not {list(schema.shards or ())}"
 
     @functools.cached_property
     def _missing_files(self) -> list[Damage]:
         return [
             self._damage(name, array, key, spans, "is missing")
-            for name, array in self._sound(self.arrays)
+            for name, array in self._sound_arrays()
             for key, spans in chunk_files(array)
             if key not in self.files[name]
         ]
 
     def _damage(self, name: str, array: zarr.Array, key: str, spans: tuple[slice, ...], problem: str) -> Damage:
         """A damage to the file `key` of the array `name`, and to the images whose elements, `spans`, are in it."""
-        row_groups, file = self.store.row_groups, f"{name}/{key}"
-        if name == "committed":
-            return Damage(file, problem, row_groups.rows(spans[0].start), spans[0].start)
+        row_groups, file, first = self.store.row_groups, f"{name}/{key}", spans[0].start
+        if name == COPY_HOLDER:
+            return Damage(file, problem, row_groups.rows(first), first)
         if dimension_names(array)[:1] == ("image",):
-            images, of_row_group = range(spans[0].start, spans[0].stop), name not in ("name", "label")
-            own = of_row_group and name in self.store.schema
-            return Damage(file, problem, images, row_groups.of(images.start) if own else None)
-        return Damage(file, problem, range(row_groups.images) if _is_of_all(name) else ())
+            is_written_with_latents = name in self.store.arrays.schema and name not in ("name", "label")
+            row_group = row_groups.of(first) if is_written_with_latents else None
+            return Damage(file, problem, range(first, spans[0].stop), row_group)
+        return Damage(file, problem, range(len(self.store)) if _is_of_all(name) else ())
 
     # Metadata.
 
@@ -103,9 +95,26 @@ class Inspection:
         """What is wrong with the `zarr.json` of the group and of its arrays."""
         fault = self.store.group_file.fault
         group = [Damage(GROUP_FILE, fault)] if fault else []
-        arrays = [damage for name in self.arrays for damage in self._array_damage(name)]
+        arrays = [Damage(f"{name}/zarr.json", fault, self._all_of(name)) for name, fault in self._array_faults()]
         copy = self._copy_damage() if COPY_FILE not in {damage.file for damage in arrays} else []
         return [*group, *copy, *arrays]
+
+    def _array_faults(self) -> Iterator[tuple[str, str]]:
+        return ((name, fault) for name in self.files if (fault := self._array_fault(name)))
+
+    def _array_fault(self, name: str) -> str:
+        """What is wrong with an array's metadata; shards count here, which a reader need not care about."""
+        arrays = self.store.arrays
+        array, schema, fault = arrays.find(name), arrays.schema.get(name), arrays.fault(name)
+        if fault or array is None or schema is None or schema.shards in (None, array.shards):
+            return fault
+        return f"has shards of {list(array.shards or ())}, not {list(schema.shards or ())}"
+
+    def _all_of(self, name: str) -> range:
+        """The images that an array without its metadata leaves unread."""
+        schema = self.store.arrays.schema.get(name)
+        of_images = schema is not None and schema.dimension_names[0] == "image"
+        return range(len(self.store)) if of_images or _is_of_all(name) else range(0)
 
     def _copy_damage(self) -> list[Damage]:
         """That the second copy of the metadata is damaged; all else of its array is whole."""
@@ -117,36 +126,25 @@ class Inspection:
         same = copy.fingerprint == self.store.metadata.fingerprint
         return [] if same else [Damage(COPY_FILE, "has a whole copy of other metadata than the group's zarr.json")]
 
-    def _array_damage(self, name: str) -> list[Damage]:
-        fault, schema = self._array_fault(name), self.store.schema.get(name)
-        concerns_all = _is_of_all(name) or (schema is not None and schema.is_per_image)
-        return [Damage(f"{name}/zarr.json", fault, range(len(self.store)) if concerns_all else ())] if fault else []
-
-    # Tables.
-
-    @property
-    def tables(self) -> list[str]:
-        """The arrays besides latents and digests."""
-        return [name for name in self.arrays if name != COPY_HOLDER and not _is_latents(name)]
+    # Tables: the arrays besides latents and digests.
 
     @functools.cached_property
     def _table_damages(self) -> list[Damage]:
         """Elements of tables that cannot be read or were never written, file by file."""
         return [
             self._damage(name, array, key, spans, problem)
-            for name, array in self._sound(self.tables)
-            if not self._is_whole(name)
+            for name, array in self._sound_arrays()
+            if not (name == COPY_HOLDER or _is_latents(name) or self._is_whole(name))
             for key, spans in chunk_files(array)
             if key in self.files[name] and (problem := _problem(name, array, spans))
         ]
 
     def _is_whole(self, name: str) -> bool:
         """Whether a table can be read at once, as the store does: then its files need not be looked at one by one."""
-        known = {"name": "names", "label": "labels"}
         try:
-            if name in known:
-                return bool(getattr(self.store, known[name]))
-            return name.startswith("step") and self.store.steps is not None
+            if name in ("name", "label"):
+                return bool(self.store.names if name == "name" else self.store.labels)
+            return name.startswith("step") and bool(self.store.steps)
         except StoreError:
             return False
 
@@ -154,7 +152,7 @@ class Inspection:
     def tables_prove(self) -> bool | None:
         """Whether the tables have the fingerprint of the metadata: none is of another store. None if one is damaged."""
         damaged = {damage.file.partition("/")[0] for damage in (*self._missing_files, *self._table_damages)}
-        damaged |= {name for name in self.tables if self._array_fault(name)}
+        damaged |= {name for name, _ in self._array_faults()}
         if any(name in ("name", "label") or _is_of_all(name) for name in damaged):
             return None
         try:
@@ -162,32 +160,26 @@ class Inspection:
         except StoreError:
             return None
 
-    def _fingerprint_damage(self) -> list[Damage]:
-        """Stores that do not say how large their chunks may be are tried with the usual size, and not condemned."""
-        if self.store.metadata.chunk_bytes is None:
-            return []
-        return [Damage(GROUP_FILE, "has the fingerprint of other names, labels, steps or settings than the store's")]
-
     # What is said.
 
     def names_of(self, images: Sequence[int]) -> list[str]:
         """Names of those of `images` whose names can be read."""
-        array = self.store.find_array("name")
+        array = self.store.arrays.find("name")
         names = [_text(array, image) for image in images if array is not None]
         return [name for name in names if name != NO_TEXT]
 
     def notes(self) -> Iterator[str]:
         """What is worth knowing but no damage, one sentence each."""
-        stray = sorted(self._stray())
+        metadata, path, stray = self.store.metadata, self.store.path, sorted(self._stray())
         if stray:
             shown = ", ".join(stray[:NAMED_FILES]) + (", ..." if len(stray) > NAMED_FILES else "")
             yield f"{len(stray)} files are no part of the store: {shown}"
-        if self.store.metadata.arrays is None:
+        if metadata.arrays is None:
             yield "the store is of an older version, whose metadata have no checksum"
-        if self.store.metadata.chunk_bytes is None and self.tables_prove is False:
+        if metadata.chunk_bytes is None and self.tables_prove is False:
             yield "names, labels and steps could not be compared with the fingerprint"
         for ending, meaning in ((".partial", "an unfinished store"), (".replaced", "a store that was being replaced")):
-            beside = self.store.path.with_name(self.store.path.name + ending)
+            beside = path.with_name(path.name + ending)
             if beside.exists():
                 yield f"{beside} is beside it, {meaning}"
 
@@ -196,7 +188,7 @@ class Inspection:
         for entry in {first + slash for first, slash, _ in (key.partition("/") for key in self.listing)}:
             if entry.rstrip("/") not in self.files and entry != GROUP_FILE:
                 yield entry
-        for name, array in self._sound(self.arrays):
+        for name, array in self._sound_arrays():
             for file in self.files[name] - {"zarr.json"}:
                 if not is_chunk_file(array, file):
                     yield f"{name}/{file}"

@@ -78,7 +78,7 @@ def _is_counted(inspection: Inspection) -> bool:
     if inspection.tables_prove is not None:
         return inspection.tables_prove
     store = inspection.store
-    arrays = [store.find_array(name) for name in ("name", "label", *(f"z{r}" for r in store.resolutions))]
+    arrays = [store.arrays.find(name) for name in ("name", "label", *(f"z{r}" for r in store.resolutions))]
     found = [array.shape[0] for array in arrays if array is not None]
     agree = found.count(len(store))
     return agree > 1 and len(found) - agree <= 1

@@ -116,7 +116,7 @@ def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = fro
     rows, found, whole = store.row_groups.rows(row_group), [], True
     for resolution in store.resolutions:
         file = f"z{resolution}/{shard_key(row_group, store.columns.item(resolution))}"
-        if store.array_fault(f"z{resolution}") or file in lost:
+        if store.arrays.fault(f"z{resolution}") or file in lost:
             whole = False
             continue
         latents = read_row_group(store, resolution, row_group)
@@ -125,7 +125,7 @@ def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = fro
             whole = False
             yield Damage(file, latents.problem, [rows[i] for i in np.flatnonzero(latents.lost)], row_group)
     file = f"committed/c/{row_group}"
-    if store.array_fault("committed") or file in lost:
+    if store.arrays.fault("committed") or file in lost:
         return
     try:
         digest = read_digest(store, row_group)
@@ -141,7 +141,7 @@ def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = fro
 
 def read_digest(store: Store, row_group: int) -> int:
     """The digest that was committed; `UnreadableError` if it cannot be read."""
-    return int(reading(_elements, store.array("committed"), row_group))
+    return int(reading(_elements, store.arrays["committed"], row_group))
 
 
 def _elements(array: Any, selection: Any) -> NDArray:
@@ -160,7 +160,7 @@ def read_row_group(store: Store, resolution: int, row_group: int) -> Latents:
 
 
 def _read_chunks(store: Store, resolution: int, rows: range, problem: str) -> Latents:
-    array, cache = store.array(f"z{resolution}"), ChunkCache()
+    array, cache = store.arrays[f"z{resolution}"], ChunkCache()
     numbers = np.full((len(rows), *array.shape[1:]), array.fill_value, array.dtype)
     for first in range(0, len(rows), array.chunks[0]):
         chunk = rows[first : first + array.chunks[0]]
@@ -175,7 +175,7 @@ def checked_row_group(store: Store, row_group: int) -> Stored:
     """A row group's stored numbers, from the disk; `StoreError` if they are not the ones that were committed."""
     rows = store.row_groups.rows(row_group)
     for damage in row_group_damages(store, row_group):
-        raise store.damaged(f"images {rows.start} to {rows.stop - 1}: {damage.file} {damage.problem}")
+        raise store.arrays.damaged(f"images {rows.start} to {rows.stop - 1}: {damage.file} {damage.problem}")
     return {resolution: read_row_group(store, resolution, row_group).numbers for resolution in store.resolutions}
 
 
