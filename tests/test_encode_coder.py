@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import hypothesis.extra.numpy
 import numpy as np
@@ -321,10 +322,10 @@ def test_a_columns_place_is_where_the_mask_keeps(mask):
             kept[group][tuple(place)] = True
     assert all(np.array_equal(a, b) for a, b in zip(kept, mask.keep, strict=True))
     assert sum(math.prod(columns.item(r)) for r in columns.resolutions) == mask.kept_dims
-    arrays = {name: places for name, (places, _) in columns.tables().items()}
     if columns.resolutions:
-        metadata = json.loads(json.dumps(columns.attributes() | {"mask": mask.to_dict()}))
-        assert read_columns(metadata, arrays.__getitem__).agree_with(columns)
+        parts = {"columns": columns.attributes(), "mask": mask.to_dict()}
+        metadata = SimpleNamespace(**json.loads(json.dumps(parts)))
+        assert read_columns(metadata, columns.tables().__getitem__).agree_with(columns)
 
 
 @pytest.fixture(scope="module", params=["variate", "position"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from hvae_codec import open_store, repair, verify
 from hvae_codec.encode.repair import restore_metadata
 from hvae_codec.errors import StoreError
 from hvae_codec.store.damage import Damage
-from hvae_codec.store.metadata import attribute_checksum
+from hvae_codec.store.metadata import StoreMetadata, attribute_checksum
 from stores import GRANULARITIES, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 OTHER_COPY = Damage("committed/zarr.json", "has a whole copy of other metadata than the group's zarr.json", names=[])
@@ -219,3 +220,26 @@ def test_a_newer_version_is_no_damage(path, damage):
     for call in (open_store, verify, repair):
         with pytest.raises(StoreError, match=r"version 3, .* up to 2"):
             call(path)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_metadata_go_round(tmp_path, granularity):
+    store = make_store(tmp_path / "out.zarr", make_spec(12, granularity=granularity))
+    attribute = json.loads((store.path / "zarr.json").read_text())["attributes"]["hvae_codec"]
+    typed = dataclasses.replace(StoreMetadata.from_attribute(attribute), as_read=None)
+    assert json.loads(json.dumps(typed.to_attribute())) == attribute
+
+
+def test_what_a_later_version_adds_to_the_metadata_survives_a_repair(path):
+    document = json.loads((path / "zarr.json").read_text())
+    later = document["attributes"]["hvae_codec"]
+    later["model"]["licence"], later["colour"] = "MIT", "sRGB"
+    later["checksum"] = attribute_checksum(later)
+    (path / "zarr.json").write_text(json.dumps(document))
+    copy = json.loads((path / "committed" / "zarr.json").read_text())
+    copy["attributes"]["hvae_codec_copy"] = json.dumps(later)
+    (path / "committed" / "zarr.json").write_text(json.dumps(copy))
+    assert open_store(path).latents(0)
+    (path / "zarr.json").unlink()
+    assert restore_metadata(path) == ["zarr.json"]
+    assert json.loads((path / "zarr.json").read_text())["attributes"]["hvae_codec"] == later

@@ -298,14 +298,17 @@ def test_a_specification_of_no_store_is_refused(changes, message):
 
 
 def test_per_image_arrays(tmp_path):
-    spec = make_spec()
-    writer = write_all(tmp_path / "out.zarr", spec, photo_latents(spec))
-    rate = np.linspace(0, 1, 20).astype(np.float32)
-    writer.write_images("rate", np.zeros(20))
-    writer.write_images("rate", rate)
-    for name, values, message in (("z4", rate, "'z4'"), ("../x", rate, "'../x'"), ("rate", rate[1:], "one number")):
+    spec = make_spec(per_image=("rate",))
+    latents, rate = photo_latents(spec), np.linspace(0, 1, 20).astype(np.float32)
+    writer = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", spec)
+    first = {r: numbers[:8] for r, numbers in latents.items()}
+    wrong = {"rate": rate[:7]}, {"z4": rate[:8]}, {"rate": np.where(rate == rate[3], np.nan, rate)[:8]}
+    for values, message in zip(wrong, ("one number", "'z4'", "rate of image 3 is"), strict=True):
         with pytest.raises(StoreError, match=message):
-            writer.write_images(name, values)
+            writer.write(0, first, values)
+    for r in writer.pending():
+        rows = slice(writer.rows(r).start, writer.rows(r).stop)
+        writer.write(r, {key: numbers[rows] for key, numbers in latents.items()}, {"rate": rate[rows]})
     writer.publish()
     store = open_store(tmp_path / "out.zarr")
     np.testing.assert_array_equal(store.per_image("rate"), rate)
@@ -313,10 +316,8 @@ def test_per_image_arrays(tmp_path):
     assert store.frame.dtypes["rate"] == np.float32
     assert store.frame.loc[3].tolist() == ["photo/003-é.png", "cat", rate[3]]
     assert len(store.frame) == 20
-    with pytest.raises(StoreError, match="rate of image 3 is"):
-        writer.write_images("rate", np.where(rate == rate[3], np.nan, rate))
     with pytest.raises(StoreError, match="no array distortion"):
-        open_store(tmp_path / "out.zarr").per_image("distortion")
+        store.per_image("distortion")
 
 
 def test_what_is_no_store_is_told_apart(tmp_path):
@@ -398,7 +399,7 @@ def test_damaged_metadata_of_single_positions_are_told(tmp_path):
     assert "channels" not in metadata
     for changes, message in (
         ({"dimensions": {"2": 1}}, "no array z2"),
-        ({"dimensions": {"4": 33}}, r"array dimension4: .* \[32, 4\], not \[33, 4\]"),
+        ({"dimensions": {"4": 33}}, r"array z4: .* \[20, 32\], not \[20, 33\]"),
         ({"dimensions": {}}, "name no latents"),
         ({"granularity": "variate"}, "metadata are damaged"),
     ):

@@ -46,7 +46,7 @@ class ArrayFiles:
         """The array `name` as it is; None if it is not there or cannot be opened."""
         if name not in self._opened:
             try:
-                self._opened[name] = reading(self._open, name)
+                self._opened[name] = self._open(name)
             except UnreadableError as error:
                 self._opened[name] = error
         found = self._opened[name]
@@ -56,7 +56,7 @@ class ArrayFiles:
         if not (self.location / name / "zarr.json").is_file():
             raise UnreadableError(MISSING)
         # Not through the group, whose metadata may be damaged.
-        return zarr.open_array(self.location.zarr_location() / name, mode="r", zarr_format=3)
+        return reading(lambda: zarr.open_array(self.location.zarr_location() / name, mode="r", zarr_format=3))
 
     def fault(self, name: str) -> str:
         """What is wrong with the array's metadata, to be read after the name of its file; empty if nothing is."""

@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import zarr
-from zarr.storage import MemoryStore
 
 from ..errors import StoreError
 from ..storage.bucket import BucketLocation
 from ..storage.location import UNFINISHED, Location, each
-from .create import objects_of, write_table
+from .create import objects_of
 from .schema import WRITE_ALL
 from .spec import StoreSpec
 from .workers import Worker
@@ -148,12 +147,6 @@ class BucketStoreWriter(StoreWriter):
 
     def _sync(self, keys: Sequence[str]) -> None:
         """Nothing to do: an object that was written survives."""
-
-    def _write_table(self, name: str, values: np.ndarray) -> None:
-        objects: dict[str, Any] = {}
-        write_table(zarr.open_group(MemoryStore(objects), mode="w-", zarr_format=3), name, values, "image")
-        for key in objects.keys() - {PUBLISHED}:
-            self.path.write(key, objects[key].to_bytes())
 
 
 def _check_alone(writer: BucketStoreWriter) -> None:

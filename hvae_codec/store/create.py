@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
 from .metadata import ATTRIBUTE, COPY, COPY_HOLDER, StoreMetadata, array_checksum
-from .schema import TABLE_CHUNK, WEIGHTS, table_schema
+from .schema import TABLE_CHUNK, WEIGHTS
 from .spec import StoreSpec
 
 
@@ -41,11 +40,6 @@ def write_copy(group: zarr.Group, metadata: StoreMetadata) -> None:
     """Write the second copy of the metadata: as text, which a reader of the array need not parse."""
     text = json.dumps(metadata.to_attribute(), separators=(",", ":"))
     zarr.open_array(group.store_path / COPY_HOLDER, mode="r+").update_attributes({COPY: text})
-
-
-def write_table(group: zarr.Group, name: str, values: NDArray, axis: str) -> None:
-    """Write a whole array, in place of an earlier one of that name."""
-    table_schema(values.shape, str(values.dtype), (axis,)).create(group, name)[:] = values
 
 
 def _write_texts(table: zarr.Array, texts: Sequence[str]) -> None:

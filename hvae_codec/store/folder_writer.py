@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import zarr
 
 from ..errors import StoreError
 from ..storage.files import exchange, sync, sync_tree, write_atomically
 from ..storage.folder import FolderLocation
 from .arrays import marked_digest
-from .create import fill_group, write_table
+from .create import fill_group
 from .schema import WRITE_ALL
 from .sketch import SKETCH
 from .spec import StoreSpec
@@ -149,10 +148,6 @@ class FolderStoreWriter(StoreWriter):
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.partial)}
         for path in (*files, *folders):
             sync(path)
-
-    def _write_table(self, name: str, values: np.ndarray) -> None:
-        write_table(zarr.open_group(self.partial, mode="r+"), name, values, "image")
-        sync_tree(self.partial / name)
 
 
 def partial_path(path: Path) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar, cast
 
 from ..errors import HvaeCodecError, StoreError
 from .quantiser import Codec, codec_from_dict
@@ -19,6 +19,9 @@ FORMAT_VERSION = 2
 """The newest that is read. A store has the lowest one that suffices: 2 if it keeps single latent dimensions."""
 COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
 """The second copy of the attribute is this attribute of this array."""
+
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +36,6 @@ class ModelRecord:
     """The run that it is from, as it was given; empty if it is from none."""
     embedded: bool = False
     """Whether the store carries the weights."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; `embedded` only if it is true."""
-        embedded = {"embedded": True} if self.embedded else {}
-        return {"hash": self.hash, "config": dict(self.config), "run": self.run, **embedded}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +75,6 @@ class SourceRecord:
         """The parts; of a store of `images` that was never appended to, the one that it is."""
         return self.parts or (SourcePart(fingerprint=self.fingerprint, bytes=self.bytes, images=images),)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; `parts` only if there are any."""
-        parts = {"parts": [vars(part) for part in self.parts]} if self.parts else {}
-        return {"fingerprint": self.fingerprint, "bytes": self.bytes, **parts}
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoreMetadata:
@@ -107,13 +100,15 @@ class StoreMetadata:
     """Whether the array `committed` holds these metadata a second time."""
     arrays: Mapping[str, int] | None = None
     """Checksums of the arrays' `zarr.json` by name; None in stores of older versions."""
+    as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """The attribute that these were read from: a later version may have put more into it."""
 
     @classmethod
     def from_attribute(cls, attribute: Any) -> StoreMetadata:
         """Raises `StoreError` if something is missing or of another kind; the checksum is not looked at."""
         try:
-            source = {**attribute["source"]}
-            parts = tuple(SourcePart(**part) for part in source.pop("parts", ()))
+            source = attribute["source"]
+            parts = tuple(_record(SourcePart, part) for part in source.get("parts", ()))
             return cls(
                 format_version=int(attribute["format_version"]),
                 package_version=str(attribute.get("package_version", "unknown")),
@@ -122,12 +117,13 @@ class StoreMetadata:
                 chunk_bytes=_at_least_1(attribute["chunk_bytes"]) if "chunk_bytes" in attribute else None,
                 codec=codec_from_dict(attribute["codec"]),
                 columns={key: attribute[key] for key in _COLUMN_KEYS if key in attribute},
-                image=ImageRecord(**attribute["image"]),
-                model=ModelRecord(**attribute["model"]),
+                image=_record(ImageRecord, attribute["image"]),
+                model=_record(ModelRecord, attribute["model"]),
                 mask=_mapping(attribute["mask"]),
-                source=SourceRecord(**source, parts=parts),
+                source=_record(SourceRecord, {**source, "parts": parts}),
                 has_copy="copy" in attribute,
                 arrays=_mapping(attribute["arrays"]) if "arrays" in attribute else None,
+                as_read=attribute,
             )
         except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = str(error) if isinstance(error, HvaeCodecError) else repr(error)
@@ -135,6 +131,8 @@ class StoreMetadata:
 
     def to_attribute(self) -> dict[str, Any]:
         """The attribute, keys in the order of the format, with its checksum. No dates: equal contents, equal bytes."""
+        if self.as_read is not None:
+            return dict(self.as_read)
         attribute = {
             "format_version": self.format_version,
             "package_version": self.package_version,
@@ -144,9 +142,9 @@ class StoreMetadata:
             "codec": self.codec.to_dict(),
             **self.columns,
             "image": vars(self.image),
-            "model": self.model.to_dict(),
+            "model": {key: value for key, value in vars(self.model).items() if key != "embedded" or value},
             "mask": self.mask,
-            "source": self.source.to_dict(),
+            "source": {key: value for key, value in asdict(self.source).items() if key != "parts" or value},
             **({"copy": COPY_HOLDER} if self.has_copy else {}),
             **({} if self.arrays is None else {"arrays": dict(self.arrays)}),
         }
@@ -154,6 +152,11 @@ class StoreMetadata:
 
 
 _COLUMN_KEYS = ("granularity", "channels", "dimensions")
+
+
+def _record(kind: type[Record], data: Mapping[str, Any]) -> Record:
+    """A record of what `data` says, and `kind` knows of."""
+    return kind(**{part.name: data[part.name] for part in fields(cast(Any, kind)) if part.name in data})
 
 
 def _at_least_1(value: Any) -> int:

@@ -73,11 +73,6 @@ class StoreWriter(ABC):
         return self.unfinished_location(self.path)
 
     @property
-    def row_group_size(self) -> int:
-        """Images in each row group but the last, which may have fewer."""
-        return self.spec.row_group_size
-
-    @property
     def row_groups(self) -> int:
         """Row groups of the whole store."""
         return len(self.spec.row_groups)
@@ -162,14 +157,6 @@ class StoreWriter(ABC):
         each(far, lambda key: _or_missing(source / key, lambda: self.unfinished.copy_from(source / key, key)), keys)
         self._sync(keys)
 
-    def write_images(self, name: str, values: np.ndarray) -> None:
-        """Write a per-image float32 array such as `rate` or `distortion`, [images], whole."""
-        values = np.asarray(values, dtype=np.float32)
-        self._check_per_image(name, values, range(len(self.spec.names)))
-        if not re.fullmatch(r"[a-z][a-z_]*", name) or RESERVED.fullmatch(name):
-            raise StoreError(f"a per-image array cannot be called {name!r}; choose another word of small letters")
-        self._write_table(name, values)
-
     def publish(self) -> None:
         """Give the finished store its name; `StoreError` if row groups are missing or `path` was taken."""
         if not self.finish():
@@ -248,10 +235,6 @@ class StoreWriter(ABC):
     @abstractmethod
     def _sync(self, keys: Sequence[str]) -> None:
         """Return when the objects `keys`, which zarr wrote or which were copied, survive a power cut."""
-
-    @abstractmethod
-    def _write_table(self, name: str, values: np.ndarray) -> None:
-        """Write a whole new array, one element per image."""
 
     def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
         if values.shape != (len(rows),):
