@@ -46,7 +46,8 @@ def layers() -> list[list[Room]]:
     (rooms,) = (contract["layers"] for contract in contracts if "containers" in contract)
     (forbidden,) = (contract["source_modules"] for contract in contracts if contract["type"] == "forbidden")
     without = {module.removeprefix("hvae_codec.") for module in forbidden}
-    package = [[read_room(ROOT / "hvae_codec" / name.strip(), without) for name in row.split("|")] for row in rooms]
+    names = [[name.strip() for name in row.split("|")] for row in rooms if row != "__main__"]
+    package = [[read_room(ROOT / "hvae_codec" / name, without) for name in row] for row in names]
     return [[read_room(ROOT / "cli", without)], *package]
 
 

@@ -44,6 +44,7 @@ def copy(made, tmp_path):
     return shutil.copytree(made[0].path, tmp_path / "out.zarr")
 
 
+@pytest.mark.slow
 def test_decoding_needs_no_run(made, copy):
     store, images = made
     fresh = open_store(store.path)

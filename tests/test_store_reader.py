@@ -339,6 +339,7 @@ def test_what_is_no_store_is_told_apart(tmp_path):
         open_store(tmp_path / "torn.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_a_changed_byte_of_metadata_is_told(tmp_path, granularity):
     store, rng = make_store(tmp_path / "out.zarr", make_spec(granularity=granularity)), np.random.default_rng(0)

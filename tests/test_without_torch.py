@@ -40,6 +40,7 @@ except hvae_codec.HvaeCodecError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("blocked", [True, False])
 def test_reading_imports_no_torch(tmp_path, granularity, blocked):
