@@ -202,7 +202,7 @@ def test_a_failed_write_can_be_resumed(tmp_path, monkeypatch):
     make_store(path, spec)
 
 
-def _disk_full(root, key):
+def _disk_full(folder, root):
     raise OSError(28, "No space left on device")
 
 
@@ -399,7 +399,10 @@ def test_damaged_metadata_of_single_positions_are_told(tmp_path):
     assert "channels" not in metadata
     for changes, message in (
         ({"dimensions": {"2": 1}}, "no array z2"),
-        ({"dimensions": {"4": 33}}, r"array dimension4: .* \[32, 4\], not \[33, 4\]"),
+        (
+            {"dimensions": {"4": 33}},
+            r"array (dimension4|z4): .* \[.*32.*\], not \[.*33.*\]",
+        ),
         ({"dimensions": {}}, "name no latents"),
         ({"granularity": "variate"}, "metadata are damaged"),
     ):
