@@ -46,7 +46,8 @@ def layers() -> list[list[Room]]:
     (rooms,) = (contract["layers"] for contract in contracts if "containers" in contract)
     (forbidden,) = (contract["source_modules"] for contract in contracts if contract["type"] == "forbidden")
     without = {module.removeprefix("hvae_codec.") for module in forbidden}
-    package = [[read_room(ROOT / "hvae_codec" / name.strip(), without) for name in row.split("|")] for row in rooms]
+    names = [[name.strip() for name in row.split("|")] for row in rooms if row != "__main__"]
+    package = [[read_room(ROOT / "hvae_codec" / name, without) for name in row] for row in names]
     return [[read_room(ROOT / "cli", without)], *package]
 
 
@@ -71,7 +72,7 @@ def kind_of(name: str, texts: dict[Path, str], without_torch: set[str]) -> str:
 
 def draw(rows: list[list[Room]]) -> Figure:
     """Draw a row a layer, a box a room, and an arrow for the one way of imports."""
-    heights = [0.66 if len(rooms) > 1 else 0.52 for rooms in rows]  # purposes take two lines or one
+    heights = [0.38 + 0.14 * len(rooms) for rooms in rows]  # the narrower, the more lines a purpose takes
     height = sum(heights) + GAP * len(rows)
     figure = Figure(figsize=(WIDTH, height + 0.5), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -98,7 +99,7 @@ def draw_room(axes: Axes, room: Room, place: tuple[float, float, float, float]) 
     top = bottom + height - 0.09
     axes.text(left + 0.12, top, room.name, va="top", fontsize=10.5, weight="bold")
     axes.text(left + width - 0.12, top, f"{room.lines:,}", va="top", ha="right", fontsize=9)
-    purpose = textwrap.fill(room.purpose, int(width * 14.5), max_lines=2, placeholder=" ...")
+    purpose = textwrap.fill(room.purpose, int(width * 14.5), max_lines=3, placeholder=" ...")
     axes.text(left + 0.12, top - 0.21, purpose, va="top", fontsize=7.5, color="#333", linespacing=1.1)
 
 

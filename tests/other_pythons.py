@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "stores"
 VERSIONS = ["3.12", "3.13"]
 ZARR = "zarr==3.4.*"
-PINNED = ["numpy", "numcodecs", "google-crc32c"]
+PINNED = ["numpy", "numcodecs", "google-crc32c", "filelock"]
 """What else reading needs, in the versions of constraints.txt: another compressor may write other bytes."""
 THIS = f"Python {platform.python_version()} with zarr {zarr.__version__}"
 

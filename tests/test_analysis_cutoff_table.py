@@ -118,6 +118,7 @@ def test_the_batch_size_changes_nothing_but_rounding(analysis, tiny_model, stats
         np.testing.assert_allclose(table[column], analysis.table[column], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_three_processes_measure_as_one(analysis, tiny_model, stats, photo_patches):
     """Three processes, each with its own row groups, add up to the table and the pictures of one."""
     images = np.concatenate([photo_patches] * 30)[:700]

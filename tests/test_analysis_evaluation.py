@@ -99,6 +99,7 @@ def test_the_error_of_psnr_is_near_the_jackknifes(evaluation):
     assert evaluation.figures["psnr"].standard_error == pytest.approx(jackknife, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_figures_do_not_depend_on_the_batch_size(evaluation, tiny_model, photo_patches, batch_size):
     again = evaluate(tiny_model, photo_patches, samples=5, seed=3, batch_size=batch_size)

@@ -46,6 +46,8 @@ import step_cost
 import study
 from step_cost import StepCost
 
+pytestmark = pytest.mark.slow
+
 Cut = Callable[..., NDArray[np.uint8]]
 
 

@@ -168,6 +168,7 @@ ANALYSIS_FILES = {
 }
 
 
+@pytest.mark.slow
 def test_analyze_kl(work, hvae):
     out = hvae("analyze-kl", "data", "--keep", "100%,10%,0.1", "--images", 7, "--out", "tables")
     for word in ("keep 10%", "keep 100%", "NELBO", "PSNR", "7 held-out images, variates ranked on 7", "improves the"):
@@ -182,6 +183,7 @@ def test_analyze_kl(work, hvae):
     assert about["source"] == open_images("data", size=16, channels=3).split("val").evenly(7).fingerprint
 
 
+@pytest.mark.slow
 def test_analyze_kl_at_every_kind_of_cutoff(work, hvae):
     mask = "runs/first/analysis/masks/keep-5.json"
     options = ("--keep", "20%", "--cutoff", "0.0001", "--tolerance", "2%", "--mask", mask, "--granularity", "position")
@@ -202,6 +204,7 @@ def test_analyze_kl_at_every_kind_of_cutoff(work, hvae):
     assert pd.read_csv("published/cutoffs.csv")["rule"].tolist() == ["keep 25% of variates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--tolerance", "2%"), ("--cutoff", "0.0001"), ("--granularity", "position")])
 def test_encode_at_every_kind_of_cutoff(work, hvae, options):
     out = hvae("encode", "data", "new.zarr", *options)
@@ -251,6 +254,7 @@ def test_encode_says_what_the_cutoff_costs(work, hvae):
     assert open_store("new.zarr").codec.to_dict() == {"name": "int", "step": 2.0}
 
 
+@pytest.mark.slow
 def test_encode_by_several_workers(work, hvae):
     shutil.rmtree("runs/first/analysis")  # the first worker makes the ranking
     command = ("encode", "data", "new.zarr", "--keep", "30%", "--shard", 10)
@@ -306,6 +310,7 @@ def test_info(work, hvae):
     assert [row["keep"] for row in run["cutoffs"]] == [0.05, 0.3, 1.0]
 
 
+@pytest.mark.slow
 def test_one_image_is_enough(work, hvae):
     Path("one").mkdir()
     shutil.copy(next(Path("data/train/coffee").iterdir()), "one/a.png")
@@ -356,6 +361,7 @@ def test_version_and_help(capsys):
 # --- Ctrl-C
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
     def interrupting(watch, metrics):
         if metrics.step == 2:
@@ -376,6 +382,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
     assert Path("runs/b/model.safetensors").read_bytes() == Path("runs/c/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("hvae_codec.store.folder_writer.FolderStoreWriter.finish", interrupt)
@@ -529,6 +536,7 @@ def test_damaged_weights_are_told(work, refused):
     assert not Path("new.zarr").exists()
 
 
+@pytest.mark.slow
 def test_an_analysis_of_a_run_that_cannot_be_written(work, hvae, monkeypatch):
     """The analysis is written all the same, and it is said that the ranking was not kept."""
     Path("runs/first/analysis/kl_stats.npz").unlink()
@@ -561,6 +569,7 @@ def test_a_broken_image_among_good_ones(work, hvae, refused, capsys):
     assert str(broken.relative_to("data")) not in open_store("new.zarr").names
 
 
+@pytest.mark.slow
 def test_grey_images_and_a_colour_model(work, hvae, refused):
     for path in Path("data").rglob("*.png"):
         with Image.open(path) as image:
@@ -575,6 +584,7 @@ def test_grey_images_and_a_colour_model(work, hvae, refused):
     assert open_images("new", size=16, channels=1).read([0]).shape == (1, 1, 16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("largest_file", "arguments", "leaves"),
     [

@@ -132,6 +132,7 @@ def test_grey_images(work, hvae, tiny_config):
     assert pixels("grey/000000.png").shape == (16, 16)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(work, hvae, monkeypatch):
     """Drawing is replaced by making arrays, whose memory is counted: 20 times the images, no more at once."""
     monkeypatch.setattr(sampling, "_draw", lambda model, images, *_: np.zeros((len(images), 3, 16, 16), np.uint8))

@@ -59,6 +59,7 @@ def noise(group: LatentGroup) -> torch.Tensor:
     return torch.empty_like(group.prior.mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_training_steps(channels: int, checkpointed: bool):
@@ -72,6 +73,7 @@ def test_training_steps(channels: int, checkpointed: bool):
     assert {tensor.device.type for tensor in (*result, *optimizer.tensors().values())} == {DEVICE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_recorded(channels: int, monkeypatch: pytest.MonkeyPatch):
     """A recording may not even be told whether an update is skipped, or groups are balanced."""

@@ -84,6 +84,7 @@ def spoken(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if line.startswith(("hvae-codec:", "Stopped."))]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
     arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
@@ -107,6 +108,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config):
     config = with_settings(config, ["train.steps=3"])
     start_run(tmp_path / "run", config, resume=False)
@@ -129,6 +131,7 @@ def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config
     pd.testing.assert_frame_equal(tables[1], tables[0], check_exact=False, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: Path, config: Config):
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
     (tmp_path / "main.py").write_text(WITHOUT_CACHE)
@@ -142,6 +145,7 @@ def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: 
     assert "hvae_codec/train" not in errors  # no traceback of ours
 
 
+@pytest.mark.slow
 def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
     process = launch(tmp_path, "-m", "hvae_codec", "train", data, "--config", "nowhere.toml")
     _, errors = process.communicate(timeout=120)
@@ -151,6 +155,7 @@ def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
     assert "hvae_codec/" not in errors  # no traceback of ours
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_of_once(tmp_path: Path):
     (tmp_path / "main.py").write_text(KILLED)
     process = launch(tmp_path, "--monitor-interval", 3, "main.py", processes=3)
@@ -160,6 +165,7 @@ def test_a_killed_process_is_told_of_once(tmp_path: Path):
     assert errors.count("said: FailedElsewhere(") == 1
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
     config = with_settings(config, ["train.steps=4000"])
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
@@ -188,6 +194,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, tiny_config, 
         train(tmp_path / "run", tiny_config, source, source, processes=DistributedContext(world_size=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 24])
 def test_validation_does_not_depend_on_the_batch_size(tiny_model: HVAE, photo_patches, batch_size: int):
     whole = validate(tiny_model, as_source(photo_patches), 7, seed=3, images=23)

@@ -32,6 +32,8 @@ from hvae_codec.store.workers import Worker, write_lock
 from photos import save_png
 from stores import tree
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW, KILLS = 21, 30, 5
 """Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
 

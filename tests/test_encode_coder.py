@@ -164,6 +164,7 @@ def both_directions(coder: LatentCoder, images: torch.Tensor):
     return stored, encoder.z, own, decoder.z, decoded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
 def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, codec):
     for name, mask in (masks(model.config) | position_masks(model.config)).items():
@@ -184,6 +185,7 @@ def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, cod
         assert torch.equal(pixels, coder.model.likelihood.to_pixels(own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
 def test_all_positions_are_all_variates(model, images, stats, codec):
     """The same latents in another order: decoded, the images are equal to the last bit."""
@@ -209,6 +211,7 @@ def test_decoding_does_not_depend_on_the_batch(model, images, stats):
     check_batches(make_coder(model, stats, masks(model.config)["every other"], IntCodec()), images)
 
 
+@pytest.mark.slow
 def test_decoding_does_not_depend_on_the_threads(rgb_model, cut_patches):
     images = torch.from_numpy(cut_patches(12))
     coder = make_coder(rgb_model, kl_stats(rgb_model, images), masks(RGB)["every other"], IntCodec())

@@ -90,6 +90,7 @@ def test_a_loader_gives_every_image_once_an_epoch(store, batches_by_sampler):
     assert list(sampler) == order
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_worker_processes_read_the_same(store, start):

@@ -19,7 +19,7 @@ from hvae_codec.model.checkpoint import load_model, model_hash
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.store.arrays.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
+from hvae_codec.store.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
 from hvae_codec.store.verify import verify
 from hvae_codec_cli.app import app
 
@@ -44,6 +44,7 @@ def copy(made, tmp_path):
     return shutil.copytree(made[0].path, tmp_path / "out.zarr")
 
 
+@pytest.mark.slow
 def test_decoding_needs_no_run(made, copy):
     store, images = made
     fresh = open_store(store.path)

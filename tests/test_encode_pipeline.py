@@ -204,6 +204,7 @@ class Stop(Exception):  # noqa: N818 - not an error
     """The process dies."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "granularity"), [(256, "variate"), (512, "variate"), (256, "position")])
 def test_an_interrupted_encode_goes_on(source, model, stats, tmp_path, after, granularity):
     path, unbroken = tmp_path / "out.zarr", tmp_path / "unbroken.zarr"
@@ -238,6 +239,7 @@ def cores(request):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_what_is_encoded_with_it_does_not_change_an_image(model, images, stats, tmp_path, cores):
     """With whole batches, with a short one, by workers, and again by repair: the same bytes."""
     mask, codec = LatentMask.from_keep(stats, 0.1), make_codec("float32")
@@ -331,6 +333,7 @@ def test_statistics_of_another_model_are_refused(images, model, mask, stats, tmp
         encode_images(model, images[:5], tmp_path / "out.zarr", mask=mask, stats=other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 50, 1000])
 def test_the_batch_size_changes_no_more_than_rounding(images, model, mask, stats, tmp_path, batch_size):
     images = images[:300]
@@ -356,6 +359,7 @@ def test_integer_codes_are_small(images, model, mask, stats, store, tmp_path):
     assert latent_bytes(halves) > 4 * latent_bytes(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "codec", "granularity"),
     [(0.1, "int", "variate"), (1.0, "int", "variate"), (0.5, "float16", "variate"), (0.1, "int", "position")],

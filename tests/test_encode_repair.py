@@ -36,6 +36,8 @@ from hvae_codec.store.schema import WRITE_ALL
 from photos import save_png
 from stores import tree, without_copy
 
+pytestmark = pytest.mark.slow
+
 IMAGES, SHARD = 20, 8
 
 

@@ -64,6 +64,7 @@ def test_the_exact_posterior_gives_log_p_of_x_from_any_samples(x, samples):
     torch.testing.assert_close(bound, exact(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_samples_of_a_wrong_posterior_come_near_log_p_of_x(x):
     bounds = [importance_bound(LinearGaussian(0.4), x, ImageNoise(0, range(7)), k) for k in (1, 3000)]
     assert (bounds[0] - exact(x)).abs().max() > 0.3
@@ -98,6 +99,7 @@ def log_p(model: HVAE, pixels: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(log_weight - nll.double(), dim=1)
 
 
+@pytest.mark.slow
 def test_the_model_of_one_pixel():
     """Against quadrature: the bound lies above -log p(x), falls with K and comes near it."""
     model = one_pixel_model()
@@ -183,6 +185,7 @@ def test_an_images_noise_does_not_depend_on_its_batch(tiny_model, photo_patches)
     assert not torch.equal(whole.nll, estimates(tiny_model, photo_patches, 3, seed=1).nll)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_sample(tiny_model, photo_patches):
     """The outputs of earlier passes are gone when a later one runs."""
     import gc

@@ -27,6 +27,7 @@ def in_one_pass(raws, noise, form):
     return sample_and_kl(RawGaussian(*raws[:2]), RawGaussian(*raws[2:]), noise, form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_one_pass_has_the_gradient_of_its_values(form):
     noise = torch.randn(3, 2, 4, 4, dtype=torch.float64)

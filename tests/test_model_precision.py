@@ -73,6 +73,7 @@ for setting in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each setting needs a process that has seen no other")
 def test_float32_is_whole_inside_and_the_users_settings_stay():
     """DistributedContext of their own: torch refuses to go from its older switches to the newer ones and back."""

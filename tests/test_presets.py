@@ -39,6 +39,7 @@ def test_published_presets_have_the_published_size(name: str):
     assert load_parameter_counts()[name] == PUBLISHED[name]["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_initialisation")
 def test_the_stored_sizes_are_those_of_the_models():
     counted = {name: count_parameters(load_preset(name)) for name in preset_names()}

@@ -80,6 +80,7 @@ def test_sources_arrays_and_tensors_give_the_same(tiny_model, photo_patches):
     assert all_stats[0].model_hash == model_hash(tiny_model)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tiny_model, photo_patches):
     first, again, other = (kl_stats(tiny_model, photo_patches[:4], seed=s).per_group for s in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -188,6 +189,7 @@ def test_a_sampled_average_does_not_depend_on_the_batches(tiny_model, photo_patc
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * b.max())
 
 
+@pytest.mark.slow
 def test_three_processes_measure_as_one(tiny_model, photo_patches):
     """What several processes add up is what one does, to the rounding of float64 sums."""
     alone = kl_stats(tiny_model, photo_patches[:7], batch_size=2)

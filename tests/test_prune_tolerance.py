@@ -27,6 +27,7 @@ def stats(tiny_model, images) -> KLStats:
     return kl_stats(tiny_model, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["variate", "position"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_the_found_keep_is_tolerable_and_one_less_is_not(tiny_model, images, stats, granularity, share):

@@ -115,6 +115,7 @@ DESIGNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_other_designs_are_imported(name: str, cfg, tmp_path: Path, cut_patches):
     values, options = DESIGNS[name]
@@ -448,6 +449,7 @@ H_SHAPE = (1, 24, 1, 1)
 EMA = "ema_model_state_dict"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -520,6 +522,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path):
     assert str(tmp_path) in refused(import_published, tmp_path, CFG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype):
     path = changed(tmp_path, lambda state: state.update({name: tensor.to(dtype) for name, tensor in state.items()}))

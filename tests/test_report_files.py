@@ -105,6 +105,7 @@ def test_the_terminals_table(analysis):
     assert "123.46" in shown(cutoff_table(nats, ABOUT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_curve_is_a_picture(analysis, tmp_path, rows):
     path = save_cutoff_curve(tmp_path, analysis.table.tail(rows))
@@ -112,6 +113,7 @@ def test_the_curve_is_a_picture(analysis, tmp_path, rows):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_images(analysis, tmp_path, cut_patches):
     path = save_reconstruction_sheet(tmp_path, analysis.originals, analysis.decoded, LABELS)
     assert_drawn(path, (500, 200))
@@ -179,6 +181,7 @@ def test_what_is_neither_a_run_nor_a_store(tmp_path):
         describe(tmp_path / "latest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny32", "cifar10_C1"])
 def test_parameters_are_counted(name):
     config = load_preset(name)
@@ -267,6 +270,7 @@ def test_a_table_that_lacks_figures(analysis, run):
         describe(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a$\\frac$b.json", "[red].json", "写真.json"])
 def test_names_of_masks_are_shown_as_they_are(analysis, tmp_path, name):
     table = analysis.table.assign(rule=[name, *analysis.table["rule"][1:]])

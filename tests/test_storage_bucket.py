@@ -37,6 +37,8 @@ from hvae_codec.store.workers import Worker
 from hvae_codec_cli.app import main
 from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:

@@ -59,6 +59,7 @@ def latents(spec: StoreSpec) -> dict[int, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 10**6])
 @pytest.mark.parametrize("codec", ["int", "float16", "float32"])
 @pytest.mark.parametrize("granularity", ["variate", "position"])

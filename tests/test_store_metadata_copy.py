@@ -39,6 +39,7 @@ def assert_restored(path: Path, whole: dict[str, bytes]) -> None:
     assert tree(path) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_a_damaged_group_is_restored(tmp_path, granularity):
     path = make_store(tmp_path / "out.zarr", make_spec(12, granularity=granularity)).path
@@ -64,6 +65,7 @@ def test_a_damaged_group_is_restored(tmp_path, granularity):
             assert_restored(path, whole)
 
 
+@pytest.mark.slow
 def test_a_group_that_is_none_is_restored(path):
     whole = tree(path)
     for other in (b"[]", b"null", b'{"attributes": 3}', (path / "name" / "zarr.json").read_bytes(), b"\xff\xfe"):

@@ -25,6 +25,7 @@ def reader(store, name, limit=2**20):
     return ShardedArray.of(store.group[name], store.path / name, ChunkCache(limit))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("codec", [IntCodec(), FloatCodec("float16")])
 @pytest.mark.parametrize("limit", [0, 2**20])

@@ -52,6 +52,7 @@ def damaged(kind: str, rng: np.random.Generator, content: bytes) -> bytes | None
     return None if kind == "delete" else content[: int(rng.integers(len(content)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flip", "truncate", "delete"])
 def test_every_damaged_file_is_named(whole, tmp_path, kind):
     rng, path = np.random.default_rng(1), tmp_path / "out.zarr"

@@ -22,6 +22,8 @@ from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.store.workers import Worker, write_lock
 from stores import tree
 
+pytestmark = pytest.mark.slow
+
 IMAGES, KILLS = 90, 5
 OPTIONS = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, seed=3)
 """Twelve row groups, the last of two images."""

@@ -47,6 +47,7 @@ def tree(run: Path) -> dict[str, bytes]:
 FIRST = "--config tiny.toml --out runs/a"
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_stays_as_it_is(train, work: Path):
     out, _ = train(0, FIRST)
     before = tree(work / "runs")
@@ -59,6 +60,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(train, work: Path):
     assert "runs/a: 9 steps on" in longer
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_a_damaged_state_is_named(train, work: Path):
     train(0, f"{FIRST} --save-every 3 --steps 8")
     whole = (work / "runs/a/model.safetensors").read_bytes()
@@ -73,6 +75,7 @@ def test_the_same_command_goes_on_and_a_damaged_state_is_named(train, work: Path
     assert (work / "runs/a/model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_what_may_change_when_a_run_goes_on(train, work: Path):
     train(0, f"{FIRST} --precision fp32")
     _, errors = train(1, f"{FIRST} --precision fp32 --set optimizer.learning_rate=0.5")
@@ -91,6 +94,7 @@ def test_what_may_change_when_a_run_goes_on(train, work: Path):
     assert "runs/a was begun with" in errors
 
 
+@pytest.mark.slow
 def test_options_reach_the_run(train, work: Path):
     train(0, f"{FIRST} --save-every 2 --keep-states 2 --eval-every 3 --log-every 4 --validation-images 1 --workers 2")
     states = sorted(p.stem for p in (work / "runs/a/state").glob("*.json"))

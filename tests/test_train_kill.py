@@ -19,6 +19,8 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.train.loop import TrainOptions, start_run, train
 
+pytestmark = pytest.mark.slow
+
 KILLS = 5
 OPTIONS = TrainOptions(seed=3, save_every=4, eval_every=6, log_every=1, validation_images=5)
 

@@ -79,6 +79,7 @@ def assert_same_run(run: Path, unbroken: Path) -> None:
 # --- a run from start to end
 
 
+@pytest.mark.slow
 def test_a_seed_is_kept_by_a_run_killed_before_its_first_save(tiny_config, sources, tmp_path: Path):
     """The state of step 0 keeps it, so that going on with the default seed gives the losses of the first one."""
     config = with_settings(tiny_config, ["train.steps=2"])
@@ -120,6 +121,7 @@ def test_metrics_are_those_of_the_steps(unbroken: Path):
     np.testing.assert_allclose(numbers[:, 1], numbers[:, 2] + numbers[:, 3], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tiny_config, sources, unbroken: Path, tmp_path: Path):
     run_whole(tmp_path / "again", tiny_config, sources)
     assert_same_run(tmp_path / "again", unbroken)
@@ -153,6 +155,7 @@ def test_a_run_that_is_being_trained_is_left_alone(tiny_config, sources, tmp_pat
 # --- going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 5, 6])
 def test_a_killed_run_goes_on_bit_for_bit(tiny_config, sources, unbroken: Path, tmp_path: Path, step: int):
     with pytest.raises(Stop):
@@ -179,6 +182,7 @@ def test_a_longer_run_is_a_run_that_went_on(tiny_config, sources, unbroken: Path
     assert_same_run(tmp_path / "run", unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "counters", "counters list"])
 def test_a_damaged_state_falls_back_to_the_one_before(
     tiny_config, sources, unbroken: Path, tmp_path: Path, damage: str

@@ -36,6 +36,7 @@ def expected(tiny_config, photo_patches):
     return gradients(tiny_config, photo_patches)
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_change_nothing(tiny_config, photo_patches, expected):
     loss, found = gradients(tiny_config, photo_patches, checkpoint_activations=True)
     assert torch.equal(loss, expected[0])
@@ -76,6 +77,7 @@ def test_small_blocks_keep_what_is_inside(tiny_config):
     assert ran == [largest, largest, largest // 4]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_compiled_parts_compute_the_same(tiny_config, photo_patches, expected):
     """With the compiler's front end alone: its back end needs a C++ compiler, and minutes."""
@@ -87,6 +89,7 @@ def test_compiled_parts_compute_the_same(tiny_config, photo_patches, expected):
         assert (ours - other).abs().max() <= 1e-4 * other.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_every_part_is_compiled_however_many_shapes_there_are(monkeypatch: pytest.MonkeyPatch):
     """More shapes than the compiler allows for by itself (8) left most blocks of the larger presets as they were."""

@@ -33,6 +33,7 @@ def library_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.
     return kind(model.parameters(), betas=(config.beta1, config.beta2), eps=config.epsilon)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamax", "adam"])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 def test_updates_are_the_librarys(name, clip_norm):

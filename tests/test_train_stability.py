@@ -43,6 +43,7 @@ def tree(run: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "metrics.csv"}
 
 
+@pytest.mark.slow
 def test_an_image_whose_loss_is_not_finite_is_named(files: Path, config: Config, tmp_path: Path, monkeypatch):
     source = open_images(files, size=16, channels=3)
     bad = torch.from_numpy(source.split("train").read([7])[0])
@@ -72,6 +73,7 @@ def test_an_image_whose_loss_is_not_finite_is_named(files: Path, config: Config,
     assert [warning.split(":")[0] for warning in warnings] == [f"step {steps[0]}"]
 
 
+@pytest.mark.slow
 def test_training_that_skips_for_ever_stops_with_advice_that_helps(config: Config, photo_patches, tmp_path: Path):
     source = as_source(photo_patches)
     config = with_settings(config, ["train.steps=5"])
@@ -97,6 +99,7 @@ def test_gradients_that_are_never_finite_stop_training_too(config: Config, photo
         go(tmp_path / "run", config, as_source(photo_patches), options)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(config: Config, photo_patches, tmp_path: Path, monkeypatch):
     source = as_source(photo_patches)
     unbroken = go(tmp_path / "unbroken", config, source)
@@ -125,6 +128,7 @@ def test_weights_that_are_not_finite_are_never_saved(config: Config, photo_patch
     assert (again.steps_taken, again.validation) == (5, unbroken.validation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["broken", "missing"])
 def test_an_image_lost_in_mid_run_is_named_and_the_steps_so_far_are_kept(
     files: Path, config: Config, tmp_path: Path, monkeypatch, damage: str

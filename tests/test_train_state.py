@@ -30,6 +30,7 @@ def stems(run: Path) -> list[str]:
     return sorted({path.name.split(".")[0] for path in (run / "state").iterdir()})
 
 
+@pytest.mark.slow
 def test_states_come_back_exactly(fresh, tmp_path: Path):
     state = fresh(3, step=12)
     state.optimizer.step(0.1)
@@ -71,6 +72,7 @@ def test_states_of_later_steps_go_once_the_run_went_back(fresh, tmp_path: Path):
     assert stems(tmp_path) == ["step-000000001", "step-000000002", "step-000000003"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped byte", "flipped in counters", "cut", "empty", "no counters", "gone"])
 def test_a_damaged_state_is_named_and_the_one_before_is_used(fresh, tmp_path: Path, damage: str):
     state = fresh(0)

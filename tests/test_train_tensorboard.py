@@ -21,6 +21,7 @@ def events(run: Path) -> EventAccumulator:
     return found
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_each_event_once(tiny_config, photo_patches, tmp_path: Path):
     training, held_out = as_source(photo_patches[:20]), as_source(photo_patches[20:])
     config = start_run(tmp_path / "run", tiny_config, resume=False)

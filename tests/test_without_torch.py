@@ -24,6 +24,7 @@ if BLOCKED:
 
 import numpy as np
 import hvae_codec
+from hvae_codec.store.verify import checked_row_group
 
 store = hvae_codec.open_store(STORE)
 latents = store.latents(slice(2, 17))
@@ -40,6 +41,7 @@ except hvae_codec.HvaeCodecError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("blocked", [True, False])
 def test_reading_imports_no_torch(tmp_path, granularity, blocked):

@@ -73,10 +73,11 @@ class EncodedStore(Store):
 
     def coder(self, model: HVAE | None = None) -> LatentCoder:
         """The coder that made the store, with `model` or the one the store names; made once a model."""
+        coders = _torch_part("coder")  # without torch that is the error, before a run is looked for
         model = model or self.named_model
         known: LatentCoder | None = self._coders.get("last")
         if known is None or known.model is not model or not known.is_of(self):
-            known = self._coders["last"] = _torch_part("coder").LatentCoder.of_store(self, model)
+            known = self._coders["last"] = coders.LatentCoder.of_store(self, model)
         return known
 
     @functools.cached_property
