@@ -27,8 +27,8 @@ from hvae_codec import open_store
 from hvae_codec.config import GroupShape, ModelConfig
 from hvae_codec.encode.coder import stored_columns
 from hvae_codec.presets import load_preset
-from hvae_codec.store.create import write_table
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.schema import table_schema
 
 if TYPE_CHECKING:
     from hvae_codec.prune.mask import LatentMask
@@ -185,7 +185,7 @@ def stored_name_bytes(names: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         group = zarr.open_group(folder, mode="w")
         texts = np.array(names, dtype=np.dtypes.StringDType())
-        write_table(group, "name", texts, "image")
+        table_schema(texts.shape, "str", ("image",)).create(group, "name")[:] = texts
         return (Path(folder) / "name" / "c" / "0").stat().st_size / len(names)
 
 
