@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hvae_codec.config import Config
+from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.distributed import DistributedContext
 from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, make_step
@@ -126,7 +126,9 @@ def test_a_failed_recording_is_told_once_and_steps_go_on(tiny_config: Config, ph
         ("on", DistributedContext(0, 2, device="cuda:0"), False, True),
     ],
 )
-def test_when_steps_are_recorded(tiny_config: Config, wanted: str, processes: DistributedContext, recorded: bool, told: bool):
+def test_when_steps_are_recorded(
+    tiny_config: Config, wanted: str, processes: DistributedContext, recorded: bool, told: bool
+):
     warnings: list[str] = []
     network = Spoiling(tiny_config)
     step = make_step(wanted, network, network.optimizer, tiny_config, processes, warnings.append)
