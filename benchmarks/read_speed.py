@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
 from hvae_codec.store.columns import VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.reader import Store
 from hvae_codec.store.spec import StoreSpec
@@ -72,10 +73,10 @@ def write(path: Path, images: int, channels: dict[int, int]) -> None:
         columns=columns,
         steps={r: np.full(n, 0.5, np.float32) for r, n in channels.items()},
         codec=codec,
-        model={"hash": "0" * 64, "config": {}, "run": ""},
+        model=ModelRecord(hash="0" * 64),
         mask={},
-        image={"size": 32, "channels": 3, "bits": 8},
-        source={"fingerprint": "random", "bytes": 0},
+        image=ImageRecord(size=32, channels=3, bits=8),
+        source=SourceRecord(fingerprint="random", bytes=0),
     )
     writer, rng = FolderStoreWriter.create_or_resume(path, spec), np.random.default_rng(0)
     for row_group in writer.pending():

@@ -32,6 +32,7 @@ from hvae_codec import open_store
 from hvae_codec.store.arrays import row_group_digest, shard_key
 from hvae_codec.store.columns import Columns, VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter, partial_path
+from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.spec import StoreSpec, spec_fingerprint
 from hvae_codec.store.verify import verify
@@ -128,10 +129,10 @@ def spec_of(rows: int, arrays: int) -> StoreSpec:
         columns=columns,
         steps=unit_steps(columns),
         codec=IntCodec(),
-        model={"hash": "0" * 64, "config": {}, "run": ""},
+        model=ModelRecord(hash="0" * 64),
         mask={},
-        image={"size": 256, "channels": 3, "bits": 8},
-        source={"fingerprint": "0" * 64, "bytes": 0},
+        image=ImageRecord(size=256, channels=3, bits=8),
+        source=SourceRecord(fingerprint="0" * 64, bytes=0),
     )
 
 

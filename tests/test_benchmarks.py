@@ -42,6 +42,7 @@ import probe
 import read_speed
 import scale
 import scale_simulation
+import start_time
 import step_cost
 import study
 from step_cost import StepCost
@@ -175,6 +176,11 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in rows.reset_index().itertuples():
         assert row.accuracy == pytest.approx(means[row.task, row.representation, row.dims])
     assert (tmp_path / "probe.png").stat().st_size > 1000
+
+
+def test_start_time() -> None:
+    start = start_time.measure(["--version"], repeats=1)
+    assert (start.command, start.seconds > 0, start.mebibytes > 5) == ("--version", True, True)
 
 
 def test_read_speed(tmp_path: Path) -> None:
