@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from hvae_codec import LatentDataset, RowGroupSampler, open_store
 from hvae_codec.store.columns import VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.reader import Store
 from hvae_codec.store.spec import StoreSpec
@@ -64,18 +65,18 @@ def channels_of(store: Store) -> dict[int, int]:
 
 def write(path: Path, images: int, channels: dict[int, int]) -> None:
     """A store of random codes at `path`."""
-    places = {r: np.array([(group, v) for v in range(n)], np.int32) for group, (r, n) in enumerate(channels.items())}
-    columns, codec = VariateColumns(places), IntCodec()
+    pairs = {r: np.array([(group, v) for v in range(n)], np.int32) for group, (r, n) in enumerate(channels.items())}
+    columns, codec = VariateColumns(pairs), IntCodec()
     spec = StoreSpec(
         names=[f"class{i % 10}/{i:08d}.png" for i in range(images)],
         labels=[f"class{i % 10}" for i in range(images)],
         columns=columns,
         steps={r: np.full(n, 0.5, np.float32) for r, n in channels.items()},
         codec=codec,
-        model={"hash": "0" * 64, "config": {}, "run": ""},
+        model=ModelRecord(hash="0" * 64),
         mask={},
-        image={"size": 32, "channels": 3, "bits": 8},
-        source={"fingerprint": "random", "bytes": 0},
+        image=ImageRecord(size=32, channels=3, bits=8),
+        source=SourceRecord(fingerprint="random", bytes=0),
     )
     writer, rng = FolderStoreWriter.create_or_resume(path, spec), np.random.default_rng(0)
     for row_group in writer.pending():
@@ -94,8 +95,8 @@ def measure(path: Path, reads: int, workers: list[int]) -> Rows:
     yield "opening", median_ms(lambda: open_store(path), 20)
     yield "opening, and the names", median_ms(lambda: open_store(path).names, 3)
     at = np.random.default_rng(1).integers(len(store), size=reads).tolist()
-    yield "a random image, nothing kept", per_image(open_store(path, cache_bytes=0), at)
-    yield "a random image, chunks kept (64 MiB)", per_image(store, at)
+    yield "a random image, nothing cached", per_image(open_store(path, cache_bytes=0), at)
+    yield "a random image, chunks cached (64 MiB)", per_image(store, at)
     yield "a random image through zarr alone", per_image(without_own_reader(open_store(path)), at)
     yield "all latents in order, slices of 1,024", rate(len(store), slices(store))
     for count in workers:
@@ -122,7 +123,7 @@ def per_image(store: Store, at: list[int]) -> str:
 
 def without_own_reader(store: Store) -> Store:
     """The store, read through zarr as one of other codecs would be."""
-    store._sharded.update(dict.fromkeys(store.resolutions))
+    store.sharded.update(dict.fromkeys(store.resolutions))
     return store
 
 
