@@ -265,7 +265,7 @@ class Store:
     def latents_at(self, resolution: int, rows: Sequence[int]) -> NDArray[np.float32]:
         """Latents z of one resolution of the images `rows`, counted from 0: float32 [len(rows), columns, ...]."""
         steps = self.columns.spread(self.steps[resolution])
-        return cast(NDArray[np.float32], self.codec.decode(self.read_latents(resolution, rows), steps))
+        return cast("NDArray[np.float32]", self.codec.decode(self.read_latents(resolution, rows), steps))
 
     def rows(self, index: int | slice) -> range:
         """Numbers of the images that `index` means; `UsageError` if there is no such image."""
@@ -310,12 +310,20 @@ class Store:
 
     def array(self, name: str) -> zarr.Array:
         """The array `name`; `StoreError` if it is not there or its metadata are damaged."""
+        if name in self._sound:
+            return cast(zarr.Array, self.opened[name])
         fault = self.array_fault(name)
         if fault == _MISSING:
             raise self.damaged(f"it has no array {name}")
         if fault:
             raise self.damaged(f"array {name}: its zarr.json {fault}")
+        self._sound.add(name)
         return cast(zarr.Array, self.opened[name])
+
+    @functools.cached_property
+    def _sound(self) -> set[str]:
+        """Arrays whose metadata were looked at and are whole: looking takes longer than reading an image."""
+        return set()
 
     def find_array(self, name: str) -> zarr.Array | None:
         """The array `name` as it is; None if it is not there or cannot be opened."""
