@@ -65,8 +65,8 @@ def channels_of(store: Store) -> dict[int, int]:
 
 def write(path: Path, images: int, channels: dict[int, int]) -> None:
     """A store of random codes at `path`."""
-    places = {r: np.array([(group, v) for v in range(n)], np.int32) for group, (r, n) in enumerate(channels.items())}
-    columns, codec = VariateColumns(places), IntCodec()
+    pairs = {r: np.array([(group, v) for v in range(n)], np.int32) for group, (r, n) in enumerate(channels.items())}
+    columns, codec = VariateColumns(pairs), IntCodec()
     spec = StoreSpec(
         names=[f"class{i % 10}/{i:08d}.png" for i in range(images)],
         labels=[f"class{i % 10}" for i in range(images)],
@@ -95,8 +95,8 @@ def measure(path: Path, reads: int, workers: list[int]) -> Rows:
     yield "opening", median_ms(lambda: open_store(path), 20)
     yield "opening, and the names", median_ms(lambda: open_store(path).names, 3)
     at = np.random.default_rng(1).integers(len(store), size=reads).tolist()
-    yield "a random image, nothing kept", per_image(open_store(path, cache_bytes=0), at)
-    yield "a random image, chunks kept (64 MiB)", per_image(store, at)
+    yield "a random image, nothing cached", per_image(open_store(path, cache_bytes=0), at)
+    yield "a random image, chunks cached (64 MiB)", per_image(store, at)
     yield "a random image through zarr alone", per_image(without_own_reader(open_store(path)), at)
     yield "all latents in order, slices of 1,024", rate(len(store), slices(store))
     for count in workers:
@@ -123,7 +123,7 @@ def per_image(store: Store, at: list[int]) -> str:
 
 def without_own_reader(store: Store) -> Store:
     """The store, read through zarr as one of other codecs would be."""
-    store._sharded.update(dict.fromkeys(store.resolutions))
+    store.sharded.update(dict.fromkeys(store.resolutions))
     return store
 
 

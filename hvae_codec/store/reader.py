@@ -269,7 +269,7 @@ class Store:
     def latents_at(self, resolution: int, rows: Sequence[int]) -> NDArray[np.float32]:
         """Latents z of one resolution of the images `rows`, counted from 0: float32 [len(rows), columns, ...]."""
         steps = self.columns.spread(self.steps[resolution])
-        return cast(NDArray[np.float32], self.codec.decode(self.read_latents(resolution, rows), steps))
+        return cast("NDArray[np.float32]", self.codec.decode(self.read_latents(resolution, rows), steps))
 
     def rows(self, index: int | slice) -> range:
         """Numbers of the images that `index` means; `UsageError` if there is no such image."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ class ShardedArray:
         """
         if len(rows) == 1:
             number, index = divmod(rows[0], self.chunk[0])
-            return self._chunks_of((number // self._per_shard, [number]))[0][index : index + 1].copy()
+            return self._chunk(number)[index : index + 1].copy()
         wanted = np.asarray(rows, dtype=np.int64)
         out = np.empty((len(wanted), *self.chunk[1:]), self.dtype)
         groups = list(_grouped(wanted // self.chunk[0]))
@@ -125,7 +126,7 @@ class ShardedArray:
             out[at] = chunk[wanted[at] - number * self.chunk[0]]
         return out
 
-    @property
+    @functools.cached_property
     def _per_shard(self) -> int:
         return self.shard // self.chunk[0]
 
@@ -135,22 +136,35 @@ class ShardedArray:
         asked = [(row_group, list(some)) for row_group, some in shards]
         return itertools.chain.from_iterable(self.location.map(self._chunks_of, asked))
 
+    def _chunk(self, number: int) -> NDArray[np.generic]:
+        """Chunk `number`, [images, columns, ...]: what `_chunks_of` gives, in less time if it is cached."""
+        try:
+            identity = self.location.identify(self._key(number // self._per_shard))
+            chunk = self.cache.get((*identity, number))
+        except FileNotFoundError:
+            return self._unwritten()
+        return self._chunks_of((number // self._per_shard, [number]))[0] if chunk is None else chunk
+
     def _chunks_of(self, asked: tuple[int, list[int]]) -> list[NDArray[np.generic]]:
         """Chunks of one shard, [images, columns, ...] each: its row group, and their numbers in the array."""
         row_group, numbers = asked
-        key = f"c/{row_group}{'/0' * (len(self.chunk) - 1)}"
-        chunks: dict[int, NDArray[np.generic] | None] = {}
+        key = self._key(row_group)
+        found: list[NDArray[np.generic] | None] = [None] * len(numbers)
         with contextlib.suppress(FileNotFoundError):
             identity = self.location.identify(key)
-            chunks = {number: self.cache.get((*identity, number)) for number in numbers}
-            lost = [number for number, chunk in chunks.items() if chunk is None]
+            found = [self.cache.get((*identity, number)) for number in numbers]
+            lost = [i for i, chunk in enumerate(found) if chunk is None]
             if lost:
                 with self.location.open_ranges(key) as shard:
-                    chunks |= self._read(shard, lost)
-        return [self._unwritten() if chunk is None else chunk for chunk in map(chunks.get, numbers)]
+                    for i, chunk in zip(lost, self._read(shard, [numbers[i] for i in lost]), strict=True):
+                        found[i] = chunk
+        return [self._unwritten() if chunk is None else chunk for chunk in found]
 
-    def _read(self, shard: Any, numbers: Sequence[int]) -> dict[int, NDArray[np.generic] | None]:
-        """Chunks of a shard by number, which are cached; None for those that were never written."""
+    def _key(self, row_group: int) -> str:
+        return f"c/{row_group}{'/0' * (len(self.chunk) - 1)}"
+
+    def _read(self, shard: Any, numbers: Sequence[int]) -> list[NDArray[np.generic] | None]:
+        """Chunks of a shard, which are cached; None for those that were never written."""
         identity = shard.identity  # its name may be another one's by now
         index, chunks = self.cache.get(identity), None
         if index is not None:
@@ -160,22 +174,28 @@ class ShardedArray:
             index = _parse_index(shard.read_end(INDEX_ENTRY * self._per_shard + 4), self._per_shard)
             self.cache.put(identity, index)
             chunks = self._read_chunks(shard, index, numbers)
-        for number, chunk in chunks.items():
-            self.cache.put((*identity, number), chunk)
-        return dict(chunks)
+        for number, chunk in zip(numbers, chunks, strict=True):
+            if chunk is not None:
+                self.cache.put((*identity, number), chunk)
+        return chunks
 
     def _read_chunks(
         self, shard: Any, index: NDArray[np.generic], numbers: Sequence[int]
-    ) -> dict[int, NDArray[np.generic]]:
-        entries = {number: index[number % self._per_shard].tolist() for number in numbers}
-        written = {number: entry for number, entry in entries.items() if entry != [MISSING, MISSING]}
-        parts = shard.read_ranges([offset for offset, _ in written.values()], [n for _, n in written.values()])
-        return {number: self._decode(_checked(part)) for number, part in zip(written, parts, strict=True)}
+    ) -> list[NDArray[np.generic] | None]:
+        entries = [index[number % self._per_shard].tolist() for number in numbers]
+        written = [entry for entry in entries if entry != [MISSING, MISSING]]
+        parts = iter(shard.read_ranges(*zip(*written, strict=True)) if written else ())
+        return [None if entry == [MISSING, MISSING] else self._decode(_checked(next(parts))) for entry in entries]
 
     def _decode(self, compressed: bytes) -> NDArray[np.generic]:
+        dtype, shape, axes = self._stored_as
+        return np.frombuffer(_BLOSC.decode(compressed), dtype).reshape(shape).transpose(axes)
+
+    @functools.cached_property
+    def _stored_as(self) -> tuple[np.dtype, list[int], list[int]]:
+        """Type and shape of a chunk when it is compressed, and the order that puts its axes back."""
         shape = [self.chunk[axis] for axis in self.order]
-        flat = np.frombuffer(_BLOSC.decode(compressed), self.dtype.newbyteorder("<"))
-        return flat.reshape(shape).transpose(np.argsort(self.order))
+        return self.dtype.newbyteorder("<"), shape, np.argsort(self.order).tolist()
 
     def _unwritten(self) -> NDArray[np.generic]:
         return np.broadcast_to(np.asarray(self.fill_value, self.dtype), self.chunk)
