@@ -27,12 +27,15 @@ MISSING = "is missing"
 class ArrayFiles:
     """The arrays of the store at `location`; those that were made with it must be as `schema` says."""
 
-    def __init__(self, location: Location, metadata: StoreMetadata) -> None:
+    def __init__(
+        self, location: Location, metadata: StoreMetadata, schema: Mapping[str, ArraySchema] | None = None
+    ) -> None:
         self.location = location
         self.metadata = metadata
-        self.schema: Mapping[str, ArraySchema] = {}
+        self.schema = schema or {}
         """By name; it follows from columns and images, which are read from the arrays first."""
         self._opened: dict[str, zarr.Array | UnreadableError] = {}
+        self._faults: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> zarr.Array:
         """The array `name`; `StoreError` if it is not there or its metadata are damaged."""
@@ -60,6 +63,11 @@ class ArrayFiles:
 
     def fault(self, name: str) -> str:
         """What is wrong with the array's metadata, to be read after the name of its file; empty if nothing is."""
+        if name not in self._faults:
+            self._faults[name] = self._find_fault(name)
+        return self._faults[name]
+
+    def _find_fault(self, name: str) -> str:
         array = self.find(name)
         if array is None:
             return str(self._opened[name])

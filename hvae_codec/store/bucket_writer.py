@@ -47,13 +47,15 @@ class BucketStoreWriter(StoreWriter):
         writer = cls(path, spec, overwrite, worker or Worker())
         cls.check_target(path, overwrite)
         if (path / PUBLISHED).is_file():
-            _check_alone(writer)
+            if writer.worker.count > 1:
+                raise StoreError(f"{path} exists, and several workers cannot replace it; remove it, or encode with one")
             _remove(path, PUBLISHED)
         objects = objects_of(spec)
         document = objects.pop(PUBLISHED)
         while (found := fingerprint_in(path / UNFINISHED)) != writer.fingerprint:
             if (path / UNFINISHED).is_file():
-                _check_replaceable(writer, found)
+                started = next(iter((path / "committed/c").files()), None) is not None
+                writer.check_replaceable(started, is_foreign=found is None)
                 _remove(path, UNFINISHED)
             (path / UNFINISHED).create(document)
         _write_missing(path, objects)
@@ -147,22 +149,6 @@ class BucketStoreWriter(StoreWriter):
 
     def _sync(self, keys: Sequence[str]) -> None:
         """Nothing to do: an object that was written survives."""
-
-
-def _check_alone(writer: BucketStoreWriter) -> None:
-    if writer.worker.count > 1:
-        raise StoreError(f"{writer.path} exists, and several workers cannot replace it; remove it, or encode with one")
-
-
-def _check_replaceable(writer: BucketStoreWriter, found: str | None) -> None:
-    """Raise `StoreError` if an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
-    started = next(iter((writer.path / "committed/c").files()), None) is not None
-    if found is None or writer.worker.count > 1 or (started and not writer.overwrite):
-        remedy = "give all workers of a store the same, or remove it" if writer.worker.count > 1 else "remove it"
-        remedy += " or pass --overwrite" if found is not None and writer.worker.count == 1 else ""
-        raise StoreError(
-            f"{writer.path} is an unfinished store of other images, another model or other settings; {remedy}"
-        )
 
 
 def _remove(path: BucketLocation, last: str) -> None:

@@ -9,7 +9,6 @@ All that differs between stores of the two granularities is here.
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -26,8 +25,8 @@ Coordinates = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class Columns(abc.ABC):
-    """What stands along the second axis of each `zR`, after the images."""
+class Columns:
+    """What stands along the second axis of each `zR`, after the images: whole variates, or single latent dimensions."""
 
     coordinates: Mapping[int, Coordinates]
     """Latent resolution to the coordinates of each column, ascending; the first are latent group and variate."""
@@ -50,21 +49,21 @@ class Columns(abc.ABC):
         same = self.granularity == other.granularity and self.resolutions == other.resolutions
         return same and all(np.array_equal(self.coordinates[r], other.coordinates[r]) for r in self.resolutions)
 
-    @abc.abstractmethod
     def item(self, resolution: int) -> tuple[int, ...]:
         """Shape of one image in `zR`; the columns come first."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def dimension_names(self, resolution: int) -> tuple[str, ...]:
         """Names of the axes of `item`."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def spread(self, steps: NDArray[np.float32]) -> NDArray[np.float32]:
         """`steps` [columns] shaped to broadcast against stored numbers, of one image or of several."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def attributes(self) -> dict[str, Any]:
         """Their part of the group's `hvae_codec` attribute."""
+        raise NotImplementedError
 
     def tables(self) -> dict[str, Coordinates]:
         """Arrays `dimensionR` that note the coordinates, by name; none if the attribute does."""
@@ -77,16 +76,13 @@ class VariateColumns(Columns):
     granularity = "variate"
     format_version = 1
 
-    def item(self, resolution: int) -> tuple[int, ...]:
-        """(channels, R, R)."""
+    def item(self, resolution: int) -> tuple[int, ...]:  # noqa: D102
         return (self.count(resolution), resolution, resolution)
 
-    def dimension_names(self, resolution: int) -> tuple[str, ...]:
-        """(cR, yR, xR)."""
+    def dimension_names(self, resolution: int) -> tuple[str, ...]:  # noqa: D102
         return (f"c{resolution}", f"y{resolution}", f"x{resolution}")
 
-    def spread(self, steps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[channels, 1, 1]."""
+    def spread(self, steps: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: D102
         return steps[:, None, None]
 
     def attributes(self) -> dict[str, Any]:
@@ -101,29 +97,25 @@ class VariateColumns(Columns):
 
 
 class PositionColumns(Columns):
-    """Single latent dimensions: coordinates [dimensions, 4] are latent group, variate, y and x."""
+    """Single latent dimensions: coordinates [dimensions, 4] are latent group, variate, y and x, noted in an array."""
 
     granularity = "position"
     format_version = 2
 
-    def item(self, resolution: int) -> tuple[int, ...]:
-        """(dimensions,)."""
+    def item(self, resolution: int) -> tuple[int, ...]:  # noqa: D102
         return (self.count(resolution),)
 
-    def dimension_names(self, resolution: int) -> tuple[str, ...]:
-        """(dR,)."""
+    def dimension_names(self, resolution: int) -> tuple[str, ...]:  # noqa: D102
         return (f"d{resolution}",)
 
-    def spread(self, steps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As they are."""
+    def spread(self, steps: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: D102
         return steps
 
     def attributes(self) -> dict[str, Any]:
         """`granularity`, and `dimensions`: resolution, as text, to how many there are."""
         return {"granularity": "position", "dimensions": {str(r): self.count(r) for r in self.resolutions}}
 
-    def tables(self) -> dict[str, Coordinates]:
-        """`dimensionR`, int32 [dimensions, 4]."""
+    def tables(self) -> dict[str, Coordinates]:  # noqa: D102
         return {f"dimension{r}": self.coordinates[r] for r in self.resolutions}
 
     @classmethod

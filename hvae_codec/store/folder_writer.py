@@ -51,7 +51,8 @@ class FolderStoreWriter(StoreWriter):
         writer.finish_swap(writer.path)
         writer.check_target(writer.path, overwrite)
         while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
-            _check_replaceable(writer, found)
+            if os.path.lexists(writer.partial):
+                writer.check_replaceable(found is not None and any(writer.partial.glob("committed/c/*")))
             _remove_unfinished(writer.partial)
             _create(writer)
         _sweep(writer)
@@ -179,22 +180,6 @@ def _creations(path: Path) -> list[Path]:
     """What workers killed while they created the store of `path` have left."""
     pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}\.creating")
     return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
-
-
-def _check_replaceable(writer: FolderStoreWriter, found: str | None) -> None:
-    """Raise `StoreError` if an unfinished store, of fingerprint `found`, is not to be replaced by the writer's."""
-    if not os.path.lexists(writer.partial):
-        return
-    if writer.worker.count > 1:
-        raise StoreError(
-            f"{writer.partial} is an unfinished store of other images, another model or other settings; give all "
-            "workers of a store the same, or remove it"
-        )
-    if found is not None and not writer.overwrite and any(writer.partial.glob("committed/c/*")):
-        raise StoreError(
-            f"{writer.partial} is an unfinished store of other images, another model or other settings; "
-            "remove it or pass --overwrite"
-        )
 
 
 def _replaced_path(path: Path) -> Path:

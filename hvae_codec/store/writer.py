@@ -236,6 +236,18 @@ class StoreWriter(ABC):
     def _sync(self, keys: Sequence[str]) -> None:
         """Return when the objects `keys`, which zarr wrote or which were copied, survive a power cut."""
 
+    def check_replaceable(self, is_started: bool, is_foreign: bool = False) -> None:
+        """Raise `StoreError` if an unfinished store of something else is not to be replaced by this one."""
+        if self.worker.count > 1:
+            remedy = "give all workers of a store the same, or remove it"
+        elif is_foreign or (is_started and not self.overwrite):
+            remedy = "remove it" if is_foreign else "remove it or pass --overwrite"
+        else:
+            return
+        raise StoreError(
+            f"{self.unfinished} is an unfinished store of other images, another model or other settings; {remedy}"
+        )
+
     def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
         if values.shape != (len(rows),):
             raise StoreError(f"{name} has shape {values.shape}; it must be one number per image, {len(rows)}")
