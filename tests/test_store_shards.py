@@ -14,9 +14,10 @@ from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec
 
 from hvae_codec import open_store
 from hvae_codec.errors import StoreError
+from hvae_codec.storage.cache import ChunkCache
 from hvae_codec.store.arrays import shard_key
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
-from hvae_codec.store.shards import ChunkCache, ShardedArray
+from hvae_codec.store.shards import ShardedArray
 from hvae_codec.store.verify import checked_row_group
 from stores import GRANULARITIES, make_spec, make_store, without_copy
 

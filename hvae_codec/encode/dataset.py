@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from ..errors import UsageError
+from ..storage.cache import CACHE_BYTES
 from ..store.reader import Store
-from ..store.shards import CACHE_BYTES
 from .encoded_store import open_store
 
 Latents = Tensor | dict[str, Tensor]

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
+from ..storage.cache import CACHE_BYTES
 from ..storage.location import Location, LocationLike
 from ..store.reader import Store, Stored
-from ..store.shards import CACHE_BYTES
 
 if TYPE_CHECKING:
     import torch

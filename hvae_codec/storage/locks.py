@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,6 +13,39 @@ _POLL = 0.01
 """Seconds between two looks at a lock that is waited for."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What some network file systems answer."""
+
+
+class TakenError(Exception):
+    """Another process has the lock of this name."""
+
+
+@contextlib.contextmanager
+def exclusive_lock(folder: Path, name: str, conflicts: Callable[[str], bool]) -> Iterator[None]:
+    """Held: the lock `name` in `folder`, which excludes those of names that conflict with it.
+
+    Raises `TakenError` if another process has it or one of these, `OSError` if nothing can be written in `folder`.
+    """
+    own = ProcessLock(folder / name)
+    if not own.acquire():
+        raise TakenError(name)
+    try:
+        for other in [file for file in folder.iterdir() if file.name != name and conflicts(file.name)]:
+            if ProcessLock(other).is_taken():
+                raise TakenError(other.name)
+        yield
+    finally:
+        own.remove()
+
+
+@contextlib.contextmanager
+def waiting_lock(file: Path) -> Iterator[None]:
+    """Held: the lock of `file`, once no other process has it."""
+    lock = ProcessLock(file)
+    lock.acquire(wait=True)
+    try:
+        yield
+    finally:
+        lock.remove()
 
 
 class ProcessLock:

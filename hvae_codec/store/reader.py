@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..config import CHUNK_BYTES, LATEST_RUN
 from ..errors import StoreError, UsageError
+from ..storage.cache import CACHE_BYTES, ChunkCache
 from ..storage.location import Location, LocationLike, each, location_of
 from .array_files import ArrayFiles, image_numbers
 from .arrays import unstorable
@@ -32,7 +33,7 @@ from .metadata import StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups, runs
 from .schema import NO_TEXT, WEIGHTS, ArraySchema, dimension_names, store_schema
-from .shards import CACHE_BYTES, ChunkCache, ShardedArray
+from .shards import ShardedArray
 from .spec import StoreSpec, spec_of
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..progress import Progress
+from ..storage.cache import ChunkCache
 from ..storage.location import Location, LocationLike
 from .arrays import row_group_digest, shard_key, unstorable
 from .damage import Damage, UnreadableError, reading
 from .inspection import Inspection
 from .reader import Store, Stored, open_damaged
-from .shards import ChunkCache
 from .writer import StoreWriter
 
 NAMED = 3

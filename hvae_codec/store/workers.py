@@ -13,12 +13,12 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError, UsageError
-from ..storage.locks import ProcessLock
+from ..storage.locks import TakenError, exclusive_lock, waiting_lock
 
 
 @dataclass(frozen=True)
@@ -68,32 +68,27 @@ def write_lock(path: Path, worker: Worker) -> Iterator[None]:
     Raises `StoreError` if a process writes that owns row groups in common with `worker`, or if nothing can be written
     beside `path`. Locks are files of the folder PATH.locks, beside the store, which the last process to leave removes.
     """
-    folder = lock_folder(path)
-    own = ProcessLock(folder / _lock_name(worker))
-    try:
-        taken = not own.acquire()
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
-    if taken:
-        raise _taken(path, worker)
-    try:
-        for other in _others(folder, worker):
-            if ProcessLock(folder / _lock_name(other)).is_taken():
-                raise _taken(path, other)
+    name = f"{worker.number}-of-{worker.count}"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(lock_folder(path), name, lambda other: _shares(worker, other)))
+        except TakenError as taken:
+            who = "another process" if worker.count == 1 else f"worker {taken}, another process".replace("-of-", "/")
+            raise StoreError(f"{path} is being written by {who}; wait for it or stop it") from None
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
         yield
-    finally:
-        own.remove()
 
 
-@contextmanager
-def publish_lock(path: Path) -> Iterator[None]:
+def _shares(worker: Worker, lock: str) -> bool:
+    """Whether a lock is that of a worker that owns row groups in common with `worker`."""
+    match = re.fullmatch(r"(\d+)-of-(\d+)", lock)
+    return match is not None and worker.shares_with(Worker(*map(int, match.groups())))
+
+
+def publish_lock(path: Path) -> AbstractContextManager[None]:
     """Held for the moment in which one process gives a store the name `path`, or repairs that; others wait."""
-    lock = ProcessLock(lock_folder(path) / "publish")
-    lock.acquire(wait=True)
-    try:
-        yield
-    finally:
-        lock.remove()
+    return waiting_lock(lock_folder(path) / "publish")
 
 
 def lock_folder(path: Path) -> Path:
@@ -107,19 +102,3 @@ def remove_locks(path: Path) -> None:
     For who has published the store: nobody has anything left to write.
     """
     shutil.rmtree(lock_folder(path), ignore_errors=True)
-
-
-def _taken(path: Path, worker: Worker) -> StoreError:
-    who = "another process" if worker.count == 1 else f"worker {worker}, another process"
-    return StoreError(f"{path} is being written by {who}; wait for it or stop it")
-
-
-def _lock_name(worker: Worker) -> str:
-    return f"{worker.number}-of-{worker.count}"
-
-
-def _others(folder: Path, worker: Worker) -> list[Worker]:
-    """Workers with lock files, taken or left over, that own row groups in common with `worker`."""
-    found = (re.fullmatch(r"(\d+)-of-(\d+)", entry.name) for entry in folder.iterdir())
-    workers = (Worker(*map(int, match.groups())) for match in found if match)
-    return [other for other in workers if other != worker and worker.shares_with(other)]
