@@ -73,7 +73,8 @@ def write_lock(path: Path, worker: Worker) -> Iterator[None]:
         try:
             stack.enter_context(exclusive_lock(lock_folder(path), name, lambda other: _shares(worker, other)))
         except TakenError as taken:
-            who = "another process" if worker.count == 1 else f"worker {taken}, another process".replace("-of-", "/")
+            other = str(taken).replace("-of-", "/")
+            who = "another process" if other == "0/1" else f"worker {other}, another process"
             raise StoreError(f"{path} is being written by {who}; wait for it or stop it") from None
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
