@@ -84,7 +84,7 @@ def test_a_codec_goes_through_json(codec):
 
 
 def test_what_is_no_codec_is_named():
-    with pytest.raises(UsageError, match="'int4'; choose int, float16 or float32"):
+    with pytest.raises(UsageError, match="'int4'; choose int, float16, float32"):
         make_codec("int4")
     for step in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="step is"):

@@ -119,10 +119,10 @@ class StoreMetadata:
                 columns={key: attribute[key] for key in _COLUMN_KEYS if key in attribute},
                 image=_record(ImageRecord, attribute["image"]),
                 model=_record(ModelRecord, attribute["model"]),
-                mask=_mapping(attribute["mask"]),
+                mask={**attribute["mask"]},
                 source=_record(SourceRecord, {**source, "parts": parts}),
                 has_copy="copy" in attribute,
-                arrays=_mapping(attribute["arrays"]) if "arrays" in attribute else None,
+                arrays={**attribute["arrays"]} if "arrays" in attribute else None,
                 as_read=attribute,
             )
         except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -163,15 +163,6 @@ def _at_least_1(value: Any) -> int:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{value!r} is not a whole number of at least 1")
     return value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{value!r} is not a table")
-    return value
-
-
-# --- checksums -------------------------------------------------------------------------------------------------------
 
 
 def attribute_checksum(attribute: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -75,7 +75,7 @@ class IntCodec:
             raise UsageError(f"the quantiser step is {self.step}; it must be a number above 0, such as 1.0")
 
     def steps(self, posterior_std: np.ndarray) -> np.ndarray:
-        """Float32 [channels]: std × step, within 1e-6 and 1e6; `UsageError` where a std is not a number."""
+        """Std × step, within 1e-6 and 1e6; `UsageError` if a std is not a number."""
         std = np.asarray(posterior_std, dtype=np.float64)
         if not (np.isfinite(std).all() and (std >= 0).all()):
             raise UsageError("a posterior std is negative or not finite; the model is damaged or diverged in training")
@@ -83,31 +83,26 @@ class IntCodec:
 
     def encode(self, z: Array, step: Any) -> Array:
         """Codes, int16; NaN becomes the fill value, which no store accepts."""
-        quotient = cast(Any, z) / step
-        codes = quotient.round().clip(-MAX_CODE, MAX_CODE)
+        codes = (cast(Any, z) / step).round().clip(-MAX_CODE, MAX_CODE)
         return cast(Array, _convert(_replace_nan(codes, self.fill_value), self.dtype))
 
     def decode(self, stored: Array, step: Any) -> Array:
-        """Float32 code × step."""
+        """Code × step."""
         return cast(Array, _convert(stored, "float32") * step)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data for `codec_from_dict`."""
+        """Its name and step."""
         return {"name": self.name, "step": self.step}
 
 
 @dataclass(frozen=True)
 class FloatCodec:
-    """Floats as they are, rounded to `dtype` and saturating at its largest finite number (65504 for float16)."""
+    """Floats as they are, rounded to `dtype` and saturating at its largest finite number; steps are 1."""
 
     dtype: str
     """`float16` or `float32`."""
 
     fill_value: ClassVar[float] = math.nan
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float16", "float32"):
-            raise UsageError(f"a float codec's dtype is {self.dtype!r}; it must be float16 or float32")
 
     @property
     def name(self) -> str:
@@ -115,42 +110,48 @@ class FloatCodec:
         return self.dtype
 
     def steps(self, posterior_std: np.ndarray) -> np.ndarray:
-        """Ones, float32 [channels]."""
+        """Ones."""
         return np.ones(np.shape(posterior_std), dtype=np.float32)
 
     def encode(self, z: Array, step: Any) -> Array:
-        """Floats of `dtype`; the step is not used."""
+        """Floats of `dtype`."""
         limit = float(np.finfo(self.dtype).max)
         return cast(Array, _convert(cast(Any, z).clip(-limit, limit), self.dtype))
 
     def decode(self, stored: Array, step: Any) -> Array:
-        """Float32; the step is not used."""
+        """The same as float32."""
         return cast(Array, _convert(stored, "float32"))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data for `codec_from_dict`."""
+        """Its name."""
         return {"name": self.name}
 
 
+CODECS: Mapping[str, Callable[[float], Codec]] = {
+    "int": IntCodec,
+    "float16": lambda _: FloatCodec("float16"),
+    "float32": lambda _: FloatCodec("float32"),
+}
+"""By name; each is made with a step, which floats do not have."""
+
+
 def make_codec(name: str, step: float = 1.0) -> Codec:
-    """The codec `int`, `float16` or `float32`; `step` counts for `int` only. `UsageError` on other names and steps.
+    """The codec of this name; `step` counts for `int` only. `UsageError` on other names and steps.
 
     >>> make_codec("int", step=2.0)
     IntCodec(step=2.0)
     """
-    if name == "int":
-        return IntCodec(step)
-    if name in ("float16", "float32"):
-        return FloatCodec(name)
-    raise UsageError(f"there is no latent codec {name!r}; choose int, float16 or float32")
+    if name not in CODECS:
+        raise UsageError(f"there is no latent codec {name!r}; choose {', '.join(CODECS)}")
+    return CODECS[name](step)
 
 
 def codec_from_dict(data: Mapping[str, Any]) -> Codec:
-    """The inverse of `Codec.to_dict`; `UsageError` where `data` describes no codec of this version."""
+    """The inverse of `Codec.to_dict`; `UsageError` if `data` describes no codec of this version."""
     try:
         return make_codec(data["name"], float(data.get("step", 1.0)))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UsageError(f"{data!r} describes no latent codec; it needs a name: int, float16 or float32") from None
+        raise UsageError(f"{data!r} describes no latent codec; it needs a name: {', '.join(CODECS)}") from None
 
 
 def _convert(array: Any, dtype: str) -> Any:
@@ -161,6 +162,4 @@ def _convert(array: Any, dtype: str) -> Any:
 
 
 def _replace_nan(array: Any, value: float) -> Any:
-    if isinstance(array, np.ndarray | np.generic):
-        return np.nan_to_num(array, nan=value)
-    return array.nan_to_num(nan=value)
+    return np.nan_to_num(array, nan=value) if isinstance(array, np.ndarray | np.generic) else array.nan_to_num(value)

@@ -106,9 +106,6 @@ def _same(value: Any, other: Any) -> bool:
     return bool(np.array_equal(np.asarray(value, np.float64), np.asarray(other, np.float64), equal_nan=True))
 
 
-# --- the kinds -------------------------------------------------------------------------------------------------------
-
-
 def store_schema(
     columns: Columns,
     codec: Codec,
@@ -126,10 +123,11 @@ def store_schema(
     for name, table in columns.tables().items():
         schema[name] = table_schema(table.shape, "int32", (name.replace("dimension", "d"), "place"))
     schema |= {name: table_schema((row_groups.images,), "str", ("image",)) for name in ("name", "label")}
-    schema |= {name: _per_image(row_groups) for name in per_image}
+    # In chunks that are row groups: who writes a row group shares no chunk with another.
+    schema |= {name: _vector(row_groups.images, row_groups.size, "float32", np.nan, "image") for name in per_image}
     if weights:
         schema[WEIGHTS] = weights_schema(weights)
-    return {**schema, "committed": _committed(row_groups)}
+    return {**schema, "committed": _vector(len(row_groups), 1, "uint32", 0, "row_group")}
 
 
 def _latents(columns: Columns, codec: Codec, row_groups: RowGroups, chunk_bytes: int, resolution: int) -> ArraySchema:
@@ -164,44 +162,23 @@ def table_schema(shape: tuple[int, ...], dtype: str, axes: tuple[str, ...]) -> A
 _FILL_VALUES: Mapping[str, Any] = {"float32": np.nan, "int32": -1, "str": NO_TEXT}
 
 
-def _per_image(row_groups: RowGroups) -> ArraySchema:
-    """One number per image, in chunks that are row groups: who writes a row group shares no chunk with another."""
-    return ArraySchema(
-        shape=(row_groups.images,),
-        chunks=(row_groups.size,),
-        dtype="float32",
-        fill_value=np.nan,
-        compressors=[ZstdCodec(level=9), Crc32cCodec()],
-        dimension_names=("image",),
-    )
-
-
 def weights_schema(length: int) -> ArraySchema:
     """The weights of a model that the store carries, `length` bytes."""
+    chunk = min(length, WEIGHTS_CHUNK)
+    return _vector(length, chunk, "uint8", 0, "byte")
+
+
+def _vector(length: int, chunk: int, dtype: str, fill_value: Any, axis: str) -> ArraySchema:
+    """An array of one axis, in chunks of its own."""
     return ArraySchema(
         shape=(length,),
-        chunks=(min(length, WEIGHTS_CHUNK),),
-        dtype="uint8",
-        fill_value=0,
-        compressors=[Crc32cCodec()],
-        dimension_names=("byte",),
+        chunks=(chunk,),
+        dtype=dtype,
+        fill_value=fill_value,
+        compressors=[ZstdCodec(level=9), Crc32cCodec()] if dtype == "float32" else [Crc32cCodec()],
+        dimension_names=(axis,),
+        write_all=axis != "row_group",
     )
-
-
-def _committed(row_groups: RowGroups) -> ArraySchema:
-    """The digest of each row group, 0 if it is not written yet."""
-    return ArraySchema(
-        shape=(len(row_groups),),
-        chunks=(1,),
-        dtype="uint32",
-        fill_value=0,
-        compressors=[Crc32cCodec()],
-        dimension_names=("row_group",),
-        write_all=False,
-    )
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def chunk_files(array: zarr.Array) -> Iterator[tuple[str, tuple[slice, ...]]]:

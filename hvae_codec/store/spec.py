@@ -23,7 +23,7 @@ from .schema import TABLE_CHUNK, ArraySchema, store_schema
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSpec:
-    """Everything about a store that is fixed before its first image is encoded."""
+    """What a store is made from."""
 
     names: Sequence[str]
     """One per image, in the order of the store."""
@@ -72,20 +72,18 @@ class StoreSpec:
     def metadata(self, arrays: Mapping[str, int]) -> StoreMetadata:
         """What the store says of itself; `arrays` are the checksums of its arrays' metadata."""
         return StoreMetadata(
+            **{name: getattr(self, name) for name in _SHARED},
             format_version=self.columns.format_version,
             package_version=_package_version(),
             fingerprint=spec_fingerprint(self),
-            row_group_size=self.row_group_size,
-            chunk_bytes=self.chunk_bytes,
-            codec=self.codec,
             columns=self.columns.attributes(),
-            image=self.image,
-            model=self.model,
-            mask=self.mask,
-            source=self.source,
             has_copy=True,
             arrays=dict(sorted(arrays.items())),
         )
+
+
+_SHARED = ("codec", "model", "mask", "image", "source", "row_group_size", "chunk_bytes")
+"""What stands in a specification and in a store's metadata alike."""
 
 
 def spec_of(
@@ -98,20 +96,9 @@ def spec_of(
     per_image: tuple[str, ...],
 ) -> StoreSpec:
     """What a store of `metadata` was made from, given these tables, its own or others in their place."""
-    return StoreSpec(
-        names=names,
-        labels=labels,
-        columns=columns,
-        steps=steps,
-        codec=metadata.codec,
-        model=metadata.model,
-        mask=metadata.mask,
-        image=metadata.image,
-        source=metadata.source,
-        row_group_size=metadata.row_group_size,
-        chunk_bytes=metadata.chunk_bytes or CHUNK_BYTES,
-        per_image=per_image,
-    )
+    shared = {name: getattr(metadata, name) for name in _SHARED}
+    shared["chunk_bytes"] = metadata.chunk_bytes or CHUNK_BYTES
+    return StoreSpec(**shared, names=names, labels=labels, columns=columns, steps=steps, per_image=per_image)
 
 
 def _package_version() -> str:
@@ -119,9 +106,6 @@ def _package_version() -> str:
         return importlib.metadata.version("hvae-codec")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-# --- what describes no store -----------------------------------------------------------------------------------------
 
 
 def _check(spec: StoreSpec) -> None:
@@ -155,9 +139,6 @@ def _check_steps(spec: StoreSpec, resolution: int) -> None:
         raise StoreError(f"a step at resolution {resolution} is not a finite number above 0; check the codec")
     if np.dtype(spec.codec.dtype).kind == "f" and (steps != 1).any():
         raise StoreError(f"the steps of {spec.codec.name} latents must be 1; take them from the codec")
-
-
-# --- fingerprint -----------------------------------------------------------------------------------------------------
 
 
 def spec_fingerprint(spec: StoreSpec) -> str:
