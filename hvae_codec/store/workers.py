@@ -73,7 +73,7 @@ def write_lock(path: Path, worker: Worker) -> Iterator[None]:
     try:
         taken = not own.acquire()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}); give another place") from None
+        raise StoreError(f"{path} cannot be written ({error.strerror}); give another location") from None
     if taken:
         raise _taken(path, worker)
     try:
