@@ -39,8 +39,10 @@ class FolderLocation(_Path):
         return self
 
     def write(self, key: str, content: bytes) -> None:
-        """Write the file `key` below this whole or not at all; it survives a power cut when this returns."""
-        write_atomically(self / key, content, root=self, unique=True)
+        """Write the file `key` below this, at once whole; it survives a power cut when this returns."""
+        path, array = self / key, self / key.partition("/")[0]
+        root = array if array.is_dir() else self  # what is above a folder that was there is synced
+        write_atomically(path, content, root=root, unique=True, name_first=not path.exists())
 
     def copy_from(self, source: _Readable, key: str) -> None:
         """Write what `source` has as the file `key` below this; a file on this machine is linked, and not synced."""
