@@ -177,7 +177,7 @@ def test_arrays_that_disagree_on_the_number_of_images_are_left_alone(path, tmp_p
 
 def test_a_copy_makes_no_store_of_an_unfinished_one(path, tmp_path):
     spec = make_spec()
-    partial = write_all(tmp_path / "half.zarr", spec, photo_latents(spec), only=1).partial
+    partial = write_all(tmp_path / "half.zarr", spec, photo_latents(spec), only=1).unfinished
     (partial / "zarr.json").unlink()
     (path / "zarr.json").rename(path / "unfinished.json")  # as in a bucket
     for place in (partial, tmp_path / "half.zarr", path):

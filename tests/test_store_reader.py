@@ -158,12 +158,12 @@ def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
     resumed = tmp_path / "b.zarr"
     writer = write_all(resumed, spec, latents, only=1)
     assert writer.pending() == [1, 2]
-    torn = (writer.partial / "z16" / shard_key(1, spec.columns.item(16))).parent
+    torn = (writer.unfinished / "z16" / shard_key(1, spec.columns.item(16))).parent
     torn.mkdir(parents=True)
     (torn / "0").write_bytes(b"torn")
     (torn / "0.0123abcd.partial").write_bytes(b"left over")
-    (writer.partial / "committed" / "c" / "2").write_bytes(b"")  # what a power cut can leave
-    (writer.partial / "zarr.77ab.partial").write_bytes(b"left over")
+    (writer.unfinished / "committed" / "c" / "2").write_bytes(b"")  # what a power cut can leave
+    (writer.unfinished / "zarr.77ab.partial").write_bytes(b"left over")
     with pytest.raises(StoreError, match="is unfinished; run the same"):
         open_store(resumed)
     again = FolderStoreWriter.create_or_resume(resumed, spec)
@@ -173,7 +173,7 @@ def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
         again.publish()
     write_all(resumed, spec, latents, overwrite=True).publish()
     assert tree(unbroken) == tree(resumed)
-    assert not again.partial.exists()
+    assert not again.unfinished.exists()
 
 
 def test_a_store_killed_while_it_was_created_is_made_anew(tmp_path):

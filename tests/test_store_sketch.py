@@ -127,7 +127,7 @@ def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, 
     real = pipeline.check_written
 
     def on_a_bad_disk(writer, row_group):
-        shard = next((writer.partial / "z8" / "c" / str(row_group)).rglob("0"))
+        shard = next((writer.unfinished / "z8" / "c" / str(row_group)).rglob("0"))
         while shard.is_dir():
             shard = shard / "0"
         shard.write_bytes(shard.read_bytes()[:-3])

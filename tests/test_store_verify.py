@@ -245,7 +245,7 @@ def test_a_row_group_is_read_back_after_it_is_written(tmp_path):
     writer = write_all(tmp_path / "out.zarr", spec, photo_latents(spec))
     for row_group in range(3):
         check_written(writer, row_group)
-    first, second = (writer.partial / "z4" / shard_key(r, spec.columns.item(4)) for r in (0, 1))
+    first, second = (writer.unfinished / "z4" / shard_key(r, spec.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
     with pytest.raises(StoreError, match="not read back as"):
         check_written(writer, 0)

@@ -189,8 +189,8 @@ class _Addition:
     def check_unfinished(self, target: Location) -> None:
         """Raise `StoreError` if an unfinished store is in the way of the one at `target`."""
         writer = writer_class(target)
-        if writer.unfinished_fingerprint(target) not in (None, spec_fingerprint(self.encoding.spec)):
-            left = writer.unfinished_location(target)
+        if unfinished_fingerprint(target) not in (None, spec_fingerprint(self.encoding.spec)):
+            left = writer_class(target).unfinished_file(target).parent
             raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
     def write(self, writer: StoreWriter, progress: Progress | None, copying: Progress | None) -> None:
@@ -241,7 +241,7 @@ class _Addition:
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` if the old store is another one by now: nothing may be made of both."""
-        if writer_class(self.old.path).published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
+        if published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
             raise StoreError(f"{self.old.path} was removed or replaced while it was read; run append again")
 
 

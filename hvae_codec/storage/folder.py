@@ -38,6 +38,11 @@ class FolderLocation(_Path):
         """The path on this machine."""
         return self
 
+    @property
+    def uncached(self) -> Self:
+        """The same: nothing of a folder is cached."""
+        return self
+
     def write(self, key: str, content: bytes) -> None:
         """Write the file `key` below this, at once whole; it survives a power cut when this returns."""
         path, array = self / key, self / key.partition("/")[0]

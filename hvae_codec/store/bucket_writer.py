@@ -81,16 +81,12 @@ class BucketStoreWriter(StoreWriter):
         return (path / PUBLISHED).is_file()
 
     @staticmethod
-    def published_fingerprint(path: BucketLocation) -> str | None:  # noqa: D102
-        return fingerprint_in(path.uncached / PUBLISHED)
+    def unfinished_file(path: BucketLocation) -> BucketLocation:  # noqa: D102
+        return path / UNFINISHED
 
-    @staticmethod
-    def unfinished_fingerprint(path: BucketLocation) -> str | None:  # noqa: D102
-        return fingerprint_in(path.uncached / UNFINISHED)
-
-    @staticmethod
-    def unfinished_location(path: BucketLocation) -> BucketLocation:  # noqa: D102
-        return path
+    @property
+    def unfinished(self) -> BucketLocation:  # noqa: D102
+        return self.path
 
     @staticmethod
     def locked(path: BucketLocation, worker: Worker) -> AbstractContextManager[None]:

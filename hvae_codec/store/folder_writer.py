@@ -27,12 +27,13 @@ from ..storage.folder import FolderLocation
 from .arrays import marked_digest
 from .create import fill_group
 from .schema import WRITE_ALL
-from .sketch import SKETCH
 from .spec import StoreSpec
 from .workers import Worker, lock_folder, publish_lock, remove_locks, write_lock
-from .writer import RESERVED, StoreWriter, check_name, fingerprint_in
+from .writer import StoreWriter, check_name, fingerprint_in
 
-OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
+OUR_ENTRIES = re.compile(
+    r"(z|step|dimension)\d+|name|label|committed|model|rate|distortion|sketch|zarr(\.[0-9a-f]+)?\.(json|partial)"
+)
 """Names of what a store of this package has in its folder."""
 
 
@@ -50,10 +51,10 @@ class FolderStoreWriter(StoreWriter):
         writer = cls(FolderLocation(path), spec, overwrite, worker or Worker())
         writer.finish_swap(writer.path)
         writer.check_target(writer.path, overwrite)
-        while (found := fingerprint_at(writer.partial)) != writer.fingerprint:
-            if os.path.lexists(writer.partial):
-                writer.check_replaceable(found is not None and any(writer.partial.glob("committed/c/*")))
-            _remove_unfinished(writer.partial)
+        while (found := fingerprint_at(writer.unfinished)) != writer.fingerprint:
+            if os.path.lexists(writer.unfinished):
+                writer.check_replaceable(found is not None and any(writer.unfinished.glob("committed/c/*")))
+            _remove_unfinished(writer.unfinished)
             _create(writer)
         _sweep(writer)
         return writer
@@ -75,16 +76,8 @@ class FolderStoreWriter(StoreWriter):
         return os.path.lexists(path)
 
     @staticmethod
-    def published_fingerprint(path: Path) -> str | None:  # noqa: D102
-        return fingerprint_at(path)
-
-    @staticmethod
-    def unfinished_fingerprint(path: Path) -> str | None:  # noqa: D102
-        return fingerprint_at(partial_path(path))
-
-    @staticmethod
-    def unfinished_location(path: Path) -> FolderLocation:  # noqa: D102
-        return FolderLocation(partial_path(path))
+    def unfinished_file(path: Path) -> FolderLocation:  # noqa: D102
+        return FolderLocation(partial_path(path) / "zarr.json")
 
     @staticmethod
     def locked(path: Path, worker: Worker) -> AbstractContextManager[None]:  # noqa: D102
@@ -108,12 +101,11 @@ class FolderStoreWriter(StoreWriter):
         return new
 
     @property
-    def partial(self) -> FolderLocation:
-        """The folder in which the store is until it is published."""
-        return self.unfinished_location(self.path)
+    def unfinished(self) -> FolderLocation:  # noqa: D102
+        return FolderLocation(partial_path(self.path))
 
     def array(self, name: str) -> zarr.Array:  # noqa: D102
-        array = zarr.open_array(self.partial / name, mode="r+", zarr_format=3)
+        array = zarr.open_array(self.unfinished / name, mode="r+", zarr_format=3)
         return cast(zarr.Array, array.with_config(WRITE_ALL))
 
     def own_pending(self) -> list[int]:
@@ -124,29 +116,29 @@ class FolderStoreWriter(StoreWriter):
         return list(self._uncommitted(range(self.row_groups)))
 
     def _uncommitted(self, row_groups: range) -> Iterator[int]:
-        markers = self.partial / "committed" / "c"
-        if fingerprint_at(self.partial) != self.fingerprint:
-            raise StoreError(f"{self.partial} was removed or replaced while it was written; run encode again")
+        markers = self.unfinished / "committed" / "c"
+        if fingerprint_at(self.unfinished) != self.fingerprint:
+            raise StoreError(f"{self.unfinished} was removed or replaced while it was written; run encode again")
         return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
 
     def finish(self) -> bool:
         """Rename the store if the row groups of all workers are written; whether it has its name now."""
         with publish_lock(self.path):
-            if fingerprint_at(self.partial) != self.fingerprint == fingerprint_at(self.path):
+            if fingerprint_at(self.unfinished) != self.fingerprint == fingerprint_at(self.path):
                 return True
             if next(self._uncommitted(range(self.row_groups)), None) is not None:
                 return False
             self.check_target(self.path, self.overwrite)
-            sync(self.partial)
-            _take_name(self.partial, self.path, self.fingerprint)
+            sync(self.unfinished)
+            _take_name(self.unfinished, self.path, self.fingerprint)
         for leftover in _creations(self.path):
             _remove_unfinished(leftover)
         remove_locks(self.path)
         return True
 
     def _sync(self, keys: Sequence[str]) -> None:
-        files = [self.partial / key for key in keys]
-        folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.partial)}
+        files = [self.unfinished / key for key in keys]
+        folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.unfinished)}
         for path in (*files, *folders):
             sync(path)
 
@@ -167,11 +159,11 @@ def _create(writer: FolderStoreWriter) -> None:
         fill_group(zarr.open_group(own, mode="w-", zarr_format=3), writer.spec)
         sync_tree(own)
         try:
-            own.rename(writer.partial)
+            own.rename(writer.unfinished)
         except OSError:
-            if not writer.partial.exists():
+            if not writer.unfinished.exists():
                 raise
-        sync(writer.partial.parent)
+        sync(writer.unfinished.parent)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
@@ -227,7 +219,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _sweep(writer: FolderStoreWriter) -> None:
     """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
-    partial, pending = writer.partial, set(map(str, writer.own_pending()))
+    partial, pending = writer.unfinished, set(map(str, writer.own_pending()))
     for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
         objects = partial / name / "c"
         for entry in objects.iterdir() if objects.is_dir() else ():

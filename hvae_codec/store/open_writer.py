@@ -12,7 +12,7 @@ from .bucket_writer import BucketStoreWriter
 from .folder_writer import FolderStoreWriter
 from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
-from .writer import StoreWriter
+from .writer import StoreWriter, fingerprint_in
 
 _WRITERS: dict[type[Location], type[StoreWriter]] = {
     FolderLocation: FolderStoreWriter,
@@ -31,9 +31,19 @@ def check_location(path: LocationLike, overwrite: bool) -> None:
     writer_class(location).check_target(location, overwrite)
 
 
+def published_fingerprint(location: Location) -> str | None:
+    """The fingerprint of the store that is at `location` now; None if there is none."""
+    return fingerprint_in(location.uncached / "zarr.json")
+
+
 def is_written(location: Location, spec: StoreSpec) -> bool:
     """Whether the finished store of `spec` is at `location`."""
-    return writer_class(location).published_fingerprint(location) == spec_fingerprint(spec)
+    return published_fingerprint(location) == spec_fingerprint(spec)
+
+
+def unfinished_fingerprint(location: Location) -> str | None:
+    """The fingerprint of the unfinished store that is to be at `location`; None if there is none."""
+    return fingerprint_in(writer_class(location).unfinished_file(location.uncached))
 
 
 def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:

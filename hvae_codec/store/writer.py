@@ -36,9 +36,6 @@ from .workers import Worker
 
 T = TypeVar("T")
 
-RESERVED = re.compile(r"(z|step|dimension)\d+|name|label|committed|model|zarr(\.[0-9a-f]+)?\.(json|partial)")
-"""Names in a store that no further per-image array may have."""
-
 _BESIDE = (".partial", ".replaced", ".locks")
 """What is beside a store of name PATH while it is written: PATH.partial and so on."""
 
@@ -68,9 +65,9 @@ class StoreWriter(ABC):
         return spec_fingerprint(self.spec)
 
     @property
+    @abstractmethod
     def unfinished(self) -> Location:
         """Where the store's objects are until it is published."""
-        return self.unfinished_location(self.path)
 
     @property
     def row_groups(self) -> int:
@@ -194,18 +191,8 @@ class StoreWriter(ABC):
 
     @staticmethod
     @abstractmethod
-    def published_fingerprint(path: Any) -> str | None:
-        """The fingerprint of the store that is at `path` now; None if there is none."""
-
-    @staticmethod
-    @abstractmethod
-    def unfinished_fingerprint(path: Any) -> str | None:
-        """The fingerprint of the unfinished store that is to be at `path`; None if there is none."""
-
-    @staticmethod
-    @abstractmethod
-    def unfinished_location(path: Any) -> Location:
-        """Where the objects of the store of `path` are until it is published."""
+    def unfinished_file(path: Any) -> Location:
+        """What is the group's `zarr.json` of the store of `path` until it is published; its folder has the others."""
 
     @staticmethod
     @abstractmethod
