@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
 from .activations import RunBlock, run_plainly
-from .blocks import Cell, Pool, conv
+from .blocks import Pool, conv, residual_cells
 
 
 class BottomUpBlock(nn.Module):
@@ -17,15 +15,8 @@ class BottomUpBlock(nn.Module):
     def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
         super().__init__()
         self.state_size = stage.state_size
-        scale = 1.0 / math.sqrt(len(config.groups)) if config.stable_init else 1.0
-        width, middle = stage.width, int(stage.width * stage.bottleneck)
-        self.cells = nn.Sequential(
-            *(
-                Cell(config, width, middle, width, stage.kernel, residual=True, last_scale=scale)
-                for _ in range(config.cells_per_block)
-            )
-        )
-        self.skip = conv(width, width) if linked else None
+        self.cells = residual_cells(config, stage)
+        self.skip = conv(stage.width, stage.width) if linked else None
         self.pool = pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -62,6 +53,8 @@ def _stage_blocks(config: ModelConfig, stage: StageConfig, below: StageConfig | 
     if below is not None and below.resolution < stage.resolution:
         stride = stage.resolution // below.resolution
         pool = Pool(stage.width, below.width, stride, projected=config.resample == "projected")
-    extra = [BottomUpBlock(config, stage, linked=False, pool=None) for _ in range(stage.extra_bottom_up)]
-    linked = [BottomUpBlock(config, stage, linked=True, pool=None) for _ in range(stage.linked_blocks - 1)]
-    return [*extra, *linked, BottomUpBlock(config, stage, linked=True, pool=pool)]
+    count = stage.extra_bottom_up + stage.linked_blocks
+    return [
+        BottomUpBlock(config, stage, linked=i >= stage.extra_bottom_up, pool=pool if i == count - 1 else None)
+        for i in range(count)
+    ]
