@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .activations import RunBlock, run_plainly
+from .activations import RunBlock
 from .blocks import Pool, conv, residual_cells
 
 
@@ -32,10 +34,9 @@ class BottomUp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
-        self.run_block: RunBlock = run_plainly
-        self.blocks = nn.ModuleList()
-        for stage, below in zip(config.stages, [*config.stages[1:], None], strict=True):
-            self.blocks.extend(_stage_blocks(config, stage, below))
+        self.run_block: RunBlock = operator.call
+        pairs = zip(config.stages, [*config.stages[1:], None], strict=True)
+        self.blocks = nn.ModuleList(block for stage, below in pairs for block in _stage_blocks(config, stage, below))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the linked blocks' skips [B, width, H, W] for input [B, C, H, W], in this path's order."""

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
+from ..config import CONFIG_FILE, LATEST_RUN, Config, config_to_dict, load_config
 from ..errors import ModelError
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
@@ -53,9 +53,9 @@ def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> N
             raise ModelError(f"{source} lacks the tensor {name}; its configuration and weights do not belong together")
         if name not in own:
             raise ModelError(f"{source} has a tensor {name} that its configuration has no place for")
-        if own[name].shape != weights[name].shape:
-            shapes = f"{list(weights[name].shape)}, its configuration says {list(own[name].shape)}"
-            raise ModelError(f"{source}: the tensor {name} is {shapes}")
+        given, expected = list(weights[name].shape), list(own[name].shape)
+        if given != expected:
+            raise ModelError(f"{source}: the tensor {name} is {given}, its configuration says {expected}")
     model.load_state_dict(weights)
 
 
@@ -130,16 +130,12 @@ def model_hash(model: HVAE) -> str:
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())
     trained = any(parameter.requires_grad for parameter in model.parameters())
     if trained or model.known_hash is None or model.known_hash[0] != versions:
-        digest = hashlib.sha256(_canonical(model.config).encode())
+        config = config_to_dict(Config(model.config))["model"]
+        if model.config.resample == "projected":
+            del config["resample"]  # as before that key existed: stores and statistics hold such hashes
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, tensor in sorted(weights.items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         model.known_hash = (versions, digest.hexdigest())
     return model.known_hash[1]
-
-
-def _canonical(config: ModelConfig) -> str:
-    model = config_to_dict(Config(config))["model"]
-    if config.resample == "projected":
-        del model["resample"]  # as before that key existed: stores and statistics hold such hashes
-    return json.dumps(model, sort_keys=True)

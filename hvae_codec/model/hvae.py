@@ -56,23 +56,6 @@ def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
 
 
-class KeptVariates(NamedTuple):
-    """The variates of one latent group that a mask keeps, if it does not keep them all."""
-
-    variates: Tensor
-    """Those kept at one position at least, int64 [k]."""
-    positions: Tensor | None
-    """Positions at which they are kept, bool [k, H, W]; None if all."""
-
-
-def kept_variates(keep: Tensor) -> KeptVariates | None:
-    """Read a mask True = keep, [variates, 1, 1] or [variates, H, W]; None if it keeps the whole group."""
-    if keep.all():
-        return None
-    variates = keep.flatten(1).any(dim=1).nonzero().flatten()
-    return KeptVariates(variates, None if keep[variates].all() else keep[variates])
-
-
 @dataclass
 class SampledPosterior:
     """Chooses z from the posterior, collapsed to the prior where pruned; records each group's KL.
@@ -88,7 +71,7 @@ class SampledPosterior:
     def __post_init__(self) -> None:
         self.recorded: dict[int, Tensor] = {}
         """KL of each group seen so far, [B] nats."""
-        self._kept = None if self.mask is None else [kept_variates(keep) for keep in self.mask]
+        self._kept = None if self.mask is None else [_kept_variates(keep) for keep in self.mask]
 
     @property
     def kl(self) -> list[Tensor]:
@@ -99,21 +82,34 @@ class SampledPosterior:
         """Choose z of `group`, [B, variates, H, W]."""
         kept = None if self._kept is None else self._kept[group.index]
         noise = self.noise(group)
-        z, kl = group.sample_posterior(noise) if kept is None else _sample_kept(group, kept, noise)
+        z, kl = group.sample_posterior(noise) if kept is None else _sample_kept(group, *kept, noise)
         self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
 
 
-def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample z, [B, variates, H, W], and its KL in nats, [B]; the prior where pruned."""
-    z, variates = group.prior.sample(noise), kept.variates
+def _kept_variates(keep: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Read a group's mask: variates kept at one position at least, int64 [k], and which positions, bool [k, H, W].
+
+    The positions are None if all are kept, and the result is None if the whole group is.
+    """
+    if keep.all():
+        return None
+    variates = keep.flatten(1).any(dim=1).nonzero().flatten()
+    return variates, None if keep[variates].all() else keep[variates]
+
+
+def _sample_kept(
+    group: LatentGroup, variates: Tensor, positions: Tensor | None, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sample z, [B, variates, H, W], and its KL in nats, [B]; what is pruned is of the prior."""
+    z = group.prior.sample(noise)
     if not len(variates):
         return z, z.new_zeros(len(z))
-    if kept.positions is None:
+    if positions is None:
         of_kept, kl = group.sample_posterior(noise[:, variates], variates)
     else:
         prior = group.prior.variates(variates)
-        q = group.posterior(variates).where(kept.positions, prior)
+        q = group.posterior(variates).where(positions, prior)
         of_kept, kl = q.sample(noise[:, variates]), q.kl(prior).flatten(1).sum(dim=1)
     return z.index_copy(1, variates, of_kept), kl
 

@@ -60,8 +60,8 @@ class WeighedPosterior:
         q, p = group.posterior(), group.prior
         noise = self.noise(group)
         z = q.sample(noise)
-        self.kl.append(_sum(q.kl(p)))
-        self.log_ratio.append(_sum(log_density_ratio(q, p, noise, z)))
+        self.kl.append(q.kl(p).flatten(1).sum(dim=1, dtype=torch.float64))
+        self.log_ratio.append(log_density_ratio(q, p, noise, z).flatten(1).sum(dim=1, dtype=torch.float64))
         return z
 
 
@@ -106,11 +106,6 @@ def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) ->
 
     Raises `DataError` if the images are not what the model was made for, `UsageError` if `samples` is below 1.
     """
-    with torch.no_grad(), full_float32():
+    with torch.no_grad():
         activations = model.activations(images)
     return posterior_estimates(model, images, activations, noise, samples).bound[0]
-
-
-def _sum(values: Tensor) -> Tensor:
-    """Sum over everything but the batch, in float64."""
-    return values.flatten(1).sum(dim=1, dtype=torch.float64)

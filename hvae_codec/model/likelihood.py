@@ -42,14 +42,11 @@ class LogisticMixture:
         self.config = config
         colours = config.channels
         self.pairs = [(c, j) for c in range(colours) for j in range(c)]
-        rows = [
-            row
-            for c in range(colours)
-            for row in [("mean", c), ("scale", c), *(("coefficient", k) for k in range(c, len(self.pairs), colours))]
-        ]
-        wanted = [[(name, c) for c in range(colours)] for name in ("mean", "scale")]
-        wanted.append([("coefficient", k) for k in range(len(self.pairs))])
-        self._rows = [_as_slices([rows.index(row) for row in part]) for part in wanted]
+        rows: list[tuple[str, int]] = []
+        for c in range(colours):
+            rows += [("mean", c), ("scale", c), *(("weight", k) for k in range(c, len(self.pairs), colours))]
+        parts = ([row for row in sorted(rows) if row[0] == name] for name in ("mean", "scale", "weight"))
+        self._rows = [_as_slices([rows.index(row) for row in part]) for part in parts]
         self.out_channels = config.mixtures * (1 + len(rows))
         level = 2.0 ** (8 - config.bits)
         self.spacing = level / 127.5

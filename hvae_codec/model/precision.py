@@ -59,20 +59,16 @@ class _Switch(NamedTuple):
         return "none" if self.above is not None and value == getattr(self.above, self.name) else value
 
 
-def _precision_switches() -> tuple[_Switch, _Switch]:
-    """Find torch's switches of precision: one per backend since 2.9, which must not be mixed with the older ones."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    if hasattr(cudnn, "conv"):
-        name = "fp32_precision"
-        return _Switch(cudnn.conv, name, "ieee", cudnn), _Switch(matmul, name, "ieee", torch.backends)
-    return _Switch(cudnn, "allow_tf32", False), _Switch(matmul, "allow_tf32", False)
-
-
-_PRECISION = _precision_switches()
-_ALGORITHMS = (
-    _Switch(torch.backends.cudnn, "benchmark", False),
-    _Switch(torch.backends.cudnn, "deterministic", True),
-)
+_cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+# One switch per backend since torch 2.9, which must not be mixed with the older ones.
+if hasattr(_cudnn, "conv"):
+    _PRECISION = (
+        _Switch(_cudnn.conv, "fp32_precision", "ieee", _cudnn),
+        _Switch(_matmul, "fp32_precision", "ieee", torch.backends),
+    )
+else:
+    _PRECISION = (_Switch(_cudnn, "allow_tf32", False), _Switch(_matmul, "allow_tf32", False))
+_ALGORITHMS = (_Switch(_cudnn, "benchmark", False), _Switch(_cudnn, "deterministic", True))
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Precision:

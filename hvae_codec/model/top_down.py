@@ -9,6 +9,7 @@ Training samples the posterior, generation the prior; pruning mixes both; the co
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import cast
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .activations import RunBlock, run_plainly
+from .activations import RunBlock
 from .blocks import Cell, Unpool, conv, residual_cells
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
 from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
@@ -39,17 +40,13 @@ class LatentGroup:
         self._block, self._skip = block, skip
 
     @cached_property
-    def _residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
+    def residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
+        """The term that the block adds to the state besides z, [B, width, H, W], and the prior's raw output."""
         return self._block.residual_and_prior(self.state)
 
     @property
-    def residual(self) -> Tensor:
-        """The term that the block adds to the state besides z, [B, width, H, W]."""
-        return self._residual_and_prior[0]
-
-    @property
     def _prior_raw(self) -> RawGaussian:
-        return self._residual_and_prior[1]
+        return self.residual_and_prior[1]
 
     def _posterior_raw(self, variates: Tensor | None = None) -> RawGaussian:
         return self._block.posterior_raw(self.state, self._skip, variates)
@@ -72,7 +69,7 @@ class LatentGroup:
 
     def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
-        prior_raw = self._prior_raw.variates(variates)
+        prior_raw = self._prior_raw.variates(variates)  # first: autograd adds up gradients in this order
         return self._block.sample_and_kl(self._posterior_raw(variates), prior_raw, noise)
 
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
@@ -106,7 +103,7 @@ class TopDownBlock(nn.Module):
         """Return the state [B, width, H, W] after this group's z."""
         group = self.open(state, skip, index)
         z = choose(group)
-        return self.after_z(group.state, group.residual, z)
+        return self.after_z(group.state, group.residual_and_prior[0], z)
 
     def open(self, state: Tensor, skip: Tensor | None, index: int) -> LatentGroup:
         """Return the group whose z is to be chosen, from the state before this block."""
@@ -127,7 +124,7 @@ class TopDownBlock(nn.Module):
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
 
     def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z, a posterior sample, and the posterior's KL from the prior in nats, [B]."""
+        """Return z, a posterior sample, and its KL from the prior in nats, [B]."""
         return sample_and_kl(posterior, prior, noise, self.form)
 
     def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
@@ -157,7 +154,7 @@ class TopDown(nn.Module):
         blocks = list(_blocks(config))
         self.blocks = nn.ModuleList(block for _, block in blocks)
         self.skips = [skip for skip, _ in blocks]
-        self.run_block: RunBlock = run_plainly
+        self.run_block: RunBlock = operator.call
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
     def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
