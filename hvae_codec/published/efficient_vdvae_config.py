@@ -84,9 +84,9 @@ def evaluate(text: str) -> Any:
             tree = ast.parse(text.strip(), mode="eval").body
         return tree.id if isinstance(tree, ast.Name) else _evaluate_node(tree)
     except (SyntaxError, ValueError, MemoryError):
-        raise ConfigError(f"{_shown(text)} is not a literal or arithmetic on literals and lists") from None
+        raise ConfigError(f"{text!r:.100} is not a literal or arithmetic on literals and lists") from None
     except (TypeError, ZeroDivisionError, OverflowError, RecursionError):
-        raise ConfigError(f"{_shown(text)} is not arithmetic that has a value") from None
+        raise ConfigError(f"{text!r:.100} is not arithmetic that has a value") from None
 
 
 def _evaluate_node(node: ast.expr) -> Any:
@@ -98,7 +98,7 @@ def _evaluate_node(node: ast.expr) -> Any:
         return _UNARY[type(node.op)](_evaluate_node(node.operand))
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
         return _apply(type(node.op), _evaluate_node(node.left), _evaluate_node(node.right))
-    raise ConfigError(f"{_shown(ast.unparse(node))} is not a literal or arithmetic on literals and lists")
+    raise ConfigError(f"{ast.unparse(node)!r:.100} is not a literal or arithmetic on literals and lists")
 
 
 def _apply(kind: type[ast.operator], left: Any, right: Any) -> Any:
@@ -126,10 +126,6 @@ def _entries(value: Any) -> int:
     if isinstance(value, list):
         return max(1, sum(_entries(item) for item in value))
     return max(1, len(value)) if isinstance(value, str) else 1
-
-
-def _shown(value: Any) -> str:
-    return f"{value!r:.100}"  # errors are sentences, however long the value
 
 
 def read_published_config(path: Path) -> Config:
@@ -183,7 +179,7 @@ def _of_kind(kind: str, value: Any) -> Any:
     if number and kind == "whole" and value == int(value):
         return int(value)
     names = {"word": "a word", "flag": "True or False", "number": "a finite number", "whole": "a whole number"}
-    raise ConfigError(f"{_shown(value)} is not {names[kind]}")
+    raise ConfigError(f"{value!r:.100} is not {names[kind]}")
 
 
 def _to_config(cfg: Mapping[str, dict[str, Any]]) -> Config:
