@@ -6,6 +6,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.image_noise import ImageNoise
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import full_float32
-from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import sweep
@@ -145,12 +145,12 @@ def operations(
     }
 
 
-def noise_groups(model: HVAE, batch: int) -> Iterator[LatentGroup]:
+def noise_groups(model: HVAE, batch: int) -> Iterator[SimpleNamespace]:
     """Stand-ins for a model's groups: noise asks for their shapes and device alone."""
     for index, shape in enumerate(model.config.groups):
         size = (batch, shape.variates, shape.resolution, shape.resolution)
         like = torch.empty(size, device=model.device, memory_format=torch.channels_last)
-        yield LatentGroup(index, DiagonalGaussian(like, like), lambda like=like: DiagonalGaussian(like, like))
+        yield SimpleNamespace(index=index, prior=DiagonalGaussian(like, like))
 
 
 def recorded_rate(coder: LatentCoder, images: torch.Tensor) -> dict[str, Any]:

@@ -15,9 +15,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 @contextmanager
 def tuned_for_training() -> Iterator[None]:
-    """Flush numbers too near 0 for normal floats to 0, and hold freed memory for the next step.
+    """Flush numbers too near 0 for normal floats to 0, and reuse freed memory, which stays set for the whole process.
 
-    CPUs handle denormals slowly: a few percent of a step. The second setting stays for the life of the process.
+    CPUs handle denormals slowly: a few percent of a step.
     """
     torch.set_flush_denormal(True)
     reuse_freed_memory()
@@ -28,10 +28,10 @@ def tuned_for_training() -> Iterator[None]:
 
 
 def reuse_freed_memory() -> bool:
-    """Make malloc reuse large blocks, of all threads; returns whether the system's malloc has such settings (glibc).
+    """Make malloc reuse large blocks of all threads; return whether the system's malloc has such settings (glibc).
 
-    Memory that is handed back to the system must be cleared by it page by page when it is asked for again, which takes
-    as long as a third of a forward pass. All threads share one arena, the only one that follows these settings.
+    The system clears memory page by page before it gives it out again, which takes as long as a third of a forward
+    pass. All threads share one arena, the only one that follows these settings.
     """
     if not sys.platform.startswith("linux"):
         return False

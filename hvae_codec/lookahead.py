@@ -28,10 +28,9 @@ def map_ahead(
 ) -> Generator[Result]:
     """Yield `work` of each of `items`, in order, from `threads` threads called `name`.
 
-    At most `waiting` results and tasks wait behind the one that is asked for. `eager` yields a result as soon as it is
-    there, rather than first take as many items as may wait: for items that are slow to make. An error of `work` is
-    raised in the place of its result. Whatever ends the generator, waiting tasks are dropped, and running ones and
-    their threads have ended when it returns.
+    At most `waiting` results and tasks wait behind the one that is asked for. `eager`, for items that are slow to make,
+    yields a result as soon as it is there, rather than first take as many items as may wait. An error of `work` is
+    raised in place of its result. When the generator ends, waiting tasks are dropped, and running ones have ended.
     """
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, name)

@@ -17,7 +17,6 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.image_noise import ImageNoise
 from hvae_codec.model.importance import importance_bound, log_density_ratio, posterior_estimates
 from hvae_codec.model.likelihood import make_likelihood
-from hvae_codec.model.top_down import LatentGroup
 
 
 def normal(mean: torch.Tensor, variance: float) -> DiagonalGaussian:
@@ -45,8 +44,9 @@ class LinearGaussian:
     def top_down(self, activations, choose, batch):
         x = activations[0]
         prior = normal(torch.zeros_like(x), 1.0)
-        z1 = choose(LatentGroup(0, prior, lambda: normal(x / 3 + self.error, 2 / 3)))
-        return choose(LatentGroup(1, normal(z1, 1.0), lambda: normal((z1 + x) / 2 + self.error, 1 / 2)))
+        z1 = choose(SimpleNamespace(prior=prior, posterior=lambda: normal(x / 3 + self.error, 2 / 3)))
+        second = normal((z1 + x) / 2 + self.error, 1 / 2)
+        return choose(SimpleNamespace(prior=normal(z1, 1.0), posterior=lambda: second))
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_wrong_input(tiny_model, photo_patches):
 
 
 def test_noise_of_images_is_different_and_normal():
-    group = LatentGroup(0, normal(torch.zeros(64, 4, 8, 8), 1.0), lambda: None)
+    group = SimpleNamespace(prior=normal(torch.zeros(64, 4, 8, 8), 1.0))
     drawn = ImageNoise(0, range(64))(group)
     assert len(np.unique(drawn[:, 0, 0, 0])) == 64
     assert drawn.mean().item() == pytest.approx(0, abs=0.03)
@@ -224,7 +224,7 @@ def test_noise_of_images_is_different_and_normal():
     # (seed, image) is a pair: seed 1's images are not seed 0's, moved by one.
     other = ImageNoise(1, range(64))(group)
     assert not set(drawn[:, 0, 0, 0].tolist()) & set(other[:, 0, 0, 0].tolist())
-    last = LatentGroup(0, normal(torch.zeros(64, 4, 8, 8).to(memory_format=torch.channels_last), 1.0), lambda: None)
+    last = SimpleNamespace(prior=normal(torch.zeros(64, 4, 8, 8).to(memory_format=torch.channels_last), 1.0))
     again = ImageNoise(0, range(64))(last)
     assert torch.equal(again, drawn)
     assert again.is_contiguous(memory_format=torch.channels_last)

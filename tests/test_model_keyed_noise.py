@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from hvae_codec.model.gaussian import DiagonalGaussian
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.model.top_down import LatentGroup
 
 
 def drawn(config, keys) -> list[torch.Tensor]:
@@ -12,7 +13,7 @@ def drawn(config, keys) -> list[torch.Tensor]:
     groups = []
     for index, shape in enumerate(config.groups):
         mean = torch.zeros(len(keys), shape.variates, shape.resolution, shape.resolution)
-        groups.append(noise(LatentGroup(index, DiagonalGaussian(mean, mean + 1), lambda: None)))
+        groups.append(noise(SimpleNamespace(index=index, prior=DiagonalGaussian(mean, mean + 1))))
         assert groups[-1].shape == mean.shape
     return groups
 

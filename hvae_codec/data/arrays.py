@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from .containers import Container
-from .pixels import colours, fit
+from .pixels import fit, other_channels
 
 SAMPLED_IMAGES = 64
 """Images, evenly spaced, whose pixels go into an array's fingerprint."""
@@ -41,10 +40,8 @@ class ArrayContainer(Container):
         if raw.shape[1:3] == (self.size, self.size):
             return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
         self.resized[positions] = True
-        out = np.empty((len(raw), self.channels, self.size, self.size), np.uint8)
-        for image, pixels in zip(out, raw, strict=True):
-            image[:] = fit(pixels, self.size)
-        return out
+        fitted = [fit(pixels, self.size) for pixels in raw]
+        return np.array(fitted, np.uint8).reshape(-1, self.channels, self.size, self.size)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""
@@ -56,38 +53,41 @@ class ArrayContainer(Container):
         order = np.argsort(positions, kind="stable")
         breaks = np.flatnonzero(np.diff(positions[order]) != 1) + 1
         for run in np.split(order, breaks) if len(order) else []:
-            first = int(positions[run[0]])
-            out[run] = self._slice(first, first + len(run))
+            start = int(positions[run[0]])
+            stop = start + len(run)
+            with _readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
+                out[run] = self.array[start:stop]
         return out
 
-    def _slice(self, start: int, stop: int) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(self.array[start:stop])
-        except MemoryError:
-            raise
-        except Exception as error:  # zarr's codecs and stores each have errors of their own
-            raise DataError(
-                f"cannot read images {start} to {stop - 1} of {self.path} ({error}); write the array again"
-            ) from None
+
+@contextmanager
+def _readable(failure: str) -> Iterator[None]:
+    """Turn any error of numpy, zarr or zlib (they have many types) into a `DataError` that begins with `failure`."""
+    try:
+        yield
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:
+        raise DataError(f"{failure} ({error}); write the array again") from None
 
 
-def opens(path: Path) -> bool:
+def is_array(path: Path) -> bool:
     """Whether `path` is an array by its ending, or by what lies in the folder."""
     if path.is_dir():
         return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
     return path.suffix.lower() in (".npy", ".npz")
 
 
-def open_container(path: Path, *, size: int, channels: int) -> ArrayContainer:
+def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
     """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
-    array: Any
     labels: Sequence[str] = ()
-    if path.is_dir():
-        array = _open_zarr(path)
-    elif path.suffix.lower() == ".npy":
-        array = _load_numpy(path, path, "r")
-    else:
-        array, labels = _open_npz(path)
+    with _readable(f"{path} cannot be read as an array"):
+        if path.is_dir():
+            array = _open_zarr(path)
+        elif path.suffix.lower() == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            array, labels = _open_npz(path)
     return ArrayContainer(path, array, labels, size=size, channels=channels)
 
 
@@ -104,52 +104,31 @@ def _check_array(path: Path, array: Any, channels: int) -> None:
         return
     if len(shape) == 4 and shape[1] == channels:
         raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
-    raise DataError(
-        f"{path} is {colours(found)}, shape {shape}, but the model takes images that are {colours(channels)}; train "
-        f"with --set model.channels={found}, or convert the array"
-    )
-
-
-def _load_numpy(path: Path, source: Path | BinaryIO, mmap_mode: Literal["r"] | None) -> Any:
-    try:
-        return np.load(source, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as a NumPy array ({error}); write it again with numpy.save") from None
+    raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}, or convert the array")
 
 
 def _open_npz(path: Path) -> tuple[Any, Sequence[str]]:
     with path.open("rb") as file:  # numpy.load leaves a file open that it cannot read
-        archive = _load_numpy(path, file, None)
+        archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise DataError(f"{path} is a single array, not an archive; rename it to {path.with_suffix('.npy').name}")
         names = [name for name in archive.files if name != "labels"]
         if "images" not in names and len(names) != 1:
             raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}; name the one with images 'images'")
-        images = _member(path, archive, "images" if "images" in names else names[0])
-        labels = _member(path, archive, "labels") if "labels" in archive.files else None
-    return images, () if labels is None else _labels(path, labels, len(images) if images.ndim else 0)
-
-
-def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
-    try:
-        return np.asarray(archive[name])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"the array {name!r} in {path} cannot be read ({error}); write the archive again") from None
-
-
-def _labels(path: Path, labels: NDArray[Any], count: int) -> tuple[str, ...]:
+        images = np.asarray(archive["images" if "images" in names else names[0]])
+        if "labels" not in archive.files:
+            return images, ()
+        labels = np.asarray(archive["labels"])
+    count = len(images) if images.ndim else 0
     if labels.size != count:
         raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
-    return tuple(labels.reshape(-1).astype(str).tolist())
+    return images, tuple(labels.reshape(-1).astype(str).tolist())
 
 
 def _open_zarr(path: Path) -> Any:
     import zarr  # slow to import, and most sources are folders
 
-    try:
-        node = zarr.open(str(path), mode="r")
-    except Exception as error:  # zarr raises its own types and those of JSON and the file system
-        raise DataError(f"{path} cannot be read as a zarr array ({error}); write it again") from None
+    node = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Group):
         arrays = ", ".join(sorted(node.array_keys())) or "none"
         raise DataError(f"{path} is a zarr group with the arrays {arrays}; give the path of the array with the images")

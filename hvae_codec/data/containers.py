@@ -1,7 +1,7 @@
 """Holds images: a folder or another container of image files, or an array.
 
-A kind of container is a module with `opens` and `open_container`, and one entry in `sources.KINDS`. One of image files
-subclasses `FileContainer` and says how to open a file; one of pixels subclasses `Container`.
+A kind of container is one pair of functions in `sources.KINDS`. One of image files subclasses `FileContainer` and says
+how to open a file; one of pixels subclasses `Container`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +20,27 @@ from ..lookahead import map_ahead
 from .pixels import BrokenImageError, broken_image, fit, read_image
 
 
+@dataclass(eq=False)
 class Container(ABC):
     """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
 
-    numbered_names = False
+    path: Path
+    names: Sequence[str]
+    """Sorted, and unique."""
+    labels: Sequence[str]
+    """The class of each image; "" if it has none."""
+    file_bytes: NDArray[np.int64]
+    """Bytes of each image in the container, int64 [N]."""
+    size: int
+    channels: int
+
+    numbered_names: ClassVar[bool] = False
     """Whether names are the images' positions: images of another such container then continue the numbers."""
 
-    def __init__(
-        self,
-        path: Path,
-        names: Sequence[str],
-        labels: Sequence[str],
-        file_bytes: NDArray[np.int64],
-        *,
-        size: int,
-        channels: int,
-    ) -> None:
-        self.path = path
-        self.names = names
-        """Sorted, and unique."""
-        self.labels = labels
-        """The class of each image; "" if it has none."""
-        self.file_bytes = file_bytes
-        """Bytes of each image in the container, int64 [N]."""
-        self.size, self.channels = size, channels
-        self.resized = np.zeros(len(names), bool)
+    def __post_init__(self) -> None:
+        self.resized = np.zeros(len(self.names), bool)
         """Which images were found to be of another size, so far."""
-        self.alpha_dropped = np.zeros(len(names), bool)
+        self.alpha_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have an alpha channel, so far."""
 
     def __len__(self) -> int:
@@ -81,7 +76,7 @@ class FileContainer(Container):
         return out
 
     def broken(self) -> list[int]:
-        """Find them by decoding every file."""
+        """Find the positions of files that cannot be decoded, by decoding every one."""
         threads = os.cpu_count() or 1
         checks = map_ahead(self._is_whole, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
         return [i for i, is_whole in enumerate(checks) if not is_whole]
@@ -89,11 +84,10 @@ class FileContainer(Container):
     def _decode(self, position: int) -> tuple[NDArray[np.uint8], bool]:
         where = self.path / self.names[position]
         try:
-            file = self.open(position)
+            with self.open(position) as file:
+                return read_image(file, where, self.channels)
         except OSError as error:
             raise broken_image(where, error) from None
-        with file:
-            return read_image(file, where, self.channels)
 
     def _is_whole(self, position: int) -> bool:
         try:

@@ -25,12 +25,7 @@ class Folder(FileContainer):
         return open(self.path / self.names[position], "rb")
 
 
-def opens(path: Path) -> bool:
-    """Whether `path` is a folder."""
-    return path.is_dir()
-
-
-def open_container(path: Path, *, size: int, channels: int) -> Folder:
+def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
     found: list[str] = []
     sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
@@ -66,9 +61,8 @@ def _checked_name(name: str, folder: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"the file name {name!r} in {folder} is not UTF-8, so no store can hold it; rename it"
-        ) from None
+        problem = "is not UTF-8, so no store can hold it; rename it"
+        raise DataError(f"the file name {name!r} in {folder} {problem}") from None
     return name
 
 

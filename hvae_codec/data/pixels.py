@@ -12,17 +12,13 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
 
@@ -35,17 +31,15 @@ MAX_PIXELS = 89_478_485
 SMALL_FILE = 2**18
 """Bytes from which a file is not read whole before it is decoded."""
 
-_PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (b"RIFF", WebPImagePlugin.WebPImageFile),
-    (b"BM", BmpImagePlugin.BmpImageFile),
-    (b"II*\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
-    (b"II+\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00+", TiffImagePlugin.TiffImageFile),
-    (b"GIF8", GifImagePlugin.GifImageFile),
-)
+_MAGIC: dict[type[ImageFile.ImageFile], tuple[bytes, ...]] = {
+    PngImageFile: (b"\x89PNG\r\n\x1a\n",),
+    JpegImageFile: (b"\xff\xd8\xff",),
+    WebPImageFile: (b"RIFF",),
+    BmpImageFile: (b"BM",),
+    TiffImageFile: (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    GifImageFile: (b"GIF8",),
+}
+"""The bytes that a format's files begin with."""
 
 
 class BrokenImageError(DataError):
@@ -60,20 +54,22 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.u
     large, or grey if colour is needed and the other way round.
     """
     try:
-        image = _open(_small_whole(file))
+        image = _open(file)
         _check_depth(image, where)
-        _check_pixels(image, where)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         ImageOps.exif_transpose(image, in_place=True)
         plain, alpha = _to_grey_or_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(_too_large(where)) from None
+        raise DataError(f"{where} has more than {MAX_PIXELS} pixels; scale it down or remove it") from None
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
         raise broken_image(where, error) from None
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    _check_channels(where, pixels.shape[2], channels)
+    if pixels.shape[2] != channels:
+        raise DataError(f"{where} is {other_channels(pixels.shape[2], channels)}, or convert the image")
     return pixels, alpha
 
 
@@ -93,42 +89,26 @@ def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     planes = np.moveaxis(pixels[top : top + side, left : left + side], 2, 0)
     if side == size:
         return np.ascontiguousarray(planes)
-    return np.stack([_resize_plane(plane, size) for plane in planes])
-
-
-def colours(channels: int) -> str:
-    """Say the channel count in words.
-
-    >>> colours(3)
-    'colour (3 channels)'
-    """
-    word = {1: "grey (1 channel)", 3: f"colour ({channels} channels)"}
-    return word.get(channels, f"of {channels} channels")
-
-
-def _resize_plane(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     # Pillow resizes each band of an RGB image on its own, so a plane at a time gives the same pixels for any C.
-    image = Image.fromarray(np.ascontiguousarray(plane))
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    images = (Image.fromarray(np.ascontiguousarray(plane)) for plane in planes)
+    return np.stack([np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)) for image in images])
 
 
-def _small_whole(file: BinaryIO) -> BinaryIO:
-    """Read a small file at once; return a large one as it is.
-
-    Pillow reads in pieces of some bytes, and at each one threads that read at the same time wait for each other.
-    """
-    content = file.read(SMALL_FILE)
-    file.seek(0)
-    return io.BytesIO(content) if len(content) < SMALL_FILE else file
+def other_channels(found: int, channels: int) -> str:
+    """Say that images of `found` channels do not fit a model of `channels`, and the remedy."""
+    words = {1: "grey (1 channel)", 3: "colour (3 channels)"}
+    these, model = (words.get(number, f"of {number} channels") for number in (found, channels))
+    return f"{these} but the model takes images that are {model}; train with --set model.channels={found}"
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
+    # A small file is read at once: Pillow reads in pieces of some bytes, and at each one threads wait for each other.
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
-    start = file.read(16)
+    start = file.read(SMALL_FILE)
     file.seek(0)
-    for magic, plugin in _PLUGINS:
+    for plugin, magic in _MAGIC.items():
         if start.startswith(magic):
-            return plugin(file)
+            return plugin(io.BytesIO(start) if len(start) < SMALL_FILE else file)
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
@@ -136,19 +116,8 @@ def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
     # Pillow opens 16-bit RGB files as 8-bit "RGB"; only the tiles' raw mode ("RGB;16B") tells. BMP's "BGR;16" is 5-6-5.
     deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
     if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise DataError(
-            f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8 bits, for example by dividing "
-            "16-bit values by 257"
-        )
-
-
-def _check_pixels(image: Image.Image, path: Path) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(_too_large(path, f" ({image.width} x {image.height})"))
-
-
-def _too_large(path: Path, size: str = "") -> str:
-    return f"{path} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
+        remedy = "convert it to 8 bits, for example by dividing 16-bit values by 257"
+        raise DataError(f"{path} has more than 8 bits per channel ({image.mode}); {remedy}")
 
 
 def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -156,11 +125,3 @@ def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     # A transparent colour or palette is dropped like an alpha channel; Pillow would warn about some of them.
     image.info.pop("transparency", None)
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"), alpha
-
-
-def _check_channels(path: Path, found: int, channels: int) -> None:
-    if found != channels:
-        raise DataError(
-            f"{path} is {colours(found)} but the model takes images that are {colours(channels)}; train with "
-            f"--set model.channels={found}, or convert the image"
-        )

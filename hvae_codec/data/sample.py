@@ -1,5 +1,4 @@
-"""A small data set of real photographs, made without a network: patches of ten that come with scikit-image and
-scikit-learn.
+"""A small data set, made without a network: patches of ten photographs of scikit-image and scikit-learn.
 
 Of each photograph, a strip at the end of its longer side is held out; no training patch has a pixel of it.
 
@@ -10,6 +9,7 @@ Of each photograph, a strip at the end of its longer side is held out; no traini
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -41,7 +41,7 @@ PHOTOGRAPHS = {
 PATCHES = {"train": 7000, "val": 800}
 """At most this many patches in all; photographs have their share by area."""
 
-MARKER = "sample-data.json"
+_MARKER = "sample-data.json"
 
 
 class SampleData(NamedTuple):
@@ -73,7 +73,9 @@ def write_sample_data(folder: Path, *, size: int = 32, seed: int = 0, progress: 
     counts = SampleData(**{split: len(patches) for split, patches in chosen.items()})
     marker = json.dumps({"size": size, "seed": seed, **counts._asdict()}, indent=2) + "\n"
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        _check_finished(folder, marker, sum(counts))
+        if not _is_finished(folder, marker, sum(counts)):
+            problem = "exists and is not finished sample data of this size and seed"
+            raise DataError(f"{folder} {problem}; give another folder")
         return counts
     if not any(counts):
         raise UsageError(f"the size is {size}, too large for every photograph; give 352 or less")
@@ -87,24 +89,21 @@ def write_sample_data(folder: Path, *, size: int = 32, seed: int = 0, progress: 
             Image.fromarray(photograph[box.top : box.top + size, box.left : box.left + size]).save(target)
             if progress is not None:
                 progress(done, len(boxes))
-        (partial / MARKER).write_text(marker)
+        (partial / _MARKER).write_text(marker)
         os.replace(partial, folder)  # onto nothing, or onto an empty folder
     except OSError as error:
-        raise DataError(
-            f"cannot write {folder} ({error.strerror or error}); give a folder that can be written"
-        ) from None
+        reason = error.strerror or error
+        raise DataError(f"cannot write {folder} ({reason}); give a folder that can be written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return counts
 
 
-def _check_finished(folder: Path, marker: str, patches: int) -> None:
+def _is_finished(folder: Path, marker: str, patches: int) -> bool:
     try:
-        finished = (folder / MARKER).read_text() == marker
+        return (folder / _MARKER).read_text() == marker and len(list(folder.glob("*/*/*.png"))) == patches
     except (OSError, ValueError):
-        finished = False
-    if not finished or sum(1 for _ in folder.glob("*/*/*.png")) != patches:
-        raise DataError(f"{folder} exists and is not finished sample data of this size and seed; give another folder")
+        return False
 
 
 def load_photographs() -> dict[str, NDArray[np.uint8]]:
@@ -118,10 +117,9 @@ def load_photographs() -> dict[str, NDArray[np.uint8]]:
         try:
             loaded = sklearn.datasets.load_sample_image(source) if bundled else getattr(skimage.data, source)()
         except (ImportError, AttributeError, OSError) as error:
-            package = "scikit-learn" if bundled else "scikit-image"
-            raise DataError(
-                f"the photograph {source} does not come with the installed {package} ({error}); install it from a wheel"
-            ) from None
+            package = f"the installed {'scikit-learn' if bundled else 'scikit-image'}"
+            problem = f"the photograph {source} does not come with {package} ({error})"
+            raise DataError(f"{problem}; install it from a wheel") from None
         photographs[name] = np.asarray(loaded[0] if isinstance(loaded, tuple) else loaded)
     return photographs
 
@@ -133,12 +131,8 @@ def choose_patches(photographs: Mapping[str, NDArray], split: str, size: int, se
     count, phase = PATCHES[split], np.random.default_rng(seed).random()
     if len(grid) > count:
         grid = [grid[int((i + phase) * len(grid) / count)] for i in range(count)]
-    taken = dict.fromkeys(photographs, 0)
-    patches = {}
-    for name, box in grid:
-        patches[f"{split}/{name}/{taken[name]:05d}.png"] = box
-        taken[name] += 1
-    return patches
+    numbers = {name: itertools.count() for name in photographs}
+    return {f"{split}/{name}/{next(numbers[name]):05d}.png": box for name, box in grid}
 
 
 def choose_boxes(height: int, width: int, split: str, size: int) -> list[Box]:

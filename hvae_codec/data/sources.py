@@ -1,7 +1,6 @@
 """Image sources -> uint8 [B, C, H, W] with stable names and labels: the only loader.
 
-A source is a selection from one container: a folder of image files or an array (`.npy`, `.npz`, zarr). It is a fixed,
-ordered list of names; pixels are read when asked for, all at the model's size and channels.
+A source is a selection from one container: a folder of image files or an array (`.npy`, `.npz`, zarr).
 
     open_images(DATA, size=32, channels=3).split("train").read([0, 5, 7])    uint8 [3, 3, 32, 32]
 """
@@ -10,38 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
-from . import arrays, folders
-from .arrays import ArrayContainer
+from .arrays import ArrayContainer, is_array, open_array
 from .containers import Container
+from .folders import open_folder
 from .splits import Split, split_indices
 
 READ_AHEAD = 4
 """Batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most."""
 
 
-class Kind(Protocol):
-    """A kind of container: a module of this room."""
-
-    def opens(self, path: Path) -> bool:
-        """Whether `open_container` is the way to read `path`, which exists."""
-
-    def open_container(self, path: Path, *, size: int, channels: int) -> Container:
-        """Open `path`; raises `DataError` if it holds no images of that kind."""
-
-
-KINDS: tuple[Kind, ...] = (arrays, folders)
-"""In the order in which they are asked: an array may be a folder."""
+KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
+    (is_array, open_array),
+    (Path.is_dir, open_folder),
+)
+"""Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +67,8 @@ class ImageSource:
     def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Generator[NDArray[np.uint8]]:
         """Yield images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
 
-        A few batches are decoded ahead by threads, which end with the generator. Their errors are raised here, in
-        the place of the batch they belong to.
+        A few batches are decoded ahead by threads, which end with the generator; an error is raised in place of its
+        batch.
         """
         check_batch_size(batch_size)
         wanted = range(len(self))[start:stop]
@@ -101,9 +92,7 @@ class ImageSource:
 
     def evenly_first(self, count: int) -> ImageSource:
         """Reorder the images: those of `evenly(count)` before all others."""
-        if len(self) <= count:
-            return self
-        first = self._evenly(count)
+        first = self._evenly(min(count, len(self)))
         return self.subset(np.concatenate([first, np.setdiff1d(np.arange(len(self)), first)]))
 
     def _evenly(self, count: int) -> NDArray[np.int64]:
@@ -144,9 +133,9 @@ class ImageSource:
 def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
     """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
 
-    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame); hidden and
-    other files are passed over; order is by name. Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C].
-    With `skip_broken`, every file is decoded once now; broken ones are left out and named in `skipped`.
+    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
+    hidden ones; order is by name. Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. With
+    `skip_broken`, every file is decoded once now; broken ones are left out and named in `skipped`.
     Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
     """
     path = Path(path)
@@ -154,26 +143,23 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
     if not path.exists():
         raise DataError(f"there is no {path}; give a folder of images, or a .npy, .npz or zarr array")
-    kind = next((kind for kind in KINDS if kind.opens(path)), None)
-    if kind is None:
+    open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
+    if open_container is None:
         raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
-    source = _source_of(kind.open_container(path, size=size, channels=channels))
+    source = _source_of(open_container(path, size=size, channels=channels))
     return _without_broken(source) if skip_broken else source
 
 
 def _source_of(container: Container) -> ImageSource:
-    """Take all images of a container."""
-    positions = np.arange(len(container))
-    return ImageSource(container.names, container.labels, container.size, container.channels, (), container, positions)
+    everything = np.arange(len(container))
+    return ImageSource(container.names, container.labels, container.size, container.channels, (), container, everything)
 
 
 def _without_broken(source: ImageSource) -> ImageSource:
     broken = source.container.broken()
     if len(broken) == len(source):
-        raise DataError(
-            f"all {len(source)} images in {source.container.path} are broken; give a folder with images that can be "
-            "read"
-        )
+        which = f"all {len(source)} images in {source.container.path}"
+        raise DataError(f"{which} are broken; give a folder with images that can be read")
     skipped = tuple(source.names[i] for i in broken)
     return replace(source.subset(np.delete(source.positions, broken)), skipped=skipped)
 
@@ -194,7 +180,5 @@ def as_source(images: ImageSource | ArrayLike) -> ImageSource:
     pixels = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
         raise DataError(f"the images are {pixels.dtype} {list(pixels.shape)}; give uint8 [N, C, H, W] with H = W")
-    container = ArrayContainer(
-        Path("array"), pixels.transpose(0, 2, 3, 1), size=pixels.shape[2], channels=pixels.shape[1]
-    )
-    return _source_of(container)
+    _, channels, size, _ = pixels.shape
+    return _source_of(ArrayContainer(Path("array"), pixels.transpose(0, 2, 3, 1), size=size, channels=channels))

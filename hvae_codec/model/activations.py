@@ -12,12 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config import ModelConfig
 
 RunBlock = Callable[..., Any]
-"""Runs a block of the network, given first, on the arguments that follow."""
-
-
-def run_plainly(block: nn.Module, *arguments: Any) -> Any:
-    """Run the block; autograd saves what it needs."""
-    return block(*arguments)
+"""Runs a block of the network, given first, on the arguments that follow, as `operator.call` does."""
 
 
 def checkpointing(config: ModelConfig) -> RunBlock:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ModelConfig
+from ..config import ModelConfig, StageConfig
 from .kernels.silu_conv import Kernel, kernel_of, silu_conv
 
 
 class Conv(nn.Conv2d):
     """Convolution that leaves its weights alone on the meta device, where only shapes are wanted."""
+
+    bias: Tensor
 
     def reset_parameters(self) -> None:
         """Set the framework's default weights and biases."""
@@ -21,44 +24,29 @@ class Conv(nn.Conv2d):
             super().reset_parameters()
 
 
-def conv(inputs: int, outputs: int, kernel: int = 1, *, weight_scale: float = 1.0) -> nn.Conv2d:
-    """Make a convolution that preserves H × W, with Xavier-uniform weights times `weight_scale` and zero biases."""
-    layer = Conv(inputs, outputs, kernel, padding=kernel // 2)
-    init_xavier(layer, weight_scale)
-    return layer
-
-
-def init_xavier(layer: nn.Conv2d, weight_scale: float = 1.0) -> None:
-    """Set Xavier-uniform weights times `weight_scale` and zero biases."""
-    if layer.weight.is_meta:
-        return
-    nn.init.xavier_uniform_(layer.weight)
-    with torch.no_grad():
-        layer.weight.mul_(weight_scale)
-    if layer.bias is not None:
+def conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, weight_scale: float = 1.0) -> Conv:
+    """Make a convolution with Xavier-uniform weights times `weight_scale` and zero biases; stride 1 preserves H × W."""
+    layer = Conv(inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0)
+    if not layer.weight.is_meta:
+        nn.init.xavier_uniform_(layer.weight)
+        with torch.no_grad():
+            layer.weight.mul_(weight_scale)
         nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Cell(nn.Module):
     """Bottleneck cell: SiLU before each convolution, [B, inputs, H, W] -> [B, outputs, H, W].
 
-    inputs -> middle, `middle_layers` times middle -> middle (k × k), middle -> outputs. `residual` adds the input.
-    The first convolution has the framework's initialisation, as the published models do.
+    inputs -> middle, `middle_layers` times middle -> middle (k × k), middle -> outputs; a cell whose inputs are as many
+    as its outputs adds its input. The first convolution has the framework's weights, as the published models do.
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        inputs: int,
-        middle: int,
-        outputs: int,
-        kernel: int,
-        *,
-        residual: bool,
-        last_scale: float = 1.0,
+        self, config: ModelConfig, inputs: int, middle: int, outputs: int, kernel: int, last_scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.residual = residual
+        self.residual = inputs == outputs
         ends = 1 if config.pointwise_ends else kernel
         first = Conv(inputs, middle, ends, padding=ends // 2)
         middles = [conv(middle, middle, kernel) for _ in range(config.middle_layers)]
@@ -77,6 +65,14 @@ class Cell(nn.Module):
         return silu_conv(hidden, heads)
 
 
+def residual_cells(config: ModelConfig, stage: StageConfig) -> nn.Sequential:
+    """Make the residual cells of a block of either path."""
+    scale = 1.0 / math.sqrt(len(config.groups)) if config.stable_init else 1.0
+    width, middle = stage.width, int(stage.width * stage.bottleneck)
+    cells = (Cell(config, width, middle, width, stage.kernel, scale) for _ in range(config.cells_per_block))
+    return nn.Sequential(*cells)
+
+
 class Pool(nn.Module):
     """Strided convolution without overlap, then LeakyReLU: [B, inputs, H, W] -> [B, outputs, H/s, W/s].
 
@@ -86,10 +82,7 @@ class Pool(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, *, projected: bool = True) -> None:
         super().__init__()
         self.stride = stride
-        self.conv: Conv | None = None
-        if projected:
-            self.conv = Conv(inputs, outputs, stride, stride=stride)
-            init_xavier(self.conv)
+        self.conv = conv(inputs, outputs, stride, stride=stride) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce height and width by the stride."""
@@ -99,8 +92,8 @@ class Pool(nn.Module):
 class Unpool(nn.Module):
     """1 × 1 convolution, LeakyReLU, nearest upsampling, learned bias: [B, inputs, H, W] -> [B, outputs, sH, sW].
 
-    The bias has one number per channel and position and ties a trained model to one image size. Not `projected`:
-    upsampling and bias only, which needs inputs = outputs.
+    The bias, [1, outputs, sH, sW], ties a trained model to one image size. Not `projected`: upsampling and bias only,
+    which needs inputs = outputs.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, resolution: int, *, projected: bool = True) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import operator
 
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .activations import RunBlock, run_plainly
-from .blocks import Cell, Pool, conv
+from .activations import RunBlock
+from .blocks import Pool, conv, residual_cells
 
 
 class BottomUpBlock(nn.Module):
@@ -17,15 +17,8 @@ class BottomUpBlock(nn.Module):
     def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
         super().__init__()
         self.state_size = stage.state_size
-        scale = 1.0 / math.sqrt(len(config.groups)) if config.stable_init else 1.0
-        width, middle = stage.width, int(stage.width * stage.bottleneck)
-        self.cells = nn.Sequential(
-            *(
-                Cell(config, width, middle, width, stage.kernel, residual=True, last_scale=scale)
-                for _ in range(config.cells_per_block)
-            )
-        )
-        self.skip = conv(width, width) if linked else None
+        self.cells = residual_cells(config, stage)
+        self.skip = conv(stage.width, stage.width) if linked else None
         self.pool = pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -41,10 +34,9 @@ class BottomUp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
-        self.run_block: RunBlock = run_plainly
-        self.blocks = nn.ModuleList()
-        for stage, below in zip(config.stages, [*config.stages[1:], None], strict=True):
-            self.blocks.extend(_stage_blocks(config, stage, below))
+        self.run_block: RunBlock = operator.call
+        pairs = zip(config.stages, [*config.stages[1:], None], strict=True)
+        self.blocks = nn.ModuleList(block for stage, below in pairs for block in _stage_blocks(config, stage, below))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the linked blocks' skips [B, width, H, W] for input [B, C, H, W], in this path's order."""
@@ -62,6 +54,8 @@ def _stage_blocks(config: ModelConfig, stage: StageConfig, below: StageConfig | 
     if below is not None and below.resolution < stage.resolution:
         stride = stage.resolution // below.resolution
         pool = Pool(stage.width, below.width, stride, projected=config.resample == "projected")
-    extra = [BottomUpBlock(config, stage, linked=False, pool=None) for _ in range(stage.extra_bottom_up)]
-    linked = [BottomUpBlock(config, stage, linked=True, pool=None) for _ in range(stage.linked_blocks - 1)]
-    return [*extra, *linked, BottomUpBlock(config, stage, linked=True, pool=pool)]
+    count = stage.extra_bottom_up + stage.linked_blocks
+    return [
+        BottomUpBlock(config, stage, linked=i >= stage.extra_bottom_up, pool=pool if i == count - 1 else None)
+        for i in range(count)
+    ]

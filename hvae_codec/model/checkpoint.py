@@ -12,13 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
+from ..config import CONFIG_FILE, LATEST_RUN, Config, config_to_dict, load_config
 from ..errors import ModelError
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
 
 WEIGHTS_FILE = "model.safetensors"
-LATEST = Path(LATEST_RUN).name
 
 
 def save_config(run: Path, config: Config) -> None:
@@ -54,22 +53,22 @@ def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> N
             raise ModelError(f"{source} lacks the tensor {name}; its configuration and weights do not belong together")
         if name not in own:
             raise ModelError(f"{source} has a tensor {name} that its configuration has no place for")
-        if own[name].shape != weights[name].shape:
-            shapes = f"{list(weights[name].shape)}, its configuration says {list(own[name].shape)}"
-            raise ModelError(f"{source}: the tensor {name} is {shapes}")
+        given, expected = list(weights[name].shape), list(own[name].shape)
+        if given != expected:
+            raise ModelError(f"{source}: the tensor {name} is {given}, its configuration says {expected}")
     model.load_state_dict(weights)
 
 
 def find_run(run: Path | str) -> Path:
-    """Find the folder of a run; `runs/latest` is followed to what it points to; `ModelError` if there is none."""
+    """Find the folder of a run, also that to which `runs/latest` points; `ModelError` if there is none."""
     path = Path(run)
+    is_latest = path.name == Path(LATEST_RUN).name
     if not path.exists():
-        advice = "train one first (hvae-codec train DATA) or give --model" if path.name == LATEST else "check the path"
+        advice = "train one first (hvae-codec train DATA) or give --model" if is_latest else "check the path"
         raise ModelError(f"there is no run at {path}; {advice}")
-    if path.is_symlink():
-        path = Path(os.path.normpath(path.parent / os.readlink(path)))
-    elif path.name == LATEST and _is_pointer(path):
-        path = Path(os.path.normpath(path.parent / path.read_text(encoding="utf-8").strip()))
+    if path.is_symlink() or (is_latest and _is_pointer(path)):
+        target = os.readlink(path) if path.is_symlink() else path.read_text(encoding="utf-8").strip()
+        path = Path(os.path.normpath(path.parent / target))
     if not (path / CONFIG_FILE).is_file():
         raise ModelError(f"{path} is not a run: it holds no {CONFIG_FILE}")
     return path
@@ -78,7 +77,7 @@ def find_run(run: Path | str) -> Path:
 def point_latest(latest: Path, run: Path) -> None:
     """Make `latest` (such as `runs/latest`) point to `run`: a symbolic link, or a file with its path if links fail.
 
-    Raises `ModelError` if `latest` is something else that a user put there.
+    Raises `ModelError` if `latest` is something else.
     """
     if latest.exists() and not latest.is_symlink() and not _is_pointer(latest):
         raise ModelError(f"{latest} is in the way of the pointer to the last run; move it")
@@ -116,7 +115,7 @@ def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu")
 
 
 def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
-    """Write a run that `load_model` reads: weights, then the configuration, without which a folder is no run."""
+    """Write a run: weights, then the configuration, without which a folder is no run."""
     run.mkdir(parents=True, exist_ok=True)
     save_weights(run / WEIGHTS_FILE, weights)
     save_config(run, config)
@@ -125,27 +124,18 @@ def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:
 def model_hash(model: HVAE) -> str:
     """Compute SHA-256 (hex) of the configuration and every weight: equal exactly if two models compute the same.
 
-    Cached in a model that is not being trained until a weight changes: an optimiser may write to the memory of weights
-    without changing their version.
+    Cached until a weight changes, if the model is not trained: optimisers may change weights, but not their version.
     """
     weights = model.state_dict()
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())
     trained = any(parameter.requires_grad for parameter in model.parameters())
     if trained or model.known_hash is None or model.known_hash[0] != versions:
-        model.known_hash = (versions, _hash(model.config, weights))
+        config = config_to_dict(Config(model.config))["model"]
+        if model.config.resample == "projected":
+            del config["resample"]  # as before that key existed: stores and statistics hold such hashes
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted(weights.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        model.known_hash = (versions, digest.hexdigest())
     return model.known_hash[1]
-
-
-def _hash(config: ModelConfig, weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(_canonical(config).encode())
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _canonical(config: ModelConfig) -> str:
-    model = config_to_dict(Config(config))["model"]
-    if config.resample == "projected":
-        del model["resample"]  # as before that key existed: stores and statistics hold such hashes
-    return json.dumps(model, sort_keys=True)

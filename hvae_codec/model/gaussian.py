@@ -6,6 +6,7 @@ with derivatives written out; tests compare the two.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ ScaleBase = Literal["std", "logstd"]
 # Scales outside these bounds would overflow the squares in the KL and the likelihood in float32.
 SMALLEST_STD = 1e-8
 LARGEST_STD = 1e8
-_LOG_LARGEST = 18.420680743952367  # log(1e8)
+_LOG_LARGEST = math.log(LARGEST_STD)
 
 
 def std_from_raw(raw: Tensor, base: ScaleBase, beta: float) -> Tensor:
@@ -51,12 +52,12 @@ class DiagonalGaussian(NamedTuple):
         shift = (self.mean - prior.mean) / prior.std
         return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
 
-    def variates(self, numbers: Tensor) -> DiagonalGaussian:
-        """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]."""
-        return DiagonalGaussian(self.mean[:, numbers], self.std[:, numbers])
+    def variates(self, numbers: Tensor | None) -> DiagonalGaussian:
+        """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]; all for None."""
+        return self if numbers is None else DiagonalGaussian(self.mean[:, numbers], self.std[:, numbers])
 
     def where(self, mask: Tensor, other: DiagonalGaussian) -> DiagonalGaussian:
-        """Mix this, where `mask` is True, with `other`, elsewhere; a pruned posterior is `q.where(mask, prior)`."""
+        """Take this at positions in `mask`, and `other` elsewhere; a pruned posterior is `q.where(mask, prior)`."""
         return DiagonalGaussian(torch.where(mask, self.mean, other.mean), torch.where(mask, self.std, other.std))
 
 
@@ -67,9 +68,9 @@ class RawGaussian(NamedTuple):
     mean: Tensor
     scale: Tensor
 
-    def variates(self, numbers: Tensor) -> RawGaussian:
-        """Select the variates `numbers`, int64 [k]."""
-        return RawGaussian(self.mean[:, numbers], self.scale[:, numbers])
+    def variates(self, numbers: Tensor | None) -> RawGaussian:
+        """Select the variates `numbers`, int64 [k]; all for None."""
+        return self if numbers is None else RawGaussian(self.mean[:, numbers], self.scale[:, numbers])
 
     def widened(self) -> RawGaussian:
         """Convert to float32, or leave float64: KL and likelihood are computed in these."""
@@ -92,8 +93,5 @@ class GaussianForm(NamedTuple):
         return DiagonalGaussian(mean, std_from_raw(scale, self.base, self.beta))
 
     def relative(self, own: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussian:
-        """Make the posterior whose own output is the distribution `own`, beside its prior."""
-        if self.residual:
-            # Raw log scales that add (base logstd) are stds that multiply: one formula for both bases.
-            return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std)
-        return own
+        """Make the posterior from its own output `own` and its prior; log scales that add are stds that multiply."""
+        return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std) if self.residual else own

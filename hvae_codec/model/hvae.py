@@ -46,7 +46,6 @@ class Terms(NamedTuple):
 
 def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
     """Make fresh noise for each group, from `generator` (on the model's device) or the default one."""
-
     return lambda group: normal_like(group.prior.mean, generator)
 
 
@@ -57,27 +56,9 @@ def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
 
 
-class KeptVariates(NamedTuple):
-    """The variates of one latent group that a mask keeps."""
-
-    variates: Tensor
-    """Those kept at one position at least, int64 [k]."""
-    positions: Tensor | None
-    """Where they are kept, bool [k, H, W]; None if everywhere."""
-    whole: bool
-    """Whether all variates are kept everywhere."""
-
-    @classmethod
-    def of(cls, keep: Tensor) -> KeptVariates:
-        """Read a mask True = keep, [variates, 1, 1] or [variates, H, W]."""
-        variates = keep.flatten(1).any(dim=1).nonzero().flatten()
-        positions = None if bool(keep[variates].all()) else keep[variates]
-        return cls(variates, positions, len(variates) == len(keep) and positions is None)
-
-
 @dataclass
 class SampledPosterior:
-    """Chooses z from the posterior, collapsed to the prior where pruned; remembers each group's KL, once.
+    """Chooses z from the posterior, collapsed to the prior where pruned; records each group's KL.
 
     A pruned dimension's posterior *is* the prior: its z is a prior sample and its KL is exactly 0, so the bound stays
     a bound.
@@ -90,7 +71,7 @@ class SampledPosterior:
     def __post_init__(self) -> None:
         self.recorded: dict[int, Tensor] = {}
         """KL of each group seen so far, [B] nats."""
-        self._kept = None if self.mask is None else [KeptVariates.of(keep) for keep in self.mask]
+        self._kept = None if self.mask is None else [_kept_variates(keep) for keep in self.mask]
 
     @property
     def kl(self) -> list[Tensor]:
@@ -99,29 +80,38 @@ class SampledPosterior:
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """Choose z of `group`, [B, variates, H, W]."""
-        z, kl = self._sample_and_kl(group)
+        kept = None if self._kept is None else self._kept[group.index]
+        noise = self.noise(group)
+        z, kl = group.sample_posterior(noise) if kept is None else _sample_kept(group, *kept, noise)
         self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
         return z
 
-    def _sample_and_kl(self, group: LatentGroup) -> tuple[Tensor, Tensor]:
-        kept = None if self._kept is None else self._kept[group.index]
-        noise = self.noise(group)
-        if kept is None or kept.whole:
-            return group.sample_posterior(noise)
-        z = group.prior.sample(noise)
-        if not len(kept.variates):
-            return z, z.new_zeros(len(z))
-        of_kept, kl = _sample_kept(group, kept, noise[:, kept.variates])
-        return z.index_copy(1, kept.variates, of_kept), kl
+
+def _kept_variates(keep: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Read a group's mask: variates kept at one position at least, int64 [k], and which positions, bool [k, H, W].
+
+    The positions are None if all are kept, and the result is None if the whole group is.
+    """
+    if keep.all():
+        return None
+    variates = keep.flatten(1).any(dim=1).nonzero().flatten()
+    return variates, None if keep[variates].all() else keep[variates]
 
 
-def _sample_kept(group: LatentGroup, kept: KeptVariates, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample z of the kept variates, [B, k, H, W], and their KL in nats, [B]; where one is pruned, it is the prior."""
-    if kept.positions is None:
-        return group.sample_posterior(noise, kept.variates)
-    prior = group.prior.variates(kept.variates)
-    q = group.posterior(kept.variates).where(kept.positions, prior)
-    return q.sample(noise), q.kl(prior).flatten(1).sum(dim=1)
+def _sample_kept(
+    group: LatentGroup, variates: Tensor, positions: Tensor | None, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sample z, [B, variates, H, W], and its KL in nats, [B]; what is pruned is of the prior."""
+    z = group.prior.sample(noise)
+    if not len(variates):
+        return z, z.new_zeros(len(z))
+    if positions is None:
+        of_kept, kl = group.sample_posterior(noise[:, variates], variates)
+    else:
+        prior = group.prior.variates(variates)
+        q = group.posterior(variates).where(positions, prior)
+        of_kept, kl = q.sample(noise[:, variates]), q.kl(prior).flatten(1).sum(dim=1)
+    return z.index_copy(1, variates, of_kept), kl
 
 
 def posterior_mean(group: LatentGroup) -> Tensor:
@@ -153,7 +143,7 @@ class HVAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.top_down.start.device
 
     @property
@@ -162,18 +152,13 @@ class HVAE(nn.Module):
         return self.config.nats_per_bit_dim
 
     def checkpoint_activations(self) -> None:
-        """Save only each block's inputs for the backward pass, which runs the block again: less memory, more time.
-
-        Noise must then be a function of the group: asked for again, it must be the same.
-        """
+        """Save only each block's inputs for the backward pass, which runs it again; noise must then be the same."""
         self.bottom_up.run_block = self.top_down.run_block = checkpointing(self.config)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile each block and the likelihood (torch.compile); blocks of equal shapes share what is compiled."""
-        # All blocks share their code, and each shape of a block is compiled once for all blocks that have it.
         dynamo = torch._dynamo.config
-        shapes = len(self.bottom_up.blocks) + len(self.top_down.blocks)
-        dynamo.recompile_limit = max(dynamo.recompile_limit, shapes)
+        dynamo.recompile_limit = max(dynamo.recompile_limit, len(self.bottom_up.blocks) + len(self.top_down.blocks))
         for block in self.bottom_up.blocks:
             block.compile(dynamic=False, backend=backend)
         for block in self.top_down.blocks:
@@ -191,20 +176,14 @@ class HVAE(nn.Module):
     def _activations(self, images: Tensor) -> list[Tensor]:
         """`activations`, in the precision that is set."""
         if not isinstance(images, Tensor):
-            raise DataError(
-                f"images are of type {type(images).__name__}; give a tensor, such as torch.from_numpy(array)"
-            )
-        self._check(images)
-        return self.bottom_up(self.likelihood.to_input(images.to(self.device)))
-
-    def _check(self, images: Tensor) -> None:
-        size = self.config.image_size
-        expected = (self.config.channels, size, size)
+            kind = type(images).__name__
+            raise DataError(f"images are of type {kind}; give a tensor, such as torch.from_numpy(array)")
+        shape, size = list(images.shape), self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4:
-            shape = list(images.shape)
             raise DataError(f"images are {images.dtype} {shape}; give uint8 [batch, channels, height, width]")
-        if tuple(images.shape[1:]) != expected:
-            raise DataError(f"images are {list(images.shape[1:])}; this model takes {list(expected)}")
+        if shape[1:] != [self.config.channels, size, size]:
+            raise DataError(f"images are {shape[1:]}; this model takes {[self.config.channels, size, size]}")
+        return self.bottom_up(self.likelihood.to_input(images.to(self.device)))
 
     def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
         """Compute the terms of the loss along one posterior sample, with gradients."""
@@ -237,8 +216,8 @@ class HVAE(nn.Module):
     def sample(self, count: int, temperature: Temperature = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Compute the expected images of `count` draws from the prior at `temperature`, uint8 [count, C, H, W].
 
-        `temperature` is one for all groups, or any other form of `group_temperatures`, which raises `UsageError`.
-        `sampling.sample_images` draws many images in batches.
+        `temperature` is in any form of `group_temperatures`, which raises `UsageError`. `sampling.sample_images` draws
+        many images in batches.
         """
         temperatures = group_temperatures(temperature, self.config)
         output = self.top_down(None, prior_sample(gaussian_noise(generator), temperatures), count)

@@ -12,12 +12,11 @@ from .top_down import LatentGroup
 
 
 class ImageNoise:
-    """Standard normal numbers for the latent groups of a batch, each image's from a generator of its own.
+    """Draws standard normal numbers for the latent groups of a batch, each image's from a generator of its own.
 
-    The generator of an image depends on (seed, image number) alone. With one generator for the batch, an image's
-    numbers would depend on the images before it, and every result on the batch size and on where a run was resumed.
-    Numbers are drawn on the CPU, so a GPU gets the same ones. numpy draws them: torch's CPU generator keeps 32 bits of
-    a seed, and of 100,000 images drawn with random 32-bit seeds two would be expected to be the same.
+    The generator of an image depends on (seed, image number) alone: results depend neither on the batch size nor on
+    the image at which a run was resumed. Numbers are drawn on the CPU, so a GPU gets the same ones, by numpy: torch's
+    CPU generator keeps 32 bits of a seed, so two of 100,000 images would be expected to have the same numbers.
 
     Groups asked for again, as for a second posterior sample, get the numbers that follow.
     """

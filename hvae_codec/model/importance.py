@@ -37,10 +37,9 @@ class PosteriorEstimates(NamedTuple):
 
 
 def log_density_ratio(posterior: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, z: Tensor) -> Tensor:
-    """Compute log p(z) - log q(z) of every element at z = q.mean + q.std · noise, in nats.
+    """Compute log p(z) - log q(z) of every element at z = q.mean + q.std · noise, in nats; on average -KL(q || p).
 
-    Its average over q is -KL(q || p). q's exponent is taken from the noise itself: (z - q.mean) / q.std has lost it if
-    q.std is far below q.mean.
+    q's exponent is taken from the noise itself: (z - q.mean) / q.std has lost it if q.std is far below q.mean.
     """
     squares = noise.square() - ((z - prior.mean) / prior.std).square()
     return 0.5 * squares + (posterior.std / prior.std).log()
@@ -61,8 +60,8 @@ class WeighedPosterior:
         q, p = group.posterior(), group.prior
         noise = self.noise(group)
         z = q.sample(noise)
-        self.kl.append(_sum(q.kl(p)))
-        self.log_ratio.append(_sum(log_density_ratio(q, p, noise, z)))
+        self.kl.append(q.kl(p).flatten(1).sum(dim=1, dtype=torch.float64))
+        self.log_ratio.append(log_density_ratio(q, p, noise, z).flatten(1).sum(dim=1, dtype=torch.float64))
         return z
 
 
@@ -80,10 +79,9 @@ def posterior_estimates(
 ) -> PosteriorEstimates:
     """Estimate KL, -log p(x | z) and importance-weighted bound of `images`, uint8 [B, C, H, W], from `samples` passes.
 
-    `activations` are those of `model.activations(images)`, made once for all passes. `noise` is asked for each group
-    once a pass and must give fresh numbers each time. `likelihoods` (the model's own, if empty) all read the same
-    outputs. `on_sample` is called with the passes done. Sums and the log-sum-exp over samples are running ones, so
-    memory does not grow with `samples`. Raises `UsageError` if `samples` is below 1.
+    `activations` are those of `model.activations(images)`. `noise` is asked for each group once a pass and must give
+    fresh numbers each time. `likelihoods` (the model's own, if empty) all read the same outputs. `on_sample` is called
+    with the passes done. Memory does not grow with `samples`. Raises `UsageError` if `samples` is below 1.
     """
     if samples < 1:
         raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
@@ -108,11 +106,6 @@ def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) ->
 
     Raises `DataError` if the images are not what the model was made for, `UsageError` if `samples` is below 1.
     """
-    with torch.no_grad(), full_float32():
+    with torch.no_grad():
         activations = model.activations(images)
     return posterior_estimates(model, images, activations, noise, samples).bound[0]
-
-
-def _sum(values: Tensor) -> Tensor:
-    """Sum over everything but the batch, in float64."""
-    return values.flatten(1).sum(dim=1, dtype=torch.float64)

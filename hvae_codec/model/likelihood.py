@@ -42,14 +42,11 @@ class LogisticMixture:
         self.config = config
         colours = config.channels
         self.pairs = [(c, j) for c in range(colours) for j in range(c)]
-        rows = [
-            row
-            for c in range(colours)
-            for row in [("mean", c), ("scale", c), *(("coefficient", k) for k in range(c, len(self.pairs), colours))]
-        ]
-        wanted = [[(name, c) for c in range(colours)] for name in ("mean", "scale")]
-        wanted.append([("coefficient", k) for k in range(len(self.pairs))])
-        self._rows = [_as_slices([rows.index(row) for row in part]) for part in wanted]
+        rows: list[tuple[str, int]] = []
+        for c in range(colours):
+            rows += [("mean", c), ("scale", c), *(("weight", k) for k in range(c, len(self.pairs), colours))]
+        parts = ([row for row in sorted(rows) if row[0] == name] for name in ("mean", "scale", "weight"))
+        self._rows = [_as_slices([rows.index(row) for row in part]) for part in parts]
         self.out_channels = config.mixtures * (1 + len(rows))
         level = 2.0 ** (8 - config.bits)
         self.spacing = level / 127.5
@@ -59,31 +56,31 @@ class LogisticMixture:
         self._log_mass = self._published_log_mass if published else self._exact_log_mass
 
     def quantised(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] with the low bits cut off: all of an image that the model knows."""
+        """Cut off the low bits of uint8 [B, C, H, W]: what is left is all of an image that the model knows."""
         cut = 8 - self.config.bits
         return (images >> cut) << cut if cut else images
 
     def to_input(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to float32 in [-1, 1], low bits cut off: (pixel - 127.5) / 127.5."""
+        """Scale uint8 [B, C, H, W] to float32 in [-1, 1], low bits cut off: (pixel - 127.5) / 127.5."""
         return (self.quantised(images).float() - 127.5) / 127.5
 
     def parameters(self, output: Tensor) -> MixtureParameters:
-        """Split the network's output [B, out_channels, H, W]; computed in float32, or float64 where that is given."""
+        """Split the network's output [B, out_channels, H, W]; computed in float32, or float64 if that is given."""
         return self._parameters(self.split(output))
 
     def split(self, output: Tensor) -> list[Tensor]:
-        """Logits [B, M, H, W]; means, raw scales and raw coefficients [B, rows, M, H, W]; each contiguous."""
+        """Split into logits [B, M, H, W]; means, raw scales, raw coefficients [B, rows, M, H, W]; each contiguous."""
         return [_contiguous(output[:, : self.config.mixtures]), *(self._part(output, rows) for rows in self._rows)]
 
     def _part(self, output: Tensor, rows: Sequence[slice]) -> Tensor:
-        """Some of the rows of M, [B, rows, M, H, W], contiguous."""
+        """Select some of the rows of M, [B, rows, M, H, W], contiguous."""
         m = self.config.mixtures
         of_all = output[:, m:].unflatten(1, (-1, m))
         parts = [of_all[:, some] for some in rows]
         return _contiguous(parts[0]) if len(parts) == 1 else torch.cat(parts, dim=1).contiguous()
 
     def join(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        """The inverse of `split`: fill `out` [B, out_channels, H, W]."""
+        """Undo `split`: fill `out` [B, out_channels, H, W]."""
         m = self.config.mixtures
         out[:, :m] = parts[0]
         rows = out[:, m:].unflatten(1, (-1, m))
@@ -95,21 +92,20 @@ class LogisticMixture:
     def _parameters(self, parts: Sequence[Tensor]) -> MixtureParameters:
         dtype = torch.promote_types(parts[0].dtype, torch.float32)
         logits, means, scales, coefficients = (part.to(dtype) for part in parts)
-        stds = std_from_raw(self._floored(scales), self.config.output_scale, self.config.output_beta)
-        if self.config.output_scale == "std":
-            stds = stds.clamp(max(math.exp(self.config.min_output_logscale), SMALLEST_STD), LARGEST_STD)
+        floor, base = self.config.min_output_logscale, self.config.output_scale
+        # The floor bounds the raw value of base logstd, and the scale itself of base std.
+        raw = scales.clamp(min=floor) if base == "logstd" else scales
+        stds = std_from_raw(raw, base, self.config.output_beta)
+        if base == "std":
+            stds = stds.clamp(max(math.exp(floor), SMALLEST_STD), LARGEST_STD)
         return MixtureParameters(logits, means, stds, _tanh(coefficients))
 
-    def _floored(self, raw: Tensor) -> Tensor:
-        # The floor bounds the raw value of base logstd, and the scale itself of base std.
-        return raw.clamp(min=self.config.min_output_logscale) if self.config.output_scale == "logstd" else raw
-
     def nll(self, output: Tensor, images: Tensor) -> Tensor:
-        """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
+        """Compute the negative log-likelihood of uint8 `images` [B, C, H, W] in nats per image, [B]."""
         return per_image(self, output, images, self.config.mixtures * images.shape[1:].numel())
 
     def numbers(self, parts: Sequence[Tensor], images: Tensor) -> Tensor:
-        """Negative log-likelihood, [B] nats, from the parts of an output."""
+        """Compute the negative log-likelihood, [B] nats, from the parts of an output."""
         p = self._parameters(parts)
         x = self.to_input(images)
         means = self._shifted_means(p, x)
@@ -118,18 +114,18 @@ class LogisticMixture:
         return -log_prob.flatten(1).sum(dim=1)
 
     def _shifted_means(self, p: MixtureParameters, x: Tensor) -> Tensor:
-        """Means [B, C, M, H, W] given the earlier true colours of `x` [B, C, H, W]."""
+        """Shift the means [B, C, M, H, W] by the earlier true colours of `x` [B, C, H, W]."""
         columns = list(p.means.unbind(dim=1))
         for k, (c, j) in enumerate(self.pairs):
             columns[c] = columns[c] + p.coefficients[:, k] * x[:, j : j + 1]
         return torch.stack(columns, dim=1)
 
     def _edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `x` is the lowest level (pixel 0) and the highest (pixel 256 - 2^(8 - bits))."""
+        """Find the positions of the lowest level (pixel 0) and of the highest (pixel 256 - 2^(8 - bits)) in `x`."""
         return x < -1.0 + self.spacing / 2, x > self.highest - self.spacing / 2
 
     def _exact_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
-        """log of the logistic's mass in the bin around `x`; bins tile the line, so masses sum to 1.
+        """Compute log of the logistic's mass in the bin around `x`; bins tile the line, so masses sum to 1.
 
         With a, b the bin's upper and lower edge in units of the scale, sigmoid(a) - sigmoid(b) =
         sigmoid(a) sigmoid(-b) (1 - exp(b - a)): every factor has a stable logarithm, however small the mass.
@@ -143,27 +139,27 @@ class LogisticMixture:
         return width - upper_edge - lower_edge
 
     def _published_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
-        """The published models' bins: 1/(2^bits - 1) to each side, density times width below a mass of 1e-5."""
+        """Compute it for the published models: 1/(2^bits - 1) to each side, density × width below a mass of 1e-5."""
         centre, half = (x - means) / stds, self.half_bin / stds
         lowest, highest = self._edges(x)
         mass = torch.sigmoid(centre + half) - torch.sigmoid(centre - half)
-        density = centre - stds.log() - 2.0 * F.softplus(centre)
-        density = density + math.log(2.0 * self.half_bin)
+        density = centre - stds.log() - 2.0 * F.softplus(centre) + math.log(2.0 * self.half_bin)
         inner = torch.where(mass > 1e-5, mass.clamp(min=1e-10).log(), density)
         inner = torch.where(highest, -F.softplus(centre - half), inner)
         return torch.where(lowest, -F.softplus(-(centre + half)), inner)
 
     def mean(self, output: Tensor) -> Tensor:
-        """Expected image in [-1, 1], [B, C, H, W]: earlier colours feed later ones by their own expectation."""
+        """Compute the expected image in [-1, 1], [B, C, H, W]; earlier colours feed later ones by their expectation."""
         # Not from `parameters`: the scales play no part, and take a third of the time.
         dtype = torch.promote_types(output.dtype, torch.float32)
         of_means, _, of_coefficients = self._rows
         logits = _contiguous(output[:, : self.config.mixtures]).to(dtype)
-        means, coefficients = (self._part(output, rows).to(dtype) for rows in (of_means, of_coefficients))
-        coefficients = _tanh(coefficients)
+        means, coefficients = (
+            self._part(output, of_means).to(dtype),
+            _tanh(self._part(output, of_coefficients).to(dtype)),
+        )
         columns: list[Tensor] = []
-        for c in range(self.config.channels):
-            column = means[:, c]
+        for c, column in enumerate(means.unbind(dim=1)):
             for k, (to, j) in enumerate(self.pairs):
                 if to == c:
                     column = torch.addcmul(column, coefficients[:, k], columns[j])
@@ -172,14 +168,11 @@ class LogisticMixture:
         return torch.stack([(column * weights).sum(dim=1) for column in columns], dim=1)
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """An image in [-1, 1] drawn from the mixture: a component by Gumbel-max, then colour by colour."""
+        """Draw an image in [-1, 1]: a component of the mixture by Gumbel-max, then colour by colour."""
         p = self.parameters(output)
         gumbel = -torch.log(-torch.log(_uniform(p.logits, generator)))
-        chosen = (p.logits / temperature + gumbel).argmax(dim=1, keepdim=True)
-        index = chosen.unsqueeze(1)
-        means = p.means.take_along_dim(index, dim=2).squeeze(2)
-        stds = p.stds.take_along_dim(index, dim=2).squeeze(2)
-        coefficients = p.coefficients.take_along_dim(index, dim=2).squeeze(2)
+        chosen = (p.logits / temperature + gumbel).argmax(dim=1, keepdim=True).unsqueeze(1)
+        means, stds, coefficients = (part.take_along_dim(chosen, dim=2).squeeze(2) for part in p[1:])
         u = _uniform(means, generator)
         noise = temperature * stds * (torch.log(u) - torch.log1p(-u))
         x = torch.empty_like(means)
@@ -189,7 +182,7 @@ class LogisticMixture:
         return x
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """[-1, 1] to uint8 [0, 255], rounded."""
+        """Convert [-1, 1] to uint8 [0, 255], rounded."""
         return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -203,7 +196,7 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 def _as_slices(rows: list[int]) -> list[slice]:
-    """`rows`, in their order, as slices: views, where a list would have to be brought to a GPU each time."""
+    """Write `rows`, in their order, as slices: views, but a list would have to be brought to a GPU each time."""
     slices = []
     while rows:
         step = max(rows[1] - rows[0], 1) if len(rows) > 1 else 1
@@ -214,7 +207,7 @@ def _as_slices(rows: list[int]) -> list[slice]:
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers in [1e-5, 1 - 1e-5], so that neither logarithm is infinite."""
+    """Draw uniform numbers in [1e-5, 1 - 1e-5], so that neither logarithm is infinite."""
     u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return u.clamp(1e-5, 1.0 - 1e-5)
 
@@ -227,11 +220,11 @@ class Bernoulli:
         self.out_channels = config.channels
 
     def quantised(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] as 0 or 255 (from 128 on): all of an image that the model knows."""
+        """Convert uint8 [B, C, H, W] to 0 or 255 (from 128 on): all of an image that the model knows."""
         return (images >= 128).to(torch.uint8) * 255
 
     def to_input(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to {0, 1} (1 from 128 on), padded by `config.padding` zeros on each side."""
+        """Convert uint8 [B, C, H, W] to {0, 1} (1 from 128 on), padded by `config.padding` zeros on each side."""
         return F.pad((images >= 128).float(), (self.config.padding,) * 4)
 
     def _central(self, output: Tensor) -> Tensor:
@@ -239,23 +232,22 @@ class Bernoulli:
         return output[:, :, p:-p, p:-p].to(torch.promote_types(output.dtype, torch.float32))
 
     def nll(self, output: Tensor, images: Tensor) -> Tensor:
-        """Negative log-likelihood of uint8 `images` [B, C, H, W] in nats an image, [B]."""
+        """Compute the negative log-likelihood of uint8 `images` [B, C, H, W] in nats per image, [B]."""
         logits = self._central(output)
-        target = (images >= 128).to(logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(logits, (images >= 128).to(logits.dtype), reduction="none")
         return loss.flatten(1).sum(dim=1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """Probability of a 1 per pixel, [B, C, H, W] in [0, 1]."""
+        """Compute the probability of a 1 per pixel, [B, C, H, W] in [0, 1]."""
         return self._central(output).sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """A binary image, [B, C, H, W] in {0, 1}."""
+        """Draw a binary image, [B, C, H, W] in {0, 1}."""
         p = (self._central(output) / temperature).sigmoid()
         return (torch.rand(p.shape, generator=generator, device=p.device) < p).float()
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """[0, 1] to uint8 [0, 255], rounded."""
+        """Convert [0, 1] to uint8 [0, 255], rounded."""
         return (x * 255.0).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -263,5 +255,5 @@ Likelihood = LogisticMixture | Bernoulli
 
 
 def make_likelihood(config: ModelConfig) -> Likelihood:
-    """The output distribution that `config.output` names."""
+    """Make the output distribution that `config.output` names."""
     return Bernoulli(config) if config.output == "bernoulli" else LogisticMixture(config)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import UsageError
 from .hvae import HVAE, prior_sample
@@ -38,15 +37,11 @@ def sample_images(
         if number < 1:
             raise UsageError(f"the {name} is {number}; it must be at least 1")
     if output_temperature is not None and not (math.isfinite(output_temperature) and output_temperature > 0.0):
-        raise UsageError(
-            f"the output temperature is {output_temperature:g}; it must be above 0, or left out for expected images"
-        )
-    firsts = range(0, count, batch_size)
-    # The checks above run at the call, not at the first batch.
-    return (
-        _draw(model, range(first, min(first + batch_size, count)), temperatures, output_temperature, seed)
-        for first in firsts
-    )
+        remedy = "it must be above 0, or left out for expected images"
+        raise UsageError(f"the output temperature is {output_temperature:g}; {remedy}")
+    # Not a generator function: the checks above run at the call, not at the first batch.
+    batches = (range(count)[first : first + batch_size] for first in range(0, count, batch_size))
+    return (_draw(model, batch, temperatures, output_temperature, seed) for batch in batches)
 
 
 @torch.no_grad()
@@ -57,11 +52,8 @@ def _draw(
     noise = ImageNoise(seed, images)
     output = model.top_down(None, prior_sample(noise, temperatures), len(images))
     likelihood = model.likelihood
-    drawn = likelihood.mean(output) if output_temperature is None else _output(model, output, noise, output_temperature)
-    return likelihood.to_pixels(drawn).cpu().numpy()
-
-
-def _output(model: HVAE, output: Tensor, noise: ImageNoise, temperature: float) -> Tensor:
-    """Draw from the output distribution, [B, C, H, W], each image with its own generator."""
+    if output_temperature is None:
+        return likelihood.to_pixels(likelihood.mean(output)).cpu().numpy()
     pairs = zip(output.cpu().split(1), noise.torch_generators(), strict=True)
-    return torch.cat([model.likelihood.sample(image, generator, temperature) for image, generator in pairs])
+    drawn = [likelihood.sample(image, generator, output_temperature) for image, generator in pairs]
+    return likelihood.to_pixels(torch.cat(drawn)).numpy()

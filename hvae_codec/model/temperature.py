@@ -18,7 +18,7 @@ from ..errors import UsageError
 Temperature = float | str | Sequence[float]
 """One for all groups, a text as above, or a list as in the text's last form."""
 
-FORMS = "give one number, a linear schedule such as 0.7:0.9, or a list such as 0.7,0.8,0.9"
+_FORMS = "give one number, a linear schedule such as 0.7:0.9, or a list such as 0.7,0.8,0.9"
 
 
 def group_temperatures(temperature: Temperature, config: ModelConfig) -> tuple[float, ...]:
@@ -35,30 +35,23 @@ def group_temperatures(temperature: Temperature, config: ModelConfig) -> tuple[f
     >>> group_temperatures("0.5,0.6,0.7,0.8,1", model)
     (0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8, 1.0)
     """
-    groups = len(config.groups)
+    groups, values = len(config.groups), _numbers(temperature)
     if isinstance(temperature, str) and ":" in temperature:
-        ends = _numbers(temperature, temperature.split(":"))
-        if len(ends) != 2:
+        if len(values) != 2:
             raise UsageError(f"the temperature schedule is {temperature!r}; give its two ends, such as 0.7:0.9")
         # Rounded, so that a schedule in tenths gives tenths.
-        return tuple(np.linspace(*ends, groups).round(12).tolist())
-    values = _values(temperature)
+        return tuple(np.linspace(*values, groups).round(12).tolist())
     return values * groups if len(values) == 1 else _spread(values, config)
 
 
-def _values(temperature: Temperature) -> tuple[float, ...]:
+def _numbers(temperature: Temperature) -> tuple[float, ...]:
+    parts: Sequence[float | str] = temperature if isinstance(temperature, Sequence) else [temperature]
     if isinstance(temperature, str):
-        return _numbers(temperature, temperature.split(","))
-    if isinstance(temperature, Sequence):
-        return _numbers(temperature, temperature)
-    return _numbers(temperature, [temperature])
-
-
-def _numbers(given: Temperature, parts: Sequence[str] | Sequence[float]) -> tuple[float, ...]:
+        parts = temperature.replace(":", ",").split(",")
     try:
         numbers = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
-        raise UsageError(f"the temperature is {given!r}; {FORMS}") from None
+        raise UsageError(f"the temperature is {temperature!r}; {_FORMS}") from None
     for number in numbers:
         if not (math.isfinite(number) and number >= 0.0):
             raise UsageError(f"the temperature {number:g} is not possible; it must be 0 (the prior's mean) or above")

@@ -9,6 +9,7 @@ Training samples the posterior, generation the prior; pruning mixes both; the co
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import cast
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .activations import RunBlock, run_plainly
-from .blocks import Cell, Unpool, conv
+from .activations import RunBlock
+from .blocks import Cell, Unpool, conv, residual_cells
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
 from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
 from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
@@ -27,87 +28,53 @@ from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
 class LatentGroup:
     """One latent group whose z is to be chosen: its prior and posterior; shapes are [B, variates, H, W].
 
-    Nothing is computed before it is asked for. `variates`, int64 [k], asks for these alone: [B, k, H, W].
-    """
-
-    def __init__(self, index: int, prior: DiagonalGaussian, posterior: Callable[[], DiagonalGaussian]) -> None:
-        self.index = index
-        """Position in top-down order."""
-        self.prior = prior
-        """p(z_i | z_<i)."""
-        self._posterior = posterior
-
-    @property
-    def prior_mean(self) -> Tensor:
-        """The prior's mean."""
-        return self.prior.mean
-
-    def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
-        """Return q(z_i | z_<i, image)."""
-        q = self._posterior()
-        return q if variates is None else q.variates(variates)
-
-    def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
-        q, p = self.posterior(variates), self.prior if variates is None else self.prior.variates(variates)
-        return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
-
-    def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
-        """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
-        q = self.posterior()
-        observe(q.kl(self.prior), q.std)
-        return q.mean if noise is None else q.sample(noise)
-
-
-class _RawGroup(LatentGroup):
-    """A latent group known by the network's raw outputs, which are computed when asked for and worked on in few passes.
-
-    An encoder asks for no prior of the last group of which a mask keeps something.
+    Nothing is computed before it is asked for: of the last group that a mask keeps, an encoder asks for no prior.
+    `variates`, int64 [k], asks for these alone: [B, k, H, W].
     """
 
     def __init__(self, index: int, block: TopDownBlock, state: Tensor, skip: Tensor | None) -> None:
         self.index = index
+        """Position in top-down order."""
         self.state = state
         """The state at the block's resolution, [B, width, H, W]."""
         self._block, self._skip = block, skip
 
     @cached_property
-    def _residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
+    def residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
+        """The term that the block adds to the state besides z, [B, width, H, W], and the prior's raw output."""
         return self._block.residual_and_prior(self.state)
 
     @property
-    def residual(self) -> Tensor:
-        """The term that the block adds to the state besides z, [B, width, H, W]."""
-        return self._residual_and_prior[0]
-
-    @property
     def _prior_raw(self) -> RawGaussian:
-        return self._residual_and_prior[1]
+        return self.residual_and_prior[1]
 
-    def _posterior_raw(self, variates: Tensor | None) -> RawGaussian:
+    def _posterior_raw(self, variates: Tensor | None = None) -> RawGaussian:
         return self._block.posterior_raw(self.state, self._skip, variates)
 
     @cached_property
-    def prior(self) -> DiagonalGaussian:  # type: ignore[override]
+    def prior(self) -> DiagonalGaussian:
+        """p(z_i | z_<i)."""
         return self._block.form.distribution(self._prior_raw)
 
     @property
     def prior_mean(self) -> Tensor:
+        """The prior's mean, without its std."""
         return self._prior_raw.widened().mean
 
     def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
+        """Return q(z_i | z_<i, image)."""
         form = self._block.form
         own = form.distribution(self._posterior_raw(variates))
-        if not form.residual:
-            return own
-        return form.relative(own, self.prior if variates is None else self.prior.variates(variates))
+        return form.relative(own, self.prior.variates(variates)) if form.residual else own
 
     def sample_posterior(self, noise: Tensor, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        prior_raw = self._prior_raw if variates is None else self._prior_raw.variates(variates)
+        """Return z = mean + std · noise of the posterior, and its KL from the prior in nats, [B]."""
+        prior_raw = self._prior_raw.variates(variates)  # first: autograd adds up gradients in this order
         return self._block.sample_and_kl(self._posterior_raw(variates), prior_raw, noise)
 
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
-        return observed_z(self._posterior_raw(None), self._prior_raw, noise, self._block.form, observe)
+        """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
+        return observed_z(self._posterior_raw(), self._prior_raw, noise, self._block.form, observe)
 
 
 Choose = Callable[[LatentGroup], Tensor]
@@ -121,35 +88,26 @@ class TopDownBlock(nn.Module):
         super().__init__()
         self.state_size = stage.state_size
         self.form = GaussianForm(config.posterior_scale, config.posterior_beta, config.residual_distribution)
-        scale = 1.0 / math.sqrt(len(config.groups))
         width, both = stage.width, 2 * stage.width
-        middle = int(width * stage.bottleneck)
         self.unpool = unpool
         prior_scale = 0.0 if config.zero_prior_weights else 1.0
-        self.prior_cell = Cell(config, width, middle, both, stage.kernel, residual=False, last_scale=prior_scale)
+        self.prior_cell = Cell(config, width, int(width * stage.bottleneck), both, stage.kernel, prior_scale)
         self.prior_conv = conv(width, 2 * stage.variates)
-        posterior_middle = int(both * stage.bottleneck / 2)
-        self.posterior_cell = Cell(config, both, posterior_middle, width, stage.kernel, residual=False)
+        self.posterior_cell = Cell(config, both, int(both * stage.bottleneck / 2), width, stage.kernel)
         self.posterior_conv = conv(width, 2 * stage.variates)
         # Without the scale the state's variance grows with every group and training diverges at once.
-        self.z_conv = conv(stage.variates, width, weight_scale=scale)
-        last_scale = scale if config.stable_init else 1.0
-        self.cells = nn.Sequential(
-            *(
-                Cell(config, width, middle, width, stage.kernel, residual=True, last_scale=last_scale)
-                for _ in range(config.cells_per_block)
-            )
-        )
+        self.z_conv = conv(stage.variates, width, weight_scale=1.0 / math.sqrt(len(config.groups)))
+        self.cells = residual_cells(config, stage)
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """Return the state [B, width, H, W] after this group's z."""
         group = self.open(state, skip, index)
         z = choose(group)
-        return self.after_z(group.state, group.residual, z)
+        return self.after_z(group.state, group.residual_and_prior[0], z)
 
-    def open(self, state: Tensor, skip: Tensor | None, index: int) -> _RawGroup:
+    def open(self, state: Tensor, skip: Tensor | None, index: int) -> LatentGroup:
         """Return the group whose z is to be chosen, from the state before this block."""
-        return _RawGroup(index, self, state if self.unpool is None else self.unpool(state), skip)
+        return LatentGroup(index, self, state if self.unpool is None else self.unpool(state), skip)
 
     def residual_and_prior(self, state: Tensor) -> tuple[Tensor, RawGaussian]:
         """Compute the residual term, and the output for p(z_i | z_<i), from the state at this block's resolution."""
@@ -166,7 +124,7 @@ class TopDownBlock(nn.Module):
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
 
     def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z, a posterior sample, and the posterior's KL from the prior in nats, [B]."""
+        """Return z, a posterior sample, and its KL from the prior in nats, [B]."""
         return sample_and_kl(posterior, prior, noise, self.form)
 
     def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
@@ -191,12 +149,12 @@ class TopDown(nn.Module):
         super().__init__()
         lowest, highest = config.stages[-1], config.stages[0]
         bound = math.sqrt(3.0 / (lowest.width * lowest.resolution**2))
-        start = torch.empty(1, lowest.width, lowest.resolution, lowest.resolution).uniform_(-bound, bound)
-        self.start = nn.Parameter(start)
+        start = torch.empty(1, lowest.width, lowest.resolution, lowest.resolution)
+        self.start = nn.Parameter(start.uniform_(-bound, bound))
         blocks = list(_blocks(config))
         self.blocks = nn.ModuleList(block for _, block in blocks)
         self.skips = [skip for skip, _ in blocks]
-        self.run_block: RunBlock = run_plainly
+        self.run_block: RunBlock = operator.call
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
     def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
@@ -216,46 +174,37 @@ class TopDown(nn.Module):
     ) -> Tensor:
         """Run the loop over consecutive `groups`: the state after the last of them.
 
-        `state` is that before the first of them if this is not group 0. An encoder needs no group after the last one
-        of which a mask keeps something.
+        `state` is that before the first of them if this is not group 0. An encoder stops at the last group that a mask
+        keeps.
         """
         if state is None:
             state = self.start.expand(batch, -1, -1, -1)
         for index in groups:
-            state = self.run_block(*self._block(activations, index, state), index, choose)
+            state = self.run_block(self.blocks[index], state, self._skip(activations, index), index, choose)
         return state
 
     def group(self, activations: Sequence[Tensor] | None, index: int, state: Tensor) -> LatentGroup:
         """Return latent group `index`, from the state before it, to callers that want nothing that comes after it."""
-        block, state, skip = self._block(activations, index, state)
-        return block.open(state, skip, index)
+        return cast(TopDownBlock, self.blocks[index]).open(state, self._skip(activations, index), index)
 
-    def _block(
-        self, activations: Sequence[Tensor] | None, index: int, state: Tensor
-    ) -> tuple[TopDownBlock, Tensor, Tensor | None]:
-        """Return a block, the state before it, and its skip."""
-        skip = None if activations is None else activations[self.skips[index]]
-        return cast(TopDownBlock, self.blocks[index]), state, skip
+    def _skip(self, activations: Sequence[Tensor] | None, index: int) -> Tensor | None:
+        return None if activations is None else activations[self.skips[index]]
 
 
 def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
     """Yield each latent group's skip (its number in bottom-up order) and block, in top-down order."""
     skip = sum(stage.linked_blocks for stage in config.stages)
-    below: StageConfig | None = None
-    for stage in reversed(config.stages):
+    stages = config.stages[::-1]
+    for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
         for linked in range(stage.linked_blocks):
             skip -= 1
-            unpool = _unpool(config, stage, below) if linked == 0 else None
-            yield skip, TopDownBlock(config, stage, unpool=unpool)
-            extra = stage.extra_top_down if linked == stage.extra_top_down_after else 0
-            for _ in range(extra):
+            yield skip, TopDownBlock(config, stage, unpool=_unpool(config, stage, below) if linked == 0 else None)
+            for _ in range(stage.extra_top_down if linked == stage.extra_top_down_after else 0):
                 yield skip, TopDownBlock(config, stage, unpool=None)
-        below = stage
 
 
 def _unpool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
     if below is None or below.resolution == stage.resolution:
         return None
-    stride = stage.resolution // below.resolution
     projected = config.resample == "projected"
-    return Unpool(below.width, stage.width, stride, stage.resolution, projected=projected)
+    return Unpool(below.width, stage.width, stage.resolution // below.resolution, stage.resolution, projected=projected)

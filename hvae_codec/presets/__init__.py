@@ -35,20 +35,13 @@ def load_preset(name: str) -> Config:
 class Reported:
     """What others report of a preset's configuration, each in the words of the source; "" if it says nothing."""
 
-    nelbo: float
-    """Negative ELBO on the data set's test images, in `unit`."""
-    source: str
-    """Where the figures were read."""
-    unit: str = "bits/dim"
-    """`bits/dim`, or `nats` an image."""
-    time: str = ""
-    """How long it trained."""
-    gpus: str = ""
-    """On how many GPUs, and which."""
-    memory: str = ""
-    """Memory that training takes."""
-    note: str = ""
-    """What to know when comparing."""
+    nelbo: float  # negative ELBO on the data set's test images, in `unit`
+    source: str  # document of the figures
+    unit: str = "bits/dim"  # or `nats` per image
+    time: str = ""  # how long it trained
+    gpus: str = ""  # how many GPUs, and which
+    memory: str = ""  # memory that training takes
+    note: str = ""  # what to know when comparing
 
 
 def load_reported() -> dict[str, Reported]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from ..config import Config, ModelConfig, StageConfig
+from ..config import Config, ModelConfig
 from ..errors import ModelError
 from ..model.hvae import HVAE
 from .efficient_vdvae_config import read_published_config
@@ -70,7 +72,7 @@ def _overlap(tensors: Iterable[Tensor]) -> bool:
     """Whether there are more numbers than stored ones: a small file must not be able to fill the memory."""
     tensors = list(tensors)
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > sum(stored.values())
+    return sum(tensor.nbytes for tensor in tensors) > sum(stored.values())
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
@@ -78,8 +80,6 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
 
     Raises `ModelError` that names a tensor that is missing, unknown, of another shape or not finite.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in HVAE(config).state_dict().items()}
     names = published_names(config)
     for published in names.values():
         if published not in state:
@@ -87,10 +87,16 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
     unknown = state.keys() - set(names.values())
     if unknown:
         raise ModelError(f"{source} has a tensor {min(unknown)} that its configuration has no place for")
+    own = _own_tensors(config)
     return {
-        own: _weight(state[published], shapes[own], f"{source}: the tensor {published}")
-        for own, published in names.items()
+        name: _weight(state[published], own[name].shape, f"{source}: the tensor {published}")
+        for name, published in names.items()
     }
+
+
+def _own_tensors(config: ModelConfig) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return HVAE(config).state_dict()
 
 
 def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
@@ -104,33 +110,28 @@ def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
 
 def published_names(config: ModelConfig) -> dict[str, str]:
     """Map this project's tensor names to the published ones."""
-    with torch.device("meta"):
-        own = list(HVAE(config).state_dict())
-    prefixes = dict(_block_prefixes(config))
-    return {name: _published_name(name, prefixes) for name in own}
+    blocks = dict(_published_blocks(config))
+    return {name: _published_name(name, blocks) for name in _own_tensors(config)}
 
 
-def _block_prefixes(config: ModelConfig) -> Iterator[tuple[str, str]]:
+def _published_blocks(config: ModelConfig) -> Iterator[tuple[str, str]]:
     """Yield (own block, published block) of both paths."""
-    block = linked = 0
+    own = (f"bottom_up.blocks.{i}" for i in itertools.count())
+    linked = itertools.count()
     for stage in config.stages:
-        for j in range(stage.extra_bottom_up):
-            yield f"bottom_up.blocks.{block + j}", f"bottom_up.levels_up.{linked}.{j}"
-        block += stage.extra_bottom_up
-        for _ in range(stage.linked_blocks):
-            yield f"bottom_up.blocks.{block}", f"bottom_up.levels_up_downsample.{linked}"
-            block, linked = block + 1, linked + 1
-    block = linked = 0
+        for i in range(stage.linked_blocks):
+            number = next(linked)
+            for j in range(stage.extra_bottom_up if i == 0 else 0):
+                yield next(own), f"bottom_up.levels_up.{number}.{j}"
+            yield next(own), f"bottom_up.levels_up_downsample.{number}"
+    own = (f"top_down.blocks.{i}" for i in itertools.count())
+    linked = itertools.count()
     for stage in reversed(config.stages):
-        for extra in _extras_after_each(stage):
-            yield f"top_down.blocks.{block}", f"top_down.levels_down_upsample.{linked}"
-            for j in range(extra):
-                yield f"top_down.blocks.{block + 1 + j}", f"top_down.levels_down.{linked}.{j}"
-            block, linked = block + 1 + extra, linked + 1
-
-
-def _extras_after_each(stage: StageConfig) -> list[int]:
-    return [stage.extra_top_down if i == stage.extra_top_down_after else 0 for i in range(stage.linked_blocks)]
+        for i in range(stage.linked_blocks):
+            number = next(linked)
+            yield next(own), f"top_down.levels_down_upsample.{number}"
+            for j in range(stage.extra_top_down if i == stage.extra_top_down_after else 0):
+                yield next(own), f"top_down.levels_down.{number}.{j}"
 
 
 _PARTS = {
@@ -147,21 +148,14 @@ _PARTS = {
 }
 
 
-def _published_name(name: str, prefixes: Mapping[str, str]) -> str:
+def _published_name(name: str, blocks: Mapping[str, str]) -> str:
     if name == "top_down.start":
         return "top_down.trainable_h"
     path = name.split(".")
     if path[1] != "blocks":
         return name
     rest = ".".join(path[3:])
-    part = next(part for part in _PARTS if rest == part or rest.startswith(part + "."))
-    return f"{prefixes['.'.join(path[:3])]}.{_PARTS[part]}{_published_conv(rest.removeprefix(part))}"
-
-
-def _published_conv(rest: str) -> str:
-    """Number convolutions as published: activations are in the same list, so convolution i stands at 2 i + 1."""
-    head, convs, tail = rest.partition("convs.")
-    if not convs:
-        return rest
-    index, parameter = tail.split(".")
-    return f"{head}convs.{2 * int(index) + 1}.{parameter}"
+    part = next(part for part in _PARTS if rest.startswith(part))
+    # Activations are in the published list of convolutions too, so convolution i stands at 2 i + 1.
+    rest = re.sub(r"convs\.(\d+)", lambda found: f"convs.{2 * int(found[1]) + 1}", rest.removeprefix(part))
+    return f"{blocks['.'.join(path[:3])]}.{_PARTS[part]}{rest}"

@@ -25,15 +25,14 @@ def sample_and_kl(
 ) -> tuple[Tensor, Tensor]:
     """Return z = mean + std · noise of the posterior, [B, variates, H, W], and its KL from the prior in nats, [B].
 
-    If gradients are wanted, derivatives are computed in the same pass, while everything is in the cache; they are all
-    that is saved for the backward pass.
+    If gradients are wanted, derivatives are computed in the same pass; nothing else is saved for the backward pass.
     """
     if torch.compiler.is_compiling():  # the compiler makes one pass of the plain formulas
         p = form.distribution(prior)
         q = form.relative(form.distribution(posterior), p)
         return q.sample(noise), q.kl(p).flatten(1).sum(dim=1)
     wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
-    z, kl = _SampleAndKL.apply(*posterior, *prior, noise, form, wanted)  # type: ignore[no-untyped-call]
+    z, kl = _SampleAndKL.apply(form, wanted, noise, *posterior, *prior)  # type: ignore[no-untyped-call]
     return z, kl
 
 
@@ -43,8 +42,8 @@ def observed_z(
 ) -> Tensor:
     """Return z of the posterior, [B, variates, H, W]: a sample for `noise`, the mean for None.
 
-    Block by block, `observe` is called with the KL of each element from the prior in nats and the posterior's std,
-    while they are in the cache; neither is ever held for the whole batch.
+    Block by block, `observe` is called with the KL of each element from the prior in nats and the posterior's std;
+    neither is ever held for the whole batch.
     """
     z = torch.empty_like(posterior.mean, dtype=torch.promote_types(posterior.mean.dtype, torch.float32))
     for part in blocks(len(z), z.shape[1:].numel(), z.device):
@@ -56,27 +55,16 @@ def observed_z(
 
 
 class _SampleAndKL(torch.autograd.Function):
-    """In blocks that fit into the cache: on a CPU, an operation on a whole batch waits for memory."""
-
     @staticmethod
-    def forward(
-        ctx: Any,
-        q_mean: Tensor,
-        q_scale: Tensor,
-        p_mean: Tensor,
-        p_scale: Tensor,
-        noise: Tensor,
-        form: GaussianForm,
-        wanted: bool,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.form, ctx.dtype = form, q_mean.dtype
-        dtype = torch.promote_types(q_mean.dtype, torch.float32)
+    def forward(ctx: Any, form: GaussianForm, wanted: bool, noise: Tensor, *raws: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.form, ctx.dtype = form, raws[0].dtype
+        dtype = torch.promote_types(ctx.dtype, torch.float32)
         count = (5 if form.residual else 4) if wanted else 0
-        z, *derivatives = (torch.empty_like(q_mean, dtype=dtype) for _ in range(1 + count))
+        z, *derivatives = (torch.empty_like(raws[0], dtype=dtype) for _ in range(1 + count))
         kl = z.new_empty(len(noise))
         for part in blocks(len(noise), noise.shape[1:].numel(), noise.device):
-            own_raw = RawGaussian(q_mean[part], q_scale[part]).widened()
-            p_raw = RawGaussian(p_mean[part], p_scale[part]).widened()
+            own_raw = RawGaussian(raws[0][part], raws[1][part]).widened()
+            p_raw = RawGaussian(raws[2][part], raws[3][part]).widened()
             own, p = form.distribution(own_raw), form.distribution(p_raw)
             q = form.relative(own, p)
             torch.addcmul(q.mean, q.std, noise[part], out=z[part])
@@ -93,7 +81,7 @@ class _SampleAndKL(torch.autograd.Function):
         gradients = [torch.empty_like(by_z) for _ in range(4)]
         for part in blocks(len(by_z), by_z.shape[1:].numel(), by_z.device):
             _combine(ctx.form, by_z[part], by_kl[part], [d[part] for d in saved], [g[part] for g in gradients])
-        return *(gradient.to(ctx.dtype) for gradient in gradients), None, None, None
+        return None, None, None, *(gradient.to(ctx.dtype) for gradient in gradients)
 
 
 def _derivatives(
@@ -128,7 +116,7 @@ def _derivatives(
 
 
 def _through_scale(form: GaussianForm, by_std: Tensor, scale: Tensor, std: Tensor, out: Tensor) -> None:
-    """Fill `out` with the derivative by the raw `scale`, from that by its `std`; 0 where the std was clamped."""
+    """Fill `out` with the derivative by the raw `scale`, from that by its `std`; 0 if the std was clamped."""
     if form.base == "std":
         by_scale = torch.ops.aten.softplus_backward(by_std, scale, form.beta, 20.0)
     else:

@@ -1,8 +1,7 @@
 """Convolutions of SiLU activations that save only what comes before the SiLU for the backward pass.
 
-Every convolution of a cell reads SiLU(x). Composed of two operations, both x and SiLU(x) would be saved for the
-backward pass; here SiLU(x) is computed again there, which costs a few percent of the convolution and saves half of the
-memory that cells take.
+Every convolution of a cell reads SiLU(x). Two operations would save both x and SiLU(x); here SiLU(x) is computed again
+in the backward pass, which costs a few percent of the convolution and saves half of the memory that cells take.
 """
 
 from __future__ import annotations
@@ -78,7 +77,10 @@ class _SiluConv(torch.autograd.Function):
         by_activated: Tensor | None = None
         by_kernels: list[Tensor] = []
         for gradient, (weight, bias) in zip(gradients, _pairs(kernels), strict=True):
-            by_x, by_weight, by_bias = _conv_gradients(gradient, activated, weight.to(ctx.dtype), wanted)
+            padding, mask = [weight.shape[-1] // 2] * 2, [wanted, True, True]
+            by_x, by_weight, by_bias = torch.ops.aten.convolution_backward(
+                gradient, activated, weight.to(ctx.dtype), [len(bias)], [1, 1], padding, [1, 1], False, [0, 0], 1, mask
+            )
             by_kernels += [by_weight.to(weight.dtype), by_bias.to(bias.dtype)]
             by_activated = by_x if by_activated is None else by_activated.add_(by_x)
         return None, None, *_by_inputs(by_activated, inputs), *by_kernels
@@ -98,14 +100,6 @@ def _activated(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     joined = torch.empty(shape, dtype=dtype, device=first.device, memory_format=last)
     torch.cat(list(inputs), dim=1, out=joined)
     return F.silu(joined, inplace=True)
-
-
-def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
-    padding = [weight.shape[-1] // 2] * 2
-    outputs: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, [wanted, True, True]
-    )
-    return outputs
 
 
 def _by_inputs(by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Tensor | None]:
