@@ -24,13 +24,13 @@ from hvae_codec import (
     verify_deep,
 )
 from hvae_codec.data.sources import as_source
-from hvae_codec.encode import repair_row_groups
 from hvae_codec.encode.append import append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.errors import StoreError, UsageError
 from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import row_group_digest
 from hvae_codec.store.schema import WRITE_ALL
 from photos import save_png
@@ -248,9 +248,9 @@ class Killed(BaseException):
 
 def patch_replacing(monkeypatch, allowed: int) -> None:
     """Let the process die while it writes a file, when `allowed` are written."""
-    real, calls = repair_row_groups.replace_file, []
+    real, calls = FolderLocation.write, []
 
-    def replace(store, key, content):
+    def write(store, key, content):
         calls.append(key)
         if len(calls) > allowed:
             (store / f"{key}.partial").parent.mkdir(parents=True, exist_ok=True)
@@ -258,8 +258,7 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
             raise Killed
         real(store, key, content)
 
-    for module in ("encode.repair_row_groups", "store.repair_metadata"):
-        monkeypatch.setattr(f"hvae_codec.{module}.replace_file", replace)
+    monkeypatch.setattr(FolderLocation, "write", write)
 
 
 @pytest.mark.parametrize("whole", ["variate", "position"], indirect=True)

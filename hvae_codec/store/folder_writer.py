@@ -27,12 +27,11 @@ from ..storage.folder import FolderLocation
 from .arrays import marked_digest
 from .create import fill_group
 from .schema import WRITE_ALL
-from .sketch import SKETCH
 from .spec import StoreSpec
 from .workers import Worker, lock_folder, publish_lock, remove_locks, write_lock
 from .writer import RESERVED, StoreWriter, check_name, fingerprint_in
 
-OUR_ENTRIES = re.compile(rf"rate|distortion|{SKETCH}|{RESERVED.pattern}")
+OUR_ENTRIES = re.compile(rf"rate|distortion|sketch|{RESERVED.pattern}")
 """Names of what a store of this package has in its folder."""
 
 
