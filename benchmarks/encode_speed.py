@@ -211,7 +211,9 @@ def pipeline_row(case: Case, options: argparse.Namespace) -> list[str]:
 
         def whole(of: ImageSource | NDArray[np.uint8]) -> None:
             path = Path(folder) / f"{next(stores)}.zarr"
-            encode_images(coder.model, of, path, mask=coder.mask, stats=case.stats, options=EncodeOptions(size))
+            encode_images(
+                coder.model, of, path, mask=coder.mask, stats=case.stats, options=EncodeOptions(batch_size=size)
+            )
 
         seconds = in_turn(
             {

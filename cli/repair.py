@@ -52,7 +52,7 @@ def command(
             source,
             hvae,
             stats=stored_ranking(hvae) if hvae else None,
-            options=RepairOptions(batch_size, seed),
+            options=RepairOptions(batch_size=batch_size, seed=seed),
             progress=stage("Encoding"),
         )
     if source:

@@ -25,8 +25,8 @@ import numpy as np
 import zarr
 
 from hvae_codec import open_store
-from hvae_codec.encode.embedded_model import stored_weights
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.schema import WEIGHTS
 from hvae_codec.store.verify import checked_row_group, verify
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,8 @@ def check_store(path: Path, name: str) -> None:
 def rewrite(path: Path, target: Path) -> None:
     """Write the store at `path` again to `target`, as `encode` does."""
     store = open_store(path)
-    spec = dataclasses.replace(store.spec(), weights=stored_weights(store))
+    weights = store.arrays.read(WEIGHTS).tobytes() if store.metadata.model.embedded else b""
+    spec = dataclasses.replace(store.spec(), weights=weights)
     writer = FolderStoreWriter.create_or_resume(target, spec)
     for row_group in writer.pending():
         rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)

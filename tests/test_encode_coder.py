@@ -20,6 +20,7 @@ from hvae_codec.encode.coder import (
     LatentCoder,
     _DecodeChooser,
     _EncodeChooser,
+    encode_and_decode,
     quantiser_steps,
     stored_columns,
 )
@@ -175,7 +176,7 @@ def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, cod
             assert torch.equal(ours[:, keep], theirs[:, keep]), name
             torch.testing.assert_close(theirs[:, ~keep], ours[:, ~keep], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(decoded, own, rtol=0, atol=1e-4)
-        again, pixels = coder.encode_and_decode(model.activations(images))
+        again, pixels = encode_and_decode([coder], model.activations(images))[0]
         assert stored.keys() == again.keys() == coder.encode(images).keys() == set(coder.columns.resolutions)
         for resolution, numbers in coder.encode(images).items():
             assert numbers.dtype == codec.dtype
@@ -195,8 +196,8 @@ def test_all_positions_are_all_variates(model, images, stats, codec):
     for resolution, numbers in whole.items():
         np.testing.assert_array_equal(single[resolution], numbers.reshape(len(images), -1))
     assert torch.equal(positions.decode(single), variates.decode(whole))
-    pixels = positions.encode_and_decode(model.activations(images))[1]
-    assert torch.equal(pixels, variates.encode_and_decode(model.activations(images))[1])
+    pixels = encode_and_decode([positions], model.activations(images))[0][1]
+    assert torch.equal(pixels, encode_and_decode([variates], model.activations(images))[0][1])
 
 
 def test_the_models_of_these_tests_are_not_trivial(model, images, stats):
@@ -343,7 +344,7 @@ def written(request, rgb_model, cut_patches, tmp_path_factory):
 def test_any_images_of_a_store_are_decoded(written, rgb_model):
     store, images = written
     coder = LatentCoder.of_store(store, rgb_model)
-    _, own = coder.encode_and_decode(rgb_model.activations(images))
+    _, own = encode_and_decode([coder], rgb_model.activations(images))[0]
     everything = store.decode(range(60), rgb_model)
     assert everything.dtype == np.uint8
     assert np.abs(everything.astype(int) - own.numpy()).max() <= 1  # a value on the edge of rounding

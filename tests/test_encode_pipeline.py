@@ -22,12 +22,12 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.encode.coder import LatentCoder
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
+from hvae_codec.encode.sketch import SKETCH
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.store.arrays import chunk_length
 from hvae_codec.store.metadata import SourceRecord
-from hvae_codec.store.sketch import SKETCH
 from hvae_codec.store.workers import Worker
 from photos import save_png
 from stores import tree

@@ -250,7 +250,7 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
     """Let the process die while it writes a file, when `allowed` are written."""
     real, calls = FolderLocation.write, []
 
-    def replace(store, key, content):
+    def write(store, key, content):
         calls.append(key)
         if len(calls) > allowed:
             (store / f"{key}.partial").parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +258,7 @@ def patch_replacing(monkeypatch, allowed: int) -> None:
             raise Killed
         real(store, key, content)
 
-    monkeypatch.setattr(FolderLocation, "write", replace)
+    monkeypatch.setattr(FolderLocation, "write", write)
 
 
 @pytest.mark.parametrize("whole", ["variate", "position"], indirect=True)

@@ -327,7 +327,7 @@ def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
     arguments = {
         "mask": LatentMask.from_keep(stats, 0.1),
         "stats": stats,
-        "options": EncodeOptions(4, row_group_size=4),
+        "options": EncodeOptions(batch_size=4, row_group_size=4),
     }
     local = encode_images(tiny_model, photo_patches, tmp_path / "out.zarr", **arguments)
     url, done = f"{bucket}/out.zarr", []
@@ -348,14 +348,14 @@ def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
 
 def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patches):
     stats = kl_stats(tiny_model, photo_patches)
-    options = EncodeOptions(4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
+    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
     arguments = {"mask": LatentMask.from_keep(stats, 0.1), "stats": stats, "options": options}
     encode_images(tiny_model, photo_patches, url := f"{bucket}/out.zarr", **arguments)
     path, before = BucketLocation.of(url), remote_tree(url)
     assert verify_deep(url).ok
     path.write("rate/c/1", flip(before["rate/c/1"], 3))
     path.delete(["z8/c/2/0/0/0", "name/c/0", "model/c/0", "label/zarr.json"])
-    report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(4))
+    report = repair(url, as_source(photo_patches), tiny_model, stats=stats, options=RepairOptions(batch_size=4))
     assert (report.after.ok, report.notes) == (True, [])
     assert remote_tree(url) == before
     path.delete(["zarr.json"])
@@ -375,7 +375,7 @@ OLD = 10
 def shorter(tiny_model, photo_patches, tmp_path_factory) -> Path:
     """A store that has all that append knows of: rate, distortion, sketches and the model."""
     stats, path = kl_stats(tiny_model, photo_patches), tmp_path_factory.mktemp("stores") / "out.zarr"
-    options = EncodeOptions(4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
+    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
     encode_images(
         tiny_model, photo_patches[:OLD], path, mask=LatentMask.from_keep(stats, 0.1), stats=stats, options=options
     )

@@ -16,29 +16,33 @@ where nothing can be renamed: the server copies the objects of whole row groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
-import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..data.sources import ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import Location, LocationLike, each, location_of
-from ..store.open_writer import check_location, is_written, locked, writer_class
-from ..store.sketch import SKETCH
-from ..store.spec import spec_fingerprint
+from ..store.open_writer import (
+    check_location,
+    is_written,
+    locked,
+    published_fingerprint,
+    unfinished_fingerprint,
+    writer_class,
+)
+from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.verify import checked_row_group
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
-from .append_spec import EVALUATED, check_additions, extended_spec, measured_arrays
+from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EncodeJob, EncodeOptions, check_images
+from .pipeline import EVALUATED, ImageEncoder, Images, check_images, joined, write_row_groups
+from .sketch import SKETCH
 
 TAKEN_AT_ONCE = 256
 """Row groups that are copied, and then committed; what a killed append copies again."""
@@ -46,7 +50,7 @@ TAKEN_AT_ONCE = 256
 
 def append(
     model: HVAE,
-    images: ImageSource | NDArray[np.uint8] | Tensor,
+    images: Images,
     path: LocationLike,
     *,
     out: LocationLike | None = None,
@@ -55,7 +59,7 @@ def append(
     progress: Progress | None = None,
     copying: Progress | None = None,
 ) -> EncodedStore:
-    """Add `images` (a source, or uint8 [N, C, H, W]) to the store at `path`, which stays readable; the appended store.
+    """Add `images` to the store at `path`, which stays readable; returns the appended store.
 
     With `out`, that is a new store there, and the one at `path` stays as it is; both may be folders or URLs. Without,
     it replaces the old one, which must be in a folder.
@@ -68,26 +72,16 @@ def append(
     that a user added and that are lost without `out`, or `out` exists; `UsageError` if a store in a bucket is to be
     replaced.
     """
-    # One worker owns all row groups, so there is a store.
-    return cast(
-        EncodedStore,
-        append_worker(
-            model,
-            images,
-            path,
-            Worker(),
-            out=out,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-            copying=copying,
-        ),
+    store = append_worker(
+        model, images, path, Worker(), out=out, batch_size=batch_size, seed=seed, progress=progress, copying=copying
     )
+    assert store is not None  # one worker owns all row groups
+    return store
 
 
 def append_worker(
     model: HVAE,
-    images: ImageSource | NDArray[np.uint8] | Tensor,
+    images: Images,
     path: LocationLike,
     worker: Worker,
     *,
@@ -97,12 +91,10 @@ def append_worker(
     progress: Progress | None = None,
     copying: Progress | None = None,
 ) -> EncodedStore | None:
-    """Write the row groups that `worker` owns of the store at `out`, which several processes write in any order.
+    """Write the row groups that `worker` owns of the store at `out`; see `append` and `encode_worker`.
 
-    See `append` and `encode_worker`: all give the same arguments but for `worker`, and whoever finds all row groups
-    written publishes and returns the appended store. None: row groups of other workers are missing yet. `progress` and
-    `copying` count this worker's images. Raises what `append` does, and `UsageError` if there are several workers and
-    no `out`.
+    `progress` and `copying` count this worker's images. Raises what `append` does, and `UsageError` if there are
+    several workers and no `out`.
     """
     location, source = _to_append(path, out, worker), as_source(images)
     check_images(model, source)
@@ -113,15 +105,15 @@ def append_worker(
             return old  # all that was left to do was to remove the shorter store
         if out is None:
             check_additions(old)
-        addition = _Addition.of(model, source, old, batch_size, seed)
-        spec = addition.encoding.spec
+        encoder = _encoder(model, source, old, batch_size, seed)
+        spec = extended_spec(old, source, encoder.per_image)
         if worker.count > 1 and is_written(target, spec):
             return open_store(target)
         check_location(target, overwrite=out is None)
         if worker.count == 1:
-            addition.check_unfinished(target)
+            _check_unfinished(target, spec)
         writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
-        addition.write(writer, progress, copying)
+        _Addition(old, encoder).write(writer, progress, copying)
         return open_store(target) if writer.finish() else None
 
 
@@ -159,47 +151,37 @@ def _open(location: Location, in_place: bool) -> tuple[bool, EncodedStore]:
     return swapped, open_store(location)
 
 
-# --- what it is made from --------------------------------------------------------------------------------------------
+def _encoder(model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int, seed: int) -> ImageEncoder:
+    """What encodes the new images as the old ones were encoded and measured."""
+    coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
+    if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
+        checked_row_group(old, len(old.row_groups) - 1)
+    sizes = old.row_groups.size, batch_size
+    return ImageEncoder(coder, source, *sizes, measured >= {*EVALUATED}, seed, SKETCH in measured)
+
+
+def _check_unfinished(target: Location, spec: StoreSpec) -> None:
+    """Raise `StoreError` if an unfinished store is in the way of the one of `spec` at `target`."""
+    if unfinished_fingerprint(target) not in (None, spec_fingerprint(spec)):
+        left = writer_class(target)(target, spec).unfinished
+        raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
 
 
 @dataclass(frozen=True)
 class _Addition:
-    """A store, and the images that it gets."""
+    """A store, and what encodes the images that it gets."""
 
     old: EncodedStore
-    encoding: EncodeJob
-    """Of the new images; its specification is the appended store's."""
-
-    @classmethod
-    def of(cls, model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int, seed: int) -> _Addition:
-        """See `append`; raises what it does before anything is written."""
-        coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
-        if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
-            checked_row_group(old, len(old.row_groups) - 1)
-        options = EncodeOptions(
-            batch_size,
-            row_group_size=old.row_groups.size,
-            evaluate=measured >= {*EVALUATED},
-            seed=seed,
-            verify=SKETCH in measured,
-        )
-        spec = extended_spec(old, source, options.per_image)
-        return cls(old, EncodeJob(coder, source, spec, options, first=len(old)))
-
-    def check_unfinished(self, target: Location) -> None:
-        """Raise `StoreError` if an unfinished store is in the way of the one at `target`."""
-        writer = writer_class(target)
-        if unfinished_fingerprint(target) not in (None, spec_fingerprint(self.encoding.spec)):
-            left = writer_class(target).unfinished_file(target).parent
-            raise StoreError(f"{left} is left of another append or encode; finish that with its command, or remove it")
+    encoder: ImageEncoder
 
     def write(self, writer: StoreWriter, progress: Progress | None, copying: Progress | None) -> None:
         """Write the row groups that the writer's worker owns, and has not written."""
         try:
             pending = writer.own_pending()
             self._take_over(writer, pending, copying)
-            joined = self._join(writer, pending)
-            self.encoding.write(writer, progress and (lambda done, total: progress(done + joined, total + joined)))
+            new = self._join(writer, pending)
+            shifted = progress and (lambda done, total: progress(done + new, total + new))
+            write_row_groups(writer, self.encoder, shifted, len(self.old))
         except StoreError:
             self._check_unchanged()  # what looks like damage may be another store
             raise
@@ -207,43 +189,38 @@ class _Addition:
 
     def _take_over(self, writer: StoreWriter, pending: Sequence[int], copying: Progress | None) -> None:
         """Commit whole row groups of the old store, with its own objects."""
-        row_group_size = self.old.row_groups.size
-        whole = [row_group for row_group in pending if row_group < len(self.old) // row_group_size]
-        evaluated = self._evaluated(slice(None)) if whole else {}
+        whole = [row_group for row_group in pending if row_group < self.old.row_groups.whole]
+        measured = self._measured(slice(None)) if whole else {}
 
         def write_per_image(row_group: int) -> None:
-            rows = slice(row_group * row_group_size, (row_group + 1) * row_group_size)
-            writer.write_per_image(row_group, {name: values[rows] for name, values in evaluated.items()})
+            rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
+            writer.write_per_image(row_group, {name: values[rows] for name, values in measured.items()})
 
         for first in range(0, len(whole), TAKEN_AT_ONCE):
             some = whole[first : first + TAKEN_AT_ONCE]
             each(writer.unfinished, write_per_image, some)
             writer.take_over(self.old.path, some, self._check_unchanged)
             if copying is not None:
-                copying((first + len(some)) * row_group_size, len(whole) * row_group_size)
+                copying((first + len(some)) * self.old.row_groups.size, len(whole) * self.old.row_groups.size)
 
     def _join(self, writer: StoreWriter, pending: Sequence[int]) -> int:
         """Write the rest of the old store's last row group with the first new images; how many these are."""
         row_group, count = divmod(len(self.old), self.old.row_groups.size)
         if not count or not writer.worker.owns(row_group):
             return 0
-        joined = len(writer.rows(row_group)) - count
+        new = len(writer.rows(row_group)) - count
         if row_group in pending:
-            stored, measured = self.encoding.encoder.encode_range(range(joined))
-            old_stored, old_measured = checked_row_group(self.old, row_group), self._evaluated(slice(-count, None))
+            old = checked_row_group(self.old, row_group), self._measured(slice(-count, None))
+            whole = joined([old, self.encoder.encode_range(range(new))])
             self._check_unchanged()  # before what was read is committed, which the same call would trust
-            writer.write(row_group, _joined(old_stored, stored), _joined(old_measured, measured))
-        return joined
+            writer.write(row_group, *whole)
+        return new
 
-    def _evaluated(self, rows: slice) -> dict[str, NDArray]:
+    def _measured(self, rows: slice) -> dict[str, NDArray]:
         """What was measured of the old store's images, if it has such arrays."""
-        return {name: self.old.per_image(name)[rows] for name in self.encoding.spec.per_image}
+        return {name: self.old.per_image(name)[rows] for name in self.encoder.per_image}
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` if the old store is another one by now: nothing may be made of both."""
         if published_fingerprint(self.old.path) != self.old.metadata.fingerprint:
             raise StoreError(f"{self.old.path} was removed or replaced while it was read; run append again")
-
-
-def _joined(old: Mapping[Any, NDArray], new: Mapping[Any, NDArray]) -> dict[Any, NDArray]:
-    return {key: np.concatenate([old[key], numbers]) for key, numbers in new.items()}

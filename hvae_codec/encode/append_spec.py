@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import zarr
 
 from ..data.sources import ImageSource
@@ -22,14 +22,10 @@ from ..storage.location import UNFINISHED
 from ..store.folder_writer import OUR_ENTRIES
 from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
-from ..store.schema import dimension_names
-from ..store.sketch import SKETCH
+from ..store.schema import WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
-from .embedded_model import stored_weights
-
-EVALUATED = ("distortion", "rate")
-MEASURED = (*EVALUATED, SKETCH)
-"""Per-image arrays that can be added to."""
+from .pipeline import EVALUATED
+from .sketch import SKETCH
 
 
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
@@ -38,29 +34,22 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
     Raises `DataError` if the store has these images, or others of their names; `StoreError` if its names, labels,
     steps or coordinates are not the ones that it was made with.
     """
-    return replace(
-        _own_spec(old),
-        names=[*old.names, *_new_names(old, source)],
-        labels=[*old.labels, *source.labels],
-        source=_joint_source(old, source),
-        chunk_bytes=_chunk_bytes(old),
-        per_image=per_image,
-        weights=stored_weights(old),
-    )
-
-
-def _own_spec(old: Store) -> StoreSpec:
-    """What `old` was made from, but for the weights; `StoreError` if its tables are of another fingerprint.
-
-    If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
-    """
     spec = old.spec()
+    # If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
     if old.metadata.chunk_bytes is not None and spec_fingerprint(spec) != old.metadata.fingerprint:
         raise StoreError(
             f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
             "from a copy or encode the images again"
         )
-    return spec
+    return replace(
+        spec,
+        names=[*old.names, *_new_names(old, source)],
+        labels=[*old.labels, *source.labels],
+        source=_joint_source(old, source),
+        chunk_bytes=_chunk_bytes(old),
+        per_image=per_image,
+        weights=old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b"",
+    )
 
 
 def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
@@ -87,23 +76,16 @@ def _chunk_bytes(old: Store) -> int:
     """The size the store was made with or, if that is not known, one that gives chunks of as many images."""
     if old.metadata.chunk_bytes is not None:
         return old.metadata.chunk_bytes
-    sizes = [1]
-    for resolution in old.resolutions:
-        array = old.arrays[f"z{resolution}"]
-        length = array.chunks[0]
-        sizes += [length * int(np.prod(array.shape[1:])) * array.dtype.itemsize] if length > 1 else []
-    return max(sizes)
-
-
-# --- what it would lose ----------------------------------------------------------------------------------------------
+    arrays = [old.arrays[f"z{resolution}"] for resolution in old.resolutions]
+    return max((math.prod(array.chunks) * array.dtype.itemsize for array in arrays if array.chunks[0] > 1), default=1)
 
 
 def measured_arrays(old: Store) -> set[str]:
     """The store's per-image arrays but a user's own; `StoreError` if one of them cannot be added to."""
     spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
-    found = {name for name, array in _arrays(old).items() if _has_row_per_image(array)} - spec_arrays
+    found = {name for name, array in _arrays(old).items() if dimension_names(array)[:1] == ("image",)} - spec_arrays
     found &= {*(found if old.metadata.arrays is None else old.metadata.arrays)}
-    unknown = found - set(MEASURED) or (found if len(found & set(EVALUATED)) == 1 else set())
+    unknown = found - {*EVALUATED, SKETCH} or (found if len(found & {*EVALUATED}) == 1 else set())
     if unknown:
         raise StoreError(
             f"{old.path} has the array {min(unknown)}, whose values for more images are not known; remove it from the "
@@ -133,14 +115,9 @@ def _arrays(old: Store) -> dict[str, zarr.Array]:
     found = {}
     for name in old.path.array_folders():
         array = old.arrays.find(name)
-        if array is None and name not in (old.metadata.arrays or {name: 0}):  # a group of a user's
-            continue
-        if array is None:
+        if array is not None:
+            found[name] = array
+        elif name in (old.metadata.arrays or [name]):  # otherwise it is a group of a user's
             fault = old.arrays.fault(name)
             raise StoreError(f"{old.path}: the metadata of array {name} are damaged ({fault}); repair the store first")
-        found[name] = array
     return found
-
-
-def _has_row_per_image(array: zarr.Array) -> bool:
-    return dimension_names(array)[:1] == ("image",)

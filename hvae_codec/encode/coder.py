@@ -1,12 +1,12 @@
 """The closed-loop coder, both directions: images to stored numbers and back, through the model's one loop.
 
-The prior and posterior of a group depend on the z of all groups before it. So the encoder goes on from exactly the z
+The prior and posterior of a group depend on the z of all groups before it. So the encoder continues from exactly the z
 that the decoder will have: the stored, rounded value where kept, the prior's mean where pruned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.shared_prefix import masked_outputs
-from ..store.columns import Columns, Coordinates, PositionColumns, VariateColumns
+from ..store.columns import Columns, PositionColumns, VariateColumns
 from ..store.quantiser import Codec
 from ..store.reader import Store, Stored
 
@@ -38,7 +38,7 @@ class GroupColumns:
     variates: Tensor
     """The variates that something is kept of, int64 [k]."""
     positions: tuple[Tensor, Tensor, Tensor] | None
-    """Of single dimensions, [kept] each: number among `variates`, y and x. None where all positions are kept."""
+    """Of single dimensions, [kept] each: number among `variates`, y and x. None if all positions are kept."""
     steps: Tensor
     """Quantiser steps, float32, to broadcast against stored numbers."""
 
@@ -67,20 +67,13 @@ class LatentCoder:
     def __init__(self, model: HVAE, mask: LatentMask, codec: Codec, steps: Mapping[int, NDArray[np.float32]]) -> None:
         """`steps`: latent resolution to quantiser steps, [columns]; see `quantiser_steps`."""
         mask.check_fits(model)
-        self.model = model
-        self.mask = mask
-        self.codec = codec
-        self.steps = steps
+        self.model, self.mask, self.codec, self.steps = model, mask, codec, steps
         self.columns = stored_columns(mask)
         self.groups = _group_columns(self.columns, steps, model.device)
 
-    def is_of(self, store: Store) -> bool:
-        """Whether the model is still the one that encoded `store`."""
-        return model_hash(self.model) == store.model_hash
-
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
-        """The coder that made `store`; raises `StoreError` where `model` is not the one that did."""
+        """The coder that made `store`; raises `StoreError` if `model` is not the one that did."""
         own = model_hash(model)
         if own != store.model_hash:
             where = f" ({model.run})" if model.run else ""
@@ -105,37 +98,38 @@ class LatentCoder:
     @full_float32()
     def encode_activations(self, activations: Sequence[Tensor]) -> Stored:
         """The same from the images' bottom-up activations; computes nothing after the last kept group's posterior."""
-        choose, top_down = _EncodeChooser(self), self.model.top_down
-        last = self.mask.groups_needed - 1
+        choose, top_down, last = _EncodeChooser(self), self.model.top_down, self.mask.groups_needed - 1
         state = top_down.run_groups(activations, choose, len(activations[0]), range(last))
-        choose.store(top_down.group(activations, last, state))
+        choose.store(top_down.group(activations, last, state), self.groups[last])
         return choose.stored()
 
-    def encode_and_decode(self, activations: Sequence[Tensor]) -> tuple[Stored, Tensor]:
-        """Stored numbers and the encoder's own reconstruction, uint8 [B, C, H, W], from bottom-up activations."""
-        return encode_and_decode([self], activations)[0]
+    def z_of(self, group: LatentGroup, stored_of: Callable[[GroupColumns], Tensor]) -> Tensor:
+        """z of `group` that the decoder has: what `stored_of` gives where kept, the prior's mean elsewhere."""
+        kept = self.groups.get(group.index)
+        if kept is None:
+            return group.prior_mean
+        stored = stored_of(kept)
+        return kept.put_into(group.prior_mean, self.codec.decode(stored, kept.steps))
 
     @torch.no_grad()
     @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
         choose = _DecodeChooser(self, stored)
-        output = self.model.top_down(None, choose, len(next(iter(stored.values()))))
-        return self.model.likelihood.mean(output)
+        return self.model.likelihood.mean(self.model.top_down(None, choose, choose.images))
 
     @torch.no_grad()
     @full_float32()
     def dense(self, stored: Mapping[int, NDArray[np.generic]]) -> list[Tensor]:
         """z of every latent group in top-down order, the prior's mean where pruned: float32 [B, variates, H, W]."""
-        decoding, chosen = _DecodeChooser(self, stored), []
+        choose, chosen = _DecodeChooser(self, stored), []
 
-        def choose(group: LatentGroup) -> Tensor:
-            chosen.append(decoding(group))
+        def record(group: LatentGroup) -> Tensor:
+            chosen.append(choose(group))
             return chosen[-1]
 
-        top_down, last = self.model.top_down, range(len(self.model.top_down.blocks) - 1)
-        state = top_down.run_groups(None, choose, len(next(iter(stored.values()))), last)
-        choose(top_down.group(None, last.stop, state))
+        top_down, last = self.model.top_down, len(self.model.top_down.blocks) - 1
+        record(top_down.group(None, last, top_down.run_groups(None, record, choose.images, range(last))))
         return chosen
 
     def decode_pixels(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
@@ -146,9 +140,10 @@ class LatentCoder:
 @torch.no_grad()
 @full_float32()
 def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tensor]) -> list[tuple[Stored, Tensor]]:
-    """What `LatentCoder.encode_and_decode` gives with each of `coders`, which have one model.
+    """Stored numbers of each of `coders` and its own reconstruction, uint8 [B, C, H, W], from bottom-up activations.
 
-    Latent groups that masks prune alike are run once, from coder to coder: give them by rising size.
+    The coders have one model. Latent groups that masks prune alike are run once, from coder to coder: give them by
+    rising size.
     """
     model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
     outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
@@ -159,7 +154,7 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
 
 
 class _EncodeChooser:
-    """Chooses the z that the decoder will have, and keeps what is to be stored."""
+    """Chooses the z that the decoder will have, and records what is to be stored."""
 
     def __init__(self, coder: LatentCoder) -> None:
         self.coder = coder
@@ -167,18 +162,12 @@ class _EncodeChooser:
         """Stored numbers of each group seen so far that something is kept of."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        kept = self.coder.groups.get(group.index)
-        if kept is None:
-            return group.prior_mean
-        stored = self.store(group)
-        return kept.put_into(group.prior_mean, self.coder.codec.decode(stored, kept.steps))
+        return self.coder.z_of(group, lambda kept: self.store(group, kept))
 
-    def store(self, group: LatentGroup) -> Tensor:
-        """Record and return what is stored of `group`, which something is kept of."""
-        kept = self.coder.groups[group.index]
-        stored = self.coder.codec.encode(kept.take(group.posterior(kept.variates).mean), kept.steps)
-        self.recorded[group.index] = stored
-        return stored
+    def store(self, group: LatentGroup, kept: GroupColumns) -> Tensor:
+        """Record and return what is stored of `group`."""
+        self.recorded[group.index] = self.coder.codec.encode(kept.take(group.posterior(kept.variates).mean), kept.steps)
+        return self.recorded[group.index]
 
     def stored(self) -> Stored:
         parts: dict[int, list[Tensor]] = {}
@@ -191,15 +180,11 @@ class _DecodeChooser:
     """Chooses the stored z where kept, the prior's mean elsewhere."""
 
     def __init__(self, coder: LatentCoder, stored: Mapping[int, NDArray[np.generic]]) -> None:
-        self.coder = coder
+        self.coder, self.images = coder, len(next(iter(stored.values())))
         self.stored = {r: torch.from_numpy(np.ascontiguousarray(s)).to(coder.model.device) for r, s in stored.items()}
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        kept = self.coder.groups.get(group.index)
-        if kept is None:
-            return group.prior_mean
-        stored = self.stored[kept.resolution][:, kept.columns]
-        return kept.put_into(group.prior_mean, self.coder.codec.decode(stored, kept.steps))
+        return self.coder.z_of(group, lambda kept: self.stored[kept.resolution][:, kept.columns])
 
 
 def stored_columns(mask: LatentMask) -> Columns:
@@ -212,15 +197,10 @@ def stored_columns(mask: LatentMask) -> Columns:
 
 
 def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int, NDArray[np.float32]]:
-    """Quantiser steps, float32 [columns] a resolution, from the average posterior std of each column's variate."""
+    """Quantiser steps, float32 [columns] per resolution, from the average posterior std of each column's variate."""
     columns = stored_columns(mask)
-    return {
-        resolution: codec.steps(_std_of(columns.coordinates[resolution], stats)) for resolution in columns.resolutions
-    }
-
-
-def _std_of(places: Coordinates, stats: KLStats) -> NDArray[np.float64]:
-    return np.array([stats.posterior_std[group][variate] for group, variate in places[:, :2]])
+    places = {r: columns.coordinates[r][:, :2] for r in columns.resolutions}
+    return {r: codec.steps(np.array([stats.posterior_std[g][v] for g, v in table])) for r, table in places.items()}
 
 
 def _group_columns(

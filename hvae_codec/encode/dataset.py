@@ -19,12 +19,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from ..errors import UsageError
 from ..storage.cache import CACHE_BYTES
+from ..storage.location import location_of
 from ..store.reader import Store
 from .encoded_store import open_store
 
@@ -52,40 +52,24 @@ class LatentDataset(Dataset[Any]):
         transform: Callable[[Any], Any] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`cache_bytes`: what each process keeps of decoded chunks, where `store` is a path.
-
-        Raises `StoreError` like `open_store`.
-        """
-        self._opened: Store | None = store if isinstance(store, Store) else open_store(store, cache_bytes=cache_bytes)
-        self._path, self._cache_bytes = self._opened.path.absolute(), self._opened.cache.limit
-        self._images = len(self._opened)
-        self._opened.stored(slice(0, 0))  # so that a forked process need not open the arrays
-        self.flat = flat
-        self.transform = transform
-        self.classes: list[str] = sorted(set(self._opened.labels) - {""}) if labels else []
-        """Distinct labels in alphabetical order; the place in here is an item's label."""
-        self.labels: NDArray[np.int32] | None = self._numbers(self._opened.labels) if labels else None
-        """The class of each image, [images]; -1 where it has none. None without labels."""
-
-    def _numbers(self, labels: Sequence[str]) -> NDArray[np.int32]:
-        number = {label: place for place, label in enumerate(self.classes)}
-        return np.array([number.get(label, -1) for label in labels], np.int32)
-
-    @property
-    def store(self) -> Store:
+        """If `store` is a path, each process holds `cache_bytes` of decoded chunks; raises what `open_store` does."""
+        if not isinstance(store, Store):
+            store = open_store(location_of(store).absolute(), cache_bytes=cache_bytes)
+        self.store = store
         """The store, opened in this process."""
-        if self._opened is None:
-            self._opened = open_store(self._path, cache_bytes=self._cache_bytes)
-        return self._opened
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        self.store.stored(slice(0, 0))  # so that a forked process need not open the arrays
+        self.flat, self.transform = flat, transform
+        self.classes: list[str] = sorted(set(self.store.labels) - {""}) if labels else []
+        """Distinct labels in alphabetical order; the index in here is an item's label."""
+        number = {label: index for index, label in enumerate(self.classes)}
+        self.labels = np.array([number.get(label, -1) for label in self.store.labels], np.int32) if labels else None
+        """The class of each image, int32 [images]; -1 if it has none. None without labels."""
 
     def __len__(self) -> int:
-        return self._images
+        return len(self.store)
 
     def __getitem__(self, index: int | Sequence[int]) -> Any:
-        """An item, or a batch where `index` is a list; `UsageError` where there is no such image."""
+        """An item, or a batch if `index` is a list; `UsageError` if there is no such image."""
         if hasattr(index, "__len__"):
             return self._batch(list(cast(Sequence[int], index)))
         return self.__getitems__([index])[0]
@@ -99,9 +83,7 @@ class LatentDataset(Dataset[Any]):
             items = [dict(zip(latents, parts, strict=True)) for parts in zip(*latents.values(), strict=True)]
         if self.transform is not None:
             items = [self.transform(item) for item in items]
-        if self.labels is None:
-            return items
-        return list(zip(items, self.labels[np.asarray(indices, dtype=int)].tolist(), strict=True))
+        return items if self.labels is None else [(z, int(self.labels[i])) for z, i in zip(items, indices, strict=True)]
 
     def _batch(self, indices: Sequence[int]) -> Any:
         if self.transform is not None:
@@ -112,7 +94,6 @@ class LatentDataset(Dataset[Any]):
         return latents, torch.from_numpy(self.labels[np.asarray(indices, dtype=int)].astype(np.int64))
 
     def _latents(self, indices: Sequence[int]) -> Latents:
-        """Of several images, [n, ...]."""
         arrays = self.store.gather_latents(indices)
         if self.flat:
             return torch.from_numpy(np.concatenate([z.reshape(len(z), -1) for z in arrays.values()], axis=1))
@@ -131,15 +112,14 @@ class RowGroupSampler(Sampler[int]):
     def __init__(
         self, store: Store | LatentDataset, *, seed: int = 0, window: int = 8, rank: int = 0, replicas: int = 1
     ) -> None:
-        """Raises `UsageError` where `window` is below 1 or there is no process `rank` of `replicas`."""
+        """Raises `UsageError` if `window` is below 1 or there is no process `rank` of `replicas`."""
         if window < 1:
             raise UsageError(f"window is {window}; it must be at least 1 row group")
         if not 0 <= rank < replicas:
             raise UsageError(f"rank is {rank} of {replicas}; it must be from 0 to {replicas - 1}")
-        store = store.store if isinstance(store, LatentDataset) else store
-        self._images, self._size = len(store), store.row_groups.size
+        self._row_groups = (store.store if isinstance(store, LatentDataset) else store).row_groups
         self._seed, self._window, self._epoch = seed, window, 0
-        share = len(store) // replicas
+        share = self._row_groups.images // replicas
         self._share = range(rank * share, rank * share + share)
 
     def set_epoch(self, epoch: int) -> None:
@@ -150,17 +130,12 @@ class RowGroupSampler(Sampler[int]):
         return len(self._share)
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self._seed, self._epoch))
-        row_groups = rng.permutation(-(-self._images // self._size))
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._row_groups)).tolist()
         first = 0
-        for k in range(0, len(row_groups), self._window):
-            images = np.concatenate([self._rows(row_group) for row_group in row_groups[k : k + self._window].tolist()])
+        for k in range(0, len(order), self._window):
+            images = np.concatenate([self._row_groups.rows(row_group) for row_group in order[k : k + self._window]])
             own = slice(max(0, self._share.start - first), max(0, self._share.stop - first))
-            # A window of its own generator, so that a process need not shuffle those of others.
+            # Each window has its own generator, so that a process need not shuffle those of others.
             if own.start < len(images) and own.stop:
                 yield from np.random.default_rng((self._seed, self._epoch, k)).permutation(images)[own].tolist()
             first += len(images)
-
-    def _rows(self, row_group: int) -> NDArray[np.int64]:
-        first = row_group * self._size
-        return np.arange(first, min(first + self._size, self._images))

@@ -9,46 +9,33 @@ and with all of them, images can be encoded again or added. Loading checks the h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
+from ..config import config_from_dict
 from ..errors import HvaeCodecError, StoreError
+from ..model.checkpoint import fill_model, model_hash
+from ..model.hvae import HVAE
+from ..store.reader import Store
 from ..store.schema import WEIGHTS
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..model.hvae import HVAE
-    from ..store.reader import Store
+_REMEDY = "restore the store from a copy or give the run as --model"
 
 
 def model_weights(model: HVAE) -> bytes:
     """All weights of `model` as a safetensors file: the same bytes for the same weights."""
-    from safetensors.torch import save
-
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
-def stored_weights(store: Store) -> bytes:
-    """The safetensors file in `store`, empty where it carries no model; `StoreError` where it is damaged."""
-    return store.arrays.read(WEIGHTS).tobytes() if store.metadata.model.embedded else b""
-
-
 def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | None:
-    """The model that `store` carries, in evaluation state, weights on `device`; None where it carries none.
+    """The model that `store` carries, in evaluation state, weights on `device`; None if it carries none.
 
-    Raises `StoreError` where the weights are damaged, or are not those of the model that encoded the images.
+    Raises `StoreError` if the weights are damaged, or are not those of the model that encoded the images.
     """
-    weights = stored_weights(store)
-    if not weights:
+    if not store.metadata.model.embedded:
         return None
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from ..config import config_from_dict
-    from ..model.checkpoint import fill_model, model_hash
-    from ..model.hvae import HVAE
-
+    weights = store.arrays.read(WEIGHTS).tobytes()
     try:
         model = HVAE(config_from_dict({"model": store.config}).model)
         fill_model(model, load(weights), f"{store.path}/{WEIGHTS}")
@@ -57,6 +44,3 @@ def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | No
     if model_hash(model.requires_grad_(False)) != store.model_hash:
         raise StoreError(f"{store.path}: the model in it is not the one that encoded the images; {_REMEDY}")
     return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-_REMEDY = "restore the store from a copy or give the run as --model"

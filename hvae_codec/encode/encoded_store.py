@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +48,14 @@ class EncodedStore(Store):
         Raises `ModelError` or `StoreError` if there is no such run, it is another model or the store is damaged;
         `UsageError` if torch is not installed.
         """
+        image = self.metadata.image
+        nothing = np.empty((0, image.channels, image.size, image.size), np.uint8)
+        return np.concatenate([nothing, *self.decode_batches(indices, model, _BATCH_SIZE)])
+
+    def decode_batches(self, indices: Sequence[int], model: HVAE | None, size: int) -> Iterator[NDArray[np.uint8]]:
+        """What `decode` gives, in batches of `size` images; raises what it does."""
         coder = self.coder(model)
-        batches = [coder.decode_pixels(stored).cpu().numpy() for stored in self._batches(indices)]
-        config = coder.model.config
-        nothing = np.empty((0, config.channels, config.image_size, config.image_size), np.uint8)
-        return np.concatenate([nothing, *batches])
+        return (coder.decode_pixels(stored).cpu().numpy() for stored in self._batches(indices, size))
 
     def dense(self, index: int | slice, model: HVAE | None = None) -> list[NDArray[np.float32]]:
         """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.
@@ -67,22 +71,22 @@ class EncodedStore(Store):
         groups = [np.concatenate(parts) for parts in zip(nothing, *batches, strict=True)]
         return groups if isinstance(index, slice) else [z[0] for z in groups]
 
-    def _batches(self, indices: Sequence[int]) -> Iterator[Stored]:
-        for first in range(0, len(indices), _BATCH_SIZE):
-            yield self.gather(indices[first : first + _BATCH_SIZE])
+    def _batches(self, indices: Sequence[int], size: int = _BATCH_SIZE) -> Iterator[Stored]:
+        return (self.gather(indices[first : first + size]) for first in range(0, len(indices), size))
 
     def coder(self, model: HVAE | None = None) -> LatentCoder:
-        """The coder that made the store, with `model` or the one the store names; made once a model."""
-        coders = _torch_part("coder")  # without torch that is the error, before a run is looked for
-        model = model or self.named_model
-        known: LatentCoder | None = self._coders.get("last")
-        if known is None or known.model is not model or not known.is_of(self):
-            known = self._coders["last"] = coders.LatentCoder.of_store(self, model)
-        return known
+        """The coder that made the store, with `model` or the one the store names; the last one is made once."""
+        with _installed("decoding"):
+            from ..model.checkpoint import model_hash
+            from .coder import LatentCoder
+        model, last = model or self.named_model, self._last_coder
+        if not last or last[0].model is not model or model_hash(model) != self.model_hash:
+            last[:] = [LatentCoder.of_store(self, model)]
+        return last[0]
 
     @functools.cached_property
-    def _coders(self) -> dict[str, Any]:
-        return {}
+    def _last_coder(self) -> list[LatentCoder]:
+        return []
 
     @functools.cached_property
     def named_model(self) -> HVAE:
@@ -94,12 +98,10 @@ class EncodedStore(Store):
 
         Raises `StoreError` if there is no such run, or if the model in the store is damaged.
         """
-        embedded: HVAE | None = _torch_part("embedded_model").load_embedded(self, device)
-        return embedded or _load_run(self.find_run(), device)
-
-    def find_run(self) -> Path:
-        """The run that the store names, seen from here or from the store's folder; `StoreError` if it is gone."""
-        return find_run(self.path, self.run)
+        with _installed("decoding"):
+            from ..model.checkpoint import load_model
+            from .embedded_model import load_embedded
+        return load_embedded(self, device) or load_model(find_run(self.path, self.run), device)
 
     def to_xarray(self) -> xarray.DataTree:
         """Names, labels and figures of the images, and below them a node for each latent resolution.
@@ -108,33 +110,23 @@ class EncodedStore(Store):
         granularity position [image, dimension] with y and x as well. z is read when it is asked for. Raises
         `UsageError` if xarray is not installed.
         """
-        try:
-            from ..store.xarray_view import data_tree
-        except ImportError:
-            raise UsageError("to_xarray needs xarray, which is not installed; pip install xarray") from None
+        with _installed("to_xarray"):
+            from .xarray_view import data_tree
         return data_tree(self)
 
 
 def find_run(path: Location, run: str) -> Path:
-    """The `run` that the store at `path` names; see `EncodedStore.find_run`."""
-    beside = [path.folder.parent / run] if path.folder else []
-    for place in (Path(run), *beside):
+    """The `run` that the store at `path` names, seen from here or from the store's folder; `StoreError` if none."""
+    for place in (Path(run), *([path.folder.parent / run] if path.folder else [])):
         if place.exists():
             return place
     raise StoreError(f"{path} was made with the run {run}, which is not here; give it as --model")
 
 
-def _load_run(run: Path, device: str | torch.device) -> HVAE:
-    from ..model.checkpoint import load_model
-
-    return load_model(run, device)
-
-
-def _torch_part(name: str) -> Any:
-    """A module that computes; `UsageError` if torch is not installed."""
-    import importlib
-
+@contextmanager
+def _installed(purpose: str) -> Iterator[None]:
+    """Turn the error of an import of a package that is not installed into `UsageError`."""
     try:
-        return importlib.import_module(f"..{name}", __name__)
+        yield
     except ModuleNotFoundError as error:
-        raise UsageError(f"decoding needs {error.name}, which is not installed; pip install {error.name}") from None
+        raise UsageError(f"{purpose} needs {error.name}, which is not installed; pip install {error.name}") from None

@@ -10,28 +10,46 @@ fingerprint, a row group by its digest or by what can still be read of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
+from ..prune.mask import LatentMask
 from ..storage.location import Location, LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_group
 from ..store.inspection import Inspection
-from ..store.metadata import SourceRecord
+from ..store.metadata import COPY_HOLDER, SourceRecord
 from ..store.open_writer import locked
 from ..store.reader import Store, open_damaged
-from ..store.repair_metadata import repair_arrays, repair_group
+from ..store.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
+from ..store.schema import WEIGHTS
+from ..store.spec import StoreSpec, spec_fingerprint, spec_of
 from ..store.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from ..store.workers import Worker
-from .repair_row_groups import RepairOptions, RowGroupRepairer
-from .repair_tables import TableSources, repair_tables
+from .coder import LatentCoder, quantiser_steps, stored_columns
+from .embedded_model import model_weights
+from .pipeline import ImageEncoder
+from .repair_row_groups import RowGroupRepairer
 
-__all__ = ["RepairOptions", "RepairReport", "repair", "restore_metadata"]
+
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions:
+    """What the encode was given, so that the same comes out."""
+
+    batch_size: int = 64
+    """Images through the model at once; a row group is cut into these."""
+    seed: int = 0
+    """Of the noise that rate and distortion are measured with."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,10 @@ def repair(
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
-    job = _Repair(location_of(store_path), images, model, stats)
+    path = location_of(store_path)
+    inspection = Inspection(open_damaged(path))
+    images = _as_encoded(images, inspection.store.metadata.source) if images is not None else None
+    job = _Repair(path, inspection, images, model, stats)
     found = [*job.inspection.damages]
     if found:
         with locked(job.path, Worker()):
@@ -75,9 +96,8 @@ def repair(
     found += [damage for _, more in verify_row_groups(job.inspection) for damage in more]
     before = report(job.inspection, found)
     damaged = sorted({d.row_group for d in (*found, *job.inspection.damages) if d.row_group is not None})
-    if damaged and job.can_encode():
-        with locked(job.path, Worker()):
-            job.repair_row_groups(damaged, options or RepairOptions(), progress)
+    if damaged:
+        job.repair_row_groups(damaged, options or RepairOptions(), progress)
     after = report(job.inspection, job.damages_left(damaged)) if found else before
     return RepairReport(before, after, job.rewritten, job.notes)
 
@@ -87,16 +107,12 @@ class _Repair:
     """A store that is being repaired, and what was done to it."""
 
     path: Location
+    inspection: Inspection
     images: ImageSource | None
     model: HVAE | None
     stats: KLStats | None
     rewritten: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.inspection = Inspection(open_damaged(self.path))
-        if self.images is not None:
-            self.images = _as_encoded(self.images, self.inspection.store.metadata.source)
 
     def repair_structure(self) -> None:
         """Repair metadata and tables, as far as they can be."""
@@ -104,9 +120,62 @@ class _Repair:
         self._rewrote(repair_group(self.inspection))
         self._rewrote(repair_arrays(self.inspection))
         try:
-            self._rewrote(repair_tables(self.inspection, TableSources(self.images, self.model, self.stats)))
+            self._rewrote(self._repair_tables())
         except StoreError as error:
             self.notes.append(str(error))
+
+    def _repair_tables(self) -> list[str]:
+        """Replace what is damaged besides latents and digests; returns the files.
+
+        Raises `StoreError` if the store's fingerprint or the model's hash does not prove what would be put in, or if
+        what it would be made from is not given; nothing is replaced then.
+        """
+        store = self.inspection.store
+        damaged = {damage.file.split("/")[0] for damage in self.inspection.damages if damage.row_group is None}
+        wanted = sorted(damaged & store.arrays.schema.keys() - (set() if may_copy(self.inspection) else {COPY_HOLDER}))
+        if not wanted:
+            return []
+        spec = self._proven_spec(store, wanted)
+        if WEIGHTS in wanted:
+            spec = replace(spec, weights=self._proven_weights(store))
+        return write_tables(store, spec, wanted)
+
+    def _proven_weights(self, store: Store) -> bytes:
+        if self.model is None or model_hash(self.model) != store.model_hash:
+            what = "another model than this one" if self.model else "a model that is damaged"
+            raise StoreError(f"{store.path} carries {what}; give the run it was made with as --model")
+        return model_weights(self.model)
+
+    def _proven_spec(self, store: Store, damaged: Sequence[str]) -> StoreSpec:
+        shown, images = ", ".join(damaged), self.images
+        try:
+            if images is None and {"name", "label"} & {*damaged}:
+                raise StoreError("that takes the images that were encoded, which were not given")
+            mask = LatentMask.from_dict(store.mask)
+            spec = spec_of(
+                store.metadata,
+                names=images.names if images and "name" in damaged else store.names,
+                labels=images.labels if images and "label" in damaged else store.labels,
+                columns=stored_columns(mask),
+                steps=self._steps(store, damaged, mask),
+                per_image=store.own_figures,
+            )
+        except (LookupError, TypeError, ValueError, HvaeCodecError) as error:
+            raise StoreError(f"{shown} cannot be made anew ({error}); restore them from a copy") from None
+        if spec_fingerprint(spec) != store.metadata.fingerprint:
+            raise StoreError(
+                f"{shown} cannot be made anew: these are not the images, in their order, or not the ranking that the "
+                "store was made with; give those, or restore the files from a copy"
+            )
+        return spec
+
+    def _steps(self, store: Store, damaged: Sequence[str], mask: LatentMask) -> dict[int, NDArray[np.float32]]:
+        whole = {r: store.arrays.read(f"step{r}") for r in store.resolutions if f"step{r}" not in damaged}
+        if len(whole) == len(store.resolutions):
+            return whole
+        if self.stats is None:
+            raise StoreError("its steps need the ranking that the store was made with")
+        return {**quantiser_steps(mask, store.codec, self.stats), **whole}
 
     def _rewrote(self, files: Sequence[str]) -> None:
         """Note files that were replaced; the store is another one then."""
@@ -114,28 +183,27 @@ class _Repair:
         if files:
             self.inspection = Inspection(open_damaged(self.path))
 
-    def can_encode(self) -> bool:
-        """Whether row groups can be encoded again; notes why not."""
+    def repair_row_groups(self, row_groups: Sequence[int], options: RepairOptions, progress: Progress | None) -> None:
+        """Encode these row groups again, or note why they cannot be."""
         try:
             Store.open(self.path)
         except StoreError as error:  # metadata or tables that could not be repaired are among those it takes
             self.notes.append(str(error))
-            return False
-        if self.images is None:
+            return
+        if self.images is None or self.model is None:
             self.notes.append("damaged row groups are encoded again from their images, which were not given")
-        return self.images is not None
-
-    def repair_row_groups(self, row_groups: Sequence[int], options: RepairOptions, progress: Progress | None) -> None:
-        """Encode these row groups again."""
-        assert self.images is not None
-        assert self.model is not None
-        self.path.remove_partial_files()
-        repairer = RowGroupRepairer.open(self.inspection, self.images, self.model, options)
-        lengths = [len(self.inspection.store.row_groups.rows(row_group)) for row_group in row_groups]
-        for number, row_group in enumerate(row_groups, 1):
-            self._repair_row_group(repairer, row_group)
-            if progress is not None:
-                progress(sum(lengths[:number]), sum(lengths))
+            return
+        store = self.inspection.store
+        coder, sizes = LatentCoder.of_store(store, self.model), (store.row_groups.size, options.batch_size)
+        encoder = ImageEncoder(coder, self.images, *sizes, seed=options.seed)
+        done = list(itertools.accumulate(len(store.row_groups.rows(r)) for r in row_groups))
+        with locked(self.path, Worker()):
+            self.path.remove_partial_files()
+            repairer = RowGroupRepairer(self.inspection, encoder)
+            for row_group, images in zip(row_groups, done, strict=True):
+                self._repair_row_group(repairer, row_group)
+                if progress is not None:
+                    progress(images, done[-1])
 
     def _repair_row_group(self, repairer: RowGroupRepairer, row_group: int) -> None:
         try:
@@ -150,9 +218,8 @@ class _Repair:
     def damages_left(self, row_groups: Sequence[int]) -> list[Damage]:
         """What is wrong now; of the row groups, these alone were damaged and are read again."""
         self.inspection = Inspection(open_damaged(self.path))
-        known = self.inspection.damages
+        store, known = self.inspection.store, self.inspection.damages
         lost = {damage.file for damage in known}
-        store = self.inspection.store
         return [*known, *(damage for r in row_groups for damage in row_group_damages(store, r, lost))]
 
 

@@ -7,7 +7,6 @@ A row group's objects are synced before its digest is written, so a digest in `c
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -14,8 +14,8 @@ from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_d
 from hvae_codec.encode import pipeline
 from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT, decode_checked
 from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.sketch import rms_difference, sketch
 from hvae_codec.errors import StoreError
-from hvae_codec.store.sketch import rms_difference, sketch
 
 IMAGES, SHARD = 20, 8
 

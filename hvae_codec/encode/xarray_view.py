@@ -10,19 +10,18 @@ z is read, and checked, when it is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-if TYPE_CHECKING:
-    from .reader import Store
+from ..store.reader import Store
 
 
 def data_tree(store: Store) -> xarray.DataTree:
-    """`Store.to_xarray`."""
+    """See `EncodedStore.to_xarray`."""
     figures = {name: ("image", values.to_numpy()) for name, values in store.frame.items()}
     names = {name: ("image", np.array(figures.pop(name)[1], dtype=str)) for name in ("name", "label")}
     numbers = figures.pop("image", ("image", np.arange(len(store))))  # a user may have given the axis labels
@@ -35,13 +34,12 @@ def data_tree(store: Store) -> xarray.DataTree:
 def _node(store: Store, resolution: int) -> xarray.Dataset:
     axes = ("channel", "y", "x") if store.columns.granularity == "variate" else ("dimension",)
     z = xarray.Variable(("image", *axes), indexing.LazilyIndexedArray(_LazyLatents(store, resolution)))
-    places = store.columns.coordinates[resolution].T
-    names = ("group", "variate", "y", "x")
-    return xarray.Dataset({"z": z}, {name: (axes[0], place) for name, place in zip(names, places, strict=False)})
+    coordinates = zip(("group", "variate", "y", "x"), store.columns.coordinates[resolution].T, strict=False)
+    return xarray.Dataset({"z": z}, {name: (axes[0], numbers) for name, numbers in coordinates})
 
 
 class _LazyLatents(BackendArray):
-    """Latents of one resolution, float32, read where xarray asks for them."""
+    """Latents of one resolution, float32, read when xarray asks for them."""
 
     def __init__(self, store: Store, resolution: int) -> None:
         self.store, self.resolution = store, resolution
@@ -54,9 +52,8 @@ class _LazyLatents(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         """Elements at `key`: for each axis on its own a number, a slice or an array of numbers."""
         images, *rest = key
-        one = isinstance(images, int | np.integer)
-        chosen = [images] if one else range(len(self.store))[images] if isinstance(images, slice) else images.tolist()
-        z = self.store.latents_at(self.resolution, chosen)
+        chosen = np.arange(len(self.store))[images]
+        z = self.store.latents_at(self.resolution, np.atleast_1d(chosen).tolist())
         for axis in range(len(rest), 0, -1):  # the last first: a number takes its axis away
             z = z[(slice(None),) * axis + (rest[axis - 1],)]
-        return z[0] if one else z
+        return z if chosen.ndim else z[0]

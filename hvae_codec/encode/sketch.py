@@ -26,8 +26,8 @@ def sketch(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     >>> sketch(np.full((2, 3, 4, 4), 10, np.uint8))
     array([40., 40.], dtype=float32)
     """
-    plus = _plus(pixels[0].size) if len(pixels) else np.zeros(0, bool)
-    flat = pixels.reshape(len(pixels), -1)
+    flat = pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:])))
+    plus = _plus(flat.shape[1])
     sums = [2 * int(image[plus].sum(dtype=np.int64)) - int(image.sum(dtype=np.int64)) for image in flat]
     return np.array(sums, np.float32)
 
@@ -43,5 +43,5 @@ def rms_difference(one: NDArray[np.float32], other: NDArray[np.float32], dims: i
 @functools.lru_cache(maxsize=4)
 def _plus(dims: int) -> NDArray[np.bool_]:
     """Where signs are +1: the bits of SHAKE-256 of "hvae-codec", the highest of each byte first."""
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(b"hvae-codec").digest(-(-dims // 8)), np.uint8))
-    return bits[:dims].astype(bool)
+    digest = np.frombuffer(hashlib.shake_256(b"hvae-codec").digest(-(-dims // 8)), np.uint8)
+    return np.unpackbits(digest, count=dims).astype(bool)

@@ -85,7 +85,7 @@ def test_latents_are_read_when_they_are_asked_for(store):
 
 
 def test_without_xarray_one_sentence_says_so(store, monkeypatch):
-    monkeypatch.delitem(sys.modules, "hvae_codec.store.xarray_view", raising=False)
+    monkeypatch.delitem(sys.modules, "hvae_codec.encode.xarray_view", raising=False)
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(UsageError, match=r"xarray, .*; pip install xarray"):
         store.to_xarray()
