@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +30,30 @@ ACTIVE_NATS = 0.01
 """A latent group whose KL is above this many nats per image is active: it carries information."""
 
 
+def _number(index: int, kind: type[float] = float) -> Any:
+    """Make an attribute of the number at `index` of what `packed` gives."""
+    return property(lambda metrics: kind(metrics._read[index]))
+
+
 class StepMetrics:
     """The numbers of one step, averaged over the batch.
 
     The numbers are read from the device when the first of them is asked for, which waits until the step is done there;
     so ask before the next step, and seldom.
     """
+
+    loss: float = _number(0)
+    """nats/dim, with the KL's weights of this step."""
+    distortion: float = _number(1)
+    """bits/dim."""
+    grad_norm: float = _number(2)
+    """Global norm before clipping."""
+    skipped: bool = _number(3, bool)
+    """Whether the update was left out: the norm was not finite or reached the threshold."""
+    skipped_so_far: int = _number(4, int)
+    """Updates left out since the run began."""
+    skipped_in_a_row: int = _number(5, int)
+    """Updates left out since the last one that was made."""
 
     def __init__(self, step: int, numbers: Callable[[], Tensor], config: Config) -> None:
         """`numbers` gives what `packed` does."""
@@ -45,36 +64,6 @@ class StepMetrics:
     @cached_property
     def _read(self) -> list[float]:
         return self._numbers().tolist()
-
-    @property
-    def loss(self) -> float:
-        """nats/dim, with the KL's weights of this step."""
-        return self._read[0]
-
-    @property
-    def distortion(self) -> float:
-        """bits/dim."""
-        return self._read[1]
-
-    @property
-    def grad_norm(self) -> float:
-        """Global norm before clipping."""
-        return self._read[2]
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the update was left out: the norm was not finite or reached the threshold."""
-        return bool(self._read[3])
-
-    @property
-    def skipped_so_far(self) -> int:
-        """Updates left out since the run began."""
-        return int(self._read[4])
-
-    @property
-    def skipped_in_a_row(self) -> int:
-        """Updates left out since the last one that was made."""
-        return int(self._read[5])
 
     @property
     def group_rates(self) -> list[float]:
@@ -121,35 +110,28 @@ class MetricsLog:
 
     def __init__(self, run: Path, step: int) -> None:
         path = run / METRICS_FILE
-        _write_rows(path, METRICS_COLUMNS, _rows_until(path, METRICS_COLUMNS, step))
+        _rewrite(path, METRICS_COLUMNS, step)
         self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close
-        self._writer = csv.writer(self._file)
+        self.close = self._file.close
 
     def add(self, m: StepMetrics, seconds: float) -> None:
         """Write a row; it is in the file, whole, when this returns."""
         numbers = (f"{getattr(m, name):.9g}" for name in SCALARS)
-        row = [m.step, *numbers, m.active_groups, m.skipped_so_far, f"{seconds:.1f}"]
-        self._writer.writerow(row)
+        csv.writer(self._file).writerow([m.step, *numbers, m.active_groups, m.skipped_so_far, f"{seconds:.1f}"])
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def drop_validations_after(run: Path, step: int) -> None:
     """Drop the rows of validation.csv that a run which continues from `step` will write again."""
     path = run / VALIDATION_FILE
     if path.exists():
-        _write_rows(path, VALIDATION_COLUMNS, _rows_until(path, VALIDATION_COLUMNS, step))
+        _rewrite(path, VALIDATION_COLUMNS, step)
 
 
 def add_validation(run: Path, step: int, elbo: Elbo, images: int) -> None:
     """Add a row to validation.csv, in the place of one of the same step."""
-    path = run / VALIDATION_FILE
     values = [f"{value.item():.9g}" for value in (elbo.nelbo, elbo.rate, elbo.distortion)]
-    rows = _rows_until(path, VALIDATION_COLUMNS, step - 1)
-    _write_rows(path, VALIDATION_COLUMNS, [*rows, [str(step), *values, str(images)]])
+    _rewrite(run / VALIDATION_FILE, VALIDATION_COLUMNS, step - 1, [str(step), *values, str(images)])
 
 
 def read_validation(run: Path, step: int) -> Elbo | None:
@@ -160,9 +142,10 @@ def read_validation(run: Path, step: int) -> Elbo | None:
     return None
 
 
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _rewrite(path: Path, columns: Sequence[str], step: int, *new: Sequence[str]) -> None:
+    """Write a table's rows of steps up to `step`, then the `new` ones."""
     text = io.StringIO()
-    csv.writer(text).writerows([columns, *rows])
+    csv.writer(text).writerows([columns, *_rows_until(path, columns, step), *new])
     write_atomically(path, text.getvalue().encode())
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
@@ -67,19 +68,17 @@ def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
             file.unlink()
 
 
-def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] | None = None) -> Path | None:
+def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] = lambda _: None) -> Path | None:
     """Fill `state` from the newest state of `run` that can be read, and return its file; None if there is none.
 
-    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if there are states but none can be
-    read.
+    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if all are damaged.
     """
     paths = _complete_states(run)[::-1]
     for path in paths:
         try:
             counters, tensors = _read(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if on_warning is not None:
-                on_warning(f"the state {path} is damaged ({error}); the one before it is used")
+            on_warning(f"the state {path} is damaged ({error}); the one before it is used")
             continue
         state.optimizer.load(tensors)
         state.step, state.seed, state.seconds = counters["step"], counters["seed"], counters["seconds"]
@@ -115,6 +114,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     counters = json.loads(path.with_suffix(".json").read_text())
     if counters["sha256"] != _digest(path):
         raise ValueError("its bytes are not those that were written")
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return {name: counters[name] for name in ("step", "seed", "seconds")}, tensors
+    return {name: counters[name] for name in ("step", "seed", "seconds")}, load_file(path)

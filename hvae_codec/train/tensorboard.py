@@ -26,6 +26,7 @@ class TensorBoardLogger:
         from torch.utils.tensorboard import SummaryWriter  # here, because its import takes as long as torch's
 
         self._writer: SummaryWriter = SummaryWriter(str(run / FOLDER), purge_step=step + 1)
+        self.close = self._writer.close
 
     def add_step(self, m: StepMetrics) -> None:
         """Log the scalars of a step, and the KL of each group."""
@@ -46,7 +47,3 @@ class TensorBoardLogger:
         generator = torch.Generator(model.device).manual_seed(seed)
         self._writer.add_images("samples", model.sample(IMAGES, generator=generator).cpu(), step)
         self._writer.flush()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()

@@ -19,7 +19,7 @@ Network = Callable[[Tensor, Noise], Terms]
 
 
 class StepResult(NamedTuple):
-    """What one step gave, as tensors on the model's device; means are over this process's images."""
+    """The outcome of one step, as tensors on the model's device; means are over this process's images."""
 
     loss: Tensor
     """[]: nats/dim, with the KL's weights of this step."""
@@ -32,7 +32,7 @@ class StepResult(NamedTuple):
     skipped: Tensor
     """[] bool: whether the update was left out: the norm was not finite or reached the threshold."""
     bad_image: Tensor
-    """[] int64: place in the batch of the first image whose terms are not finite, -1 where there is none."""
+    """[] int64: place in the batch of the first image whose terms are not finite, -1 if there is none."""
 
 
 def update(
@@ -41,37 +41,22 @@ def update(
     config: Config,
     images: Tensor,
     noise: Noise,
-    step: int,
+    step: int | StepNumbers,
     mean_over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> StepResult:
-    """Train on uint8 `images` [B, C, H, W] at `step` (counted from 1); changes the weights through `optimizer`.
+    """Train on uint8 `images` [B, C, H, W] at `step` (from 1, or its numbers); changes the weights through `optimizer`.
 
     `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
     """
-    return update_with(network, optimizer, config, images, noise, StepNumbers.at(config, step), mean_over_processes)
-
-
-def update_with(
-    network: Network,
-    optimizer: FlatOptimizer,
-    config: Config,
-    images: Tensor,
-    noise: Noise,
-    numbers: StepNumbers,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
-) -> StepResult:
-    """What `update` does, with the step's numbers given."""
+    numbers = step if isinstance(step, StepNumbers) else StepNumbers.at(config, step)
     optimizer.zero_grad()
     terms = network(images, noise)
     loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
     loss.backward()
     norm, skipped = optimizer.step(numbers.learning_rate)
-    return _result(terms, loss, norm, skipped, config)
-
-
-@torch.no_grad()
-def _result(terms: Terms, loss: Tensor, norm: Tensor, skipped: Tensor, config: Config) -> StepResult:
-    bits = config.model.nats_per_bit_dim
-    bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
-    bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
-    return StepResult(loss.detach(), terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits, norm, skipped, bad_image)
+    with torch.no_grad():
+        bits = config.model.nats_per_bit_dim
+        bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
+        bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
+        rate, distortion = terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits
+    return StepResult(loss.detach(), rate, distortion, norm, skipped, bad_image)
