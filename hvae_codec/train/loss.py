@@ -18,17 +18,16 @@ def training_loss(
     model: ModelConfig,
     loss: LossConfig,
     numbers: StepNumbers,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Tensor:
-    """Scalar loss in nats/dim: mean distortion + KL weight · sum of the groups' mean KL, each times its alpha.
+    """Compute the loss, nats/dim: mean distortion + KL weight · sum of the groups' mean KL, each times its alpha.
 
-    The alphas are those of all processes' images together, where `mean_over_processes` is given.
+    The alphas are those of all processes' images, which `mean_over_processes` averages over.
     """
     distortion = terms.nll.mean() / model.image_dims
     kl = terms.kl.mean(dim=1) / model.image_dims
     if numbers.balanced is not False:
-        everywhere = kl.detach() if mean_over_processes is None else mean_over_processes(kl.detach())
-        alphas = balance(everywhere, model, loss)
+        alphas = balance(mean_over_processes(kl.detach()), model, loss)
         if isinstance(numbers.balanced, Tensor):
             alphas = torch.where(numbers.balanced, alphas, 1.0)
         kl = kl * alphas
@@ -36,7 +35,7 @@ def training_loss(
 
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
-    """alpha_i = n a_i / sum(a), [groups], without gradient; a_i is the group's KL, or its KL per latent dimension."""
+    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: the group's KL, or that per latent dimension."""
     share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
     if loss.balance_by_size:
         share = share / _group_dims(model, kl.device)
@@ -46,5 +45,5 @@ def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
 
 @functools.cache  # a copy to a GPU makes the host wait for it
 def _group_dims(model: ModelConfig, device: torch.device) -> Tensor:
-    """Latent dimensions of each group, [groups]."""
+    """Count the latent dimensions of each group, [groups]."""
     return torch.tensor([float(group.dims) for group in model.groups], device=device)

@@ -38,8 +38,7 @@ def _number(index: int, kind: type[float] = float) -> Any:
 class StepMetrics:
     """The numbers of one step, averaged over the batch.
 
-    The numbers are read from the device when the first of them is asked for, which waits until the step is done there;
-    so ask before the next step, and seldom.
+    They are read from the device when the first is asked for, which waits for the step; so ask before the next, seldom.
     """
 
     loss: float = _number(0)

@@ -38,7 +38,10 @@ class FlatOptimizer:
         device = next(model.parameters()).device
         self.weights = nn.Parameter(torch.zeros(length, device=device))
         self.gradients = torch.zeros(length, device=device)
-        self._adopt()
+        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
+        for name, parameter in self._parameters.items():
+            weights[name].copy_(parameter.detach())
+            parameter.data, parameter.grad = weights[name], gradients[name]
         self.weights.grad = self.gradients
         self.ema = self.weights.detach().clone()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
@@ -46,15 +49,6 @@ class FlatOptimizer:
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         """Updates left out since the last one that was made."""
         self._inner = _make(self.weights, config)
-
-    @torch.no_grad()
-    def _adopt(self) -> None:
-        """Move the model's parameters into the flat tensors."""
-        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
-        for name, parameter in self._parameters.items():
-            weights[name].copy_(parameter)
-            parameter.data = weights[name]
-            parameter.grad = gradients[name]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a flat tensor into parts with the parameters' names, shapes and memory formats."""

@@ -42,7 +42,7 @@ def update(
     images: Tensor,
     noise: Noise,
     step: int | StepNumbers,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> StepResult:
     """Train on uint8 `images` [B, C, H, W] at `step` (from 1, or its numbers); changes the weights through `optimizer`.
 
