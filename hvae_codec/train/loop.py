@@ -22,7 +22,7 @@ from ..model.precision import same_algorithms
 from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
-from .metrics import StepMetrics, packed, read_validation
+from .metrics import StepMetrics, packed
 from .network import make_network
 from .optimizer import FlatOptimizer
 from .recorded_step import GraphMode, make_step
@@ -125,7 +125,7 @@ def train(
         origin = processes.run_on_main(lambda: save_origin(run, origin, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
-        loop = _Loop(run, config, options, state, processes, validation, on_warning)
+        loop = _Loop(config, options, state, processes, validation, RunFiles(run, state), on_warning)
         processes.run_on_main(loop.files.make_consistent)
         if begun < config.train.steps:
             with same_algorithms(options.deterministic):
@@ -178,18 +178,17 @@ def _start_state(
 class _Loop:
     """A run at work: what `train` does once its state is there."""
 
-    run: Path
     config: Config
     options: TrainOptions
     state: TrainState
     processes: DistributedContext
     validation: ImageSource
+    files: RunFiles
     on_warning: Callable[[str], None]
     elbo: Elbo | None = None
     """The last validation of this call."""
 
     def __post_init__(self) -> None:
-        self.files = RunFiles(self.run, self.state)
         self.first_bad = torch.full((), _NEVER, device=self.state.model.device)
         self.saved_step = self.state.step
 
@@ -311,7 +310,7 @@ class _Loop:
 
     def last_validation(self) -> Elbo:
         """Get that of the last step: of this call, from validation.csv, or made now if it is not there."""
-        found = self.elbo or self.processes.run_on_main(lambda: read_validation(self.run, self.state.step))
+        found = self.elbo or self.processes.run_on_main(self.files.read_validation)
         return found or self.validate()
 
 

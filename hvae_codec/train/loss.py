@@ -35,7 +35,7 @@ def training_loss(
 
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
-    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: the group's KL, or that per latent dimension."""
+    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: a group's KL, or KL per dimension."""
     share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
     if loss.balance_by_size:
         share = share / _group_dims(model, kl.device)

@@ -1,30 +1,21 @@
-"""The numbers of each training step, and the files metrics.csv and validation.csv with them."""
+"""The numbers of each training step, read from the device when somebody asks for one."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import Config
-from ..model.hvae import Elbo
-from ..storage.files import write_atomically
 from .optimizer import FlatOptimizer
 from .schedules import kl_weight, learning_rate
 from .update import StepResult
 
-METRICS_FILE = "metrics.csv"
 SCALARS = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta")
 """Attributes of `StepMetrics` that are one real number each."""
-METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
-VALIDATION_FILE = "validation.csv"
-VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
 
 ACTIVE_NATS = 0.01
 """A latent group whose KL is above this many nats per image is active: it carries information."""
@@ -102,56 +93,3 @@ def packed(result: StepResult, optimizer: FlatOptimizer) -> Tensor:
     counters = (optimizer.skipped, optimizer.skipped_in_a_row)
     scalars = (result.loss, result.distortion, result.grad_norm, result.skipped, *counters)
     return torch.cat([torch.stack([scalar.double() for scalar in scalars]), result.rate.double()])
-
-
-class MetricsLog:
-    """metrics.csv of a run; rows after the step it continues from are dropped first, to be written again."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        path = run / METRICS_FILE
-        _rewrite(path, METRICS_COLUMNS, step)
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close
-        self.close = self._file.close
-
-    def add(self, m: StepMetrics, seconds: float) -> None:
-        """Write a row; it is in the file, whole, when this returns."""
-        numbers = (f"{getattr(m, name):.9g}" for name in SCALARS)
-        csv.writer(self._file).writerow([m.step, *numbers, m.active_groups, m.skipped_so_far, f"{seconds:.1f}"])
-        self._file.flush()
-
-
-def drop_validations_after(run: Path, step: int) -> None:
-    """Drop the rows of validation.csv that a run which continues from `step` will write again."""
-    path = run / VALIDATION_FILE
-    if path.exists():
-        _rewrite(path, VALIDATION_COLUMNS, step)
-
-
-def add_validation(run: Path, step: int, elbo: Elbo, images: int) -> None:
-    """Add a row to validation.csv, in the place of one of the same step."""
-    values = [f"{value.item():.9g}" for value in (elbo.nelbo, elbo.rate, elbo.distortion)]
-    _rewrite(run / VALIDATION_FILE, VALIDATION_COLUMNS, step - 1, [str(step), *values, str(images)])
-
-
-def read_validation(run: Path, step: int) -> Elbo | None:
-    """Read the validation of `step`, bits/dim; None if there was none."""
-    for row in _rows_until(run / VALIDATION_FILE, VALIDATION_COLUMNS, step):
-        if int(row[0]) == step:
-            return Elbo(torch.tensor(float(row[2])), torch.tensor(float(row[3])))
-    return None
-
-
-def _rewrite(path: Path, columns: Sequence[str], step: int, *new: Sequence[str]) -> None:
-    """Write a table's rows of steps up to `step`, then the `new` ones."""
-    text = io.StringIO()
-    csv.writer(text).writerows([columns, *_rows_until(path, columns, step), *new])
-    write_atomically(path, text.getvalue().encode())
-
-
-def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]]:
-    """Read whole rows of steps up to `step`."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.reader(file))[1:]
-    return [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
