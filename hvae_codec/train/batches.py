@@ -48,9 +48,7 @@ class BatchStream:
 
         `on_read` is called with the images read and in all, while a source of up to `cache_bytes` is read into memory.
         """
-        self.source = source
-        self.batch_size = batch_size
-        self.seed = seed
+        self.source, self.batch_size, self.seed = source, batch_size, seed
         self.horizontal_flip = horizontal_flip
         size = batch_size // part[1]
         self._slice = slice(part[0] * size, part[0] * size + size)

@@ -48,8 +48,10 @@ class StepMetrics:
     def __init__(self, step: int, numbers: Callable[[], Tensor], config: Config) -> None:
         """`numbers` gives what `packed` does."""
         self.step = step
-        self._numbers = numbers
-        self._config = config
+        self.learning_rate = learning_rate(config.optimizer, step)
+        self.beta = kl_weight(config.loss, step)
+        """The KL's weight in the loss."""
+        self._numbers, self._least = numbers, ACTIVE_NATS / config.model.nats_per_bit_dim
 
     @cached_property
     def _read(self) -> list[float]:
@@ -73,18 +75,7 @@ class StepMetrics:
     @property
     def active_groups(self) -> int:
         """Latent groups with a KL above `ACTIVE_NATS` nats per image."""
-        least = ACTIVE_NATS / self._config.model.nats_per_bit_dim
-        return sum(rate > least for rate in self.group_rates)
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of this step's update."""
-        return learning_rate(self._config.optimizer, self.step)
-
-    @property
-    def beta(self) -> float:
-        """The KL's weight in the loss."""
-        return kl_weight(self._config.loss, self.step)
+        return sum(rate > self._least for rate in self.group_rates)
 
 
 @torch.no_grad()

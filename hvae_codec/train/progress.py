@@ -61,8 +61,7 @@ class ProgressReporter:
         self._last: tuple[int, float] | None = None
         self._pace: float | None = None
         """Steps per second, a running average."""
-        self._rate: float | None = None
-        self._distortion: float | None = None
+        self._rate = self._distortion = math.nan
 
     def __call__(self, m: StepMetrics) -> None:
         """Show a status after the first step, the last one, and every `every_seconds` between them."""

@@ -65,8 +65,8 @@ class EagerStep:
 class RecordedStep:
     """`eager`'s step on buffers of its own; on a GPU its first step is recorded, and the later ones replay that.
 
-    On a CPU each step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way,
-    and all batches after `on_warning` was called because recording failed. Later steps do not change an earlier result.
+    On a CPU each step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way, as
+    do all batches if recording failed, after a call of `on_warning`. Later steps do not change an earlier result.
     """
 
     def __init__(self, eager: EagerStep, on_warning: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Everything that the steps of a run write: rows of metrics and validation, averaged weights, state, in this order.
+"""Everything that the steps of a run write: rows and events, averaged weights, state, in this order.
 
 The state commits the rest: after a kill between two of them, the run continues from an earlier state and writes the
 same again. What is ahead of the state is dropped first.
@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,12 +23,17 @@ from ..model.hvae import HVAE, Elbo
 from ..storage.files import write_atomically
 from .metrics import SCALARS, StepMetrics
 from .state import TrainState, save_state
-from .tensorboard import TensorBoardLogger
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.csv"
 METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
 VALIDATION_FILE = "validation.csv"
 VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
+EVENTS_FOLDER = "tensorboard"
+EVENT_IMAGES = 8
+"""Images per row in TensorBoard, and in all."""
 
 
 class RunFiles:
@@ -111,3 +117,36 @@ def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = list(csv.reader(file))[1:]
     return [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
+
+
+class TensorBoardLogger:
+    """Logs the events of a run that continues from `step`; TensorBoard drops what an earlier try wrote after it.
+
+    Events are scalars, KL per latent group, reconstructions beside originals, and prior samples.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here, because its import takes as long as torch's
+
+        self._writer: SummaryWriter = SummaryWriter(str(run / EVENTS_FOLDER), purge_step=step + 1)
+        self.close = self._writer.close
+
+    def add_step(self, m: StepMetrics) -> None:
+        """Log the scalars of a step, and the KL of each group."""
+        for name in (*SCALARS, "active_groups"):
+            self._writer.add_scalar(f"train/{name}", getattr(m, name), m.step)
+        self._writer.add_scalar("train/skipped", m.skipped_so_far, m.step)
+        for group, rate in enumerate(m.group_rates):
+            self._writer.add_scalar(f"kl/group_{group:02d}", rate, m.step)
+
+    def add_validation(self, step: int, elbo: Elbo, model: HVAE, held_out: ImageSource, seed: int) -> None:
+        """Log held-out bits/dim, a row of originals above their reconstructions, and samples from the prior."""
+        for name in ("nelbo", "rate", "distortion"):
+            self._writer.add_scalar(f"validation/{name}", getattr(elbo, name).item(), step)
+        chosen = held_out.evenly(EVENT_IMAGES)
+        originals = torch.from_numpy(chosen.read(range(len(chosen))))
+        pairs = torch.cat([originals, model.reconstruct(originals).cpu()])
+        self._writer.add_images("originals_and_reconstructions", pairs, step)
+        generator = torch.Generator(model.device).manual_seed(seed)
+        self._writer.add_images("samples", model.sample(EVENT_IMAGES, generator=generator).cpu(), step)
+        self._writer.flush()
