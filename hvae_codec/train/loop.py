@@ -23,12 +23,12 @@ from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import StepMetrics, packed
-from .network import make_network
 from .optimizer import FlatOptimizer
 from .recorded_step import GraphMode, make_step
 from .run_files import RunFiles
 from .run_folder import Origin, RunLock, save_origin, start_run
 from .state import STATES, TrainState, load_state, save_state
+from .update import make_network
 from .validation import validate
 
 __all__ = ["OnStep", "StepMetrics", "TrainOptions", "TrainResult", "start_run", "train"]

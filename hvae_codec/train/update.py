@@ -9,13 +9,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import Config, LossConfig, ModelConfig
-from ..model.hvae import Noise, Terms
+from ..config import Config, LossConfig, ModelConfig, TrainConfig
+from ..distributed import DistributedContext
+from ..model.hvae import HVAE, Noise, Terms
+from ..model.precision import autocast, resolve_precision
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
 
 Network = Callable[[Tensor, Noise], Terms]
-"""The model, or what stands for it: compiled, or synchronising gradients with other processes."""
+"""The model as a step calls it: compiled, checkpointed, in bfloat16 or synchronised, as the configuration says."""
+
+
+def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext | None = None) -> Network:
+    """Prepare `model` as `config` says; gradients are averaged over `processes`. Validation must use another model."""
+    processes = processes or DistributedContext(device=model.device.type)
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    if config.compile:
+        model.compile_parts()
+    synchronised = processes.synchronised(model)
+    precision = resolve_precision(config.precision, model.device.type)
+
+    def network(images: Tensor, noise: Noise) -> Terms:
+        with autocast(precision, model.device.type):
+            terms: Terms = synchronised(images, noise)
+        return terms
+
+    return network
 
 
 class StepResult(NamedTuple):
