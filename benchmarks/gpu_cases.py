@@ -24,9 +24,9 @@ from hvae_codec.config import Config
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset
-from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, Step
+from hvae_codec.train.update import make_network
 
 Work = Callable[[], Any]
 

@@ -28,8 +28,7 @@ from hvae_codec.data.sources import ImageSource, as_source
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import autocast, full_float32, same_algorithms
 from hvae_codec.train.loop import TrainOptions, start_run, train
-from hvae_codec.train.network import make_network
-from hvae_codec.train.update import StepResult, update
+from hvae_codec.train.update import StepResult, make_network, update
 
 Options = argparse.Namespace
 Numbers = list[float]

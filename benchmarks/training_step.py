@@ -35,9 +35,8 @@ from hvae_codec.cpu import tuned_for_training
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.presets import load_preset
-from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
-from hvae_codec.train.update import update
+from hvae_codec.train.update import make_network, update
 
 CONVOLUTIONS = "convolutions alone"
 

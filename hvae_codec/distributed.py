@@ -1,8 +1,7 @@
-"""Several processes that work on one model, as `torchrun` starts them; of one process, everything is the identity.
+"""Several processes that work on one model, as `torchrun` starts them; for one alone, everything is the identity.
 
 Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
-one finds no peers after the launcher restarted them. Of processes that fail, the first one reports its error: it is the
-one that finds a counter in the launcher's store at 0.
+one finds no peers after the launcher restarted them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,15 +31,12 @@ class FailedElsewhere(HvaeCodecError):  # noqa: N818 - not this process's error
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among all of a run; `DistributedContext()` is one alone."""
+    """This process among all of a run, and (`local_`) among those on its machine; `DistributedContext()` is alone."""
 
     rank: int = 0
-    """From 0; process 0 writes files and prints."""
     world_size: int = 1
     local_rank: int = 0
-    """From 0 on each machine."""
     local_world_size: int = 1
-    """Processes on this machine."""
     device: str = "cpu"
     """Where this one computes."""
 
@@ -67,7 +63,7 @@ class DistributedContext:
         return replace(self, device=f"cuda:{self.local_rank}")
 
     def rank_range(self, total: int, unit: int) -> range:
-        """Return the items of `total` that this process works on: whole units of `unit` items; the last may be short.
+        """Return the items of `total` that this process works on: whole units of `unit` items, but for the last one.
 
         >>> [DistributedContext(rank, 3).rank_range(10, 2) for rank in range(3)]
         [range(0, 4), range(4, 8), range(8, 10)]
@@ -83,13 +79,13 @@ class DistributedContext:
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over the processes."""
-        return self._reduced(tensor, dist.ReduceOp.SUM)
+        return self._all_reduce(tensor, dist.ReduceOp.SUM)
 
     def all_reduce_min(self, tensor: Tensor) -> Tensor:
         """Take the smallest value of `tensor`, elementwise, over the processes."""
-        return self._reduced(tensor, dist.ReduceOp.MIN)
+        return self._all_reduce(tensor, dist.ReduceOp.MIN)
 
-    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.world_size == 1:
             return tensor
         result = tensor.clone()
@@ -100,28 +96,29 @@ class DistributedContext:
         """Do `work` on the first process alone, and return its result on all; its error is raised by all."""
         if self.world_size == 1:
             return work()
-        outcome: list[object] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.is_main:
             try:
                 outcome[0] = work()
             except (HvaeCodecError, OSError) as error:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
-        if outcome[1] is not None:
-            raise cast(Exception, outcome[1])
-        return cast(T, outcome[0])
+        result, failure = outcome
+        if failure is not None:
+            raise failure
+        return result
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the first process's tensors: the others need not see its files, nor have tensors of their own."""
         if self.world_size == 1:
             return tensors
         kinds = self.run_on_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
-        broadcast = {}
-        for name, (shape, dtype) in kinds.items():
-            own = tensors[name].cpu().contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
-            dist.broadcast(own, src=0)
-            broadcast[name] = own
-        return broadcast
+        result = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in kinds.items()}
+        for name, tensor in result.items():
+            if self.is_main:
+                tensor.copy_(tensors[name])
+            dist.broadcast(tensor, src=0)
+        return result
 
     def synchronised(self, model: nn.Module) -> nn.Module:
         """Wrap `model` so that its backward pass averages gradients over the processes.
@@ -135,33 +132,26 @@ class DistributedContext:
 
 
 class StopAgreement:
-    """Whether any process wants to stop, learnt by all at the same step.
-
-    Nobody waits for the answer to a question just asked: it is that of the step before.
-    """
+    """Whether any process wants to stop, learnt by all at the same step; a step late, so that nobody waits."""
 
     def __init__(self, processes: DistributedContext) -> None:
         self._processes = processes
-        self._asked: tuple[Tensor, dist.Work] | None = None
+        self._flag, self._work = torch.tensor(0), None
 
     def reached(self, wanted: bool) -> bool:
         """Return whether any process wanted to stop a step ago; each calls this once per step with what it wants."""
         if self._processes.world_size == 1:
             return wanted
         answer = self.close()
-        flag = torch.tensor(int(wanted))
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
-        self._asked = (flag, cast(dist.Work, work))
+        self._flag = torch.tensor(int(wanted))
+        self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, async_op=True)
         return answer
 
     def close(self) -> bool:
         """Wait for the last answer."""
-        if self._asked is None:
-            return False
-        flag, work = self._asked
-        self._asked = None
-        work.wait()
-        return bool(flag)
+        if self._work is not None:
+            self._work.wait()
+        return bool(self._flag)
 
 
 @contextmanager
@@ -174,9 +164,16 @@ def init_distributed() -> Iterator[DistributedContext]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext()
         return
-    processes = _join()
     try:
-        yield processes
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    except (RuntimeError, ValueError, KeyError) as error:  # WORLD_SIZE alone may be set by something else
+        raise TrainingError(
+            f"the processes cannot be connected ({error}); start them with torchrun; check the options of torchrun "
+            "and that the machines reach each other"
+        ) from None
+    try:
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), *local)
     except KeyboardInterrupt:
         dist.destroy_process_group()
         raise
@@ -185,27 +182,15 @@ def init_distributed() -> Iterator[DistributedContext]:
     dist.destroy_process_group()
 
 
-def _join() -> DistributedContext:
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        local, local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    except (RuntimeError, ValueError) as error:
-        raise TrainingError(
-            f"the processes cannot be connected ({error}); check the options of torchrun, and that the machines reach "
-            "each other"
-        ) from None
-    except KeyError as error:
-        raise TrainingError(f"WORLD_SIZE is set but {error} is not; start several processes with torchrun") from None
-    return DistributedContext(dist.get_rank(), dist.get_world_size(), local, local_world_size)
-
-
 def _fail(error: Exception) -> NoReturn:
-    """Raise `error` if this process is the first to fail, else `FailedElsewhere`."""
+    """Raise `error` if this process is the first to fail, so that it is reported once; else `FailedElsewhere`."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself; the launcher must not cut its message short
     if not _is_first_to_fail():
         raise FailedElsewhere("another process failed") from None
-    if _is_lost_peer(error):
+    words = ("gloo", "Connection", "NCCL", "Broken pipe")  # of a collective whose other side is gone
+    named = any(word in str(error) for word in words)
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and named):
         error = TrainingError(
             "the connection to another process was lost, which may have been killed; run the same command again to "
             "continue"
@@ -214,21 +199,11 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _is_first_to_fail() -> bool:
-    """Whether no process has asked before, in this attempt of the launcher."""
+    """Whether no process has asked before, in this attempt of the launcher, which has a store of counters."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            host, port, is_master=False, timeout=timedelta(seconds=10)
-        )
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))  # type: ignore[attr-defined]
         return bool(store.add(f"hvae_codec failed, attempt {attempt}", 1) == 1)
     except dist.DistError:  # the launcher is gone too
         return True
-
-
-def _is_lost_peer(error: Exception) -> bool:
-    """Whether `error` is that of a collective whose other side is gone."""
-    words = ("gloo", "Connection", "NCCL", "Broken pipe")
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )

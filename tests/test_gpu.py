@@ -21,10 +21,9 @@ from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.train.loop import TrainOptions, start_run, train
-from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep
-from hvae_codec.train.update import StepResult, update
+from hvae_codec.train.update import StepResult, make_network, update
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.model.checkpoint import load_model, load_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train
-from hvae_codec.train.metrics import METRICS_COLUMNS
+from hvae_codec.train.run_files import METRICS_COLUMNS
 from hvae_codec.train.validation import validate
 
 OPTIONS = TrainOptions(save_every=3, eval_every=3, log_every=1, validation_images=8)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from hvae_codec.config import Config, LossConfig, ModelConfig, StageConfig
 from hvae_codec.model.hvae import Terms
-from hvae_codec.train.loss import balance, training_loss
 from hvae_codec.train.schedules import StepNumbers
+from hvae_codec.train.update import balance, training_loss
 
 # Groups in top-down order: 3 variates at 2 x 2 (12 dimensions), 2 at 4 x 4 (32), the same again.
 MODEL = ModelConfig(4, (StageConfig(4, 4, 2, linked_blocks=2), StageConfig(2, 4, 3)), channels=1)

@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvae_codec.model.hvae import Elbo
-from hvae_codec.train.metrics import (
-    METRICS_COLUMNS,
-    MetricsLog,
-    StepMetrics,
-    add_validation,
-    drop_validations_after,
-    read_validation,
-)
+from hvae_codec.data.sources import as_source
+from hvae_codec.model.hvae import HVAE, Elbo
+from hvae_codec.train.metrics import StepMetrics
+from hvae_codec.train.optimizer import FlatOptimizer
+from hvae_codec.train.run_files import METRICS_COLUMNS, RunFiles
+from hvae_codec.train.state import TrainState
 
 NUMBERS = [5.0, 3.0, 700.0, 1.0, 4.0, 2.0]
 
@@ -50,29 +47,44 @@ def test_a_group_is_active_above_a_hundredth_of_a_nat(metrics, tiny_config):
     assert metrics(1, [0.011 / bits, 0.009 / bits, 0.0, 3.0]).active_groups == 2
 
 
-def test_rows_after_the_step_that_is_gone_on_from_are_dropped(metrics, tmp_path: Path):
-    log = MetricsLog(tmp_path, 0)
-    for step in (2, 4, 6):
-        log.add(metrics(step), 1.5 * step)
-    log.close()
+@pytest.fixture
+def state(tiny_config) -> TrainState:
+    model = HVAE(tiny_config.model)
+    return TrainState(model, FlatOptimizer(model, tiny_config.optimizer, 0.5))
+
+
+def test_rows_after_the_step_that_is_gone_on_from_are_dropped(metrics, state: TrainState, tmp_path: Path):
+    def write(*steps: int) -> None:
+        files.open(None, tensorboard=False)
+        for step in steps:
+            state.step, state.seconds = step, 1.5 * step
+            files.add_step(metrics(step))
+        files.close()
+
+    files = RunFiles(tmp_path, state)
+    write(2, 4, 6)
     path = tmp_path / "metrics.csv"
     whole = path.read_text()
     path.write_text(whole + "8,3.1")  # torn by a kill
-    log = MetricsLog(tmp_path, 4)
-    log.add(metrics(6), 9.0)
-    log.close()
+    state.step = 4
+    write(6)
     assert path.read_text() == whole
     assert whole.splitlines()[0] == ",".join(METRICS_COLUMNS)
     assert whole.splitlines()[1] == "2,3.75,0.75,3,5,700,0.008,0.0476190476,2,4,3.0"
 
 
-def test_validations_are_kept_by_step(tmp_path: Path):
-    assert read_validation(tmp_path, 3) is None
-    drop_validations_after(tmp_path, 3)
-    for step in (3, 6, 9, 6):  # the second 6 takes the place of the first, and of what came after
-        add_validation(tmp_path, step, Elbo(torch.tensor(step / 8), torch.tensor(1.0)), 5)
+def test_validations_are_kept_by_step(state: TrainState, photo_patches, tmp_path: Path):
+    files, held_out = RunFiles(tmp_path, state), as_source(photo_patches)
+    state.step = 3
+    assert files.read_validation() is None
+    files.make_consistent()
+    for state.step in (3, 6, 9, 6):  # the second 6 takes the place of the first, and of what came after
+        elbo = Elbo(torch.tensor(state.step / 8), torch.tensor(1.0))
+        files.add_validation(elbo, 5, state.model, held_out)
     rows = (tmp_path / "validation.csv").read_text().splitlines()
     assert rows == ["step,nelbo,rate,distortion,images", "3,1.375,0.375,1,5", "6,1.75,0.75,1,5"]
-    assert read_validation(tmp_path, 6) == Elbo(torch.tensor(0.75), torch.tensor(1.0))
-    drop_validations_after(tmp_path, 5)
-    assert read_validation(tmp_path, 6) is None
+    assert files.read_validation() == Elbo(torch.tensor(0.75), torch.tensor(1.0))
+    state.step = 5
+    files.make_consistent()
+    state.step = 6
+    assert files.read_validation() is None

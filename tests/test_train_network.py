@@ -14,7 +14,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.kernels import silu_conv
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import resolve_precision
-from hvae_codec.train.network import make_network
+from hvae_codec.train.update import make_network
 
 
 def gradients(tiny_config, photo_patches, prepare=None, **options) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -13,10 +13,9 @@ from hvae_codec.config import Config
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, make_step
-from hvae_codec.train.update import update
+from hvae_codec.train.update import make_network, update
 
 BATCH, STEPS = 6, 9
 SPOILT = {1: 1e3, 4: torch.nan, 6: 1e3}

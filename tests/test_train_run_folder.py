@@ -11,8 +11,7 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.train.run_folder import Origin, read_origin, save_origin, start_run
-from hvae_codec.train.run_lock import RunLock
+from hvae_codec.train.run_folder import Origin, RunLock, read_origin, save_origin, start_run
 
 
 @pytest.fixture

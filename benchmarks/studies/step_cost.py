@@ -99,9 +99,8 @@ def timed_steps(model: Any, config: Config, device: str, steps: int) -> list[flo
     import torch
 
     from hvae_codec.model.keyed_noise import keyed_noise
-    from hvae_codec.train.network import make_network
     from hvae_codec.train.optimizer import FlatOptimizer
-    from hvae_codec.train.update import update
+    from hvae_codec.train.update import make_network, update
 
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
     network = make_network(model, config.train)

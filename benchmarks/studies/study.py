@@ -33,9 +33,8 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import full_float32
 from hvae_codec.storage.files import write_atomically
-from hvae_codec.train.network import make_network
 from hvae_codec.train.optimizer import FlatOptimizer
-from hvae_codec.train.update import Network, StepResult, update
+from hvae_codec.train.update import Network, StepResult, make_network, update
 
 LOG_EVERY = 10
 """Steps whose numbers are fetched from the device together."""

@@ -48,27 +48,28 @@ class BatchStream:
 
         `on_read` is called with the images read and in all, while a source of up to `cache_bytes` is read into memory.
         """
-        self.source = source
-        self.batch_size = batch_size
-        self.seed = seed
+        self.source, self.batch_size, self.seed = source, batch_size, seed
         self.horizontal_flip = horizontal_flip
         size = batch_size // part[1]
         self._slice = slice(part[0] * size, part[0] * size + size)
-        # Two, as threads read batches out of order at the border of two epochs.
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(_shuffled, len(source), seed))
         pixels = len(source) * source.channels * source.size**2
         self._cache = _read_all(source, on_read) if pixels <= cache_bytes else None
         self._threads = 1 if self._cache is not None else workers
-        self._batches: Generator[NDArray[np.uint8]] | None = None
-        self._next_step = 0
+        self._next_step = 1
         """The step whose batch `_batches` gives next; 0 if none."""
+        self._batches = self._batches_from(1)
+        # Two, as threads read batches out of order at the border of two epochs.
+        self._order = functools.lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng((seed, 0, epoch)).permutation(len(source))
+        )
 
     def batch(self, step: int) -> Tensor:
         """Read this process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; threads read the next ones.
 
         Raises `DataError` naming the file if an image is missing or broken.
         """
-        if self._batches is None or step != self._next_step:
+        if step != self._next_step:
+            self.close()
             self._batches = self._batches_from(step)
         self._next_step = 0  # an error ends the generator
         images = next(self._batches)
@@ -76,14 +77,12 @@ class BatchStream:
         return torch.from_numpy(images)
 
     def _batches_from(self, step: int) -> Generator[NDArray[np.uint8]]:
-        self.close()
         waiting = AHEAD + self._threads - 1
         return map_ahead(self._read, itertools.count(step), threads=self._threads, waiting=waiting, name="read batches")
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if self._batches is not None:
-            self._batches.close()
+        self._batches.close()
 
     def _read(self, step: int) -> NDArray[np.uint8]:
         # NumPy only: torch in a second thread starts a second team of OpenMP threads, which then fight for the cores.
@@ -109,10 +108,6 @@ class BatchStream:
 def default_workers(processes: int = 1) -> int:
     """Count the threads that read in each of the `processes` on this machine: its share of the cores, 8 at most."""
     return max(1, min(8, (os.cpu_count() or 1) // processes))
-
-
-def _shuffled(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, 0, epoch)).permutation(images)
 
 
 def _read_all(source: ImageSource, on_read: Progress | None) -> NDArray[np.uint8]:

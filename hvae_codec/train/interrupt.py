@@ -12,24 +12,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruptible:
     """While active, the first SIGINT or SIGTERM is remembered, and only a second SIGINT raises `KeyboardInterrupt`.
 
-    Work between two looks at `requested` is never torn. Schedulers and `torchrun` send SIGTERM, some more than once,
-    before they kill; so a second SIGTERM changes nothing. Signals reach the main thread alone; elsewhere this does
-    nothing.
+    Schedulers and `torchrun` send SIGTERM, some more than once, before they kill; so a second SIGTERM changes nothing.
+    Signals reach the main thread alone; elsewhere this does nothing.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Interruptible:
-        if self._main:
-            self._before = [signal.signal(number, self._handle) for number in _SIGNALS]
+        numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._main:
-            for number, handler in zip(_SIGNALS, self._before, strict=True):
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

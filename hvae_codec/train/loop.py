@@ -1,15 +1,11 @@
-"""The training loop: steps, validation, metrics, checkpoints; a killed run goes on where its last state stands.
-
-What belongs to a step is written in this order: rows of metrics and validation, averaged weights, state. The state
-commits the rest: after a kill between two of them, the run goes on from an earlier state and writes the same again.
-"""
+"""The training loop: steps, validation, metrics, checkpoints; a killed run continues from its last state."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,29 +16,19 @@ from torch import Tensor
 from ..config import Config
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext, StopAgreement
-from ..errors import HvaeCodecError, ModelError, TrainingError, UsageError
-from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
+from ..errors import HvaeCodecError, TrainingError, UsageError
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import same_algorithms
 from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
-from .metrics import (
-    MetricsLog,
-    StepMetrics,
-    add_validation,
-    drop_validations_after,
-    packed,
-    read_validation,
-)
-from .network import make_network
+from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
-from .recorded_step import GraphMode, Step, make_step
-from .run_folder import Origin, save_origin, start_run
-from .run_lock import RunLock
+from .recorded_step import GraphMode, make_step
+from .run_files import RunFiles
+from .run_folder import Origin, RunLock, save_origin, start_run
 from .state import STATES, TrainState, load_state, save_state
-from .tensorboard import TensorBoardLogger
-from .update import StepResult
+from .update import make_network
 from .validation import validate
 
 __all__ = ["OnStep", "StepMetrics", "TrainOptions", "TrainResult", "start_run", "train"]
@@ -50,36 +36,36 @@ __all__ = ["OnStep", "StepMetrics", "TrainOptions", "TrainResult", "start_run", 
 _NEVER = torch.iinfo(torch.int64).max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What a run may be told besides its configuration."""
+    """How to run a training, besides the configuration of its model, optimiser and loss."""
 
     seed: int = 0
-    """Seed of initialisation, batches and noise; a run that goes on keeps its own."""
+    """Seed of initialisation, batches and noise; a run that continues keeps its own."""
     save_every: int = 500
     """Steps between states."""
     keep_states: int = STATES
-    """States kept, the newest ones."""
+    """The newest states, which stay on disk."""
     eval_every: int = 500
     """Steps between validations; there is one at the end, too."""
     log_every: int = 20
-    """Steps between rows of metrics.csv, and between looks at whether training is still sound."""
+    """Steps between rows of metrics.csv, and between checks that training is still sound."""
     validation_images: int = 800
     """Held-out images in a validation, at most."""
     max_skips: int = 100
-    """Updates left out in a row at which training is given up."""
+    """Updates left out in a row after which training is given up."""
     workers: int | None = None
-    """Threads that read images, a process; None: this process's share of the cores, 8 at most."""
+    """Threads that read images, per process; None: this process's share of the cores, 8 at most."""
     tensorboard: bool = False
     """Whether to write TensorBoard events."""
     other_data: bool = False
-    """Whether a run may go on with other images than it was begun with."""
+    """Whether a run may continue on other images than it was begun with."""
     device: str = "cpu"
     """Where to train, for one process alone."""
     graph: GraphMode = "auto"
     """Whether a step is recorded as a CUDA graph, which makes it several times faster; auto: on one GPU."""
     deterministic: bool = False
-    """Whether a GPU computes the same numbers each time, so that a run goes on to the last bit; may take longer."""
+    """Whether a GPU computes the same numbers each time, so that a run continues to the last bit; may take longer."""
     latest: Path | None = None
     """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
 
@@ -99,9 +85,9 @@ class TrainResult:
     validation: Elbo
     """Means over the held-out images, bits/dim, with the averaged weights."""
     seconds: float
-    """Spent on all steps, also before the run was gone on with."""
+    """Spent on all steps, also before the run was continued."""
     steps_taken: int
-    """Steps of this call; 0 where the run was finished before."""
+    """Steps of this call; 0 if the run was finished before."""
 
 
 OnStep = Callable[[StepMetrics], None]
@@ -125,14 +111,13 @@ def train(
     at hand and raises `KeyboardInterrupt`. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
 
-    Raises `DataError` naming an image that cannot be read, or where the run was begun on other images; `TrainingError`
-    where training diverged; `ModelError` where no state can be read, or another process trains this run.
+    Raises `DataError` naming an image that cannot be read, or if the run was begun on other images; `TrainingError` if
+    training diverged; `ModelError` if no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
-    _check_batch_size(config, processes)
-    _check_same_images(training, validation, processes)
+    _check_processes(config, training, validation, processes)
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
@@ -140,19 +125,20 @@ def train(
         origin = processes.run_on_main(lambda: save_origin(run, origin, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
-        sources = (training, validation)
-        loop = _Loop(run, config, options, state, processes, *sources, on_step or (lambda _: None), on_warning)
-        processes.run_on_main(loop.make_consistent)
+        loop = _Loop(config, options, state, processes, validation, RunFiles(run, state), on_warning)
+        processes.run_on_main(loop.files.make_consistent)
         if begun < config.train.steps:
             with same_algorithms(options.deterministic):
-                loop.train(on_read)
+                loop.train(training, on_step or (lambda _: None), on_read)
         elbo = loop.last_validation()
     finally:
         lock.release()
     return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
 
 
-def _check_batch_size(config: Config, processes: DistributedContext) -> None:
+def _check_processes(
+    config: Config, training: ImageSource, validation: ImageSource, processes: DistributedContext
+) -> None:
     size, count = config.train.batch_size, processes.world_size
     if size % count:
         fitting = size + count - size % count
@@ -160,11 +146,6 @@ def _check_batch_size(config: Config, processes: DistributedContext) -> None:
             f"train.batch_size is {size}, the images a step of all {count} processes together, and no multiple of "
             f"{count}; give --set train.batch_size={fitting}, or another number of processes"
         )
-
-
-def _check_same_images(training: ImageSource, validation: ImageSource, processes: DistributedContext) -> None:
-    if processes.world_size == 1:
-        return
     own = (training.fingerprint, validation.fingerprint)
     if own != processes.run_on_main(lambda: own):
         raise UsageError("this process sees other images than the first one; give all machines the same data")
@@ -173,7 +154,7 @@ def _check_same_images(training: ImageSource, validation: ImageSource, processes
 def _start_state(
     run: Path, config: Config, seed: int, processes: DistributedContext, on_warning: Callable[[str], None]
 ) -> TrainState:
-    """The newest state of `run`, read by the first process and handed to all; a new one where there is none."""
+    """Read the newest state of `run`, or make a new one, on the first process, and hand it to all."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = HVAE(config.model)
@@ -183,7 +164,7 @@ def _start_state(
 
     def load() -> tuple[int, int, float]:
         if load_state(run, state, on_warning) is None:
-            save_state(run, state)  # a run that is killed before its first save goes on from here
+            save_state(run, state)  # a run that is killed before its first save continues from here
         return state.step, state.seed, state.seconds
 
     state.step, state.seed, state.seconds = processes.run_on_main(load)
@@ -193,111 +174,73 @@ def _start_state(
     return state
 
 
+@dataclass
 class _Loop:
     """A run at work: what `train` does once its state is there."""
 
-    def __init__(
-        self,
-        run: Path,
-        config: Config,
-        options: TrainOptions,
-        state: TrainState,
-        processes: DistributedContext,
-        training: ImageSource,
-        validation: ImageSource,
-        on_step: OnStep,
-        on_warning: Callable[[str], None],
-    ) -> None:
-        self.run, self.config, self.options = run, config, options
-        self.state, self.processes = state, processes
-        self.training, self.validation = training, validation
-        self.on_step, self.on_warning = on_step, on_warning
-        self.first_bad = torch.full((), _NEVER, device=state.model.device)
-        self.saved_step = state.step
-        self.elbo: Elbo | None = None
-        self.log: MetricsLog | None = None
-        self.tensorboard: TensorBoardLogger | None = None
+    config: Config
+    options: TrainOptions
+    state: TrainState
+    processes: DistributedContext
+    validation: ImageSource
+    files: RunFiles
+    on_warning: Callable[[str], None]
+    elbo: Elbo | None = None
+    """The last validation of this call."""
 
-    def make_consistent(self) -> None:
-        """Make `model.safetensors` and validation.csv those of the state; after a kill they may be ahead of it."""
-        drop_validations_after(self.run, self.state.step)
-        path = self.run / WEIGHTS_FILE
-        average = self.state.optimizer.named(self.state.optimizer.ema)
-        if (self.state.step or path.exists()) and not _holds(path, average):
-            save_weights(path, average)
+    def __post_init__(self) -> None:
+        self.first_bad = torch.full((), _NEVER, device=self.state.model.device)
+        self.saved_step = self.state.step
 
-    def train(self, on_read: Progress | None) -> None:
-        """All steps that are left."""
-        self.step = self.make_step()
-        self.batches = self.make_batches(on_read)
-        try:
-            if self.processes.is_main:
-                self.open_files()
-            self.take_steps()
-        finally:
-            self.batches.close()
-            if self.log is not None:
-                self.log.close()
-            if self.tensorboard is not None:
-                self.tensorboard.close()
-
-    def make_step(self) -> Step:
-        """What takes a step: the network, prepared as the configuration says, and the optimiser."""
-        network = make_network(self.state.model, self.config.train, self.processes)
-        optimizer, wanted = self.state.optimizer, self.options.graph
-        return make_step(wanted, network, optimizer, self.config, self.processes, self.on_warning)
-
-    def make_batches(self, on_read: Progress | None) -> BatchStream:
-        """This process's part of the batches."""
-        processes = self.processes
-        return BatchStream(
-            self.training,
-            self.config.train.batch_size,
+    def train(self, training: ImageSource, on_step: OnStep, on_read: Progress | None) -> None:
+        """Take all steps that are left."""
+        config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
+        network = make_network(self.state.model, config.train, processes)
+        self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
+        self.batches = BatchStream(
+            training,
+            config.train.batch_size,
             self.state.seed,
-            horizontal_flip=self.config.train.horizontal_flip,
+            horizontal_flip=config.train.horizontal_flip,
             part=(processes.rank, processes.world_size),
-            workers=self.options.workers or default_workers(processes.local_world_size),
+            workers=options.workers or default_workers(processes.local_world_size),
             cache_bytes=CACHE_BYTES // processes.local_world_size,
             on_read=on_read if processes.is_main else None,
         )
+        with closing(self.batches), closing(self.files):
+            if processes.is_main:  # once images were read: a run that cannot start must hide no other
+                self.files.open(options.latest, tensorboard=options.tensorboard)
+            self.take_steps(on_step)
 
-    def open_files(self) -> None:
-        """Open what steps are written to, once images were read: a run that cannot start must hide no other."""
-        if self.options.latest is not None:
-            point_latest(self.options.latest, self.run)
-        self.log = MetricsLog(self.run, self.state.step)
-        if self.options.tensorboard:
-            self.tensorboard = TensorBoardLogger(self.run, self.state.step)
-
-    def take_steps(self) -> None:
-        """Step until the last one, or until a process is told to stop."""
+    def take_steps(self, on_step: OnStep) -> None:
+        """Step until the last one, or until a process is asked to stop."""
         self.since = time.monotonic() - self.state.seconds
-        agreement = StopAgreement(self.processes)
+        agreement, stopping = StopAgreement(self.processes), False
         with Interruptible() as interrupt:
-            while self.state.step < self.config.train.steps:
-                metrics = self.take_step()
-                self.on_step(metrics)
+            while self.state.step < self.config.train.steps and not stopping:
+                on_step(self.take_step())
                 stopping = agreement.reached(interrupt.requested)
                 self.finish_step(stopping=stopping)
-                if stopping and self.state.step < self.config.train.steps:
-                    agreement.close()
-                    raise KeyboardInterrupt
             agreement.close()
+            if self.state.step < self.config.train.steps:
+                raise KeyboardInterrupt
 
     def take_step(self) -> StepMetrics:
-        """One step: its images and its noise depend on seed and step alone."""
+        """Take one step: its images and its noise depend on seed and step alone."""
         step = self.state.step + 1
         images = self.read_batch(step)
         first = self.processes.rank * len(images)
         keys = [(self.state.seed, step, first + i) for i in range(len(images))]
         result = self.step(images, keys, step)
         self.state.step = step
-        self.remember_bad(result, first)
+        # The first image since the last check whose terms are not finite, noted on the device.
+        index = step * self.config.train.batch_size + first + result.bad_image
+        self.first_bad = torch.minimum(self.first_bad, torch.where(result.bad_image >= 0, index, _NEVER))
         self.packed = partial(packed, result, self.state.optimizer)
         return StepMetrics(step, self.packed, self.config)
 
     def read_batch(self, step: int) -> Tensor:
-        """The images of `step`, on their way to the device; where one cannot be read, the steps so far are saved."""
+        """Read the images of `step` and send them to the device; if one cannot be read, save the steps so far."""
         try:
             images = self.batches.batch(step)
         except HvaeCodecError:
@@ -309,103 +252,70 @@ class _Loop:
             return images.pin_memory().to(self.state.model.device, non_blocking=True)
         return images
 
-    def remember_bad(self, result: StepResult, first: int) -> None:
-        """Keep, on the device, the first image since the last look whose terms are not finite."""
-        place = self.state.step * self.config.train.batch_size + first + result.bad_image
-        self.first_bad = torch.minimum(self.first_bad, torch.where(result.bad_image >= 0, place, _NEVER))
-
     def finish_step(self, *, stopping: bool) -> None:
-        """Log, validate and save, where one of them is due."""
+        """Log, validate and save, if one of them is due."""
         step, options = self.state.step, self.options
         last = step == self.config.train.steps
-        if step % options.log_every == 0:
-            self.log_step()
-        elif last or stopping:
+        logging_is_due = step % options.log_every == 0
+        if logging_is_due or last or stopping:
             self.warn_of_bad_image()
+        if logging_is_due:
+            self.log_step()
         if last or step % options.eval_every == 0:
             self.validate()
         if last or stopping or step % options.save_every == 0:
             self.save()
 
     def log_step(self) -> None:
-        """Write down the step, averaged over the processes; warn or give up where training is not sound."""
+        """Write down the step, averaged over the processes; give up if too many updates were skipped."""
         averaged = self.processes.all_reduce_mean(self.packed())
         metrics = StepMetrics(self.state.step, lambda: averaged, self.config)
         self.state.seconds = time.monotonic() - self.since
-        if self.log is not None:
-            self.log.add(metrics, self.state.seconds)
-        if self.tensorboard is not None:
-            self.tensorboard.add_step(metrics)
-        self.warn_of_bad_image()
+        if self.processes.is_main:
+            self.files.add_step(metrics)
         if metrics.skipped_in_a_row >= self.options.max_skips:
             raise TrainingError(_skip_advice(metrics, self.config))
 
     def warn_of_bad_image(self) -> None:
-        """Name the first image since the last look whose terms are not finite."""
-        place = int(self.processes.all_reduce_min(self.first_bad))
+        """Name the first image since the last check whose terms are not finite."""
+        index = int(self.processes.all_reduce_min(self.first_bad))
         self.first_bad.fill_(_NEVER)
-        if place != _NEVER and self.processes.is_main:
-            step, position = divmod(place, self.config.train.batch_size)
+        if index != _NEVER and self.processes.is_main:
+            step, position = divmod(index, self.config.train.batch_size)
             name = self.batches.name(step, position)
             self.on_warning(f"step {step}: the loss of the image {name} is not a finite number")
 
-    def validate(self) -> None:
+    def validate(self) -> Elbo:
         """Validate the averaged weights, and write that down."""
-        model = self.averaged_model()
-        options, seed = self.options, self.state.seed
-        size = max(1, self.config.train.batch_size // self.processes.world_size)
-        self.elbo = validate(model, self.validation, size, seed, options.validation_images, self.processes)
-        if self.processes.is_main:
-            images = min(len(self.validation), options.validation_images)
-            add_validation(self.run, self.state.step, self.elbo, images)
-        if self.tensorboard is not None:
-            self.tensorboard.add_validation(self.state.step, self.elbo, model, self.validation, seed)
-
-    def averaged_model(self) -> HVAE:
-        """The model for use, which shares its weights with the optimiser's average."""
         with torch.device("meta"):
-            model = HVAE(self.config.model)
+            model = HVAE(self.config.model).eval()
+        # It shares its weights with the optimiser's average.
         model.load_state_dict(self.state.optimizer.named(self.state.optimizer.ema), assign=True)
-        return model.eval()
+        size, images = max(1, self.config.train.batch_size // self.processes.world_size), self.options.validation_images
+        self.elbo = validate(model, self.validation, size, self.state.seed, images, self.processes)
+        if self.processes.is_main:
+            self.files.add_validation(self.elbo, images, model, self.validation)
+        return self.elbo
 
     def save(self) -> None:
-        """Write averaged weights, then the state, both only where they are finite numbers."""
+        """Write averaged weights, then the state; raise `TrainingError` instead if they are not finite numbers."""
         if not self.state.is_finite():
             raise TrainingError(
                 f"after step {self.state.step} the weights are not finite numbers; the last good state stays: go on "
                 "from it with --resume and a lower --set optimizer.learning_rate=…"
             )
         self.state.seconds = time.monotonic() - self.since
-        self.processes.run_on_main(self.write)
+        self.processes.run_on_main(partial(self.files.save, self.options.keep_states))
         self.saved_step = self.state.step
 
-    def write(self) -> None:
-        """What `save` does on the first process."""
-        save_weights(self.run / WEIGHTS_FILE, self.state.optimizer.named(self.state.optimizer.ema))
-        save_state(self.run, self.state, self.options.keep_states)
-
     def last_validation(self) -> Elbo:
-        """Of the last step; found in validation.csv where the run was finished before."""
-        found = self.elbo or self.processes.run_on_main(lambda: read_validation(self.run, self.state.step))
-        if found is None:  # finished under fewer steps, or its table is gone
-            self.validate()
-            found = self.elbo
-        assert found is not None
-        return found
-
-
-def _holds(path: Path, weights: dict[str, Tensor]) -> bool:
-    """Whether the file has these weights, to the last bit."""
-    try:
-        written = load_weights(path)
-    except ModelError:  # missing or damaged
-        return False
-    same = written.keys() == weights.keys()
-    return same and all(torch.equal(written[name], weights[name].cpu()) for name in written)
+        """Get that of the last step: of this call, from validation.csv, or made now if it is not there."""
+        found = self.elbo or self.processes.run_on_main(self.files.read_validation)
+        return found or self.validate()
 
 
 def _skip_advice(m: StepMetrics, config: Config) -> str:
-    """Why training is given up, and what may help."""
+    """Say why training is given up, and what may help."""
     threshold = config.optimizer.skip_threshold
     finite = threshold is not None and threshold <= m.grad_norm < float("inf")
     why = f"reaches optimizer.skip_threshold = {threshold:g}" if finite else "is not a finite number"

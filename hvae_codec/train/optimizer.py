@@ -8,7 +8,8 @@ Whether an update is skipped is decided on the weights' device: no step waits fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +24,24 @@ _ALIGNMENT = 16
 class FlatOptimizer:
     """Weights, gradients, moments and moving average of `model`, each one flat float32 tensor.
 
-    Changes where `model`'s parameters live: they become views, with the memory format that they have; a model that is
-    moved to another device or memory format afterwards is no longer the optimiser's. `ema` is the
-    exponential moving average of the weights, ema = d · ema + (1 - d) · weights after each update.
+    The parameters of `model` become views, with the memory format that they have: a model that is moved to another
+    device or memory format afterwards is no longer the optimiser's. `ema` is the exponential moving average of the
+    weights, ema = d · ema + (1 - d) · weights after each update.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, ema_decay: float) -> None:
         self.config = config
         self.ema_decay = ema_decay
         self._parameters = dict(model.named_parameters())
-        self._offsets, length = _offsets(list(self._parameters.values()))
+        padded = (-(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT for parameter in self._parameters.values())
+        *self._offsets, length = itertools.accumulate(padded, initial=0)
         device = next(model.parameters()).device
         self.weights = nn.Parameter(torch.zeros(length, device=device))
         self.gradients = torch.zeros(length, device=device)
-        self._adopt()
+        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
+        for name, parameter in self._parameters.items():
+            weights[name].copy_(parameter.detach())
+            parameter.data, parameter.grad = weights[name], gradients[name]
         self.weights.grad = self.gradients
         self.ema = self.weights.detach().clone()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
@@ -45,17 +50,8 @@ class FlatOptimizer:
         """Updates left out since the last one that was made."""
         self._inner = _make(self.weights, config)
 
-    @torch.no_grad()
-    def _adopt(self) -> None:
-        """Move the model's parameters into the flat tensors."""
-        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
-        for name, parameter in self._parameters.items():
-            weights[name].copy_(parameter)
-            parameter.data = weights[name]
-            parameter.grad = gradients[name]
-
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parts of a flat tensor, with the parameters' names, shapes and memory formats."""
+        """Cut a flat tensor into parts with the parameters' names, shapes and memory formats."""
         return {
             name: flat.as_strided(parameter.shape, parameter.stride(), offset)
             for (name, parameter), offset in zip(self._parameters.items(), self._offsets, strict=True)
@@ -69,7 +65,7 @@ class FlatOptimizer:
     def step(self, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Update weights and average at learning rate `rate`; gives the gradient norm and whether it was skipped.
 
-        A tensor `rate` is a scalar on the weights' device, where both results are, too. Skipped, and counted, where the
+        A tensor `rate` is a scalar on the weights' device, where both results are, too. Skipped, and counted, if the
         global norm (before clipping) is not finite or reaches the threshold.
         """
         norm = torch.linalg.vector_norm(self.gradients)
@@ -77,70 +73,61 @@ class FlatOptimizer:
         if self.config.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_ has it; a norm of NaN is skipped anyway.
             self.gradients.mul_((self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        if good.device.type == "cpu":
-            if good:
-                self._advance(float(rate))
-        else:
+        if good.device.type != "cpu":
             self._advance_where(good, rate)
+        elif good:
+            self._advance(float(rate))
         self.skipped += ~good
         self.skipped_in_a_row.add_(1).mul_(~good)
         return norm, ~good
 
     def _advance(self, rate: float | Tensor) -> None:
-        for group in self._inner.param_groups:
-            group["lr"] = rate
+        self._inner.param_groups[0]["lr"] = rate
         self._inner.step()
         # Two roundings, as the published models have it.
         self.ema.mul_(self.ema_decay).add_(self.weights, alpha=1.0 - self.ema_decay)
 
     def _advance_where(self, good: Tensor, rate: float | Tensor) -> None:
-        """Make the update, then take it back where it was not `good`; a GPU need not tell the host which."""
+        """Make the update, then take it back if it was not `good`; a GPU need not tell the host which."""
         self.prime()
-        before = {name: tensor.clone() for name, tensor in self._changing()}
+        changing = [self.weights.detach(), self.ema, *self._moments().values()]
+        before = [tensor.clone() for tensor in changing]
         self._advance(rate)
-        for name, tensor in self._changing():
-            torch.where(good, tensor, before[name], out=tensor)
+        for tensor, old in zip(changing, before, strict=True):
+            torch.where(good, tensor, old, out=tensor)
 
     @torch.no_grad()
     def prime(self) -> None:
         """Make the moments, which the library makes at the first step, so that they can be kept over it."""
         if self._moments():
             return
-        weights, gradients, ema = self.weights.detach().clone(), self.gradients.clone(), self.ema.clone()
+        others = [self.weights.detach(), self.gradients, self.ema]
+        before = [tensor.clone() for tensor in others]
         self.gradients.zero_()
         self._advance(0.0)
-        self.weights.copy_(weights)
-        self.gradients.copy_(gradients)
-        self.ema.copy_(ema)
+        for tensor, old in zip(others, before, strict=True):
+            tensor.copy_(old)
         for tensor in self._moments().values():
             tensor.zero_()
 
     def _moments(self) -> dict[str, Tensor]:
-        """The library's tensors; none before the first step. Asking does not make them, as indexing its state would."""
+        """Get the library's tensors; none before the first step, and asking makes none, as indexing its state would."""
         return self._inner.state.get(self.weights, {})
 
-    def _changing(self) -> Iterator[tuple[str, Tensor]]:
-        yield "weights", self.weights.detach()
-        yield "ema", self.ema
-        yield from self._moments().items()
-
     def tensors(self) -> dict[str, Tensor]:
-        """All that resuming needs: `weights.NAME`, `ema.NAME`, `optimizer.MOMENT.NAME`, and counters."""
-        counters = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-        found = dict(counters)
-        flats = {"weights": self.weights.detach(), "ema": self.ema}
-        for moment, tensor in self._moments().items():
+        """Name all that resuming needs: `weights.NAME`, `ema.NAME`, `optimizer.MOMENT.NAME`, and counters."""
+        moments = {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
+        found = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        for prefix, tensor in {"weights": self.weights.detach(), "ema": self.ema, **moments}.items():
             if tensor.shape == self.weights.shape:
-                flats[f"optimizer.{moment}"] = tensor
-            else:
-                found[f"optimizer.{moment}"] = tensor
-        for prefix, flat in flats.items():
-            found |= {f"{prefix}.{name}": part for name, part in self.named(flat).items()}
+                found |= {f"{prefix}.{name}": part for name, part in self.named(tensor).items()}
+            else:  # the library counts its steps
+                found[prefix] = tensor
         return found
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`; `ModelError` where one is missing or does not fit."""
+        """Take over what `tensors` gave; `ModelError` if one is missing or does not fit."""
         if any(name.startswith("optimizer.") for name in tensors):
             self.prime()
         own = self.tensors()
@@ -151,22 +138,13 @@ class FlatOptimizer:
             tensor.copy_(tensors[name])
 
 
-def _offsets(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
-    """Where each parameter starts in a flat tensor, and how long that is."""
-    offsets, end = [], 0
-    for parameter in parameters:
-        offsets.append(end)
-        end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
-    return offsets, end
-
-
 def _make(weights: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimizer:
-    on_device = weights.device.type != "cpu"  # where the library can count its steps without the host
-    betas = (config.beta1, config.beta2)
+    common: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.epsilon,
+        "capturable": weights.device.type != "cpu",  # the library counts its steps there, without the host
+    }
     if config.name == "adam":
-        return torch.optim.Adam(
-            [weights], config.learning_rate, betas, config.epsilon, fused=True, capturable=on_device
-        )
-    return torch.optim.Adamax(
-        [weights], config.learning_rate, betas, config.epsilon, foreach=True, capturable=on_device
-    )
+        return torch.optim.Adam([weights], fused=True, **common)
+    return torch.optim.Adamax([weights], foreach=True, **common)

@@ -14,7 +14,7 @@ SMOOTHING = 0.5
 """Weight of what was shown before in the averages shown now."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """How training goes."""
 
@@ -23,15 +23,19 @@ class Status:
     """In all."""
     images_per_second: float | None
     """Of all processes; None after the first step, which also warms up."""
-    nelbo: float
-    """bits/dim, a running average, as are rate and distortion."""
     rate: float
+    """bits/dim, a running average, as are distortion and NELBO."""
     distortion: float
     active_groups: int
     groups: int
     skipped: int
     """Updates left out so far."""
     seconds_left: float | None
+
+    @property
+    def nelbo(self) -> float:
+        """bits/dim."""
+        return self.rate + self.distortion
 
     def text(self) -> str:
         """Say bits/dim and groups in one line; a bar shows step and pace apart."""
@@ -55,8 +59,9 @@ class ProgressReporter:
         self._steps, self._batch_size = steps, batch_size
         self._show, self._every = show, every_seconds
         self._last: tuple[int, float] | None = None
-        self._averages: list[float] | None = None
         self._pace: float | None = None
+        """Steps per second, a running average."""
+        self._rate = self._distortion = math.nan
 
     def __call__(self, m: StepMetrics) -> None:
         """Show a status after the first step, the last one, and every `every_seconds` between them."""
@@ -67,24 +72,19 @@ class ProgressReporter:
                 return
             self._pace = _blend(self._pace, (m.step - step) / max(now - then, 1e-9))
         self._last = (m.step, now)
-        fresh = [m.rate, m.distortion]
-        self._averages = [_blend(a, b) for a, b in zip(self._averages or fresh, fresh, strict=True)]
-        self._show(self._status(m))
-
-    def _status(self, m: StepMetrics) -> Status:
-        rate, distortion = self._averages or (m.rate, m.distortion)
-        pace = self._pace
-        return Status(
-            m.step,
-            self._steps,
-            pace and pace * self._batch_size,
-            rate + distortion,
-            rate,
-            distortion,
-            m.active_groups,
-            len(m.group_rates),
-            m.skipped_so_far,
-            pace and (self._steps - m.step) / pace,
+        self._rate, self._distortion = _blend(self._rate, m.rate), _blend(self._distortion, m.distortion)
+        self._show(
+            Status(
+                step=m.step,
+                steps=self._steps,
+                images_per_second=self._pace and self._pace * self._batch_size,
+                rate=self._rate,
+                distortion=self._distortion,
+                active_groups=m.active_groups,
+                groups=len(m.group_rates),
+                skipped=m.skipped_so_far,
+                seconds_left=self._pace and (self._steps - m.step) / self._pace,
+            )
         )
 
 

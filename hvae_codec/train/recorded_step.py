@@ -7,6 +7,7 @@ counters are the optimiser's flat tensors, which stay where they are.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -19,14 +20,14 @@ from ..distributed import DistributedContext
 from ..model.keyed_noise import fill_keyed, keyed_noise, noise_dims, noise_of
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
-from .update import Network, StepResult, update, update_with
+from .update import Network, StepResult, update
 
 GraphMode = Literal["auto", "on", "off"]
 """Whether steps are recorded; auto: on one GPU."""
 
 Keys = Sequence[tuple[int, ...]]
 Step = Callable[[Tensor, Keys, int], StepResult]
-"""Trains on images [B, C, H, W], with the noise of one key an image, at a step counted from 1."""
+"""Trains on images [B, C, H, W], with the noise of one key per image, at a step counted from 1."""
 
 
 def make_step(
@@ -37,7 +38,7 @@ def make_step(
     processes: DistributedContext,
     on_warning: Callable[[str], None],
 ) -> Step:
-    """A training step, recorded if it is `wanted` and possible here; `on_warning` is told if it is not possible."""
+    """Make a training step, recorded if it is `wanted` and possible; `on_warning` is called if wanted, not possible."""
     step = EagerStep(network, optimizer, config, processes)
     possible = processes.world_size == 1 and processes.device.startswith("cuda")
     if wanted == "on" and not possible:
@@ -53,28 +54,25 @@ class EagerStep:
     ) -> None:
         self.network, self.optimizer, self.config = network, optimizer, config
         self.device = optimizer.weights.device
-        self._mean = processes.all_reduce_mean
+        mean = processes.all_reduce_mean
+        self.update = functools.partial(update, network, optimizer, config, mean_over_processes=mean)
 
     def __call__(self, images: Tensor, keys: Keys, step: int) -> StepResult:
         """Train on `images` at `step`."""
-        noise = keyed_noise(self.config.model, keys, self.device)
-        return update(self.network, self.optimizer, self.config, images, noise, step, self._mean)
+        return self.update(images, keyed_noise(self.config.model, keys, self.device), step)
 
 
 class RecordedStep:
     """`eager`'s step on buffers of its own; on a GPU its first step is recorded, and the later ones replay that.
 
-    Elsewhere every step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way,
-    and all batches if recording fails, of which `on_warning` is told. What a step gave is its own: later steps do not
-    change it.
+    On a CPU each step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way, as
+    do all batches if recording failed, after a call of `on_warning`. Later steps do not change an earlier result.
     """
 
     def __init__(self, eager: EagerStep, on_warning: Callable[[str], None]) -> None:
         self._eager, self._on_warning = eager, on_warning
-        self._config = eager.config
         self._buffers: _Buffers | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._recorded: StepResult | None = None
         self._failed = False
 
     @property
@@ -84,22 +82,25 @@ class RecordedStep:
 
     def __call__(self, images: Tensor, keys: Keys, step: int) -> StepResult:
         """Train on `images` at `step`."""
+        eager = self._eager
         if self._buffers is None:
-            self._buffers = _Buffers(images.shape, self._config, self._eager.device)
+            self._buffers = _Buffers(images.shape, eager.config, eager.device)
         if self._failed or images.shape != self._buffers.images.shape:
-            return self._eager(images, keys, step)
-        self._buffers.fill(images, keys, StepNumbers.at(self._config, step))
-        if self._eager.device.type != "cuda":
+            return eager(images, keys, step)
+        self._buffers.fill(images, keys, StepNumbers.at(eager.config, step))
+        if eager.device.type != "cuda":
             return self._run()
-        with torch.cuda.device(self._eager.device):
-            return self._record() if self._graph is None else self._replay(self._graph)
+        with torch.cuda.device(eager.device):
+            if self._graph is None:
+                return self._record()
+            self._graph.replay()
+            return _copied(self._recorded)
 
     def _run(self) -> StepResult:
-        """The step, on what the buffers hold."""
+        """Take a step on what the buffers hold."""
         assert self._buffers is not None
-        eager, buffers = self._eager, self._buffers
-        noise = noise_of(self._config.model, buffers.noise)
-        return update_with(eager.network, eager.optimizer, self._config, buffers.images, noise, buffers.numbers)
+        noise = noise_of(self._eager.config.model, self._buffers.noise)
+        return self._eager.update(self._buffers.images, noise, self._buffers.numbers)
 
     def _record(self) -> StepResult:
         """Take a step, then record the next one; recording computes nothing."""
@@ -118,19 +119,14 @@ class RecordedStep:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=stream):
-                self._recorded = self._run()
+                recorded = self._run()
         except RuntimeError as error:  # out of memory is one, too
-            self._failed, self._recorded = True, None
+            self._failed = True
             # What went wrong makes the end of the recording fail, too, which says less.
             reason = str(error.__context__ or error).partition("\n")[0]
             self._on_warning(f"the training step cannot be recorded as a CUDA graph ({reason}); steps run without")
         else:
-            self._graph = graph
-
-    def _replay(self, graph: torch.cuda.CUDAGraph) -> StepResult:
-        graph.replay()
-        assert self._recorded is not None
-        return _copied(self._recorded)
+            self._graph, self._recorded = graph, recorded
 
 
 class _Buffers:
@@ -153,5 +149,5 @@ class _Buffers:
 
 
 def _copied(result: StepResult) -> StepResult:
-    """The numbers as they are now; a replay writes the next step's in their place."""
+    """Copy the numbers; a replay writes the next step's in their place."""
     return StepResult(*(tensor.clone() for tensor in result))

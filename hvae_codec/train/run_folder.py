@@ -5,27 +5,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import CONFIG_FILE, Config, TrainConfig, config_to_dict
+from ..config import CONFIG_FILE, Config, config_to_dict
 from ..data.sources import ImageSource
 from ..errors import DataError, ModelError
 from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
 from ..storage.files import write_atomically
-from .run_lock import LOCK_FILE, RunLock
+from ..storage.locks import ProcessLock
 from .state import has_state
 
 ORIGIN_FILE = "origin.json"
+LOCK_FILE = ".lock"
 
 _FIXED = ("model.", "optimizer.name", "train.batch_size")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
 
 _BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial"}
 """Files that a command that was killed at its very beginning may leave."""
+
+
+class RunLock:
+    """One training at a time in the folder of a run, from `acquire` to `release` or the end of the process."""
+
+    def __init__(self, run: Path) -> None:
+        self._run, self._lock = run, ProcessLock(run / LOCK_FILE)
+        self.release = self._lock.release
+
+    def acquire(self) -> None:
+        """Raise `ModelError` if another process trains this run."""
+        if not self._lock.acquire():
+            raise ModelError(f"{self._run} is being trained by another process; wait for it or stop it")
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Origin:
 
     @classmethod
     def of(cls, seed: int, training: ImageSource, validation: ImageSource) -> Origin:
-        """Make that of a run on these images."""
+        """Describe a run on these images."""
         return cls(seed, training.fingerprint, validation.fingerprint)
 
 
@@ -48,94 +62,79 @@ def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = Non
     """Create the folder of a run, or check the one to continue; returns the configuration to train.
 
     Without `resume`, an existing run is continued if its configuration is `config` (and its seed `seed`, if given):
-    the same command again. With `resume`, its length, learning rate, loss schedule and the like may be
-    others; what its states depend on may not. Precision `auto` becomes what suits `device`, or stays what it became.
+    the same command again. With `resume`, its length, learning rate, loss schedule and the like may be others; what
+    its states depend on may not. Precision `auto` becomes what suits `device`, or stays what it became.
     Raises `ModelError` if `run` is not a run, is one of something else, or is to be resumed and does not exist.
     """
-    exists = (run / CONFIG_FILE).is_file()
-    if resume and not exists:
-        raise ModelError(f"there is no run at {run} to resume; leave out --resume to start it")
-    if not exists:
-        _check_empty(run)
-        config = _with_precision(config, resolve_precision(config.train.precision, device))
+    saved = load_run_config(run) if (run / CONFIG_FILE).is_file() else None
+    config = _with_precision(run, saved, config, device)
+    if saved is None:
+        _check_new(run, resume)
     else:
-        saved = load_run_config(run)
-        if (run / WEIGHTS_FILE).exists() and not has_state(run):
-            raise ModelError(f"{run} holds a model without a training state, so it cannot go on; give another --out")
-        if config.train.precision == "auto":
-            config = _with_precision(config, _precision_of(saved, run, device))
-        _check_unchanged(run, saved, config, resume)
-        _check_seed(run, seed)
-    _save_config(run, config)
-    return config
-
-
-def _save_config(run: Path, config: Config) -> None:
-    """Write the configuration, unless another process trains this run."""
+        _check_existing(run, saved, config, seed, resume)
     run.mkdir(parents=True, exist_ok=True)
     lock = RunLock(run)
-    lock.acquire()
+    lock.acquire()  # a run that is being trained keeps its configuration
     try:
         save_config(run, config)
     finally:
         lock.release()
+    return config
 
 
-def _check_empty(run: Path) -> None:
+def _with_precision(run: Path, saved: Config | None, config: Config, device: str) -> Config:
+    """Decide what precision `auto` is; an existing run keeps its own, float32 if it began before there was a choice."""
+    precision = config.train.precision
+    if precision == "auto" and saved is not None:
+        old = saved.train.precision == "auto" and has_state(run)
+        precision = "fp32" if old else saved.train.precision
+    train = dataclasses.replace(config.train, precision=resolve_precision(precision, device))
+    return dataclasses.replace(config, train=train)
+
+
+def _check_new(run: Path, resume: bool) -> None:
+    if resume:
+        raise ModelError(f"there is no run at {run} to resume; leave out --resume to start it")
     if run.exists() and not run.is_dir():
         raise ModelError(f"{run} exists and is a file; give another --out")
     if run.exists() and any(path.name not in _BEGUN for path in run.iterdir()):
         raise ModelError(f"{run} exists and is not a run; give another --out")
 
 
-def _precision_of(saved: Config, run: Path, device: str) -> str:
-    """Find what `auto` became in an existing run; one from before there was a choice computed in float32."""
-    if saved.train.precision == "auto" and has_state(run):
-        return "fp32"
-    return resolve_precision(saved.train.precision, device)
-
-
-def _with_precision(config: Config, precision: Any) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
-
-
-def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> None:
-    for name, before, now in _differences(config_to_dict(saved), config_to_dict(wanted)):
-        if name == "train.precision" and before == TrainConfig.precision:
-            continue  # a configuration that was written before it was resolved
-        if name.startswith(_FIXED):
-            raise ModelError(f"{run} was begun with {name} = {before}, not {now}; give another --out")
-        if not resume:
-            raise ModelError(
-                f"{run} was begun with {name} = {before}, not {now}; to go on with it changed give --resume "
-                f"{_option(name, now)}, otherwise another --out"
-            )
-
-
-def _option(name: str, value: object) -> str:
-    """Write the option that gives a resumed run this value."""
-    if name == "train.steps":
-        return f"--steps {value}"
-    return "--set " + shlex.quote(f"{name}={'none' if value is None else value}")
-
-
-def _differences(saved: Any, wanted: Any, where: str = "") -> Iterator[tuple[str, object, object]]:
-    """Yield dotted name and both values of what differs in two configurations as plain data."""
-    if isinstance(saved, list) and isinstance(wanted, list) and len(saved) == len(wanted):
-        saved, wanted = dict(enumerate(saved)), dict(enumerate(wanted))
-    if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
-        for key in saved:
-            yield from _differences(saved[key], wanted.get(key), f"{where}.{key}" if where else str(key))
-    elif isinstance(saved, list) and isinstance(wanted, list):
-        yield f"{where} (number)", len(saved), len(wanted)
-    elif saved != wanted:
-        yield where, saved, wanted
-
-
-def _check_seed(run: Path, seed: int | None) -> None:
+def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, resume: bool) -> None:
+    if (run / WEIGHTS_FILE).exists() and not has_state(run):
+        raise ModelError(f"{run} holds a model without a training state, so it cannot go on; give another --out")
+    _check_unchanged(run, saved, wanted, resume)
     origin = read_origin(run)
     if seed is not None and origin is not None and origin.seed != seed:
         raise ModelError(f"{run} was begun with seed {origin.seed}, not {seed}; leave out --seed or give another --out")
+
+
+def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> None:
+    values = _flat(config_to_dict(wanted))
+    for name, before in _flat(config_to_dict(saved)).items():
+        now = values.get(name)
+        if before == now or (name == "train.precision" and before == "auto"):  # written before it was resolved
+            continue
+        if name.startswith(_FIXED):
+            raise ModelError(f"{run} was begun with {name} = {before}, not {now}; give another --out")
+        if not resume:
+            option = f"{name}={'none' if now is None else now}"
+            option = f"--steps {now}" if name == "train.steps" else f"--set {shlex.quote(option)}"
+            raise ModelError(
+                f"{run} was begun with {name} = {before}, not {now}; to go on with it changed give --resume "
+                f"{option}, otherwise another --out"
+            )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, object]:
+    """Give all values in mappings and lists their dotted names; the length of a list comes before its values."""
+    if not isinstance(value, Mapping | list):
+        return {name: value}
+    found: dict[str, object] = {f"{name} (number)": len(value)} if isinstance(value, list) else {}
+    for key, part in enumerate(value) if isinstance(value, list) else value.items():
+        found |= _flat(part, f"{name}.{key}" if name else str(key))
+    return found
 
 
 def read_origin(run: Path) -> Origin | None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ..errors import ModelError
 from ..model.checkpoint import save_weights
@@ -29,6 +27,9 @@ from .optimizer import FlatOptimizer
 STATE_FOLDER = "state"
 STATES = 3
 """States of a run that stay on disk."""
+_NAME = "step-" + 9 * "[0-9]"
+_ENDINGS = (".safetensors", ".json", ".safetensors.partial", ".json.partial")
+"""A state's two files, and what a kill left of them."""
 
 
 @dataclass
@@ -62,27 +63,30 @@ def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
     counters = {"step": state.step, "seed": state.seed, "seconds": round(state.seconds, 3), "sha256": _digest(path)}
     write_atomically(path.with_suffix(".json"), json.dumps(counters).encode())
     staying = [p.stem for p in _complete_states(run) if p.stem <= path.stem][-newest:]
-    for file in folder.glob("step-*"):
-        if _is_state_file(file) and file.name.split(".")[0] not in staying:
-            file.unlink()
+    for ending in _ENDINGS:
+        for file in folder.glob(_NAME + ending):
+            if file.name.removesuffix(ending) not in staying:
+                file.unlink()
 
 
-def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] | None = None) -> Path | None:
+def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] = lambda _: None) -> Path | None:
     """Fill `state` from the newest state of `run` that can be read, and return its file; None if there is none.
 
-    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if there are states but none can be
-    read.
+    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if all are damaged.
     """
     paths = _complete_states(run)[::-1]
     for path in paths:
         try:
-            counters, tensors = _read(path)
+            counters = json.loads(path.with_suffix(".json").read_text())
+            step, seed, seconds = counters["step"], counters["seed"], counters["seconds"]
+            if counters["sha256"] != _digest(path):
+                raise ValueError("its bytes are not those that were written")
+            tensors = load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if on_warning is not None:
-                on_warning(f"the state {path} is damaged ({error}); the one before it is used")
+            on_warning(f"the state {path} is damaged ({error}); the one before it is used")
             continue
         state.optimizer.load(tensors)
-        state.step, state.seed, state.seconds = counters["step"], counters["seed"], counters["seconds"]
+        state.step, state.seed, state.seconds = step, seed, seconds
         return path
     if paths:
         raise ModelError(f"no training state in {run / STATE_FOLDER} can be read; train again under another --out")
@@ -96,25 +100,10 @@ def has_state(run: Path) -> bool:
 
 def _complete_states(run: Path) -> list[Path]:
     """List states whose counters were written, oldest first: the counters come last."""
-    paths = (run / STATE_FOLDER).glob("step-*.safetensors")
-    return sorted(p for p in paths if _is_state_file(p) and p.with_suffix(".json").exists())
-
-
-def _is_state_file(path: Path) -> bool:
-    """Whether `path` is one of a state's two files, or what a kill left of one."""
-    return re.fullmatch(r"step-\d{9}\.(safetensors|json)(\.partial)?", path.name) is not None
+    paths = (run / STATE_FOLDER).glob(f"{_NAME}.safetensors")
+    return sorted(path for path in paths if path.with_suffix(".json").exists())
 
 
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read counters and tensors of a state, checked to be those that were written."""
-    counters = json.loads(path.with_suffix(".json").read_text())
-    if counters["sha256"] != _digest(path):
-        raise ValueError("its bytes are not those that were written")
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return {name: counters[name] for name in ("step", "seed", "seconds")}, tensors

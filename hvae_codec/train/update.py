@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..config import Config
-from ..model.hvae import Noise, Terms
-from .loss import training_loss
+from ..config import Config, LossConfig, ModelConfig, TrainConfig
+from ..distributed import DistributedContext
+from ..model.hvae import HVAE, Noise, Terms
+from ..model.precision import autocast, resolve_precision
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
 
 Network = Callable[[Tensor, Noise], Terms]
-"""The model, or what stands for it: compiled, or synchronising gradients with other processes."""
+"""The model as a step calls it: compiled, checkpointed, in bfloat16 or synchronised, as the configuration says."""
+
+
+def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext | None = None) -> Network:
+    """Prepare `model` as `config` says; gradients are averaged over `processes`. Validation must use another model."""
+    processes = processes or DistributedContext(device=model.device.type)
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    if config.compile:
+        model.compile_parts()
+    synchronised = processes.synchronised(model)
+    precision = resolve_precision(config.precision, model.device.type)
+
+    def network(images: Tensor, noise: Noise) -> Terms:
+        with autocast(precision, model.device.type):
+            terms: Terms = synchronised(images, noise)
+        return terms
+
+    return network
 
 
 class StepResult(NamedTuple):
-    """What one step gave, as tensors on the model's device; means are over this process's images."""
+    """The outcome of one step, as tensors on the model's device; means are over this process's images."""
 
     loss: Tensor
     """[]: nats/dim, with the KL's weights of this step."""
@@ -32,7 +52,7 @@ class StepResult(NamedTuple):
     skipped: Tensor
     """[] bool: whether the update was left out: the norm was not finite or reached the threshold."""
     bad_image: Tensor
-    """[] int64: place in the batch of the first image whose terms are not finite, -1 where there is none."""
+    """[] int64: place in the batch of the first image whose terms are not finite, -1 if there is none."""
 
 
 def update(
@@ -41,37 +61,58 @@ def update(
     config: Config,
     images: Tensor,
     noise: Noise,
-    step: int,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    step: int | StepNumbers,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> StepResult:
-    """Train on uint8 `images` [B, C, H, W] at `step` (counted from 1); changes the weights through `optimizer`.
+    """Train on uint8 `images` [B, C, H, W] at `step` (from 1, or its numbers); changes the weights through `optimizer`.
 
     `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
     """
-    return update_with(network, optimizer, config, images, noise, StepNumbers.at(config, step), mean_over_processes)
-
-
-def update_with(
-    network: Network,
-    optimizer: FlatOptimizer,
-    config: Config,
-    images: Tensor,
-    noise: Noise,
-    numbers: StepNumbers,
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
-) -> StepResult:
-    """What `update` does, with the step's numbers given."""
+    numbers = step if isinstance(step, StepNumbers) else StepNumbers.at(config, step)
     optimizer.zero_grad()
     terms = network(images, noise)
     loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
     loss.backward()
     norm, skipped = optimizer.step(numbers.learning_rate)
-    return _result(terms, loss, norm, skipped, config)
+    with torch.no_grad():
+        bits = config.model.nats_per_bit_dim
+        bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
+        bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
+        rate, distortion = terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits
+    return StepResult(loss.detach(), rate, distortion, norm, skipped, bad_image)
 
 
-@torch.no_grad()
-def _result(terms: Terms, loss: Tensor, norm: Tensor, skipped: Tensor, config: Config) -> StepResult:
-    bits = config.model.nats_per_bit_dim
-    bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
-    bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
-    return StepResult(loss.detach(), terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits, norm, skipped, bad_image)
+def training_loss(
+    terms: Terms,
+    model: ModelConfig,
+    loss: LossConfig,
+    numbers: StepNumbers,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+) -> Tensor:
+    """Compute the loss, nats/dim: mean distortion + KL weight · sum of the groups' mean KL, each times its alpha.
+
+    The alphas are those of all processes' images, which `mean_over_processes` averages over.
+    """
+    distortion = terms.nll.mean() / model.image_dims
+    kl = terms.kl.mean(dim=1) / model.image_dims
+    if numbers.balanced is not False:
+        alphas = balance(mean_over_processes(kl.detach()), model, loss)
+        if isinstance(numbers.balanced, Tensor):
+            alphas = torch.where(numbers.balanced, alphas, 1.0)
+        kl = kl * alphas
+    return distortion + numbers.kl_weight * kl.sum()
+
+
+def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
+    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: a group's KL, or KL per dimension."""
+    share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
+    if loss.balance_by_size:
+        share = share / _group_dims(model, kl.device)
+    # All groups may have collapsed; equal zeros then weigh nothing, rather than 0 / 0.
+    return len(share) * share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+
+
+@functools.cache  # a copy to a GPU makes the host wait for it
+def _group_dims(model: ModelConfig, device: torch.device) -> Tensor:
+    """Count the latent dimensions of each group, [groups]."""
+    return torch.tensor([float(group.dims) for group in model.groups], device=device)
