@@ -37,8 +37,7 @@ class DistributedContext:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    device: str = "cpu"
-    """Where this one computes."""
+    device: str = "cpu"  # where this one computes
 
     @property
     def is_main(self) -> bool:

@@ -25,12 +25,10 @@ class Container(ABC):
     """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
 
     path: Path
-    names: Sequence[str]
-    """Sorted, and unique."""
+    names: Sequence[str]  # sorted, and unique
     labels: Sequence[str]
     """The class of each image; "" if it has none."""
-    file_bytes: NDArray[np.int64]
-    """Bytes of each image in the container, int64 [N]."""
+    file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
     size: int
     channels: int
 

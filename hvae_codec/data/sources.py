@@ -43,16 +43,11 @@ class ImageSource:
     """Path relative to the folder, with extension ("train/astronaut/00012.png"); in an array "00000017"."""
     labels: Sequence[str]
     """First folder of the name after a leading train/ or val/ ("astronaut"); "" if there is none."""
-    size: int
-    """Height and width of every image, in pixels."""
-    channels: int
-    """Channels of every image."""
-    skipped: Sequence[str]
-    """Names of broken files that were left out, if `skip_broken` was asked for."""
-    container: Container
-    """Where the pixels come from."""
-    positions: NDArray[np.int64]
-    """Position of each image in the container, int64 [N]."""
+    size: int  # height and width of every image, in pixels
+    channels: int  # channels of every image
+    skipped: Sequence[str]  # names of broken files that were left out, if `skip_broken` was asked for
+    container: Container  # where the pixels come from
+    positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
 
     def __len__(self) -> int:
         return len(self.names)

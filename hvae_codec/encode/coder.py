@@ -31,16 +31,12 @@ from ..store.reader import Store, Stored
 class GroupColumns:
     """Where the kept latents of one group stand, in the stored array and in z."""
 
-    resolution: int
-    """Which stored array they are in."""
-    columns: slice
-    """Their columns in that array."""
-    variates: Tensor
-    """The variates that something is kept of, int64 [k]."""
+    resolution: int  # which stored array they are in
+    columns: slice  # their columns in that array
+    variates: Tensor  # the variates that something is kept of, int64 [k]
     positions: tuple[Tensor, Tensor, Tensor] | None
     """Of single dimensions, [kept] each: number among `variates`, y and x. None if all positions are kept."""
-    steps: Tensor
-    """Quantiser steps, float32, to broadcast against stored numbers."""
+    steps: Tensor  # quantiser steps, float32, to broadcast against stored numbers
 
     def take(self, z: Tensor) -> Tensor:
         """Of z [B, k, H, W] of `variates` what is stored: [B, kept, H, W] or [B, kept]."""

@@ -58,20 +58,16 @@ EVALUATED = ("distortion", "rate")
 class EncodeOptions:
     """How a store is written; its latents do not depend on these, but for float rounding."""
 
-    batch_size: int = 64
-    """Images through the model at once; a row group is cut into these."""
-    overwrite: bool = False
-    """Whether a store that is already there is replaced."""
+    batch_size: int = 64  # images through the model at once; a row group is cut into these
+    overwrite: bool = False  # whether a store that is already there is replaced
     row_group_size: int = ROW_GROUP_SIZE
     """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that the smallest readable unit does not exceed if it holds two images or more."""
     evaluate: bool = False
     """Whether each image's rate and distortion, bits/dim, are measured and stored; takes about two passes more."""
-    seed: int = 0
-    """Of the noise that rate and distortion are measured with."""
-    embed_model: bool = False
-    """Whether the store carries the model, so that it can be decoded without the run."""
+    seed: int = 0  # of the noise that rate and distortion are measured with
+    embed_model: bool = False  # whether the store carries the model, so that it can be decoded without the run
     verify: bool = False
     """Whether each row group is decoded before it is written, a sketch of each decoded image is stored, and what was
     written is read back; takes about a pass more."""
@@ -148,14 +144,10 @@ class ImageEncoder:
     coder: LatentCoder
     source: ImageSource
     row_group_size: int
-    max_batch: int
-    """Images through the model at once, at most."""
-    evaluate: bool = False
-    """Whether each image's rate and distortion, bits/dim, are measured."""
-    seed: int = 0
-    """Of the noise that these are measured with."""
-    verify: bool = False
-    """Whether a sketch is made of each image as it decodes, and what is written is read back."""
+    max_batch: int  # images through the model at once, at most
+    evaluate: bool = False  # whether each image's rate and distortion, bits/dim, are measured
+    seed: int = 0  # of the noise that these are measured with
+    verify: bool = False  # whether a sketch is made of each image as it decodes, and what is written is read back
 
     @property
     def batch_size(self) -> int:

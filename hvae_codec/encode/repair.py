@@ -46,10 +46,8 @@ from .repair_row_groups import RowGroupRepairer
 class RepairOptions:
     """What the encode was given, so that the same comes out."""
 
-    batch_size: int = 64
-    """Images through the model at once; a row group is cut into these."""
-    seed: int = 0
-    """Of the noise that rate and distortion are measured with."""
+    batch_size: int = 64  # images through the model at once; a row group is cut into these
+    seed: int = 0  # of the noise that rate and distortion are measured with
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,8 @@ class RepairReport:
 
     before: VerifyReport
     after: VerifyReport
-    rewritten: Sequence[str] = ()
-    """Files that were replaced, relative to the store."""
-    notes: Sequence[str] = ()
-    """What could not be repaired and why, and what is not as it was, one sentence each."""
+    rewritten: Sequence[str] = ()  # files that were replaced, relative to the store
+    notes: Sequence[str] = ()  # what could not be repaired and why, and what is not as it was, one sentence each
 
 
 def repair(

@@ -36,10 +36,8 @@ _UNPROVEN = "has lost its digest too, which would prove that it is what it was"
 class RowGroupRepairer:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
-    inspection: Inspection
-    """The store, whose metadata and tables are whole."""
-    encoder: ImageEncoder
-    """Encodes the images given."""
+    inspection: Inspection  # the store, whose metadata and tables are whole
+    encoder: ImageEncoder  # encodes the images given
 
     @property
     def store(self) -> Store:

@@ -82,8 +82,7 @@ class GaussianForm(NamedTuple):
     """How a network's raw output describes a prior or posterior."""
 
     base: ScaleBase
-    beta: float
-    """Gradient smoothing (paper 4.2)."""
+    beta: float  # gradient smoothing (paper 4.2)
     residual: bool = False
     """Whether a posterior is relative to its prior (NVAE, arXiv 2007.03898, 3.2): means add, stds multiply."""
 

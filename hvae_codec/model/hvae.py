@@ -38,10 +38,8 @@ class Elbo(NamedTuple):
 class Terms(NamedTuple):
     """The loss's terms per image, in nats."""
 
-    nll: Tensor
-    """[B]: negative log-likelihood."""
-    kl: Tensor
-    """[groups, B]: KL of each latent group."""
+    nll: Tensor  # [B]: negative log-likelihood
+    kl: Tensor  # [groups, B]: KL of each latent group
 
 
 def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
@@ -65,8 +63,7 @@ class SampledPosterior:
     """
 
     noise: Noise
-    mask: Sequence[Tensor] | None = None
-    """Per group True = keep, [variates, 1, 1] or [variates, H, W]; None keeps all."""
+    mask: Sequence[Tensor] | None = None  # per group True = keep, [variates, 1, 1] or [variates, H, W]; None keeps all
 
     def __post_init__(self) -> None:
         self.recorded: dict[int, Tensor] = {}

@@ -28,10 +28,8 @@ from .top_down import LatentGroup
 class PosteriorEstimates(NamedTuple):
     """Estimates from K posterior samples of each image of a batch, in nats, float64."""
 
-    kl: Tensor
-    """[groups, B]: analytic KL of each latent group, average over the samples."""
-    nll: Tensor
-    """[likelihoods, B]: -log p(x | z) under each likelihood, average over the samples."""
+    kl: Tensor  # [groups, B]: analytic KL of each latent group, average over the samples
+    nll: Tensor  # [likelihoods, B]: -log p(x | z) under each likelihood, average over the samples
     bound: Tensor
     """[likelihoods, B]: -log 1/K sum_k p(x, z_k) / q(z_k | x), at most the average of the single samples' terms."""
 
@@ -50,10 +48,8 @@ class WeighedPosterior:
     """Chooses z from the posterior; remembers each group's KL and the log-density ratio at z."""
 
     noise: Noise
-    kl: list[Tensor] = field(default_factory=list)
-    """[B] nats of each group seen so far."""
-    log_ratio: list[Tensor] = field(default_factory=list)
-    """[B] log p(z) - log q(z) of each group seen so far, in nats."""
+    kl: list[Tensor] = field(default_factory=list)  # [B] nats of each group seen so far
+    log_ratio: list[Tensor] = field(default_factory=list)  # [B] log p(z) - log q(z) of each group seen so far, in nats
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """Choose z of `group`, [B, variates, H, W]."""

@@ -45,13 +45,10 @@ AT_ONCE = 32
 class Bucket:
     """A connection to a bucket, and the small objects that were prefetched."""
 
-    url: str
-    """Scheme and name, such as `s3://images`."""
+    url: str  # scheme and name, such as `s3://images`
     connection: Client
-    process: int
-    """The process that made it."""
-    prefetched: dict[str, bytes]
-    """By key."""
+    process: int  # the process that made it
+    prefetched: dict[str, bytes]  # by key
 
     @classmethod
     def connect(cls, url: str) -> Bucket:
@@ -102,8 +99,7 @@ class BucketLocation:
     """
 
     bucket: Bucket
-    key: str
-    """Name of the object, without slashes at its ends."""
+    key: str  # name of the object, without slashes at its ends
 
     @classmethod
     def of(cls, url: str) -> BucketLocation:

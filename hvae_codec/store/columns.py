@@ -32,8 +32,7 @@ class Columns:
     """Latent resolution to the coordinates of each column, ascending; the first are latent group and variate."""
 
     granularity: ClassVar[Granularity]
-    format_version: ClassVar[int]
-    """The lowest version of the format that a reader must know."""
+    format_version: ClassVar[int]  # the lowest version of the format that a reader must know
 
     @property
     def resolutions(self) -> tuple[int, ...]:

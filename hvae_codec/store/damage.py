@@ -15,16 +15,11 @@ T = TypeVar("T")
 class Damage:
     """One thing that is wrong with a store."""
 
-    file: str
-    """Where, relative to the store, such as `z16/c/3/0/0/0`."""
-    problem: str
-    """What is wrong with it, to be read after the file's name: `is missing`."""
-    images: Sequence[int] = ()
-    """The images that are lost or in doubt, ascending; none where no image's numbers are."""
-    row_group: int | None = None
-    """The row group that must be encoded again; None where that would not mend it."""
-    names: Sequence[str] = ()
-    """Names of the first few of `images`, where they can be read."""
+    file: str  # where, relative to the store, such as `z16/c/3/0/0/0`
+    problem: str  # what is wrong with it, to be read after the file's name: `is missing`
+    images: Sequence[int] = ()  # the images that are lost or in doubt, ascending; none where no image's numbers are
+    row_group: int | None = None  # the row group that must be encoded again; None where that would not mend it
+    names: Sequence[str] = ()  # names of the first few of `images`, where they can be read
 
 
 class UnreadableError(Exception):

@@ -40,10 +40,8 @@ REMEDY = "restore the store from a copy or encode the images again"
 class GroupFile:
     """What a store says of itself, and whether its group's file does."""
 
-    metadata: StoreMetadata
-    """Those of the group's file or, if they are damaged, of their second copy."""
-    fault: str = ""
-    """What is wrong with the group's file, to be read after its name; empty if nothing is."""
+    metadata: StoreMetadata  # those of the group's file or, if they are damaged, of their second copy
+    fault: str = ""  # what is wrong with the group's file, to be read after its name; empty if nothing is
     is_proven: bool = True
     """Whether the metadata have a checksum that is right: the group's file may be written again from them."""
 

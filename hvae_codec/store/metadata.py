@@ -28,22 +28,17 @@ Record = TypeVar("Record")
 class ModelRecord:
     """The model that encoded the images."""
 
-    hash: str
-    """SHA-256 of its configuration and weights."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """Its configuration, plain data."""
-    run: str = ""
-    """The run that it is from, as it was given; empty if it is from none."""
-    embedded: bool = False
-    """Whether the store carries the weights."""
+    hash: str  # SHA-256 of its configuration and weights
+    config: Mapping[str, Any] = field(default_factory=dict)  # its configuration, plain data
+    run: str = ""  # the run that it is from, as it was given; empty if it is from none
+    embedded: bool = False  # whether the store carries the weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
     """What the images are."""
 
-    size: int
-    """Height and width in pixels."""
+    size: int  # height and width in pixels
     channels: int
     bits: int
 
@@ -68,8 +63,7 @@ class SourceRecord:
 
     fingerprint: str
     bytes: int
-    parts: tuple[SourcePart, ...] = ()
-    """In order, if the store was appended to."""
+    parts: tuple[SourcePart, ...] = ()  # in order, if the store was appended to
 
     def parts_of(self, images: int) -> tuple[SourcePart, ...]:
         """The parts; of a store of `images` that was never appended to, the one that it is."""
@@ -82,22 +76,17 @@ class StoreMetadata:
 
     format_version: int
     package_version: str = "unknown"
-    fingerprint: str
-    """SHA-256 of all that decides the arrays, see `spec`."""
-    row_group_size: int
-    """Images in each row group but the last: `shard` in the file."""
+    fingerprint: str  # SHA-256 of all that decides the arrays, see `spec`
+    row_group_size: int  # images in each row group but the last: `shard` in the file
     chunk_bytes: int | None
     """Uncompressed size that a chunk of two images or more does not exceed; None in stores of older versions."""
     codec: Codec
-    columns: Mapping[str, Any]
-    """`granularity`, `channels` or `dimensions`: what `Columns.attributes` gives."""
+    columns: Mapping[str, Any]  # `granularity`, `channels` or `dimensions`: what `Columns.attributes` gives
     image: ImageRecord
     model: ModelRecord
-    mask: Mapping[str, Any]
-    """What the pruning kept, plain data."""
+    mask: Mapping[str, Any]  # what the pruning kept, plain data
     source: SourceRecord
-    has_copy: bool = False
-    """Whether the array `committed` holds these metadata a second time."""
+    has_copy: bool = False  # whether the array `committed` holds these metadata a second time
     arrays: Mapping[str, int] | None = None
     """Checksums of the arrays' `zarr.json` by name; None in stores of older versions."""
     as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)

@@ -63,8 +63,7 @@ class IntCodec:
     Inside that range |z - decode(encode(z))| is at most half a step, up to float32 rounding.
     """
 
-    step: float = 1.0
-    """Step in units of the channel's average posterior std."""
+    step: float = 1.0  # step in units of the channel's average posterior std
 
     name: ClassVar[str] = "int"
     dtype: ClassVar[str] = "int16"
@@ -99,8 +98,7 @@ class IntCodec:
 class FloatCodec:
     """Floats as they are, rounded to `dtype` and saturating at its largest finite number; steps are 1."""
 
-    dtype: str
-    """`float16` or `float32`."""
+    dtype: str  # `float16` or `float32`
 
     fill_value: ClassVar[float] = math.nan
 

@@ -48,18 +48,12 @@ S = TypeVar("S", bound="Store")
 class Store:
     """A finished store, open for reading."""
 
-    path: Location
-    """Its folder, or where it is in a bucket."""
-    group_file: GroupFile
-    """The metadata, and what is wrong with the file that they are in."""
-    columns: Columns
-    """What is kept of each latent resolution: whole variates or single latent dimensions."""
-    row_groups: RowGroups
-    """Which images are in which row group."""
-    arrays: ArrayFiles
-    """Its arrays, and what is wrong with them."""
-    cache: ChunkCache
-    """Decoded chunks of the latents."""
+    path: Location  # its folder, or where it is in a bucket
+    group_file: GroupFile  # the metadata, and what is wrong with the file that they are in
+    columns: Columns  # what is kept of each latent resolution: whole variates or single latent dimensions
+    row_groups: RowGroups  # which images are in which row group
+    arrays: ArrayFiles  # its arrays, and what is wrong with them
+    cache: ChunkCache  # decoded chunks of the latents
 
     @classmethod
     def open(cls, path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> Self:

@@ -45,16 +45,13 @@ class ArraySchema:
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    dtype: str
-    """Numpy's name; `str` for text."""
-    fill_value: Any
-    """What elements read as that were never written, or are lost."""
+    dtype: str  # numpy's name; `str` for text
+    fill_value: Any  # what elements read as that were never written, or are lost
     dimension_names: tuple[str, ...]
     compressors: Sequence[Any]
     filters: Sequence[Any] = ()
     shards: tuple[int, ...] | None = None
-    write_all: bool = True
-    """Whether chunks that hold fill values only are written."""
+    write_all: bool = True  # whether chunks that hold fill values only are written
 
     def create(self, group: zarr.Group, name: str) -> zarr.Array:
         """Make the array in `group`, its elements not written yet."""

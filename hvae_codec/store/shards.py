@@ -47,20 +47,13 @@ _BLOSC = numcodecs.Blosc()  # the settings are for writing; a compressed chunk s
 class ShardedArray:
     """A latent array [images, columns, ...] in shards."""
 
-    location: Location
-    """Of the array."""
-    shard: int
-    """Images in a shard."""
-    chunk: tuple[int, ...]
-    """Shape of a chunk, images first."""
-    order: tuple[int, ...]
-    """Order of a chunk's axes when it is compressed."""
-    dtype: np.dtype
-    """Type of the elements."""
-    fill_value: float | int
-    """What images read as that were never written."""
-    cache: ChunkCache
-    """Shared by the arrays of a store."""
+    location: Location  # of the array
+    shard: int  # images in a shard
+    chunk: tuple[int, ...]  # shape of a chunk, images first
+    order: tuple[int, ...]  # order of a chunk's axes when it is compressed
+    dtype: np.dtype  # type of the elements
+    fill_value: float | int  # what images read as that were never written
+    cache: ChunkCache  # shared by the arrays of a store
 
     @classmethod
     def of(cls, array: zarr.Array, location: Location, cache: ChunkCache) -> ShardedArray | None:

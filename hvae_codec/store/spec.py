@@ -25,29 +25,21 @@ from .schema import TABLE_CHUNK, ArraySchema, store_schema
 class StoreSpec:
     """What a store is made from."""
 
-    names: Sequence[str]
-    """One per image, in the order of the store."""
-    labels: Sequence[str]
-    """One per image; empty strings if there are none."""
-    columns: Columns
-    """What is kept of each latent resolution."""
-    steps: Mapping[int, NDArray[np.float32]]
-    """Latent resolution to quantiser steps, float32 [columns]."""
-    codec: Codec
-    """How z became the stored numbers."""
+    names: Sequence[str]  # one per image, in the order of the store
+    labels: Sequence[str]  # one per image; empty strings if there are none
+    columns: Columns  # what is kept of each latent resolution
+    steps: Mapping[int, NDArray[np.float32]]  # latent resolution to quantiser steps, float32 [columns]
+    codec: Codec  # how z became the stored numbers
     model: ModelRecord
-    mask: Mapping[str, Any]
-    """What the pruning kept; opaque."""
+    mask: Mapping[str, Any]  # what the pruning kept; opaque
     image: ImageRecord
     source: SourceRecord
-    row_group_size: int = ROW_GROUP_SIZE
-    """Images in each row group but the last."""
+    row_group_size: int = ROW_GROUP_SIZE  # images in each row group but the last
     chunk_bytes: int = CHUNK_BYTES
     """Uncompressed size that a chunk, the smallest readable unit, does not exceed if it holds two images or more."""
     per_image: tuple[str, ...] = ()
     """Names of further arrays, one float32 per image, that are written with each row group."""
-    weights: bytes = b""
-    """Of a model that the store carries; `model` then says `embedded`."""
+    weights: bytes = b""  # of a model that the store carries; `model` then says `embedded`
 
     def __post_init__(self) -> None:
         _check(self)

@@ -35,15 +35,12 @@ CheckImages = Callable[[range], Iterator[Damage]]
 class VerifyReport:
     """What `verify` found."""
 
-    path: Location
-    """The store."""
+    path: Location  # the store
     images: int
     row_groups: int
-    files: int
-    """Files that were looked at."""
+    files: int  # files that were looked at
     damages: Sequence[Damage]
-    notes: Sequence[str] = ()
-    """What is worth knowing but no damage, one sentence each."""
+    notes: Sequence[str] = ()  # what is worth knowing but no damage, one sentence each
 
     @property
     def ok(self) -> bool:
@@ -103,12 +100,9 @@ def verify_row_groups(inspection: Inspection, progress: Progress | None = None) 
 class Latents:
     """What can be read of a row group in one array."""
 
-    numbers: NDArray
-    """Stored numbers, [images, columns, ...]; fill values if they are lost."""
-    lost: NDArray[np.bool_]
-    """Which images are lost, [images]."""
-    problem: str
-    """What is wrong, to be read after the file's name; empty if nothing is."""
+    numbers: NDArray  # stored numbers, [images, columns, ...]; fill values if they are lost
+    lost: NDArray[np.bool_]  # which images are lost, [images]
+    problem: str  # what is wrong, to be read after the file's name; empty if nothing is
 
 
 def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = frozenset()) -> Iterator[Damage]:

@@ -25,8 +25,7 @@ from ..storage.locks import TakenError, exclusive_lock, waiting_lock
 class Worker:
     """One of the processes that write a store; `Worker()` is one alone, which owns everything."""
 
-    number: int = 0
-    """From 0."""
+    number: int = 0  # from 0
     count: int = 1
 
     def __post_init__(self) -> None:

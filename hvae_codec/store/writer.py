@@ -49,14 +49,10 @@ def check_name(path: Location) -> None:
 class StoreWriter(ABC):
     """A store that is being written. It can be pickled: several processes may each write row groups of their own."""
 
-    path: Location
-    """Where the finished store will be."""
-    spec: StoreSpec
-    """What the store is made from."""
-    overwrite: bool = False
-    """Whether `publish` may replace a store at `path`."""
-    worker: Worker = field(default_factory=Worker)
-    """Which row groups are this process's."""
+    path: Location  # where the finished store will be
+    spec: StoreSpec  # what the store is made from
+    overwrite: bool = False  # whether `publish` may replace a store at `path`
+    worker: Worker = field(default_factory=Worker)  # which row groups are this process's
 
     @cached_property
     def fingerprint(self) -> str:

@@ -40,34 +40,23 @@ _NEVER = torch.iinfo(torch.int64).max
 class TrainOptions:
     """How to run a training, besides the configuration of its model, optimiser and loss."""
 
-    seed: int = 0
-    """Seed of initialisation, batches and noise; a run that continues keeps its own."""
-    save_every: int = 500
-    """Steps between states."""
-    keep_states: int = STATES
-    """The newest states, which stay on disk."""
-    eval_every: int = 500
-    """Steps between validations; there is one at the end, too."""
-    log_every: int = 20
-    """Steps between rows of metrics.csv, and between checks that training is still sound."""
-    validation_images: int = 800
-    """Held-out images in a validation, at most."""
-    max_skips: int = 100
-    """Updates left out in a row after which training is given up."""
+    seed: int = 0  # seed of initialisation, batches and noise; a run that continues keeps its own
+    save_every: int = 500  # steps between states
+    keep_states: int = STATES  # the newest states, which stay on disk
+    eval_every: int = 500  # steps between validations; there is one at the end, too
+    log_every: int = 20  # steps between rows of metrics.csv, and between checks that training is still sound
+    validation_images: int = 800  # held-out images in a validation, at most
+    max_skips: int = 100  # updates left out in a row after which training is given up
     workers: int | None = None
     """Threads that read images, per process; None: this process's share of the cores, 8 at most."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard events."""
-    other_data: bool = False
-    """Whether a run may continue on other images than it was begun with."""
-    device: str = "cpu"
-    """Where to train, for one process alone."""
+    tensorboard: bool = False  # whether to write TensorBoard events
+    other_data: bool = False  # whether a run may continue on other images than it was begun with
+    device: str = "cpu"  # where to train, for one process alone
     graph: GraphMode = "auto"
     """Whether a step is recorded as a CUDA graph, which makes it several times faster; auto: on one GPU."""
     deterministic: bool = False
     """Whether a GPU computes the same numbers each time, so that a run continues to the last bit; may take longer."""
-    latest: Path | None = None
-    """Pointer to the last run, such as `runs/latest`, to be moved to this one."""
+    latest: Path | None = None  # pointer to the last run, such as `runs/latest`, to be moved to this one
 
     def __post_init__(self) -> None:
         for name in ("save_every", "keep_states", "eval_every", "log_every", "validation_images", "max_skips"):
@@ -82,12 +71,9 @@ class TrainResult:
     run: Path
     step: int
     skipped: int
-    validation: Elbo
-    """Means over the held-out images, bits/dim, with the averaged weights."""
-    seconds: float
-    """Spent on all steps, also before the run was continued."""
-    steps_taken: int
-    """Steps of this call; 0 if the run was finished before."""
+    validation: Elbo  # means over the held-out images, bits/dim, with the averaged weights
+    seconds: float  # spent on all steps, also before the run was continued
+    steps_taken: int  # steps of this call; 0 if the run was finished before
 
 
 OnStep = Callable[[StepMetrics], None]
@@ -185,8 +171,7 @@ class _Loop:
     validation: ImageSource
     files: RunFiles
     on_warning: Callable[[str], None]
-    elbo: Elbo | None = None
-    """The last validation of this call."""
+    elbo: Elbo | None = None  # the last validation of this call
 
     def __post_init__(self) -> None:
         self.first_bad = torch.full((), _NEVER, device=self.state.model.device)

@@ -32,18 +32,13 @@ class StepMetrics:
     They are read from the device when the first is asked for, which waits for the step; so ask before the next, seldom.
     """
 
-    loss: float = _number(0)
-    """nats/dim, with the KL's weights of this step."""
-    distortion: float = _number(1)
-    """bits/dim."""
-    grad_norm: float = _number(2)
-    """Global norm before clipping."""
+    loss: float = _number(0)  # nats/dim, with the KL's weights of this step
+    distortion: float = _number(1)  # bits/dim
+    grad_norm: float = _number(2)  # global norm before clipping
     skipped: bool = _number(3, bool)
     """Whether the update was left out: the norm was not finite or reached the threshold."""
-    skipped_so_far: int = _number(4, int)
-    """Updates left out since the run began."""
-    skipped_in_a_row: int = _number(5, int)
-    """Updates left out since the last one that was made."""
+    skipped_so_far: int = _number(4, int)  # updates left out since the run began
+    skipped_in_a_row: int = _number(5, int)  # updates left out since the last one that was made
 
     def __init__(self, step: int, numbers: Callable[[], Tensor], config: Config) -> None:
         """`numbers` gives what `packed` does."""

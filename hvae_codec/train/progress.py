@@ -19,17 +19,13 @@ class Status:
     """How training goes."""
 
     step: int
-    steps: int
-    """In all."""
-    images_per_second: float | None
-    """Of all processes; None after the first step, which also warms up."""
-    rate: float
-    """bits/dim, a running average, as are distortion and NELBO."""
+    steps: int  # in all
+    images_per_second: float | None  # of all processes; None after the first step, which also warms up
+    rate: float  # bits/dim, a running average, as are distortion and NELBO
     distortion: float
     active_groups: int
     groups: int
-    skipped: int
-    """Updates left out so far."""
+    skipped: int  # updates left out so far
     seconds_left: float | None
 
     @property

@@ -47,10 +47,8 @@ class Origin:
     """The seed and the images that a run is made from."""
 
     seed: int
-    training: str
-    """Fingerprint of the training images."""
-    validation: str
-    """Fingerprint of the held-out images."""
+    training: str  # fingerprint of the training images
+    validation: str  # fingerprint of the held-out images
 
     @classmethod
     def of(cls, seed: int, training: ImageSource, validation: ImageSource) -> Origin:

@@ -15,8 +15,7 @@ class StepNumbers(NamedTuple):
 
     learning_rate: float | Tensor
     kl_weight: float | Tensor
-    balanced: bool | Tensor
-    """Whether the groups' KL is balanced."""
+    balanced: bool | Tensor  # whether the groups' KL is balanced
 
     @classmethod
     def at(cls, config: Config, step: int) -> StepNumbers:

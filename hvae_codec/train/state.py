@@ -38,11 +38,9 @@ class TrainState:
 
     model: HVAE
     optimizer: FlatOptimizer
-    step: int = 0
-    """Steps taken."""
+    step: int = 0  # steps taken
     seed: int = 0
-    seconds: float = 0.0
-    """Time spent on those steps."""
+    seconds: float = 0.0  # time spent on those steps
 
     def is_finite(self) -> bool:
         """Whether every weight, average and moment is a finite number."""

@@ -41,18 +41,12 @@ def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext
 class StepResult(NamedTuple):
     """The outcome of one step, as tensors on the model's device; means are over this process's images."""
 
-    loss: Tensor
-    """[]: nats/dim, with the KL's weights of this step."""
-    rate: Tensor
-    """[groups]: bits/dim, mean over images."""
-    distortion: Tensor
-    """[]: bits/dim, mean over images."""
-    grad_norm: Tensor
-    """[]: global norm before clipping."""
-    skipped: Tensor
-    """[] bool: whether the update was left out: the norm was not finite or reached the threshold."""
-    bad_image: Tensor
-    """[] int64: place in the batch of the first image whose terms are not finite, -1 if there is none."""
+    loss: Tensor  # []: nats/dim, with the KL's weights of this step
+    rate: Tensor  # [groups]: bits/dim, mean over images
+    distortion: Tensor  # []: bits/dim, mean over images
+    grad_norm: Tensor  # []: global norm before clipping
+    skipped: Tensor  # [] bool: whether the update was left out: the norm was not finite or reached the threshold
+    bad_image: Tensor  # [] int64: place in the batch of the first image whose terms are not finite, -1 if there is none
 
 
 def update(
