@@ -31,7 +31,7 @@ from zarr.codecs import Crc32cCodec
 from hvae_codec import open_store
 from hvae_codec.store.arrays import row_group_digest, shard_key
 from hvae_codec.store.columns import Columns, VariateColumns
-from hvae_codec.store.folder_writer import FolderStoreWriter, partial_path
+from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.spec import StoreSpec, spec_fingerprint
@@ -54,6 +54,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--commits", type=int, default=400, help="row groups committed to measure a rate")
     parser.add_argument("--out", type=Path, help="folder for the results; the store is built in it, too")
     return parser.parse_args(arguments)
+
+
+def unfinished(path: Path) -> Path:
+    """Where the store of `path` is until it is published."""
+    return path.with_name(f"{path.name}.partial")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Simulation:
 
     def group(self) -> zarr.Group:
         """The unfinished store, for what the package has no function for."""
-        return zarr.open_group(partial_path(self.path), mode="r+")
+        return zarr.open_group(unfinished(self.path), mode="r+")
 
 
 @dataclass
@@ -203,11 +208,11 @@ def create(simulation: Simulation) -> list[Row]:
     with found.measure("create the store", simulation.rows, "row"):
         FolderStoreWriter.create_or_resume(simulation.path, spec)
     for name in ("name", "label"):
-        files = sorted((partial_path(simulation.path) / name / "c").iterdir())
+        files = sorted((unfinished(simulation.path) / name / "c").iterdir())
         stored = sum(file.stat().st_size for file in files)
         note = f"{len(files)} chunks, {stored:,} bytes, {stored / simulation.rows:.2f} a row"
         found.rows.append(Row(f"  of this, `{name}`", 0.0, note=note))
-    metadata = (partial_path(simulation.path) / "zarr.json").stat().st_size
+    metadata = (unfinished(simulation.path) / "zarr.json").stat().st_size
     found.rows.append(Row("  of this, zarr.json", 0.0, note=f"{metadata:,} bytes"))
     return found.rows
 
@@ -270,7 +275,7 @@ def markers(simulation: Simulation) -> list[Row]:
     """The same digests read in other ways, and held in other chunks."""
     found, committed = Rows(), simulation.group()["committed"]
     count = committed.shape[0]
-    folder = partial_path(simulation.path) / "committed" / "c"
+    folder = unfinished(simulation.path) / "committed" / "c"
     with found.measure("markers: list the folder", count, "row group"):
         names = [entry.name for entry in os.scandir(folder)]
     with found.measure("markers: one zarr read for all", count, "row group"):

@@ -22,9 +22,8 @@ from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import load_weights, save_model
-from hvae_codec.storage import folder
+from hvae_codec.storage import folder, swap
 from hvae_codec.storage.folder import FolderLocation
-from hvae_codec.store import folder_writer as store_writer
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.schema import table_schema
 from hvae_codec.store.verify import checked_row_group, verify
@@ -385,7 +384,7 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
 @pytest.mark.parametrize("swaps", [True, False])
 def test_a_store_open_meanwhile_reads_on(tiny_model, images, folders, path, monkeypatch, swaps):
     if not swaps:  # as on other systems than Linux
-        monkeypatch.setattr(store_writer, "exchange", lambda one, other: False)
+        monkeypatch.setattr(swap, "exchange", lambda one, other: False)
     store, lengths = open_store(path), set()
     expected = store.stored(slice(None))
 
@@ -407,7 +406,7 @@ def test_a_kill_between_two_renames(tiny_model, folders, path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_writer, "exchange", killed_after_renaming)
+        patch.setattr(swap, "exchange", killed_after_renaming)
         with pytest.raises(KeyboardInterrupt):
             append(tiny_model, source(folders, "new"), path)
     assert not path.exists()
@@ -451,7 +450,7 @@ def test_a_half_removed_store_does_not_come_back(tiny_model, folders, path, monk
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            store_writer._remove_unfinished(path)
+            folder_writer._remove_unfinished(path)
     path.rename(path.with_name("out.zarr.replaced"))
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, source(folders, "new"), path)

@@ -10,8 +10,8 @@ import pytest
 import zarr
 from skimage import data
 
+from hvae_codec.storage import swap
 from hvae_codec.storage.folder import FolderLocation
-from hvae_codec.store import folder_writer as store_writer
 from hvae_codec.store.columns import Columns, PositionColumns, VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
@@ -104,8 +104,8 @@ def test_two_workers_that_replace_a_store_at_the_same_time(tmp_path, monkeypatch
             finished[0].result(0.2)  # it waits
         return exchange(one, other)
 
-    exchange = store_writer.exchange
-    monkeypatch.setattr(store_writer, "exchange", meanwhile)
+    exchange = swap.exchange
+    monkeypatch.setattr(swap, "exchange", meanwhile)
     with ThreadPoolExecutor() as pool:
         assert first.finish()
     assert finished[0].result()

@@ -22,8 +22,9 @@ from typing import cast
 import zarr
 
 from ..errors import StoreError
-from ..storage.files import exchange, sync, sync_tree, write_atomically
+from ..storage.files import sync, sync_tree
 from ..storage.folder import FolderLocation
+from ..storage.swap import FolderSwap
 from .arrays import marked_digest
 from .create import fill_group
 from .schema import WRITE_ALL
@@ -77,32 +78,22 @@ class FolderStoreWriter(StoreWriter):
 
     @staticmethod
     def unfinished_file(path: Path) -> FolderLocation:  # noqa: D102
-        return FolderLocation(partial_path(path) / "zarr.json")
+        return FolderLocation(_swap(path).partial / "zarr.json")
 
     @staticmethod
     def locked(path: Path, worker: Worker) -> AbstractContextManager[None]:  # noqa: D102
         return write_lock(path, worker)
 
     @staticmethod
-    def finish_swap(path: Path) -> bool:
-        """Where neither store has the name `path`, the old one gets it back; otherwise the old one is removed."""
-        mark, replaced = _swap_mark(path), _replaced_path(path)
-        if not (mark.exists() or os.path.lexists(replaced)):
+    def finish_swap(path: Path) -> bool:  # noqa: D102
+        if not _swap(path).is_unfinished:
             return False
         with publish_lock(path):
-            if not os.path.lexists(path) and fingerprint_at(replaced):
-                replaced.rename(path)
-            new = mark.is_file() and fingerprint_at(path) == mark.read_text()
-            if new and fingerprint_at(partial_path(path)) != fingerprint_at(path):
-                _remove_unfinished(partial_path(path))  # the old one, where the two have swapped names
-            if fingerprint_at(path):
-                _remove_unfinished(replaced)
-            mark.unlink(missing_ok=True)
-        return new
+            return _swap(path).finish()
 
     @property
     def unfinished(self) -> FolderLocation:  # noqa: D102
-        return FolderLocation(partial_path(self.path))
+        return FolderLocation(_swap(self.path).partial)
 
     def array(self, name: str) -> zarr.Array:  # noqa: D102
         array = zarr.open_array(self.unfinished / name, mode="r+", zarr_format=3)
@@ -130,7 +121,7 @@ class FolderStoreWriter(StoreWriter):
                 return False
             self.check_target(self.path, self.overwrite)
             sync(self.unfinished)
-            _take_name(self.unfinished, self.path, self.fingerprint)
+            _swap(self.path).take_name()
         for leftover in _creations(self.path):
             _remove_unfinished(leftover)
         remove_locks(self.path)
@@ -141,14 +132,6 @@ class FolderStoreWriter(StoreWriter):
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.unfinished)}
         for path in (*files, *folders):
             sync(path)
-
-
-def partial_path(path: Path) -> Path:
-    """Where the store of `path` is until it is published."""
-    return path.with_name(path.name + ".partial")
-
-
-# --- folders ---------------------------------------------------------------------------------------------------------
 
 
 def _create(writer: FolderStoreWriter) -> None:
@@ -174,31 +157,8 @@ def _creations(path: Path) -> list[Path]:
     return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
 
 
-def _replaced_path(path: Path) -> Path:
-    return path.with_name(path.name + ".replaced")
-
-
-def _swap_mark(path: Path) -> Path:
-    """Where the fingerprint of the store that is about to take the place of another is, for `finish_swap`."""
-    return lock_folder(path) / "swap"
-
-
-def _take_name(partial: Path, path: Path, fingerprint: str) -> None:
-    """Rename `partial` to `path`; a store that is there is removed once the new one has its name."""
-    replaced = _replaced_path(path)
-    if not path.exists():
-        partial.rename(path)
-        sync(path.parent)
-        return
-    _remove_unfinished(replaced)
-    write_atomically(_swap_mark(path), fingerprint.encode(), root=path.parent)
-    if exchange(partial, path):
-        partial.rename(replaced)
-    else:
-        path.rename(replaced)
-        partial.rename(path)
-    sync(path.parent)
-    _remove_unfinished(replaced)
+def _swap(path: Path) -> FolderSwap:
+    return FolderSwap(path, lock_folder(path) / "swap", fingerprint_at, _remove_unfinished)
 
 
 def fingerprint_at(folder: Path) -> str | None:
