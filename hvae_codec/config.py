@@ -21,14 +21,11 @@ from typing import Any, ClassVar, Literal
 
 from .errors import ConfigError
 
-CONFIG_FILE = "config.json"
-"""A run's configuration, in its folder."""
+CONFIG_FILE = "config.json"  # a run's configuration, in its folder
 
-LATEST_RUN = "runs/latest"
-"""The run that commands take if none is given: a pointer to the last one."""
+LATEST_RUN = "runs/latest"  # the run that commands take if none is given: a pointer to the last one
 
-ROW_GROUP_SIZE = 256
-"""Images in a row group of a store by default."""
+ROW_GROUP_SIZE = 256  # images in a row group of a store by default
 
 CHUNK_BYTES = 131072
 """Largest chunk of two images or more in a store by default, uncompressed: a random image reads in milliseconds."""

@@ -25,6 +25,7 @@ from hvae_codec.model.checkpoint import load_weights, save_model
 from hvae_codec.storage import folder, swap
 from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import marker_object
+from hvae_codec.store.folder_writer import _remove_unfinished
 from hvae_codec.store.schema import table_schema
 from hvae_codec.store.verify import checked_row_group, verify
 from hvae_codec.store.workers import Worker, write_lock
@@ -450,7 +451,7 @@ def test_a_half_removed_store_does_not_come_back(tiny_model, folders, path, monk
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            folder_writer._remove_unfinished(path)
+            _remove_unfinished(path)
     path.rename(path.with_name("out.zarr.replaced"))
     with pytest.raises(StoreError, match="there is no store"):
         append(tiny_model, source(folders, "new"), path)

@@ -14,8 +14,7 @@ from ..errors import DataError
 from .containers import Container
 from .pixels import fit, other_channels
 
-SAMPLED_IMAGES = 64
-"""Images, evenly spaced, whose pixels go into an array's fingerprint."""
+SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
 
 
 class ArrayContainer(Container):

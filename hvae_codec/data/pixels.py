@@ -28,8 +28,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 89_478_485
 """Larger images are refused (Pillow's own limit): a small file can unpack to more memory than there is."""
 
-SMALL_FILE = 2**18
-"""Bytes from which a file is not read whole before it is decoded."""
+SMALL_FILE = 2**18  # bytes from which a file is not read whole before it is decoded
 
 _MAGIC: dict[type[ImageFile.ImageFile], tuple[bytes, ...]] = {
     PngImageFile: (b"\x89PNG\r\n\x1a\n",),

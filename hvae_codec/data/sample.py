@@ -38,8 +38,7 @@ PHOTOGRAPHS = {
 }
 """Class folder -> function of `skimage.data`, or file name for `sklearn.datasets.load_sample_image`."""
 
-PATCHES = {"train": 7000, "val": 800}
-"""At most this many patches in all; photographs have their share by area."""
+PATCHES = {"train": 7000, "val": 800}  # at most this many patches in all; photographs have their share by area
 
 _MARKER = "sample-data.json"
 

@@ -24,8 +24,7 @@ from .containers import Container
 from .folders import open_folder
 from .splits import Split, split_indices
 
-READ_AHEAD = 4
-"""Batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most."""
+READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (

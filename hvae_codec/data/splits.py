@@ -8,8 +8,7 @@ from typing import Literal
 
 Split = Literal["train", "val", "all"]
 
-HELD_OUT = 10
-"""Without a val/ folder, one image in this many is held out for validation, chosen by a hash of its name."""
+HELD_OUT = 10  # without a val/ folder, one image in this many is held out for validation, chosen by a hash of its name
 
 
 def split_indices(names: Sequence[str], which: Literal["train", "val"]) -> list[int]:

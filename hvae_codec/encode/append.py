@@ -44,8 +44,7 @@ from .encoded_store import EncodedStore, open_store
 from .pipeline import EVALUATED, ImageEncoder, Images, check_images, joined, write_row_groups
 from .sketch import SKETCH
 
-TAKEN_AT_ONCE = 256
-"""Row groups that are copied, and then committed; what a killed append copies again."""
+TAKEN_AT_ONCE = 256  # row groups that are copied, and then committed; what a killed append copies again
 
 
 def append(

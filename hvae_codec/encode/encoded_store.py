@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from ..model.hvae import HVAE
     from .coder import LatentCoder
 
-_BATCH_SIZE = 64
-"""Images through the model at once."""
+_BATCH_SIZE = 64  # images through the model at once
 
 
 def open_store(path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> EncodedStore:

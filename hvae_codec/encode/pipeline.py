@@ -43,15 +43,13 @@ from .embedded_model import model_weights
 from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
 
-SAMPLE_IMAGES = 1000
-"""Images that statistics are measured on if nobody says how many."""
+SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
 Images = ImageSource | NDArray[np.uint8] | Tensor
 """A source, or uint8 [N, C, H, W]."""
 PerImage = dict[str, NDArray[np.floating]]
 """Name of a per-image array to its numbers, [B]."""
-EVALUATED = ("distortion", "rate")
-"""Per-image arrays of bits/dim."""
+EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
 
 
 @dataclass(frozen=True, kw_only=True)

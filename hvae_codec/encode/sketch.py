@@ -16,8 +16,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-SKETCH = "sketch"
-"""The per-image array of a store that holds them."""
+SKETCH = "sketch"  # the per-image array of a store that holds them
 
 
 def sketch(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -37,8 +37,7 @@ RETRIES = 8
 _GIVE_UP = timedelta(seconds=60)
 _TIMEOUT = timedelta(seconds=60)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
-AT_ONCE = 32
-"""Requests under way at the same time if many objects are wanted."""
+AT_ONCE = 32  # requests under way at the same time if many objects are wanted
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,7 @@ import threading
 
 from numpy.typing import NDArray
 
-CACHE_BYTES = 64 * 2**20
-"""Bytes in a cache if nobody says how many."""
+CACHE_BYTES = 64 * 2**20  # bytes in a cache if nobody says how many
 
 
 class ChunkCache:

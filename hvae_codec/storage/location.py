@@ -23,8 +23,7 @@ LocationLike = str | Path | BucketLocation
 K = TypeVar("K")
 V = TypeVar("V")
 
-UNFINISHED = "unfinished.json"
-"""In a bucket, what becomes a store's `zarr.json` when the store is whole."""
+UNFINISHED = "unfinished.json"  # in a bucket, what becomes a store's `zarr.json` when the store is whole
 
 
 def location_of(text: LocationLike) -> Location:

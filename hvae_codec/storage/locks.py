@@ -9,10 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_POLL = 0.01
-"""Seconds between two looks at a lock that is waited for."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What some network file systems answer."""
+_POLL = 0.01  # seconds between two looks at a lock that is waited for
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what some network file systems answer
 
 
 class TakenError(Exception):

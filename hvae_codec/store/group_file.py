@@ -31,8 +31,7 @@ from .metadata import (
 )
 
 GROUP_FILE = "zarr.json"
-COPY_FILE = f"{COPY_HOLDER}/zarr.json"
-"""What holds the second copy of the metadata."""
+COPY_FILE = f"{COPY_HOLDER}/zarr.json"  # what holds the second copy of the metadata
 REMEDY = "restore the store from a copy or encode the images again"
 
 

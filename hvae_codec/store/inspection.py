@@ -21,8 +21,7 @@ from .reader import Store
 from .schema import NO_TEXT, chunk_files, dimension_names, is_chunk_file
 from .spec import spec_fingerprint
 
-NAMED_FILES = 3
-"""Files that are no part of the store and are named; the others are counted."""
+NAMED_FILES = 3  # files that are no part of the store and are named; the others are counted
 
 
 @dataclass(frozen=True, eq=False)

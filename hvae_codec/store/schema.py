@@ -27,13 +27,10 @@ from .rowgroups import RowGroups
 NO_TEXT = "\uffff"
 """Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)"""
 
-TABLE_CHUNK = 65536
-"""Entries in a chunk of a table."""
+TABLE_CHUNK = 65536  # entries in a chunk of a table
 
-WEIGHTS = "model"
-"""The array of the weights of a model that the store carries, as the bytes of a safetensors file."""
-WEIGHTS_CHUNK = 4 * 2**20
-"""Bytes in a chunk of weights, which do not compress."""
+WEIGHTS = "model"  # the array of the weights of a model that the store carries, as the bytes of a safetensors file
+WEIGHTS_CHUNK = 4 * 2**20  # bytes in a chunk of weights, which do not compress
 
 WRITE_ALL: Any = {"write_empty_chunks": True}
 """Without it zarr drops chunks that hold fill values only, and they read back as if they had never been written."""

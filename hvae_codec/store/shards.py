@@ -34,10 +34,8 @@ from numpy.typing import NDArray
 from ..storage.cache import ChunkCache
 from ..storage.location import Location
 
-MISSING = 2**64 - 1
-"""Offset and length of a chunk that was never written."""
-INDEX_ENTRY = 16
-"""Bytes that a shard's index has for each chunk."""
+MISSING = 2**64 - 1  # offset and length of a chunk that was never written
+INDEX_ENTRY = 16  # bytes that a shard's index has for each chunk
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
 _BLOSC = numcodecs.Blosc()  # the settings are for writing; a compressed chunk says how to read it

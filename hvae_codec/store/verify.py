@@ -24,8 +24,7 @@ from .inspection import Inspection
 from .reader import Store, Stored, open_damaged
 from .writer import StoreWriter
 
-NAMED = 3
-"""Images of a damage that are named; the others are counted."""
+NAMED = 3  # images of a damage that are named; the others are counted
 
 CheckImages = Callable[[range], Iterator[Damage]]
 """What is wrong with the images of a row group whose latents are whole, given their numbers."""

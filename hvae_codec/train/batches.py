@@ -19,8 +19,7 @@ from ..progress import Progress
 CACHE_BYTES = 2 << 30
 """Sources up to this many pixel bytes are read once and held in memory; larger ones are read as the steps need them."""
 
-AHEAD = 2
-"""Batches read ahead of the one in use, besides one for each thread that reads."""
+AHEAD = 2  # batches read ahead of the one in use, besides one for each thread that reads
 
 
 class BatchStream:

@@ -17,8 +17,7 @@ from .update import StepResult
 SCALARS = ("nelbo", "rate", "distortion", "loss", "grad_norm", "learning_rate", "beta")
 """Attributes of `StepMetrics` that are one real number each."""
 
-ACTIVE_NATS = 0.01
-"""A latent group whose KL is above this many nats per image is active: it carries information."""
+ACTIVE_NATS = 0.01  # a latent group whose KL is above this many nats per image is active: it carries information
 
 
 def _number(index: int, kind: type[float] = float) -> Any:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..config import OptimizerConfig
 from ..errors import ModelError
 
-_ALIGNMENT = 16
-"""Parameters start at multiples of this many floats: vector units load whole cache lines."""
+_ALIGNMENT = 16  # parameters start at multiples of this many floats: vector units load whole cache lines
 
 
 class FlatOptimizer:

@@ -10,8 +10,7 @@ from datetime import timedelta
 
 from .metrics import StepMetrics
 
-SMOOTHING = 0.5
-"""Weight of what was shown before in the averages shown now."""
+SMOOTHING = 0.5  # weight of what was shown before in the averages shown now
 
 
 @dataclass(frozen=True, kw_only=True)

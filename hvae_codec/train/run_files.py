@@ -32,8 +32,7 @@ METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
 VALIDATION_FILE = "validation.csv"
 VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
 EVENTS_FOLDER = "tensorboard"
-EVENT_IMAGES = 8
-"""Images per row in TensorBoard, and in all."""
+EVENT_IMAGES = 8  # images per row in TensorBoard, and in all
 
 
 class RunFiles:

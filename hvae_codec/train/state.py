@@ -25,8 +25,7 @@ from ..storage.files import write_atomically
 from .optimizer import FlatOptimizer
 
 STATE_FOLDER = "state"
-STATES = 3
-"""States of a run that stay on disk."""
+STATES = 3  # states of a run that stay on disk
 _NAME = "step-" + 9 * "[0-9]"
 _ENDINGS = (".safetensors", ".json", ".safetensors.partial", ".json.partial")
 """A state's two files, and what a kill left of them."""

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = 1 << 17
-"""Elements of one tensor in a block: few enough for the cache, enough for several threads."""
+BLOCK_ELEMENTS = 1 << 17  # elements of one tensor in a block: few enough for the cache, enough for several threads
 
 
 class PerImage(Protocol):
