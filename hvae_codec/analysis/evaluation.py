@@ -101,8 +101,6 @@ def evaluate(
     return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model))
 
 
-# --- one batch -------------------------------------------------------------------------------------------------------
-
 Part = dict[str, NDArray[np.float64]]
 
 
@@ -176,9 +174,6 @@ def _check_finite(table: pd.DataFrame) -> None:
     if not finite.all():
         name = table["name"].iloc[int((~finite).argmax())]
         raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
-
-
-# --- averages over images --------------------------------------------------------------------------------------------
 
 
 def _figures(table: pd.DataFrame, model: HVAE) -> dict[str, Figure]:

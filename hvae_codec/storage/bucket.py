@@ -370,9 +370,6 @@ class ZarrObjects(ObjectStore):
             await super().delete(key)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turns what obstore raises about `url` into an `UnreachableError`; lets `FileNotFoundError` through.

@@ -104,6 +104,4 @@ class ArrayFiles:
 
 def image_numbers(rows: Sequence[int]) -> str:
     """Images as a sentence names them: `image 3`, `images 3 to 9`."""
-    if len(rows) <= 1:
-        return f"image {rows[0]}" if rows else "no image"
-    return f"images {min(rows)} to {max(rows)}"
+    return f"image {rows[0]}" if len(rows) == 1 else f"images {min(rows)} to {max(rows)}" if rows else "no image"

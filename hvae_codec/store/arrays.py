@@ -107,9 +107,6 @@ def _shuffle(dtype: str) -> Literal["shuffle", "bitshuffle"]:
     return "bitshuffle" if np.issubdtype(dtype, np.integer) else "shuffle"
 
 
-# --- numbers in the arrays -------------------------------------------------------------------------------------------
-
-
 def unstorable(stored: np.ndarray) -> np.ndarray:
     """Whether each image, of [image, columns, ...], holds a number no latent can have: NaN, infinity, a fill value."""
     wrong = np.abs(stored.astype(np.int32)) > MAX_CODE if stored.dtype.kind == "i" else ~np.isfinite(stored)

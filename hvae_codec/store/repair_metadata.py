@@ -6,7 +6,7 @@ Before anything is replaced it is proven: an array's metadata by their checksum,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,11 +113,10 @@ def write_tables(store: Store, spec: StoreSpec, names: Sequence[str]) -> list[st
     return files
 
 
-def _files_of(name: str, objects: Mapping[str, bytes]) -> Iterator[str]:
+def _files_of(name: str, objects: Mapping[str, bytes]) -> list[str]:
     if name == "committed" or (name[0] == "z" and name[1:].isdecimal()):
-        yield f"{name}/zarr.json"
-        return
-    yield from sorted(key for key in objects if key.startswith(f"{name}/"))
+        return [f"{name}/zarr.json"]
+    return sorted(key for key in objects if key.startswith(f"{name}/"))
 
 
 def _objects(store: Store, spec: StoreSpec) -> dict[str, bytes]:

@@ -83,9 +83,6 @@ def _concerns(damages: Sequence[Damage], row_group: int) -> bool:
     return any(damage.row_group == row_group for damage in damages)
 
 
-# --- row groups ------------------------------------------------------------------------------------------------------
-
-
 def verify_row_groups(inspection: Inspection, progress: Progress | None = None) -> Iterator[tuple[int, list[Damage]]]:
     """Each row group, with what is wrong with its latents and digest beyond what the inspection says of their files."""
     store, lost = inspection.store, {damage.file for damage in inspection.damages}
