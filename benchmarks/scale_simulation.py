@@ -35,7 +35,7 @@ from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.spec import StoreSpec, spec_fingerprint
-from hvae_codec.store.verify import verify
+from hvae_codec.verification.verify import verify
 
 BILLION = 1_000_000_000
 

@@ -13,7 +13,7 @@ from .options import AsJson, DeviceOption, StoreArgument, torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.progress import Progress
-    from hvae_codec.store.verify import VerifyReport
+    from hvae_codec.verification.verify import VerifyReport
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
     Exit code 0 if all is well, 1 if anything is damaged. Only --deep needs the model.
     """
     from hvae_codec.report.verified import damage_table, verified_data, verified_sentence
-    from hvae_codec.store.verify import verify
+    from hvae_codec.verification.verify import verify
 
     with interruptible("Nothing was changed."), stages() as stage:
         report = _deep(store, model, device, stage("Verifying")) if deep else verify(store, progress=stage("Verifying"))

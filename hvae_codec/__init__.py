@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .prune.tolerance import find_tolerated as find_tolerated
     from .store.quantiser import make_codec as make_codec
     from .store.reader import Store as Store
-    from .store.verify import VerifyReport as VerifyReport, verify as verify
+    from .verification.verify import VerifyReport as VerifyReport, verify as verify
     from .store.workers import Worker as Worker
 
 _PUBLIC = {
@@ -67,7 +67,7 @@ _PUBLIC = {
     "prune.tolerance": "find_tolerated",
     "store.quantiser": "make_codec",
     "store.reader": "Store",
-    "store.verify": "verify VerifyReport",
+    "verification.verify": "verify VerifyReport",
     "store.workers": "Worker",
 }
 """Public names by the module that defines them."""

@@ -27,8 +27,8 @@ from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import _remove_unfinished
 from hvae_codec.store.schema import table_schema
-from hvae_codec.store.verify import checked_row_group, verify
 from hvae_codec.store.workers import Worker, write_lock
+from hvae_codec.verification.verify import checked_row_group, verify
 from photos import save_png
 from stores import tree
 

@@ -20,7 +20,7 @@ from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.store.schema import WEIGHTS, WEIGHTS_CHUNK, weights_schema
-from hvae_codec.store.verify import verify
+from hvae_codec.verification.verify import verify
 from hvae_codec_cli.app import app
 
 

@@ -9,7 +9,7 @@ import pytest
 from hvae_codec import open_store
 from hvae_codec.errors import UsageError
 from hvae_codec.storage.location import location_of
-from hvae_codec.store.verify import verify
+from hvae_codec.verification.verify import verify
 from stores import make_store
 
 

@@ -24,7 +24,7 @@ if BLOCKED:
 
 import numpy as np
 import hvae_codec
-from hvae_codec.store.verify import checked_row_group
+from hvae_codec.verification.verify import checked_row_group
 
 store = hvae_codec.open_store(STORE)
 latents = store.latents(slice(2, 17))
@@ -60,6 +60,6 @@ def test_reading_imports_no_torch(tmp_path, granularity, blocked):
 
 
 def test_what_needs_torch_is_not_imported_with_the_package():
-    modules = "hvae_codec, hvae_codec.encode, hvae_codec.store.reader, hvae_codec.store.verify"
+    modules = "hvae_codec, hvae_codec.encode, hvae_codec.store.reader, hvae_codec.verification.verify"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parent)

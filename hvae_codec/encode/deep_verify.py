@@ -17,11 +17,11 @@ from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import LocationLike, location_of
-from ..store import verify as plain
 from ..store.damage import Damage
 from ..store.group_file import read_metadata
 from ..store.reader import Store, Stored
-from ..store.verify import VerifyReport
+from ..verification import verify as plain
+from ..verification.verify import VerifyReport
 from .coder import LatentCoder
 from .encoded_store import find_run, open_store
 from .sketch import SKETCH, rms_difference, sketch

@@ -34,9 +34,9 @@ from ..store.quantiser import Codec, IntCodec
 from ..store.reader import Stored
 from ..store.rowgroups import runs
 from ..store.spec import StoreSpec
-from ..store.verify import check_written
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
+from ..verification.verify import check_written
 from .coder import LatentCoder, quantiser_steps
 from .deep_verify import decode_checked
 from .embedded_model import model_weights

@@ -27,15 +27,15 @@ from ..prune.mask import LatentMask
 from ..storage.location import Location, LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_group
-from ..store.inspection import Inspection
 from ..store.metadata import COPY_HOLDER, SourceRecord
 from ..store.open_writer import locked
 from ..store.reader import Store, open_damaged
-from ..store.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
 from ..store.schema import WEIGHTS
 from ..store.spec import StoreSpec, spec_fingerprint, spec_of
-from ..store.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from ..store.workers import Worker
+from ..verification.inspection import Inspection
+from ..verification.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
+from ..verification.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from .coder import LatentCoder, quantiser_steps, stored_columns
 from .embedded_model import model_weights
 from .pipeline import ImageEncoder

@@ -17,10 +17,10 @@ from ..errors import StoreError
 from ..storage.location import Location
 from ..store.arrays import row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
-from ..store.inspection import Inspection
 from ..store.reader import Store, Stored
 from ..store.schema import WRITE_ALL
-from ..store.verify import Latents, read_digest, read_row_group
+from ..verification.inspection import Inspection
+from ..verification.verify import Latents, read_digest, read_row_group
 from .deep_verify import decode_checked
 from .pipeline import EVALUATED, ImageEncoder, PerImage
 from .sketch import SKETCH, sketch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ..store.rowgroups import runs
-from ..store.verify import VerifyReport
+from ..verification.verify import VerifyReport
 
 if TYPE_CHECKING:
     from ..encode.repair import RepairReport

@@ -18,11 +18,11 @@ from ..errors import StoreError
 from ..progress import Progress
 from ..storage.cache import ChunkCache
 from ..storage.location import Location, LocationLike
-from .arrays import row_group_digest, shard_key, unstorable
-from .damage import Damage, UnreadableError, reading
+from ..store.arrays import row_group_digest, shard_key, unstorable
+from ..store.damage import Damage, UnreadableError, reading
+from ..store.reader import Store, Stored, open_damaged
+from ..store.writer import StoreWriter
 from .inspection import Inspection
-from .reader import Store, Stored, open_damaged
-from .writer import StoreWriter
 
 NAMED = 3  # images of a damage that are named; the others are counted
 

@@ -16,7 +16,7 @@ import zarr
 from hvae_codec import open_store
 from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
-from hvae_codec.store.verify import check_written, verify
+from hvae_codec.verification.verify import check_written, verify
 from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from .columns import misplaced
-from .damage import Damage, UnreadableError, reading
-from .group_file import COPY_FILE, GROUP_FILE, find_copy
-from .metadata import COPY_HOLDER
-from .reader import Store
-from .schema import NO_TEXT, chunk_files, dimension_names, is_chunk_file
-from .spec import spec_fingerprint
+from ..store.columns import misplaced
+from ..store.damage import Damage, UnreadableError, reading
+from ..store.group_file import COPY_FILE, GROUP_FILE, find_copy
+from ..store.metadata import COPY_HOLDER
+from ..store.reader import Store
+from ..store.schema import NO_TEXT, chunk_files, dimension_names, is_chunk_file
+from ..store.spec import spec_fingerprint
 
 NAMED_FILES = 3  # files that are no part of the store and are named; the others are counted
 

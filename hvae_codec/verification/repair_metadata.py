@@ -14,12 +14,12 @@ import zarr
 from zarr.storage import MemoryStore
 
 from ..errors import StoreError
-from .create import create_arrays, write_copy
-from .group_file import COPY_FILE, GROUP_FILE, find_copy, group_document
+from ..store.create import create_arrays, write_copy
+from ..store.group_file import COPY_FILE, GROUP_FILE, find_copy, group_document
+from ..store.metadata import array_checksum, attribute_of
+from ..store.reader import Store
+from ..store.spec import StoreSpec, spec_of
 from .inspection import Inspection
-from .metadata import array_checksum, attribute_of
-from .reader import Store
-from .spec import StoreSpec, spec_of
 
 
 def repair_group(inspection: Inspection) -> list[str]:

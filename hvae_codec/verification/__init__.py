@@ -1,0 +1,1 @@
+"""Whether a store is whole, and repair of what needs neither images nor a model."""
