@@ -66,11 +66,6 @@ class ArraySchema:
             config=WRITE_ALL if self.write_all else None,
         )
 
-    @property
-    def is_per_image(self) -> bool:
-        """Whether the array has one row per image."""
-        return self.dimension_names[0] == "image"
-
     def faults(self, array: zarr.Array) -> Iterator[str]:
         """What is wrong with `array`'s metadata, each to be read after the name of its file."""
         dtype = "str" if array.dtype.kind == "T" else str(array.dtype)
