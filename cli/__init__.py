@@ -1,1 +1,1 @@
-"""The command line: one file a command, thin over the library. Installed as `hvae_codec_cli`."""
+"""The command line: one file per command, thin over the library. Installed as `hvae_codec_cli`."""

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 
 Keep = Annotated[
-    str, typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas; may be empty.")
+    str,
+    typer.Option(
+        "--keep", help="Shares of the latent dimensions to try, separated by commas, or an empty text for none."
+    ),
 ]
 Cutoff = Annotated[
     str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
@@ -44,9 +47,11 @@ Tolerance = Annotated[
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
 ]
-Images = Annotated[int, typer.Option("--images", min=1, help="Images at most, for the ranking and for the table each.")]
+Images = Annotated[
+    int, typer.Option("--images", min=1, help="Images for the ranking, and images for the table, at most.")
+]
 Pictures = Annotated[
-    int, typer.Option("--pictures", min=1, help="Images at most that are encoded, decoded and compared as well.")
+    int, typer.Option("--pictures", min=1, help="Images that are also encoded, decoded and compared, at most.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder for the page, tables, pictures and masks (RUN/analysis).")
@@ -76,7 +81,7 @@ def command(
 
     Variates are ranked by their KL on training images. The table is of held-out images: negative ELBO, reconstruction
     and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
-    the same as tables and pictures, and the masks; keeps the ranking in the run for encode. Several processes:
+    the same as tables and pictures, the masks, and the ranking, which encode reads. Several processes:
     torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
     """
     from hvae_codec.analysis.plan import AnalysisPlan

@@ -70,7 +70,7 @@ def root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors that a user can mend are one line on standard error and exit code 1 or 2."""
+    """Run the command line; errors that a user can remedy are one line on standard error and exit code 1 or 2."""
     try:
         sys.exit(app(arguments, prog_name="hvae-codec", standalone_mode=False) or 0)
     except (HvaeCodecError, TyperException) as error:
@@ -91,7 +91,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _memory_message(arguments: list[str]) -> str:
-    """What helps the command that was typed, where a GPU has too little memory."""
+    """Say what helps the command that was typed if a GPU has too little memory."""
     command = next((word for word in arguments if not word.startswith("-")), "")
     help_ = "give --device cpu"
     if command == "train":
@@ -102,7 +102,7 @@ def _memory_message(arguments: list[str]) -> str:
 
 
 def _os_message(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
+    file = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no space left{where}; make room and run the same command again"
-    return f"{error.strerror or error}{where}"
+        return f"no space left{file}; make room and run the same command again"
+    return f"{error.strerror or error}{file}"

@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Add images to a store, with the model, mask and codec that it was made with.
 
-    The store stays readable, and has the new images all at once. A store in a bucket stays as it is, and --out names
-    the appended one; with --out, several processes can write it, as in encode. An interrupted append continues when the
+    The store stays readable, and has the new images all at once. With --out, which a store in a bucket needs, it stays
+    as it is, and several processes can write the appended store, as in encode. An interrupted append continues if the
     same command is run again.
     """
     from hvae_codec.cpu import reuse_freed_memory

@@ -1,4 +1,4 @@
-"""Cutoffs as they are typed: `3%`, `3%,10%`, `0.01`, `0.5%`."""
+"""Reads cutoffs as they are typed: `3%`, `3%,10%`, `0.01`, `0.5%`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hvae_codec.prune.ranking import Granularity
 
 DEFAULT_KEEP = 0.03
-"""Share of the latent dimensions kept if no cutoff is given: that of the paper's section 7."""
+"""Share of the latent dimensions, that of the paper's section 7, if no cutoff is given."""
 
 
 def parse_cutoffs(
@@ -54,7 +54,7 @@ def parse_cutoff(
     granularity: Granularity = "variate",
     count: Count = "dimensions",
 ) -> CutoffSpec:
-    """Read the one cutoff among these; 3% of the dimensions without any. `UsageError` if several are given."""
+    """Read the one cutoff among these, or take 3% of the dimensions; raises `UsageError` if several are given."""
     from hvae_codec.prune.cutoffs import CutoffSpec
 
     specs = parse_cutoffs(keep, bits, tolerance, [] if file is None else [file], granularity, count)

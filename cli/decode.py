@@ -16,7 +16,7 @@ from .options import BatchSize, DeviceOption, StoreArgument, torch_device
 
 
 class FormatName(StrEnum):
-    """How decoded images are written."""
+    """Files that decoded images are written to."""
 
     png = "png"
     npy = "npy"

@@ -1,4 +1,4 @@
-"""What commands show: messages, tables, progress bars with rate and remaining time."""
+"""Shows messages, tables, and progress bars with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ CONTINUES = "The same command continues where it stopped."
 
 
 def console() -> Console:
-    """Make the console for results: standard output; if that is no terminal, wide enough that tables are not cut.
+    """Make the console for results on standard output, wide enough for tables if that is no terminal.
 
-    Text is shown as it is: names of files may look like markup.
+    Markup is not interpreted: names of files may look like it.
     """
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=140)
 
 
 class RateColumn(ProgressColumn):
-    """Items a second."""
+    """Shows items per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__(Column(no_wrap=True))
@@ -76,9 +76,9 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 @contextmanager
 def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
-    """Show progress of work in several pieces: a bar for each, shown from the first images done.
+    """Show progress of work in several pieces: a bar for each, from the first images done; nothing if `quiet`.
 
-    So work that is refused before it starts leaves no bar above its error. Nothing is shown if `quiet`.
+    So work that fails before it starts leaves no bar above its error.
     """
     with progress_bar(unit, quiet=quiet) as bar:
 

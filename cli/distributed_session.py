@@ -1,4 +1,4 @@
-"""Commands that several processes may run: those of torchrun, or workers started by hand."""
+"""Runs commands in several processes: those of torchrun, or workers started by hand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def distributed_session(device: str, worker: str = "") -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, each on its own device; an error is reported by one of them.
+    """Join the processes that torchrun started, each on its own device; one of them reports an error.
 
-    `worker` is the k/n of a process that was started by itself, beside others that may be on the same machine.
+    `worker` is the k/n of a process that was started by hand; others may run on the same machine.
     """
     from hvae_codec.distributed import FailedElsewhere, init_distributed
 
@@ -39,7 +39,7 @@ def _number(worker: str) -> int:
 
 
 def parse_worker(text: str, processes: DistributedContext) -> Worker:
-    """Read the worker k/n; if `text` is empty, it is this one of the `processes` that torchrun started."""
+    """Read the worker k/n; an empty `text` means this process among those that torchrun started."""
     from hvae_codec.store.workers import Worker
 
     if not text:

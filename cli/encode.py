@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from hvae_codec.store.workers import Worker
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EncodeRequest:
     """What a user asks for, read from the command line."""
 
@@ -85,29 +85,24 @@ def command(
     """Encode images into a store of their most informative latents.
 
     Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
-    when the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
+    if the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
     encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
     """
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.store.quantiser import make_codec
 
-    request = EncodeRequest(
-        store=store,
-        split=split,
-        cutoff=parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value),
-        codec=make_codec(codec.value, step),
-        evaluated_images=parse_evaluate(evaluate),
-        options=EncodeOptions(
-            batch_size=batch_size,
-            overwrite=overwrite,
-            row_group_size=row_group_size,
-            chunk_bytes=chunk,
-            evaluate=evaluate == "all",
-            seed=seed,
-            embed_model=embed_model,
-            verify=verify,
-        ),
+    spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
+    options = EncodeOptions(
+        batch_size=batch_size,
+        overwrite=overwrite,
+        row_group_size=row_group_size,
+        chunk_bytes=chunk,
+        evaluate=evaluate == "all",
+        seed=seed,
+        embed_model=embed_model,
+        verify=verify,
     )
+    request = EncodeRequest(store, split, spec, make_codec(codec.value, step), parse_evaluate(evaluate), options)
     _run(request, data, model, device, worker_option, skip_broken)
 
 
@@ -141,7 +136,7 @@ def _encode(
     images = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
         ranking = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
-        # Before the long part, so that its price is known and nothing is left to fail once the store stands.
+        # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
         spec = request.cutoff
         chosen = processes.run_on_main(
             lambda: choose_and_measure(

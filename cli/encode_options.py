@@ -1,14 +1,11 @@
-"""Options of `hvae-codec encode`: what to keep, how the store is cut, who writes it, what is checked."""
+"""Options of `hvae-codec encode`: what is stored, in what pieces, by whom, and how it is checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
 Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]
@@ -19,7 +16,7 @@ Tolerance = Annotated[
     str, typer.Option("--tolerance", help="Or keep the least whose NELBO is worse by at most this, such as 0.5%.")
 ]
 Mask = Annotated[
-    Path | None, typer.Option("--mask", help="Or keep what this mask does, such as RUN/analysis/masks/keep-3.json.")
+    Path | None, typer.Option("--mask", help="Or keep what this mask keeps, such as RUN/analysis/masks/keep-3.json.")
 ]
 WorkerOption = Annotated[
     str, typer.Option("--worker", help="Write the row groups of worker k of n processes, such as 0/4.")
@@ -32,14 +29,15 @@ Evaluate = Annotated[
         "distortion of every image.",
     ),
 ]
-Shard = Annotated[int, typer.Option("--shard", min=1, help="Images in a row group, written as one.")]
+Shard = Annotated[int, typer.Option("--shard", min=1, help="Images in a row group, which is written as a whole.")]
 Chunk = Annotated[
-    int, typer.Option("--chunk", min=1, help="Bytes, uncompressed, that a chunk of several images may have.")
+    int,
+    typer.Option("--chunk", min=1, help="Uncompressed bytes of a chunk, at most; a chunk of one image may have more."),
 ]
 EmbedModel = Annotated[
-    bool, typer.Option("--embed-model", help="Put the model into the store: decoding it then needs no run.")
+    bool, typer.Option("--embed-model", help="Put the model into the store, so that decoding needs no run.")
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Decode each row group, read it back, and note what verify --deep compares.")
+    bool, typer.Option("--verify", help="Decode each row group, read it back, and store what verify --deep compares.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")]

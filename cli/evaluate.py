@@ -22,13 +22,15 @@ from .options import (
     torch_device,
 )
 
-Split = Annotated[SplitName, typer.Option("--split", help="Evaluate the images of one split, or all.")]
+Split = Annotated[SplitName, typer.Option("--split", help="Images to evaluate: those of one split, or all.")]
 Images = Annotated[
-    int | None, typer.Option("--images", min=1, help="Images at most, evenly spaced (all, if not given).")
+    int | None, typer.Option("--images", min=1, help="Images to evaluate at most, evenly spaced (all of them).")
 ]
 Samples = Annotated[
     int,
-    typer.Option("--samples", min=1, help="Posterior samples per image; from 2 on with the importance-weighted bound."),
+    typer.Option(
+        "--samples", min=1, help="Posterior samples per image; 2 or more also give the importance-weighted bound."
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hvae_codec.errors import UsageError
 
 
 class CodecName(StrEnum):
-    """How latents are stored."""
+    """Numbers that latents are stored as."""
 
     int = "int"
     float16 = "float16"
@@ -22,21 +22,21 @@ class CodecName(StrEnum):
 
 
 class GranularityName(StrEnum):
-    """What is kept or pruned as one."""
+    """Unit that is kept or pruned."""
 
     variate = "variate"
     position = "position"
 
 
 class CountName(StrEnum):
-    """What a keep share is a share of."""
+    """Unit that `--keep` counts."""
 
     dimensions = "dimensions"
     variates = "variates"
 
 
 class SplitName(StrEnum):
-    """Which images of a data set."""
+    """Part of a data set."""
 
     all = "all"
     train = "train"
@@ -44,9 +44,12 @@ class SplitName(StrEnum):
 
 
 Data = Annotated[
-    Path, typer.Argument(help="Folder of images (train/ and val/ below it are used as such), .npy, .npz or zarr array.")
+    Path,
+    typer.Argument(
+        help="Folder of images, with splits train/ and val/ if it has these; or an array: .npy, .npz or zarr."
+    ),
 ]
-# Text: a path would make s3:// into s3:/.
+# A string, as a path would turn s3:// into s3:/.
 StoreArgument = Annotated[
     str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
 ]
@@ -55,11 +58,17 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images through the model at once.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass through the model.")]
 Codec = Annotated[
-    CodecName, typer.Option("--codec", help="int stores codes of a quantiser, float16 and float32 the latents.")
+    CodecName,
+    typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),
 ]
-Step = Annotated[float, typer.Option("--step", help="Quantiser step of --codec int, in average posterior stds.")]
+Step = Annotated[
+    float,
+    typer.Option(
+        "--step", help="Quantiser step of --codec int, in posterior standard deviations (averages per variate)."
+    ),
+]
 Granularity = Annotated[
     GranularityName,
     typer.Option("--granularity", help="Keep variates at all their positions, or each latent dimension by itself."),
@@ -68,7 +77,7 @@ Count = Annotated[
     CountName,
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
-Split = Annotated[SplitName, typer.Option("--split", help="Encode all images, or those of one split.")]
+Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out image files that cannot be decoded, and count them.")
 ]
@@ -78,7 +87,7 @@ LATEST_RUN = Path(config.LATEST_RUN)
 
 
 def torch_device(device: str, worker: int = 0) -> str:
-    """Return `cpu`, `cuda` or `cuda:N`; each `worker` of a store takes the next of several GPUs, if none is named.
+    """Return `cpu`, `cuda` or `cuda:N`; workers of a store take several GPUs in turn if none is named.
 
     Raises `UsageError` if `device` is none of them, or a GPU is asked for that is not there.
     """

@@ -14,11 +14,13 @@ from .options import AsJson
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Print this preset as TOML, to edit and give to --config.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this preset as TOML; edit it and give it to --config.")
+    ] = None,
     long: Annotated[
         bool,
         typer.Option(
-            "--long", help="Also what others report of them: NELBO, training time, GPUs, memory; with source."
+            "--long", help="Also show what others report of them, with source: NELBO, training time, GPUs, memory."
         ),
     ] = False,
     as_json: AsJson = False,

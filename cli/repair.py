@@ -14,7 +14,7 @@ from .options import BatchSize, DeviceOption, Seed, SkipBroken, StoreArgument, t
 def command(
     store: StoreArgument,
     data: Annotated[
-        Path | None, typer.Argument(help="The images that were encoded; not needed if only metadata are damaged.")
+        Path | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
@@ -27,8 +27,8 @@ def command(
     """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
     Only row groups, names and labels take DATA. With the images, machine, --batch-size and --seed of the encode, the
-    store is byte for byte what it was. Nothing is put in that the store's digests, its fingerprint, checksums or what
-    can still be read do not prove. The store stays readable.
+    store is byte for byte what it was. Whatever is written is first proven by the store's digests, its fingerprint,
+    checksums, or what can still be read. The store is read once, and stays readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import reuse_freed_memory

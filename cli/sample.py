@@ -17,7 +17,7 @@ def command(
         typer.Option(
             "--temperature",
             help="Of the prior (1 is the model's own, 0 its mean): 0.85 for all latent groups; 0.7:0.9 linear over "
-            "depth, from the lowest resolution to the highest; or a list, one a latent resolution or one a group.",
+            "depth, from the lowest resolution to the highest; or a list, one per latent resolution or one per group.",
         ),
     ] = "0.85",
     output_temperature: Annotated[
@@ -29,7 +29,10 @@ def command(
     ] = None,
     count: Annotated[int, typer.Option("--n", min=1, help="Images to draw.")] = 64,
     out: Annotated[
-        Path, typer.Option("--out", help="NAME.png for one grid, NAME.npy for one array, or a folder for single files.")
+        Path,
+        typer.Option(
+            "--out", help="NAME.png for one grid, NAME.npy for one array, or a folder for one file per image."
+        ),
     ] = Path("samples.png"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a grid or array that is there.")] = False,
     model: Model = LATEST_RUN,
@@ -39,7 +42,7 @@ def command(
 ) -> None:
     """Draw images from the prior.
 
-    Image i depends on --seed and i, not on --n or --batch-size.
+    Image i depends on --seed and i alone, not on --n or --batch-size.
     """
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.model.checkpoint import load_model

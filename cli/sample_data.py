@@ -11,11 +11,11 @@ from .display import console, interruptible, progress_bar
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; train/ and val/ go below it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it gets train/ and val/.")],
     size: Annotated[int, typer.Option("--size", help="Height and width of the patches, in pixels.")] = 32,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which patches of the grid are taken.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which patches of the grid are taken.")] = 0,
 ) -> None:
-    """Write patches of real photographs, as PNG files in class folders: something to try everything on.
+    """Write patches of real photographs, as PNG files in class folders, to try everything on.
 
     The photographs come with scikit-image and scikit-learn. Of each, a strip that no training patch touches is held
     out in val/.

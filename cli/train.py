@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.train.loop import TrainOptions, TrainResult
 
-KEPT_BY_RUN = {
+KNOWN_TO_RUN = {
     "data",
     "preset",
     "config",
@@ -34,7 +35,22 @@ KEPT_BY_RUN = {
     "compile_",
     "seed",
 }
-"""Parameters that a resumed run knows by itself, or that its command names anyway."""
+"""Parameters that the run stores, or that the command to continue has anyway."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a user asks for, read from the command line."""
+
+    data: Path
+    preset: str | None
+    config: Path | None
+    changes: list[str]
+    """To the configuration, in the form of `--set`."""
+    out: Path | None
+    resume: bool
+    seed: int | None
+    skip_broken: bool
 
 
 def command(
@@ -66,11 +82,8 @@ def command(
 ) -> None:
     """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, continues.
 
-    The run is a folder: config.json, model.safetensors (averaged weights, which all other commands use), metrics.csv,
-    validation.csv, tensorboard/, and state/ for resuming. runs/latest points to the last one. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec train ...; train.batch_size is that of all processes.
+    runs/latest points to the last run. Several processes: torchrun --nproc-per-node N -m hvae_codec train ...
     """
-    from hvae_codec.distributed import FailedElsewhere, init_distributed
     from hvae_codec.train.loop import TrainOptions
 
     options = TrainOptions(
@@ -88,14 +101,22 @@ def command(
         deterministic=deterministic,
         latest=LATEST_RUN,
     )
-    changes, advice = _changes(settings, steps, precision, checkpoint_activations, compile_), None
+    changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
+    _run(context, TrainRequest(data, preset, config, changes, out, resume, seed, skip_broken), options, device)
+
+
+def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, device: str) -> None:
+    """Train in all processes that torchrun started; after Ctrl-C, say how to continue."""
+    from hvae_codec.distributed import FailedElsewhere, init_distributed
+
+    advice = None
     try:
         with init_distributed() as processes:
             processes = processes.on(torch_device(device))
-            run = processes.run_on_main(lambda: _run_folder(preset, config, out, resume))
-            wanted = processes.run_on_main(lambda: _configuration(preset, config, changes, run, resume))
-            advice = _advice(context, data, run, processes)
-            _train(data, run, wanted, options, processes, seed=seed, resume=resume, skip_broken=skip_broken)
+            run = processes.run_on_main(lambda: _run_folder(request))
+            wanted = processes.run_on_main(lambda: _configuration(request, run))
+            advice = _advice(context, request.data, run, processes)
+            _train(request, run, wanted, options, processes)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
@@ -104,15 +125,7 @@ def command(
 
 
 def _train(
-    data: Path,
-    run: Path,
-    wanted: Config,
-    options: TrainOptions,
-    processes: DistributedContext,
-    *,
-    seed: int | None,
-    resume: bool,
-    skip_broken: bool,
+    request: TrainRequest, run: Path, wanted: Config, options: TrainOptions, processes: DistributedContext
 ) -> None:
     from hvae_codec.cpu import tuned_for_training
     from hvae_codec.data.sources import open_images
@@ -120,8 +133,10 @@ def _train(
     from hvae_codec.train.progress import ProgressReporter
 
     size, channels = wanted.model.image_size, wanted.model.channels
-    source = open_images(data, size=size, channels=channels, skip_broken=skip_broken)
-    config = processes.run_on_main(lambda: start_run(run, wanted, resume=resume, seed=seed, device=processes.device))
+    source = open_images(request.data, size=size, channels=channels, skip_broken=request.skip_broken)
+    config = processes.run_on_main(
+        lambda: start_run(run, wanted, resume=request.resume, seed=request.seed, device=processes.device)
+    )
     training, held_out = source.split("train"), source.split("val")
     if processes.is_main:
         report_unused(len(source), training, held_out)
@@ -141,7 +156,7 @@ def _changes(
     checkpoint_activations: bool,
     compile_: bool,
 ) -> list[str]:
-    """`--set` and the options that stand for one, in its form."""
+    """Write all changes to the configuration as `--set` has them: its own, and the options that stand for one."""
     changes = list(settings or [])
     changes += [f"train.steps={steps}"] if steps else []
     changes += [f"train.precision={precision.value}"] if precision else []
@@ -150,9 +165,10 @@ def _changes(
     return changes
 
 
-def _run_folder(preset: str | None, file: Path | None, out: Path | None, resume: bool) -> Path:
+def _run_folder(request: TrainRequest) -> Path:
     from hvae_codec.model.checkpoint import find_run
 
+    preset, file, out, resume = request.preset, request.config, request.out, request.resume
     if preset and file:
         raise UsageError(f"--preset {preset} and --config {file} are both given; give one")
     if resume and (preset or file):
@@ -163,16 +179,18 @@ def _run_folder(preset: str | None, file: Path | None, out: Path | None, resume:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _configuration(preset: str | None, file: Path | None, changes: list[str], run: Path, resume: bool) -> Config:
+def _configuration(request: TrainRequest, run: Path) -> Config:
     from hvae_codec.config import load_config, with_settings
     from hvae_codec.model.checkpoint import load_run_config
     from hvae_codec.presets import load_preset
 
-    if resume:
+    if request.resume:
         base = load_run_config(run)
+    elif request.config:
+        base = load_config(request.config)
     else:
-        base = load_config(file) if file else load_preset(preset or option.DEFAULT_PRESET)
-    return with_settings(base, changes)
+        base = load_preset(request.preset or option.DEFAULT_PRESET)
+    return with_settings(base, request.changes)
 
 
 def _advice(context: typer.Context, data: Path, run: Path, processes: DistributedContext) -> str | None:
@@ -183,7 +201,7 @@ def _advice(context: typer.Context, data: Path, run: Path, processes: Distribute
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name in {*KEPT_BY_RUN, "out", "resume"} or source is None or source.name != "COMMANDLINE":
+        if name in {*KNOWN_TO_RUN, "out", "resume"} or source is None or source.name != "COMMANDLINE":
             continue
         value = context.params[name]
         if isinstance(value, bool):
@@ -197,8 +215,8 @@ def _launcher(processes: DistributedContext) -> str:
     if processes.world_size == 1:
         return ": hvae-codec"
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
-    where = ", on every machine and with torchrun's other options as before" if several else ""
-    return f"{where}: torchrun --nproc-per-node {processes.local_world_size} -m hvae_codec"
+    also = ", on every machine and with torchrun's other options as before" if several else ""
+    return f"{also}: torchrun --nproc-per-node {processes.local_world_size} -m hvae_codec"
 
 
 def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:

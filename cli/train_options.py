@@ -1,4 +1,4 @@
-"""Options of `hvae-codec train` alone, and what their texts mean."""
+"""Options of `hvae-codec train` alone."""
 
 from __future__ import annotations
 
@@ -31,41 +31,51 @@ Preset = Annotated[str | None, typer.Option("--preset", help=f"Configuration by 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file, .toml or .json.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one value: train.batch_size=32, stage.variates=8, stage32.width=48."),
+    typer.Option(
+        "--set",
+        help="Change one value: train.batch_size=32 (of all processes together), stage.variates=8, stage32.width=48.",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates in all.")]
 Precision = Annotated[
     PrecisionName | None,
-    typer.Option("--precision", help="Numbers to compute with; auto takes bf16 on CPUs made for it."),
+    typer.Option("--precision", help="Numbers to compute with; auto is bf16 on CPUs made for it, and fp32 elsewhere."),
 ]
 CheckpointActivations = Annotated[
-    bool, typer.Option("--checkpoint-activations", help="Less memory, more time: compute activations twice.")
+    bool, typer.Option("--checkpoint-activations", help="Compute activations twice: less memory, more time.")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: slow to start, faster on GPUs.")]
 Graph = Annotated[
     GraphName,
-    typer.Option("--graph", help="Record a step once and replay it, several times faster; auto: on a single GPU."),
+    typer.Option(
+        "--graph",
+        help="Record a step as a CUDA graph and replay it, several times faster; auto: for one process on one GPU.",
+    ),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="Go on to the last bit on GPUs, too: slower convolutions.")
+    bool, typer.Option("--deterministic", help="Continue to the last bit on GPUs too, with slower convolutions.")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the run (runs/PRESET-DATE); the same command again continues it."),
+    typer.Option(
+        "--out",
+        help="Folder of the run (runs/PRESET-DATE): config.json, model.safetensors (averaged weights, which all other "
+        "commands use), metrics.csv, validation.csv, tensorboard/ and state/. The same command again continues it.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue --out, or the last run, with its own configuration.")]
 AllowOtherData = Annotated[
-    bool, typer.Option("--allow-other-data", help="Continue although the images are not those from before.")
+    bool, typer.Option("--allow-other-data", help="Continue with other images than the run was begun with.")
 ]
 SaveEvery = Annotated[int, typer.Option("--save-every", min=1, help="Steps between states.")]
-KeepStates = Annotated[int, typer.Option("--keep-states", min=1, help="States kept, the newest ones.")]
+KeepStates = Annotated[int, typer.Option("--keep-states", min=1, help="Newest states that are not removed.")]
 EvalEvery = Annotated[int, typer.Option("--eval-every", min=1, help="Steps between validations.")]
 ValidationImages = Annotated[
     int, typer.Option("--validation-images", min=1, help="Held-out images in a validation, at most.")
 ]
 LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps between rows of metrics.csv.")]
 MaxSkips = Annotated[
-    int, typer.Option("--max-skips", min=1, help="Updates skipped in a row at which training is given up.")
+    int, typer.Option("--max-skips", min=1, help="Give up after this many updates were skipped in a row.")
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write events for TensorBoard.")]
 Workers = Annotated[

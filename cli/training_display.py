@@ -1,4 +1,4 @@
-"""Shows how training goes: a bar on a terminal, now and then a line elsewhere."""
+"""Shows how training goes: a bar on a terminal; elsewhere a line every half minute."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SECONDS_ELSEWHERE = 30.0
 
 @dataclass(frozen=True)
 class TrainingDisplay:
-    """Functions to be called as training goes."""
+    """Functions to call as training goes."""
 
     every_seconds: float
-    """How often `show` is worth calling."""
+    """Least time between two calls of `show`."""
     show: Callable[[Status], None]
     reading: Callable[[int, int], None]
-    """With the images read into memory, and all."""
+    """Takes the images read into memory so far, and the images in all."""
     warn: Callable[[str], None]
 
 

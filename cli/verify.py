@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def command(
     store: StoreArgument,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every image too, and compare it with what encode --verify noted.")
+        bool, typer.Option("--deep", help="Decode every image too, and compare it with what encode --verify stored.")
     ] = False,
     as_json: AsJson = False,
     model: Annotated[
@@ -27,7 +27,7 @@ def command(
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Read everything in a store and say what is damaged: which files, row groups and images.
+    """Read everything in a store, and name the files, row groups and images that are damaged.
 
     Exit code 0 if all is well, 1 if anything is damaged. Only --deep needs the model.
     """
