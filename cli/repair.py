@@ -28,7 +28,7 @@ def command(
 
     Only row groups, names and labels take DATA. With the images, machine, --batch-size and --seed of the encode, the
     store is byte for byte what it was. Whatever is written is first proven by the store's digests, its fingerprint,
-    checksums, or what can still be read. The store is read once, and stays readable.
+    checksums, or what can still be read. The store stays readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import reuse_freed_memory
