@@ -61,7 +61,7 @@ def read_room(path: Path, without_torch: set[str]) -> Room:
 
 
 def kind_of(name: str, texts: dict[Path, str], without_torch: set[str]) -> str:
-    """Which of `COLOURS` the room has."""
+    """Choose one of `COLOURS`."""
     command_line, torch, never, small = COLOURS
     if name == "cli":
         return command_line
@@ -71,7 +71,7 @@ def kind_of(name: str, texts: dict[Path, str], without_torch: set[str]) -> str:
 
 
 def draw(rows: list[list[Room]]) -> Figure:
-    """Draw a row a layer, a box a room, and an arrow for the one way of imports."""
+    """Draw one row per layer, one box per room, and an arrow in the direction of imports."""
     heights = [0.38 + 0.14 * len(rooms) for rooms in rows]  # the narrower, the more lines a purpose takes
     height = sum(heights) + GAP * len(rows)
     figure = Figure(figsize=(WIDTH, height + 0.5), dpi=110)
@@ -92,10 +92,10 @@ def draw(rows: list[list[Room]]) -> Figure:
     return figure
 
 
-def draw_room(axes: Axes, room: Room, place: tuple[float, float, float, float]) -> None:
-    """Draw a box at `place` (left, bottom, width, height) with the room's name, its lines of code and its purpose."""
-    axes.add_patch(box(*place, COLOURS[room.kind]))
-    left, bottom, width, height = place
+def draw_room(axes: Axes, room: Room, bounds: tuple[float, float, float, float]) -> None:
+    """Draw a box within `bounds` (left, bottom, width, height) with the room's name, its lines of code and its purpose."""
+    axes.add_patch(box(*bounds, COLOURS[room.kind]))
+    left, bottom, width, height = bounds
     top = bottom + height - 0.09
     axes.text(left + 0.12, top, room.name, va="top", fontsize=10.5, weight="bold")
     axes.text(left + width - 0.12, top, f"{room.lines:,}", va="top", ha="right", fontsize=9)
