@@ -93,7 +93,7 @@ def draw(rows: list[list[Room]]) -> Figure:
 
 
 def draw_room(axes: Axes, room: Room, bounds: tuple[float, float, float, float]) -> None:
-    """Draw a box within `bounds` (left, bottom, width, height) with the room's name, its lines of code and its purpose."""
+    """Draw a box within `bounds` (left, bottom, width, height): the room's name, lines of code and purpose."""
     axes.add_patch(box(*bounds, COLOURS[room.kind]))
     left, bottom, width, height = bounds
     top = bottom + height - 0.09
