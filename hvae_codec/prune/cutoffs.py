@@ -55,7 +55,7 @@ class CutoffSpec:
             _cutoff_of_file(model, self.file)
 
     def cutoff(self, model: HVAE, stats: KLStats) -> Cutoff | None:
-        """Make the cutoff; None of a tolerance, for which images are needed: `find_tolerated`, then `tolerated_cutoff`.
+        """Make the cutoff; None for a tolerance, which needs images: `find_tolerated`, then `tolerated_cutoff`.
 
         Raises `UsageError` if nothing can be kept that way or the mask is another model's, `ModelError` if the mask is
         missing or damaged.
@@ -75,10 +75,9 @@ def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count
         note = f"{100 * keep:g}% of the variates are less than one; kept the highest-ranked." if few else ""
         return Cutoff(f"keep {100 * keep:g}% of variates", keep, mask, note)
     what = "latent dimension" if granularity == "position" else "variate"
-    note = ""
-    if mask.kept_dims > math.floor(keep * mask.dims + 1e-6):
-        share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
-        note = f"The highest-ranked {what} alone holds {share}; kept it."
+    share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
+    over = mask.kept_dims > math.floor(keep * mask.dims + 1e-6)
+    note = f"The highest-ranked {what} alone holds {share}; kept it." if over else ""
     return Cutoff(f"keep {100 * keep:g}%{_by(mask)}", keep, mask, note)
 
 

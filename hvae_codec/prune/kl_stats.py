@@ -68,10 +68,9 @@ def kl_stats(
     """Average the KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
     z is a posterior sample in each group, or the posterior's mean if not `sample`; an image's noise depends on `seed`
-    and its index in its file or folder alone. Sums run in float64 and count images, so a short last batch weighs what
-    it should; nothing grows with the number of images. `processes` take whole batches of one process each, and all get
-    the averages of all. Raises `DataError` if there are no images, they do not fit the model, or its output is not
-    finite.
+    and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each of
+    `processes` takes whole batches, and all get the averages of all. Raises `DataError` if there are no images, they
+    do not fit the model, or its output is not finite.
     """
     source = as_source(images)
     if not len(source):
@@ -90,10 +89,10 @@ class _Sums:
 
     def __init__(self, model: HVAE) -> None:
         self.model = model
+        zeros, groups = partial(torch.zeros, dtype=torch.float64, device=model.device), model.config.groups
         # Positions first, in memory, as the activations have them.
-        shapes = [(g.resolution, g.resolution, g.variates) for g in model.config.groups]
-        self.kl = [_zeros(shape, model.device).permute(2, 0, 1) for shape in shapes]
-        self.std = [_zeros(shape[2:], model.device) for shape in shapes]
+        self.kl = [zeros(g.resolution, g.resolution, g.variates).permute(2, 0, 1) for g in groups]
+        self.std = [zeros(g.variates) for g in groups]
 
     @torch.no_grad()
     @full_float32()
@@ -110,8 +109,8 @@ class _Sums:
         top_down.group(activations, last, state).observed_z(None, partial(self._add, last))
 
     def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
-        if kl[0].numel() > _MANY:
-            for image in kl:  # several times faster than a sum over the first axis
+        if kl[0].numel() > 4096:  # for so many, several times faster than a sum over the first axis
+            for image in kl:
                 self.kl[group] += image
         else:
             self.kl[group] += kl.sum(dim=0, dtype=torch.float64)
@@ -119,36 +118,24 @@ class _Sums:
 
     def average(self, images: int, source: str, processes: DistributedContext) -> KLStats:
         """Return the averages over `images`, which are those of all processes."""
-        sums = processes.all_reduce_sum(torch.cat([s.flatten() for s in (*self.kl, *self.std)])).cpu()
+        tensors, groups = [*self.kl, *self.std], len(self.kl)
+        sums = processes.all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors])).cpu()
         if not bool(torch.isfinite(sums).all()):
-            raise DataError(_not_finite(self.kl))
-        parts = (sums / images).split([s.numel() for s in (*self.kl, *self.std)])
-        groups = len(self.kl)
-        kl = tuple((p.view(s.shape) / math.log(2.0)).numpy() for p, s in zip(parts[:groups], self.kl, strict=True))
-        return KLStats(kl, tuple(p.numpy() for p in parts[groups:]), images, model_hash(self.model), source)
-
-
-_MANY = 4096
-"""Latent dimensions of a group from which images are added one by one."""
-
-
-def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.zeros(shape, dtype=torch.float64, device=device)
-
-
-def _not_finite(kl: list[Tensor]) -> str:
-    """Say what is wrong, from this process's sums."""
-    broken = [index for index, group in enumerate(kl) if not bool(torch.isfinite(group).all())]
-    where = f"latent group {broken[0]}" if broken else "a latent group"
-    return f"the KL of {where} is not finite; the model's weights are damaged"
+            broken = [index for index, kl in enumerate(self.kl) if not bool(torch.isfinite(kl).all())]
+            where = f"latent group {broken[0]}" if broken else "a latent group"
+            raise DataError(f"the KL of {where} is not finite; the model's weights are damaged")
+        parts = (sums / images).split([tensor.numel() for tensor in tensors])
+        kl, std = zip(parts[:groups], self.kl, strict=True), parts[groups:]
+        kl_bits = tuple((part.view(own.shape) / math.log(2.0)).numpy() for part, own in kl)
+        return KLStats(kl_bits, tuple(part.numpy() for part in std), images, model_hash(self.model), source)
 
 
 def save_kl_stats(path: Path, stats: KLStats) -> None:
     """Write `stats` as `.npz` (no pickles), atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"images": stats.images, "model_hash": stats.model_hash, "source": stats.source}
-    arrays = {f"kl_bits_{i}": a for i, a in enumerate(stats.kl_bits)}
-    arrays |= {f"posterior_std_{i}": a for i, a in enumerate(stats.posterior_std)}
+    named = {"kl_bits": stats.kl_bits, "posterior_std": stats.posterior_std}
+    arrays = {f"{name}_{i}": array for name, arrays in named.items() for i, array in enumerate(arrays)}
     whole = io.BytesIO()
     np.savez_compressed(whole, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
     write_atomically(path, whole.getvalue())
@@ -162,8 +149,7 @@ def load_kl_stats(path: Path) -> KLStats:
             groups = range(sum(name.startswith("kl_bits_") for name in file.files))
             if not groups or len(file.files) != 1 + 2 * len(groups):
                 raise ValueError("arrays are missing")
-            kl = tuple(file[f"kl_bits_{i}"] for i in groups)
-            std = tuple(file[f"posterior_std_{i}"] for i in groups)
+            kl, std = (tuple(file[f"{name}_{i}"] for i in groups) for name in ("kl_bits", "posterior_std"))
             return KLStats(kl, std, header["images"], header["model_hash"], header["source"])
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None

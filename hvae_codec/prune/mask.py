@@ -39,37 +39,31 @@ class LatentMask:
 
     @classmethod
     def from_keep(
-        cls,
-        stats: KLStats,
-        fraction: float,
-        *,
-        granularity: Granularity = "variate",
-        count: Count = "dimensions",
+        cls, stats: KLStats, fraction: float, *, granularity: Granularity = "variate", count: Count = "dimensions"
     ) -> LatentMask:
-        """Keep the highest-ranked variates that together hold at most `fraction` (0 to 1) of the dimensions.
+        """Keep the highest-ranked variates (one at least) that hold at most `fraction` (0 to 1) of the dimensions.
 
         Variates are ranked by KL in bits per latent dimension (paper section 7); ties go to the earlier one. The first
-        variate that does not fit ends the list, so that every mask is also a KL cutoff and masks nest. At least one
-        variate is kept. Of granularity position, single dimensions are ranked by their own average KL.
-
-        `count="variates"` is the published code's rule: keep the variates whose KL is above (not at) the 1 - `fraction`
-        quantile over all variates, whatever their resolution; 1 keeps all. Raises `UsageError` if `fraction` is not
-        above 0 and at most 1, or single positions are to be counted as variates.
+        variate that does not fit ends the list: every mask is also a KL cutoff, and masks nest. Of granularity
+        position, single dimensions are ranked by their own average KL. `count="variates"` is the published code's rule:
+        keep the variates whose KL is above (not at) the 1 - `fraction` quantile over all variates, whatever their
+        resolution; 1 keeps all. Raises `UsageError` if `fraction` is not above 0 and at most 1, or single positions are
+        to be counted as variates.
         """
         if not 0.0 < fraction <= 1.0:
             raise UsageError(f"keep is {100 * fraction:g}%; it must be above 0% and at most 100%")
-        if count == "variates":
-            return cls._split(stats, granularity, _above_quantile(stats, fraction, granularity))
         ranking = Ranking.of(stats, granularity)
+        if count == "variates":
+            return cls._split(stats, granularity, _above_quantile(ranking.kl_bits, fraction, granularity))
         # The product may round just below a whole number of dimensions.
         budget = math.floor(fraction * ranking.dims.sum() + 1e-6)
         kept = max(1, int(np.searchsorted(ranking.cumulative_dims, budget, side="right")))
-        return cls._split(stats, granularity, _first(ranking, kept))
+        return cls._split(stats, granularity, ranking.highest(kept))
 
     @classmethod
     def from_rank(cls, stats: KLStats, kept: int, *, granularity: Granularity = "variate") -> LatentMask:
         """Keep the `kept` highest-ranked variates (or single dimensions), ranked as in `from_keep`."""
-        return cls._split(stats, granularity, _first(Ranking.of(stats, granularity), kept))
+        return cls._split(stats, granularity, Ranking.of(stats, granularity).highest(kept))
 
     @classmethod
     def from_cutoff(cls, stats: KLStats, bits: float, *, granularity: Granularity = "variate") -> LatentMask:
@@ -84,9 +78,9 @@ class LatentMask:
         return cls._split(stats, granularity, kl > bits)
 
     @classmethod
-    def everything(cls, stats: KLStats, *, granularity: Granularity = "variate") -> LatentMask:
+    def everything(cls, stats: KLStats) -> LatentMask:
         """Keep all latent dimensions: what pruning is measured against."""
-        return cls.from_keep(stats, 1.0, granularity=granularity)
+        return cls.from_keep(stats, 1.0)
 
     @classmethod
     def _split(cls, stats: KLStats, granularity: Granularity, keep: NDArray[np.bool_]) -> LatentMask:
@@ -108,8 +102,8 @@ class LatentMask:
     @property
     def kept_dims(self) -> int:
         """Latent dimensions that are kept."""
-        each = (1 if k.ndim == 3 else r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
-        return sum(int(k.sum()) * dims for k, dims in zip(self.keep, each, strict=True))
+        each = zip(self.keep, self.resolutions, strict=True)
+        return sum(int(k.sum()) * (1 if k.ndim == 3 else r**2) for k, r in each)
 
     @property
     def kept_variates(self) -> int:
@@ -137,7 +131,7 @@ class LatentMask:
         if self.granularity != other.granularity:
             return 0
         alike = (np.array_equal(a, b) for a, b in zip(self.keep, other.keep, strict=True))
-        return sum(1 for _ in itertools.takewhile(bool, alike))
+        return len(list(itertools.takewhile(bool, alike)))
 
     def check_fits(self, model: HVAE) -> None:
         """Raise `UsageError` if this mask is of another model."""
@@ -155,19 +149,16 @@ class LatentMask:
 
         Of granularity position, each kept variate's kept positions y · W + x as ranges: `{"3": "0-5 7"}`.
         """
-        keep = _positions_text if self.granularity == "position" else _numbers
-        groups = [
-            {"resolution": r, "variates": len(k), "keep": keep(k)}
-            for k, r in zip(self.keep, self.resolutions, strict=True)
-        ]
+        each = zip(self.keep, self.resolutions, strict=True)
+        groups = [{"resolution": r, "variates": len(k), "keep": _kept_numbers(k)} for k, r in each]
         return {"granularity": self.granularity, "model_hash": self.model_hash, "groups": groups}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
         """Invert `to_dict`; `ModelError` if `data` is no mask."""
         try:
-            flags = {"variate": _flags, "position": _position_flags}[data.get("granularity", "variate")]
-            keep = tuple(flags(group) for group in data["groups"])
+            read = {"variate": _read_variates, "position": _read_positions}[data.get("granularity", "variate")]
+            keep = tuple(read(group) for group in data["groups"])
             if not any(k.any() for k in keep):
                 raise ValueError("nothing is kept")
             return cls(keep, tuple(int(group["resolution"]) for group in data["groups"]), str(data["model_hash"]))
@@ -192,71 +183,49 @@ def load_mask(path: Path) -> LatentMask:
         raise ModelError(f"{path}: {reason}") from None
 
 
-def _first(ranking: Ranking, kept: int) -> NDArray[np.bool_]:
-    keep = np.zeros(len(ranking.order), dtype=bool)
-    keep[ranking.order[:kept]] = True
+def _above_quantile(kl: NDArray[np.float64], fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
+    if granularity == "position":
+        raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
+    keep = kl > (-np.inf if fraction == 1.0 else np.quantile(kl, 1.0 - fraction))
+    keep[np.argmax(kl)] = True  # also if all of the highest are equal
     return keep
 
 
-def _above_quantile(stats: KLStats, fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
-    if granularity == "position":
-        raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
-    kl = Ranking.of(stats, granularity).kl_bits
-    if fraction == 1.0:
-        return np.ones(len(kl), dtype=bool)
-    keep = kl > np.quantile(kl, 1.0 - fraction)
-    if not keep.any():  # all of the highest are equal
-        keep[np.argmax(kl)] = True
-    return np.asarray(keep)
+def _kept_numbers(keep: NDArray[np.bool_]) -> Any:
+    if keep.ndim == 1:
+        return np.flatnonzero(keep).tolist()
+    return {str(v): _ranges_text(plane.ravel()) for v, plane in enumerate(keep) if plane.any()}
 
 
-def _numbers(keep: NDArray[np.bool_]) -> list[int]:
-    numbers: list[int] = np.flatnonzero(keep).tolist()
-    return numbers
+def _read_variates(group: Mapping[str, Any]) -> NDArray[np.bool_]:
+    return _flags(int(group["variates"]), zip(group["keep"], group["keep"], strict=True), "variates")
 
 
-def _flags(group: Mapping[str, Any]) -> NDArray[np.bool_]:
-    return _flagged(int(group["variates"]), group["keep"], "variates")
-
-
-def _flagged(length: int, kept: Iterable[int], what: str) -> NDArray[np.bool_]:
-    kept = list(kept)
-    if not all(isinstance(number, int) and 0 <= number < length for number in kept):
-        raise ValueError(f"kept {what} {str(kept)[:60]} of {length}")
-    flags = np.zeros(length, dtype=bool)
-    flags[kept] = True
-    return flags
-
-
-def _positions_text(keep: NDArray[np.bool_]) -> dict[str, str]:
-    return {str(v): _ranges(plane.ravel()) for v, plane in enumerate(keep) if plane.any()}
-
-
-def _position_flags(group: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _read_positions(group: Mapping[str, Any]) -> NDArray[np.bool_]:
     variates, resolution = int(group["variates"]), int(group["resolution"])
     keep = np.zeros((variates, resolution**2), dtype=bool)
-    for variate, text in group["keep"].items():
-        _flagged(variates, [int(variate)], "variates")
-        keep[int(variate)] = _flagged(resolution**2, _numbers_in(text, resolution**2), "positions")
+    for number, text in group["keep"].items():
+        parts = (part.partition("-") for part in text.split())
+        ranges = ((int(first), int(last if dash else first)) for first, dash, last in parts)
+        keep[_flags(variates, [(int(number), int(number))], "variates")] = _flags(resolution**2, ranges, "positions")
     return keep.reshape(variates, resolution, resolution)
 
 
-def _ranges(flags: NDArray[np.bool_]) -> str:
+def _flags(length: int, ranges: Iterable[tuple[int, int]], what: str) -> NDArray[np.bool_]:
+    """Set the flags from the first to the last number of each range, inclusive."""
+    flags = np.zeros(length, dtype=bool)
+    for first, last in ranges:
+        if not 0 <= first <= last < length:
+            raise ValueError(f"kept {what} {first}-{last} of {length}")
+        flags[first : last + 1] = True
+    return flags
+
+
+def _ranges_text(flags: NDArray[np.bool_]) -> str:
     """Write the numbers of the True ones as ranges.
 
-    >>> _ranges(np.array([True, True, False, True]))
+    >>> _ranges_text(np.array([True, True, False, True]))
     '0-1 3'
     """
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    pairs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
-    return " ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in pairs)
-
-
-def _numbers_in(ranges: str, length: int) -> Iterable[int]:
-    """Invert `_ranges`."""
-    for part in ranges.split():
-        first, dash, last = part.partition("-")
-        numbers = range(int(first), int(last if dash else first) + 1)
-        if not numbers or numbers[-1] >= length:
-            raise ValueError(f"kept positions {part} of {length}")
-        yield from numbers
+    starts, ends = np.flatnonzero(np.diff(flags, prepend=False, append=False)).reshape(-1, 2).T.tolist()
+    return " ".join(f"{a}" if a == b - 1 else f"{a}-{b - 1}" for a, b in zip(starts, ends, strict=True))

@@ -42,3 +42,9 @@ class Ranking:
     def cumulative_dims(self) -> NDArray[np.int64]:
         """Latent dimensions of the first unit of `order`, the first two, and so on."""
         return np.cumsum(self.dims[self.order])
+
+    def highest(self, count: int) -> NDArray[np.bool_]:
+        """Mark the `count` first units of `order`, in the order of the statistics."""
+        keep = np.zeros(len(self.order), dtype=bool)
+        keep[self.order[:count]] = True
+        return keep

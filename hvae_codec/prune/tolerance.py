@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,44 +63,51 @@ def find_tolerated(
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
 ) -> Tolerated:
-    """A small mask along the ranking of `stats` whose mean NELBO over `images` is at most 1 + `tolerance` times that of
-    all latents, on the same noise.
+    """Find a small mask along the ranking whose mean NELBO over `images` is at most 1 + `tolerance` times that of all
+    latents, on the same noise.
 
-    The loss falls as more is kept, but for mild cutoffs, at which it hardly changes and may even be a gain. So masks of
-    a few sizes are measured first; below the smallest tolerable one, bisection finds where such masks begin: what is
-    found is tolerable, and keeping one variate (or dimension) less is not. All latents always are. Raises `UsageError`
-    if `tolerance` is negative or not a number, `DataError` as `sweep`.
+    The loss falls as more is kept, but hardly changes at mild cutoffs, and may even be a gain. So masks of a few sizes
+    are measured first; below the smallest tolerable one, bisection finds where such masks begin: what is found is
+    tolerable, and one variate (or dimension) less is not. All latents always are. Raises `UsageError` if `tolerance`
+    is negative or not a number, `DataError` as `sweep`.
     """
     if not tolerance >= 0.0:
         raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
     source = as_source(images)
     units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
     sizes = np.unique(np.geomspace(1, units, GRID).round().astype(int)).tolist()
-    passes = _Passes(1 + math.ceil(math.log2(max(np.diff([0, *sizes]).max(), 1))), progress)
+    passes, numbers = 1 + math.ceil(math.log2(max(np.diff([0, *sizes])))), itertools.count()
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}
 
-    def measured(kept: Sequence[int]) -> list[SweepRow]:
+    def measured(*kept: int) -> list[SweepRow]:
         masks = [LatentMask.from_rank(stats, number, granularity=granularity) for number in kept]
-        return sweep(
-            model, source, masks, batch_size=batch_size, seed=seed, progress=passes.next(), processes=processes
-        )
+        return sweep(model, source, masks, progress=_pass_progress(progress, next(numbers), passes), **options)
 
-    rows = measured(sizes)
+    best, dense = _bisect(measured, sizes, tolerance)
+    if progress is not None:  # fewer passes may have been needed
+        progress(passes * len(source), passes * len(source))
+    change, change_se = best.change_from(dense)
+    confidence = _confidence(_excess(best, dense, tolerance))
+    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), change, change_se, confidence, len(source))
+
+
+def _bisect(
+    measured: Callable[..., list[SweepRow]], sizes: Sequence[int], tolerance: float
+) -> tuple[SweepRow, SweepRow]:
+    """Return the row of the smallest tolerable mask, found from `sizes` on, and the row of all latents."""
+    rows = measured(*sizes)
     dense = rows[-1]
-    smallest = next(number for number, row in enumerate(rows) if _is_tolerable(row, dense, tolerance))
+    tolerable = [row is dense or _excess(row, dense, tolerance).mean() <= 0.0 for row in rows]
+    smallest = tolerable.index(True)
     best, enough, too_few = rows[smallest], sizes[smallest], [0, *sizes][smallest]
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        (row,) = measured([middle])
-        if _is_tolerable(row, dense, tolerance):
+        (row,) = measured(middle)
+        if _excess(row, dense, tolerance).mean() <= 0.0:
             best, enough = row, middle
         else:
             too_few = middle
-    passes.finish(len(source))
-    return _tolerated(best, dense, tolerance)
-
-
-def _is_tolerable(row: SweepRow, dense: SweepRow, tolerance: float) -> bool:
-    return bool(row is dense or _excess(row, dense, tolerance).mean() <= 0.0)
+    return best, dense
 
 
 def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.float64]:
@@ -106,10 +115,11 @@ def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.floa
     return row.nelbo - (1.0 + tolerance) * dense.nelbo
 
 
-def _tolerated(row: SweepRow, dense: SweepRow, tolerance: float) -> Tolerated:
-    change, change_se = row.change_from(dense)
-    confidence = _confidence(_excess(row, dense, tolerance))
-    return Tolerated(row.mask, tolerance, dense.nelbo.mean(), change, change_se, confidence, len(dense.nelbo))
+def _pass_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Report pass `number` of `count` over the same images as a part of all passes."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 def _confidence(excess: NDArray[np.float64]) -> float:
@@ -124,23 +134,3 @@ def _confidence(excess: NDArray[np.float64]) -> float:
     if error == 0.0:
         return float(excess.mean() <= 0.0)
     return float(student_t.cdf(-excess.mean() / error, len(excess) - 1))
-
-
-class _Passes:
-    """Reports several passes over the same images as one."""
-
-    def __init__(self, count: int, progress: Progress | None) -> None:
-        self.count, self.progress, self.done = count, progress, 0
-
-    def next(self) -> Progress | None:
-        """Return the progress of the next pass."""
-        progress, number = self.progress, self.done
-        self.done += 1
-        if progress is None:
-            return None
-        return lambda done, total: progress(number * total + done, max(self.count, self.done) * total)
-
-    def finish(self, images: int) -> None:
-        """Report that all is done, also if fewer passes were needed."""
-        if self.progress is not None:
-            self.progress(self.count * images, self.count * images)
