@@ -94,7 +94,7 @@ def encoded_bytes(model: HVAE, stats: KLStats, images: ImageSource, mask: Latent
     coder = make_coder(model, stats, mask)
     for batch in images.batches(64):
         meter.add(coder.encode(torch.from_numpy(batch)))
-    return meter.bytes_per_image()
+    return meter.total_bytes() / len(images)
 
 
 def make_coder(model: HVAE, stats: KLStats, mask: LatentMask) -> LatentCoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
@@ -53,17 +54,9 @@ def choose_cutoff(
     cutoff = spec.cutoff(model, stats)
     if cutoff is not None:
         return ChosenCutoff(cutoff)
-    found = find_tolerated(
-        model,
-        images,
-        stats,
-        spec.tolerance or 0.0,
-        granularity=spec.granularity,
-        batch_size=batch_size,
-        seed=seed,
-        progress=stage("Looking for the cutoff"),
-        processes=processes,
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}
+    tolerance, progress = spec.tolerance or 0.0, stage("Looking for the cutoff")
+    found = find_tolerated(model, images, stats, tolerance, granularity=spec.granularity, progress=progress, **options)
     return ChosenCutoff(tolerated_cutoff(found), found)
 
 
@@ -80,7 +73,7 @@ def choose_and_measure(
 ) -> ChosenCutoff:
     """Choose the cutoff that `spec` asks for, and measure its cost on images held out of `source`.
 
-    The cost is measured on at most `images` of them: on all if that is None, and not at all if it is 0.
+    These are at most `images`: all if that is None; if it is 0, no cost is measured.
     """
     held_out = source.split("val")
     sample = held_out.evenly(SAMPLE_IMAGES)
@@ -92,16 +85,10 @@ def choose_and_measure(
 
 
 def cutoff_cost(
-    model: HVAE,
-    images: ImageSource,
-    stats: KLStats,
-    mask: LatentMask,
-    batch_size: int,
-    seed: int,
-    progress: Progress,
+    model: HVAE, images: ImageSource, stats: KLStats, mask: LatentMask, batch_size: int, seed: int, progress: Progress
 ) -> CutoffCost:
     """Measure the NELBO of `images` with `mask` and without pruning."""
-    everything = LatentMask.everything(stats)
-    kept, dense = sweep(model, images, [mask, everything], batch_size=batch_size, seed=seed, progress=progress)
+    masks = [mask, LatentMask.everything(stats)]
+    kept, dense = sweep(model, images, masks, batch_size=batch_size, seed=seed, progress=progress)
     _, error = kept.change_from(dense)
     return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))

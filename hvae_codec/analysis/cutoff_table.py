@@ -105,15 +105,9 @@ def analyze(
             meter.add([activation[:shown] for activation in activations], images[:shown], first)
     rows = elbo.rows(processes)
     originals, decoded = meter.results(processes)
-    table = [
-        _table_row(*each, rows[-1], stats, model) for each in zip(cutoffs, rows[: len(masks)], decoded, strict=True)
-    ]
-    frame = pd.DataFrame(table, columns=_columns(model))
-    return Analysis(stats, frame, originals, tuple(d.examples for d in decoded), tuple(masks))
-
-
-def _columns(model: HVAE) -> list[str]:
-    return [*COLUMNS, "nelbo_nats"] if model.config.output == "bernoulli" else list(COLUMNS)
+    each = zip(cutoffs, rows[: len(masks)], decoded, strict=True)
+    table = pd.DataFrame([_table_row(*one, rows[-1], stats, model) for one in each])
+    return Analysis(stats, table, originals, tuple(d.examples for d in decoded), tuple(masks))
 
 
 def _table_row(
@@ -137,5 +131,4 @@ def _table_row(
         "bytes": decoded.bytes_per_image,
         "bits_per_dim": 8 * decoded.bytes_per_image / model.config.image_dims,
         "dense_bytes": 8 * row.mask.dims,
-        "nelbo_nats": row.nelbo.mean() * model.nats_per_bit_dim,
-    }
+    } | ({"nelbo_nats": row.nelbo.mean() * model.nats_per_bit_dim} if model.config.output == "bernoulli" else {})

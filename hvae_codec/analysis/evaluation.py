@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from ..errors import DataError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE, posterior_mean
 from ..model.image_noise import ImageNoise
-from ..model.importance import PosteriorEstimates, posterior_estimates
+from ..model.importance import posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
 from ..progress import Progress
@@ -90,48 +90,33 @@ def evaluate(
         raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
     if not len(source):
         raise DataError("there are no images to evaluate; give at least one")
-    parts, kl = [], np.zeros(len(model.config.groups))
-    for part, batch_kl in _batches(model, source, samples, batch_size, seed, progress):
-        parts.append(part)
+    report = progress or (lambda done, total: None)
+    likelihoods, parts, kl, done = _likelihoods(model), [], np.zeros(len(model.config.groups)), 0
+    for batch in source.batches(batch_size):
+
+        def on_sample(k: int, first: int = done, size: int = len(batch)) -> None:
+            report(first + size * k // (samples + 1), len(source))
+
+        noise = ImageNoise(seed, range(done, done + len(batch)))
+        part, batch_kl = _measure(model, torch.from_numpy(batch), likelihoods, noise, samples, on_sample)
+        parts.append(pd.DataFrame(part))
         kl += batch_kl
-    table = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        done += len(batch)
+        report(done, len(source))
+    table = pd.concat(parts, ignore_index=True)
     table.insert(0, "name", list(source.names))
     table.insert(1, "label", list(source.labels))
     _check_finite(table)
     return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model))
 
 
-Part = dict[str, NDArray[np.float64]]
-
-
-def _batches(
-    model: HVAE, source: ImageSource, samples: int, batch_size: int, seed: int, progress: Progress | None
-) -> Iterator[tuple[Part, NDArray[np.float64]]]:
-    """Yield each batch's figures by column, [B], and its groups' KL in nats summed over images, [groups]."""
-    likelihoods = _likelihoods(model)
-    done = 0
-    for batch in source.batches(batch_size):
-        first, size = done, len(batch)
-
-        def on_sample(k: int, first: int = first, size: int = size) -> None:
-            if progress is not None:
-                progress(first + size * k // (samples + 1), len(source))
-
-        noise = ImageNoise(seed, range(first, first + size))
-        yield _measure(model, torch.from_numpy(batch), likelihoods, noise, samples, on_sample)
-        done += size
-        if progress is not None:
-            progress(done, len(source))
-
-
 def _likelihoods(model: HVAE) -> dict[str, Likelihood]:
-    """The model's own, and if it matters to the figures, the one with the other kind of bins, by kind of bins."""
+    """Return the model's own likelihood, and that of the other kind of bins if it differs, by kind of bins."""
     config = model.config
-    own: dict[str, Likelihood] = {config.bins: model.likelihood}
     if config.output == "bernoulli" or (config.bits == 8 and config.bins == "exact"):
-        return own
+        return {config.bins: model.likelihood}
     other: Literal["exact", "published"] = "published" if config.bins == "exact" else "exact"
-    return own | {other: make_likelihood(dataclasses.replace(config, bins=other))}
+    return {config.bins: model.likelihood, other: make_likelihood(dataclasses.replace(config, bins=other))}
 
 
 @torch.no_grad()
@@ -143,30 +128,24 @@ def _measure(
     noise: ImageNoise,
     samples: int,
     on_sample: Callable[[int], None],
-) -> tuple[Part, NDArray[np.float64]]:
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return a batch's figures by column, [B], and its groups' KL in nats summed over images, [groups]."""
     activations = model.activations(images)
-    readers = list(likelihoods.values())
     estimates = posterior_estimates(
-        model, images, activations, noise, samples, likelihoods=readers, on_sample=on_sample
+        model, images, activations, noise, samples, likelihoods=list(likelihoods.values()), on_sample=on_sample
     )
-    part = _bounds(estimates, list(likelihoods), model.nats_per_bit_dim, samples)
+    in_nats = (estimates.kl.sum(dim=0), estimates.nll, estimates.bound[0])
+    rate, distortions, bound = ((nats / model.nats_per_bit_dim).cpu().numpy() for nats in in_nats)
+    part = {"nelbo": rate + distortions[0], "rate": rate, "distortion": distortions[0]}  # the model's own is first
+    if samples > 1:
+        part["importance_bound"] = bound
+    if len(likelihoods) > 1:
+        part |= {f"nelbo_{bins}_bins": rate + row for bins, row in sorted(zip(likelihoods, distortions, strict=True))}
     output = model.top_down(activations, posterior_mean, len(images))
     decoded = model.likelihood.to_pixels(model.likelihood.mean(output)).cpu().numpy()
     seen = model.likelihood.quantised(images).cpu().numpy()
     part |= {"mse": mean_squared_error(seen, decoded), "ssim": ssim(seen, decoded)}
     return part, estimates.kl.sum(dim=1).cpu().numpy()
-
-
-def _bounds(estimates: PosteriorEstimates, bins: Sequence[str], nats_per_bit_dim: float, samples: int) -> Part:
-    """Columns in bits/dim, [B]; the first likelihood is the model's own."""
-    in_nats = (estimates.kl.sum(dim=0), estimates.nll, estimates.bound[0])
-    rate, distortions, bound = ((nats / nats_per_bit_dim).cpu().numpy() for nats in in_nats)
-    part = {"nelbo": rate + distortions[0], "rate": rate, "distortion": distortions[0]}
-    if samples > 1:
-        part["importance_bound"] = bound
-    if len(bins) > 1:
-        part |= {f"nelbo_{kind}_bins": rate + row for kind, row in sorted(zip(bins, distortions, strict=True))}
-    return part
 
 
 def _check_finite(table: pd.DataFrame) -> None:
@@ -176,28 +155,6 @@ def _check_finite(table: pd.DataFrame) -> None:
         raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
 
 
-def _figures(table: pd.DataFrame, model: HVAE) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-    for name, values in _bits(table):
-        figures[name] = _average(values, "bits/dim")
-    if model.config.output == "bernoulli":
-        for name, values in _bits(table):
-            figures[f"{name}_nats"] = _average(values * model.nats_per_bit_dim, "nats")
-    figures["psnr"] = _psnr(table["mse"].to_numpy())
-    figures["ssim"] = _average(table["ssim"].to_numpy(), "")
-    return figures
-
-
-def _bits(table: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Each figure in bits/dim and its values, [N]; differences follow what they are differences of."""
-    for name in COLUMNS:
-        if name in table and name not in ("mse", "ssim"):
-            yield name, table[name].to_numpy()
-        if name in table and name in _CHANGES:
-            change, reference = _CHANGES[name]
-            yield change, (table[name] - table[reference]).to_numpy()
-
-
 _CHANGES = {
     "importance_bound": ("importance_bound_change", "nelbo"),
     "nelbo_published_bins": ("bins_change", "nelbo_exact_bins"),
@@ -205,16 +162,30 @@ _CHANGES = {
 """Figures whose difference from another one is given too: its name, and the other."""
 
 
+def _figures(table: pd.DataFrame, model: HVAE) -> dict[str, Figure]:
+    bits = {}
+    for name in (name for name in COLUMNS if name in table and name not in ("mse", "ssim")):
+        bits[name] = table[name].to_numpy()
+        if name in _CHANGES:
+            change, reference = _CHANGES[name]
+            bits[change] = (table[name] - table[reference]).to_numpy()
+    figures = {name: _average(values, "bits/dim") for name, values in bits.items()}
+    if model.config.output == "bernoulli":
+        nats = {f"{name}_nats": values * model.nats_per_bit_dim for name, values in bits.items()}
+        figures |= {name: _average(values, "nats") for name, values in nats.items()}
+    return figures | {"psnr": _psnr(table["mse"].to_numpy()), "ssim": _average(table["ssim"].to_numpy(), "")}
+
+
 def _average(values: NDArray[np.float64], unit: str) -> Figure:
-    """Mean over images, and its standard error: std / sqrt(N)."""
+    """Average over images, with the standard error std / sqrt(N)."""
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Figure(float(values.mean()), float(error), unit)
 
 
 def _psnr(mse: NDArray[np.float64]) -> Figure:
-    """PSNR of all images together; its standard error by the delta method: |d PSNR / d mean(mse)| · error of the mean.
+    """Return the PSNR of all images together, with its standard error by the delta method.
 
-    That is 10 / ln 10 · (relative standard error of the mean squared error).
+    That is |d PSNR / d mean(mse)| · error of the mean = 10 / ln 10 · (relative error of the mean squared error).
     """
     mean = _average(mse, "")
     relative = mean.standard_error / mean.mean if mean.mean > 0.0 else mean.standard_error

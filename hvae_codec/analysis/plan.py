@@ -60,7 +60,10 @@ def run_analysis(
     models, and what `choose_cutoff` raises.
     """
     held_out, training = source.split("val").evenly(plan.images), source.split("train")
-    _check_same_inputs(model, held_out, training, processes or DistributedContext())
+    if processes is not None and processes.world_size > 1:
+        own = (held_out.fingerprint, training.fingerprint, model_hash(model))
+        if own != processes.run_on_main(lambda: own):
+            raise UsageError("this process sees other images or another model than the first one; give all the same")
     for spec in plan.cutoffs:
         spec.check(model)
     stats = rank(model, training, plan.images, plan.batch_size, plan.seed, stage, processes)
@@ -68,22 +71,15 @@ def run_analysis(
     chosen = [choose_cutoff(spec, model, stats, held_out, stage=stage, **common) for spec in plan.cutoffs]
     cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
     analysis = analyze(model, stats, held_out, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
-    about = _about(plan, analysis, held_out) | {"chosen": _row_of_tolerance(chosen, analysis)}
+    about = _about(plan, analysis, chosen, held_out)
     return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
 
 
-def _check_same_inputs(
-    model: HVAE, held_out: ImageSource, training: ImageSource, processes: DistributedContext
-) -> None:
-    if processes.world_size == 1:
-        return
-    own = (held_out.fingerprint, training.fingerprint, model_hash(model))
-    if own != processes.run_on_main(lambda: own):
-        raise UsageError("this process sees other images or another model than the first one; give all the same")
-
-
-def _about(plan: AnalysisPlan, analysis: Analysis, held_out: ImageSource) -> dict[str, Any]:
+def _about(
+    plan: AnalysisPlan, analysis: Analysis, chosen: Sequence[ChosenCutoff], held_out: ImageSource
+) -> dict[str, Any]:
     granularities = {mask.granularity for mask in analysis.masks}
+    rules, tolerated = analysis.table["rule"].tolist(), [each.cutoff.rule for each in chosen if each.tolerated]
     return {
         "images": len(held_out),
         "pictures": min(plan.pictures, len(held_out)),
@@ -95,10 +91,5 @@ def _about(plan: AnalysisPlan, analysis: Analysis, held_out: ImageSource) -> dic
         "model_hash": analysis.stats.model_hash,
         "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",
         "count": plan.cutoffs[0].count,
+        "chosen": rules.index(tolerated[0]) if tolerated else None,  # the row that the page shows first
     }
-
-
-def _row_of_tolerance(chosen: Sequence[ChosenCutoff], analysis: Analysis) -> int | None:
-    """Find the table's row of the first tolerance, which is what its user came for; None if there is none."""
-    rules = analysis.table["rule"].tolist()
-    return next((rules.index(each.cutoff.rule) for each in chosen if each.tolerated is not None), None)

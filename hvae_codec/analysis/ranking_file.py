@@ -60,9 +60,8 @@ def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, s
     # Another worker may have made one meanwhile: all must use the same.
     if found := _stored_ranking(model, training):
         return found
-    path = None if model.run is None else ranking_path(model.run)
-    error = "" if path is None else save_ranking(path, stats)
-    return FoundRanking(stats=stats, path=path, is_new=True, write_error=error)
+    path = model.run and ranking_path(model.run)
+    return FoundRanking(stats=stats, path=path, is_new=True, write_error=save_ranking(path, stats) if path else "")
 
 
 def _stored_ranking(model: HVAE, training: ImageSource) -> FoundRanking | None:
@@ -75,9 +74,10 @@ def _stored_ranking(model: HVAE, training: ImageSource) -> FoundRanking | None:
 
 def stored_ranking(model: HVAE) -> KLStats | None:
     """Read the ranking that the model's run stores; None if there is none, or one of another model."""
-    path = None if model.run is None else ranking_path(model.run)
-    stats = load_kl_stats(path) if path is not None and path.exists() else None
-    return stats if stats is not None and stats.model_hash == model_hash(model) else None
+    if model.run is None or not ranking_path(model.run).exists():
+        return None
+    stats = load_kl_stats(ranking_path(model.run))
+    return stats if stats.model_hash == model_hash(model) else None
 
 
 def save_ranking(path: Path, stats: KLStats) -> str:

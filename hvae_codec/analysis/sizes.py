@@ -16,14 +16,12 @@ class SizeMeter:
     def __init__(self) -> None:
         self._waiting: dict[int, NDArray[np.generic]] = {}
         self._bytes = 0
-        self.images = 0
 
     def add(self, stored: Stored) -> None:
         """Take up one batch: latent resolution to [B, columns, ...]."""
         for resolution, numbers in stored.items():
             waiting = self._waiting.get(resolution, numbers[:0])
             self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))
-        self.images += len(next(iter(stored.values())))
 
     def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
         """Count all chunks that are full; returns the rest."""
@@ -32,10 +30,6 @@ class SizeMeter:
         self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
         return numbers[whole:]
 
-    def bytes_per_image(self) -> float:
-        """Return compressed bytes per image, chunk by chunk; a store's metadata and names come on top."""
-        return self.total_bytes() / self.images
-
     def total_bytes(self) -> float:
-        """Return the compressed bytes of all images so far."""
+        """Return the compressed bytes of all images so far; a store's metadata and names come on top."""
         return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))
