@@ -17,8 +17,7 @@ from hvae_codec.analysis.cutoff_table import Analysis
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.groups import kept_group_bits
-from hvae_codec.report.page import PAGE_FILE, render_page, save_page
-from hvae_codec.report.page_pictures import shown_images
+from hvae_codec.report.page import PAGE_FILE, render_page, save_page, shown_images
 
 KEEPS = (0.05, 0.1, 0.3, 1.0)
 CHANGES = (0.05, 0.01, -0.02, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,43 @@ from ..storage.files import write_atomically
 
 TABLE_NAME = "cutoffs"
 
+Row = Mapping[str, Any]
+"""A row of the cutoff table; `cutoff_table.COLUMNS` says what is in it."""
+
+HEADINGS = {
+    "kept_dims": "dims",
+    "nelbo": "NELBO\nbits/dim",
+    "reconstruction": "recon.\nbits/dim",
+    "kl": "KL\nbits/dim",
+    "nelbo_change": "NELBO change",
+    "psnr": "PSNR\ndB",
+    "ssim": "SSIM",
+    "bytes": "bytes\nan image",
+    "bits_per_dim": "stored\nbits/dim",
+    "nelbo_nats": "NELBO\nnats",
+}
+"""Columns that the terminal shows, if the table has them."""
+_FORMATS = {
+    "kept_dims": ",",
+    "kept_variates": ",",
+    "cutoff": ".3g",
+    "psnr": ".2f",
+    "nelbo_nats": ".2f",
+    "bytes": ",.0f",
+}
+"""Others have three digits after the point."""
+
 
 def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
     """Write `cutoffs.json` with `about` beside the rows, by which an analysis is known, and `cutoffs.csv`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    document = {"about": dict(about), "cutoffs": plain_rows(table)}
-    write_atomically(folder / f"{TABLE_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
-    write_atomically(folder / f"{TABLE_NAME}.csv", table.to_csv(index=False).encode())
+    save_json_and_csv(folder / TABLE_NAME, {"about": dict(about), "cutoffs": plain_rows(table)}, table)
+
+
+def save_json_and_csv(path: Path, document: Mapping[str, Any], table: pd.DataFrame) -> None:
+    """Write `document` to `path` with the ending .json, and `table` with .csv, each atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_suffix(".json"), json.dumps(document, indent=2).encode() + b"\n")
+    write_atomically(path.with_suffix(".csv"), table.to_csv(index=False).encode())
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -56,27 +86,27 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     if pictures < about["images"]:
         caption += f"\nPSNR, SSIM and bytes are of {pictures:,} of the images"
     rich = Table(title=title, caption=caption)
-    for heading in ("", "dims", "NELBO\nbits/dim", "recon.\nbits/dim", "KL\nbits/dim", "NELBO change", "PSNR\ndB"):
+    shown = [name for name in HEADINGS if name in table]
+    for heading in ("", *(HEADINGS[name] for name in shown)):
         rich.add_column(heading, justify="right")
-    for heading in ("SSIM", "bytes\nan image", "stored\nbits/dim"):
-        rich.add_column(heading, justify="right")
-    if "nelbo_nats" in table:
-        rich.add_column("NELBO\nnats", justify="right")
-    for row in table.to_dict(orient="records"):
-        rich.add_row(*_cutoff_cells({str(key): value for key, value in row.items()}))
+    rows: list[dict[Any, Any]] = table.to_dict(orient="records")
+    for row in rows:
+        rich.add_row(row.get("rule", f"keep {100 * row['keep']:g}%"), *(cell(row, name) for name in shown))
     return rich
 
 
-def _cutoff_cells(row: Mapping[str, Any]) -> Iterable[str]:
-    yield row.get("rule", f"keep {100 * row['keep']:g}%")
-    yield f"{row['kept_dims']:,}"
-    for key in ("nelbo", "reconstruction", "kl"):
-        yield f"{row[key]:.3f}"
-    error = "" if math.isnan(row["nelbo_change_se"]) else f" ± {row['nelbo_change_se']:.5f}"
-    yield "–" if row["nelbo_change"] == 0 else f"{row['nelbo_change']:+.5f}{error}"
-    yield f"{row['psnr']:.2f}"
-    yield f"{row['ssim']:.3f}"
-    yield f"{row['bytes']:,.0f}"
-    yield f"{row['bits_per_dim']:.3f}"
-    if "nelbo_nats" in row:
-        yield f"{row['nelbo_nats']:.2f}"
+def cell(row: Row, name: str) -> str:
+    """Write the figure `name` of a row."""
+    return change_text(row) if name == "nelbo_change" else format(row[name], _FORMATS.get(name, ".3f"))
+
+
+def change_text(row: Row) -> str:
+    """Write the paired change of the NELBO and its standard error, bits/dim.
+
+    >>> change_text({"nelbo_change": 0.0157, "nelbo_change_se": 0.0009})
+    '+0.01570 ± 0.00090'
+    """
+    change, error = row["nelbo_change"], row["nelbo_change_se"]
+    if change == 0:
+        return "–"
+    return f"{change:+.5f}" if math.isnan(error) else f"{change:+.5f} ± {error:.5f}"

@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 
 from ..storage.location import Location
-from .tables import pairs_table
 
 
 @dataclass(frozen=True)
@@ -25,4 +24,8 @@ class Facts:
 
     def render(self) -> list[Table]:
         """Make the tables for the terminal."""
-        return [pairs_table(str(self.path), self.pairs), *self.tables]
+        pairs = Table(title=str(self.path), show_header=False, title_justify="left")
+        pairs.add_column(style="bold")
+        for pair in self.pairs.items():
+            pairs.add_row(*pair)
+        return [pairs, *self.tables]

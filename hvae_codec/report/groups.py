@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from ..storage.files import write_atomically
+from .cutoffs import save_json_and_csv
 
 GROUPS_NAME = "groups"
 ACTIVE_BITS = 0.01
@@ -67,12 +66,9 @@ def kl_histogram(stats: KLStats) -> pd.DataFrame:
     """Count the latent dimensions of each group (row) whose average KL is in each bin of `HISTOGRAM_EDGES` (column)."""
     bounds = np.array([-np.inf, *HISTOGRAM_EDGES, np.inf])
     counts = [np.histogram(kl, bounds)[0] for kl in stats.kl_bits]
-    return pd.DataFrame(counts, columns=_bin_names())
-
-
-def _bin_names() -> list[str]:
     between = [f"dims_{low:g}_to_{high:g}" for low, high in pairwise(HISTOGRAM_EDGES)]
-    return [f"dims_below_{HISTOGRAM_EDGES[0]:g}", *between, f"dims_from_{HISTOGRAM_EDGES[-1]:g}"]
+    names = [f"dims_below_{HISTOGRAM_EDGES[0]:g}", *between, f"dims_from_{HISTOGRAM_EDGES[-1]:g}"]
+    return pd.DataFrame(counts, columns=names)
 
 
 def resolution_table(groups: pd.DataFrame) -> pd.DataFrame:
@@ -82,34 +78,27 @@ def resolution_table(groups: pd.DataFrame) -> pd.DataFrame:
     return by_resolution[summed].sum().assign(groups=by_resolution.size()).reset_index()
 
 
-def save_groups(
-    folder: Path, stats: KLStats, image_dims: int, about: Mapping[str, Any], threshold_bits: float = ACTIVE_BITS
-) -> None:
+def save_groups(folder: Path, stats: KLStats, image_dims: int, about: Mapping[str, Any]) -> None:
     """Write `groups.csv` (the histogram in further columns), and `groups.json` with `about` and the bins' bounds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table, histogram = group_table(stats, image_dims, threshold_bits), kl_histogram(stats)
-    wide = pd.concat([table, histogram], axis=1)
-    write_atomically(folder / f"{GROUPS_NAME}.csv", wide.to_csv(index=False).encode())
-    rows = [
-        {**{str(key): value for key, value in row.items()}, "histogram": counts}
-        for row, counts in zip(table.to_dict(orient="records"), histogram.to_numpy().tolist(), strict=True)
-    ]
+    table, histogram = group_table(stats, image_dims), kl_histogram(stats)
     document = {
         "about": dict(about),
-        "active_above_bits": threshold_bits,
+        "active_above_bits": ACTIVE_BITS,
         "histogram_edges_bits": HISTOGRAM_EDGES,
-        "groups": rows,
+        "groups": table.assign(histogram=pd.Series(histogram.to_numpy().tolist())).to_dict(orient="records"),
     }
-    write_atomically(folder / f"{GROUPS_NAME}.json", json.dumps(document, indent=2).encode() + b"\n")
+    save_json_and_csv(folder / GROUPS_NAME, document, pd.concat([table, histogram], axis=1))
 
 
-def group_rich_table(groups: pd.DataFrame, threshold_bits: float = ACTIVE_BITS) -> Table:
+def group_rich_table(groups: pd.DataFrame) -> Table:
     """Show a `group_table` in the terminal; more than `TERMINAL_ROWS` groups are summed up by resolution."""
     single = len(groups) <= TERMINAL_ROWS
     title = "KL by latent group" if single else f"KL of {len(groups)} latent groups, by resolution"
-    caption = f"active: variates with more than {threshold_bits:g} bits per latent dimension on average"
+    caption = f"active: variates with more than {ACTIVE_BITS:g} bits per latent dimension on average"
     rich = Table(title=title, caption=caption)
-    _add_columns(rich, ("group", "resolution") if single else ("resolution", "groups"))
+    names = ("group", "resolution") if single else ("resolution", "groups")
+    for heading in (*names, "dims", "active\nvariates", "KL\nbits/dim", "share"):
+        rich.add_column(heading, justify="right")
     table = groups if single else resolution_table(groups)
     for row in table.to_dict(orient="records"):
         size = f"{row['resolution']} × {row['resolution']}"
@@ -117,8 +106,3 @@ def group_rich_table(groups: pd.DataFrame, threshold_bits: float = ACTIVE_BITS) 
         kl = (f"{row['kl']:.4f}", f"{100 * row['share']:.1f}%")
         rich.add_row(*first, f"{row['dims']:,}", f"{row['active_variates']:,} of {row['variates']:,}", *kl)
     return rich
-
-
-def _add_columns(rich: Table, first: Sequence[str]) -> None:
-    for heading in (*first, "dims", "active\nvariates", "KL\nbits/dim", "share"):
-        rich.add_column(heading, justify="right")

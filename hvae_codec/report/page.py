@@ -4,45 +4,52 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from ..analysis.cutoff_table import Analysis
 from ..prune.ranking import Granularity
 from ..storage.files import write_atomically
+from .cutoffs import Row, cell
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
-from .page_figures import PageFigure, cutoff_figures, kl_figures
-from .page_pictures import shown_images, sprite_uri
-from .page_text import Row, change_text, cutoff_sentences, measured, percent, smallest_close
-from .ranking_curve import RankingCurve
+from .page_figures import cutoff_figures, kl_figures
+from .page_text import cutoff_sentences, measured, percent, smallest_close
+from .plots import displayable
 
 PAGE_FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CHOSEN_SHARE = 0.03
 """The cutoff nearest to this share is shown first if none was chosen: the paper's."""
 
-Cell = Callable[[Row], str]
-TABLE_COLUMNS: dict[str, tuple[str, str, Cell]] = {
-    "kept_dims": ("dims", "an image", lambda row: f"{row['kept_dims']:,}"),
-    "kept_variates": ("variates", "", lambda row: f"{row['kept_variates']:,}"),
-    "cutoff": ("KL cutoff", "bits/latent", lambda row: f"{row['cutoff']:.3g}"),
-    "nelbo": ("NELBO", "bits/dim", lambda row: f"{row['nelbo']:.3f}"),
-    "nelbo_nats": ("NELBO", "nats", lambda row: f"{row['nelbo_nats']:.2f}"),
-    "reconstruction": ("recon.", "bits/dim", lambda row: f"{row['reconstruction']:.3f}"),
-    "kl": ("KL", "bits/dim", lambda row: f"{row['kl']:.3f}"),
-    "nelbo_change": ("NELBO change ± SE", "bits/dim", change_text),
-    "psnr": ("PSNR", "dB", lambda row: f"{row['psnr']:.2f}"),
-    "ssim": ("SSIM", "", lambda row: f"{row['ssim']:.3f}"),
-    "bytes": ("stored", "bytes/image", lambda row: f"{row['bytes']:,.0f}"),
-    "bits_per_dim": ("stored", "bits/dim", lambda row: f"{row['bits_per_dim']:.3f}"),
+SHOWN_IMAGES = 10
+SHOWN_WIDTH = 768
+"""Larger images are shown in smaller number: together at most so many pixels wide, but one at least."""
+TABLE_COLUMNS = {
+    "kept_dims": ("dims", "an image"),
+    "kept_variates": ("variates", ""),
+    "cutoff": ("KL cutoff", "bits/latent"),
+    "nelbo": ("NELBO", "bits/dim"),
+    "nelbo_nats": ("NELBO", "nats"),
+    "reconstruction": ("recon.", "bits/dim"),
+    "kl": ("KL", "bits/dim"),
+    "nelbo_change": ("NELBO change ± SE", "bits/dim"),
+    "psnr": ("PSNR", "dB"),
+    "ssim": ("SSIM", ""),
+    "bytes": ("stored", "bytes/image"),
+    "bits_per_dim": ("stored", "bits/dim"),
 }
-"""Columns of the cutoff table that the page shows, if the table has them: heading, unit, and the cell of a row."""
+"""Columns of the cutoff table that the page shows, if the table has them: heading and unit."""
 
 
 def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:
@@ -63,57 +70,45 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     """Make the page as text; see `save_page`."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    content = _content(analysis, "position" if about.get("granularity") == "position" else "variate")
-    rows = content["rows"]
+    rows: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
+    chosen = about.get("chosen")
+    if chosen is None:
+        chosen = np.argmin([abs(math.log(row["keep"] / CHOSEN_SHARE)) for row in rows])
     return environment.get_template(TEMPLATE.name).render(
-        **content,
-        chosen=_nearest(rows, CHOSEN_SHARE) if about.get("chosen") is None else about["chosen"],
+        **_content(analysis, rows, "position" if about.get("granularity") == "position" else "variate"),
+        chosen=chosen,
         sentences=sentences,
         measured=measured(about),
         percent=percent,
+        active_bits=ACTIVE_BITS,
         plotly=_packed_plotly(),
     )
 
 
-def _nearest(rows: Sequence[Row], share: float) -> int:
-    distances = [abs(math.log(row["keep"] / share)) for row in rows]
-    return distances.index(min(distances))
-
-
-def _content(analysis: Analysis, granularity: Granularity) -> dict[str, Any]:
-    """Collect what the template shows of an analysis."""
-    table: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
-    image_dims = math.prod(analysis.originals.shape[1:])
-    groups = group_table(analysis.stats, image_dims)
-    kept = [kept_group_bits(analysis.stats, mask) / image_dims for mask in analysis.masks]
+def _content(analysis: Analysis, rows: Sequence[Row], granularity: Granularity) -> dict[str, Any]:
+    """Collect what the template shows of an analysis, and `data` for the page's script."""
+    originals, stats = analysis.originals, analysis.stats
+    image_dims, count = math.prod(originals.shape[1:]), shown_images(originals)
+    groups = group_table(stats, image_dims)
+    kept = [kept_group_bits(stats, mask) / image_dims for mask in analysis.masks]
     total = groups["kl"].sum()
     kl_shares = [float(bits.sum() / total) if total > 0 else 0.0 for bits in kept]
-    ranking = RankingCurve.of(analysis.stats, granularity)
-    figures = {"cutoffs": cutoff_figures(table), "kl": kl_figures(table, ranking, groups, kept)}
-    columns = [TABLE_COLUMNS[name] for name in TABLE_COLUMNS if name in analysis.table]
-    return {
-        "data": _script_data(analysis, table, kl_shares, [f for section in figures.values() for f in section]),
-        "rows": [{**row, "cells": [cell(row) for _, _, cell in columns]} for row in table],
-        "headings": [(name, unit) for name, unit, _ in columns],
-        "finding": smallest_close(table, kl_shares),
-        "sections": figures,
-        "groups": groups.to_dict(orient="records"),
-        "active_bits": ACTIVE_BITS,
-        "images": {"count": shown_images(analysis.originals), "size": analysis.originals.shape[3]},
-    }
-
-
-def _script_data(
-    analysis: Analysis, table: Sequence[Row], kl_shares: Sequence[float], figures: Sequence[PageFigure]
-) -> dict[str, Any]:
-    """Collect what the page's script needs, plain data."""
-    count = shown_images(analysis.originals)
+    sections = {"cutoffs": cutoff_figures(rows), "kl": kl_figures(rows, stats, granularity, groups, kept)}
+    columns = [name for name in TABLE_COLUMNS if name in analysis.table]
     cutoffs = [
-        {**_words(row, kl_share), "picture": sprite_uri(images[:count])}
-        for row, kl_share, images in zip(table, kl_shares, analysis.decoded, strict=True)
+        {**_words(row, kl_share), "picture": _sprite_uri(images[:count])}
+        for row, kl_share, images in zip(rows, kl_shares, analysis.decoded, strict=True)
     ]
-    originals = sprite_uri(analysis.originals[:count])
-    return {"cutoffs": cutoffs, "originals": originals, "figures": [figure.to_dict() for figure in figures]}
+    figures = [figure.to_dict() for figure in itertools.chain(*sections.values())]
+    return {
+        "data": {"cutoffs": cutoffs, "originals": _sprite_uri(originals[:count]), "figures": figures},
+        "rows": [{**row, "cells": [cell(row, name) for name in columns]} for row in rows],
+        "headings": [TABLE_COLUMNS[name] for name in columns],
+        "finding": smallest_close(rows, kl_shares),
+        "sections": sections,
+        "groups": groups.to_dict(orient="records"),
+        "images": {"count": count, "size": originals.shape[3]},
+    }
 
 
 def _words(row: Row, kl_share: float) -> dict[str, Any]:
@@ -124,6 +119,19 @@ def _words(row: Row, kl_share: float) -> dict[str, Any]:
         "spoken": f"{row['rule']}: {share} of the latent dimensions",
         "sentences": cutoff_sentences(row, kl_share),
     }
+
+
+def shown_images(originals: NDArray[np.uint8]) -> int:
+    """Return how many of the images, uint8 [n, C, H, W], the page shows."""
+    count, _, _, width = originals.shape
+    return min(count, SHOWN_IMAGES, max(1, SHOWN_WIDTH // width))
+
+
+def _sprite_uri(images: NDArray[np.uint8]) -> str:
+    """Put uint8 [n, C, H, W] side by side in a PNG of H × nW pixels: `data:image/png;base64,...`."""
+    pixels, picture = displayable(np.concatenate(list(images), axis=2)), io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(picture, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode('ascii')}"
 
 
 @functools.cache

@@ -18,9 +18,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
+from ..prune.kl_stats import KLStats
+from ..prune.ranking import Granularity, Ranking
+from .cutoffs import Row, change_text
 from .groups import resolution_table
-from .page_text import Row, change_text, percent
-from .ranking_curve import RankingCurve
+from .page_text import percent
 
 LINE = "#3d7fd6"
 RESOLUTION_SCALE = ("#8a63d2", "#3d7fd6", "#17a2a2", "#4fae4a", "#d9a21b", "#e2703a", "#cc4b6c")
@@ -50,8 +52,7 @@ class PageFigure:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script needs."""
-        marks, kept = list(self.marks), list(self.kept)
-        return {"name": self.name, "figure": self.figure, "marks": marks, "kept": kept, "points": self.points}
+        return {name: getattr(self, name) for name in ("name", "figure", "marks", "kept", "points")}
 
 
 def cutoff_figures(rows: Sequence[Row]) -> list[PageFigure]:
@@ -78,14 +79,10 @@ def _against_share(
         errors = [0.0 if math.isnan(row["nelbo_change_se"]) else row["nelbo_change_se"] for row in rows]
         trace.error_y = {"array": errors, "thickness": 1.5, "width": 4}
         everything = rows[-1]["nelbo"] - rows[-1]["nelbo_change"]
-        layout.shapes = [*layout.shapes, _all_latents(everything)]
+        dotted = {"line": {"dash": "dot", "width": 1, "color": "#888"}, "layer": "below"}
+        layout.shapes = [*layout.shapes, _horizontal(everything, **dotted)]
     marks = [{"x": share} for share in shares]
     return PageFigure(column, title, caption, _plain([trace], layout), marks, points=True)
-
-
-def _all_latents(value: float) -> go.layout.Shape:
-    line = {"dash": "dot", "width": 1, "color": "#888"}
-    return go.layout.Shape(xref="paper", x0=0, x1=1, y0=value, y1=value, line=line, layer="below")
 
 
 def _hover(row: Row, column: str) -> str:
@@ -116,45 +113,65 @@ def _quality(rows: Sequence[Row]) -> PageFigure:
 
 
 def kl_figures(
-    rows: Sequence[Row], ranking: RankingCurve, groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]]
+    rows: Sequence[Row],
+    stats: KLStats,
+    granularity: Granularity,
+    groups: pd.DataFrame,
+    kept: Sequence[NDArray[np.float64]],
 ) -> list[PageFigure]:
     """Plot the ranking, KL by resolution and KL by latent group.
 
-    `groups` is the `group_table` of what was ranked, `kept` the KL that each cutoff keeps in each group, [groups] in
-    bits/dim.
+    `groups` is the `group_table` of `stats`, `kept` the KL that each cutoff keeps in each group, [groups] in bits/dim.
     """
-    colours = _resolution_colours(groups["resolution"])
+    distinct = sorted(set(groups["resolution"].tolist()))
+    places = np.linspace(0, 1, len(distinct)).tolist() if len(distinct) > 1 else [0.15]
+    colours = dict(zip(distinct, sample_colorscale(list(RESOLUTION_SCALE), places), strict=True))
     return [
-        _sorted_kl(rows, ranking),
+        _sorted_kl(rows, Ranking.of(stats, granularity)),
         _by_resolution(groups, kept, colours),
         _by_group(groups, kept, colours),
     ]
 
 
-def _sorted_kl(rows: Sequence[Row], ranking: RankingCurve) -> PageFigure:
-    ranks, kl = ranking.points()
-    drawn = kl > max(ranking.kl_bits[0] * LEAST_KL, 0.0)
-    ranks, kl = ranks[drawn], kl[drawn]
+def kl_shares(ranking: Ranking, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of all KL that the dimensions up to each rank (from 1) hold, 0 to 1; 0 if there is no KL."""
+    bits = np.cumsum((ranking.kl_bits * ranking.dims)[ranking.order])
+    up_to = np.interp(ranks, np.append(0, ranking.cumulative_dims), np.append(0.0, bits))
+    return up_to / bits[-1] if bits[-1] > 0 else np.zeros(len(ranks))
+
+
+def ranking_points(ranking: Ranking, at_most: int = 600) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return rank in dimensions (from 1) and KL of a curve: both ends of each unit, thinned evenly in log rank."""
+    last = ranking.cumulative_dims
+    both_ends = np.stack([np.append(1, last[:-1] + 1), last], axis=1).ravel()
+    ranks, ends = np.unique(both_ends, return_index=True)  # a unit of one dimension has but one end
+    if len(ranks) > at_most:
+        wanted = np.searchsorted(ranks, np.geomspace(1, last[-1], at_most - 1))
+        thinned = np.unique(np.append(wanted, len(ranks) - 1).clip(max=len(ranks) - 1))
+        ranks, ends = ranks[thinned], ends[thinned]
+    return ranks, ranking.kl_bits[ranking.order][ends // 2]
+
+
+def _sorted_kl(rows: Sequence[Row], ranking: Ranking) -> PageFigure:
+    ranks, kl = ranking_points(ranking)
+    drawn = kl > max(ranking.kl_bits.max() * LEAST_KL, 0.0)
+    ranks, kl, dims = ranks[drawn], kl[drawn], int(ranking.dims.sum())
     hover = [
-        f"rank {rank:,} of {ranking.dims:,} ({percent(rank / ranking.dims)})<br>{bits:.3g} bits"
+        f"rank {rank:,} of {dims:,} ({percent(rank / dims)})<br>{bits:.3g} bits"
         f"<br>up to here {100 * share:.1f}% of the KL"
-        for rank, bits, share in zip(ranks.tolist(), kl.tolist(), ranking.shares(ranks).tolist(), strict=True)
+        for rank, bits, share in zip(ranks.tolist(), kl.tolist(), kl_shares(ranking, ranks).tolist(), strict=True)
     ]
     trace = _line(ranks.tolist(), kl.tolist(), hover, mode="lines")
     layout = _layout("latent dimensions, ranked", "bits per latent dimension")
-    layout.xaxis.update(type="log", range=_log_range([1, ranking.dims]), dtick=1)
+    layout.xaxis.update(type="log", range=_log_range([1, dims]), dtick=1)
     layout.yaxis.update(type="log", dtick=1, exponentformat="power")
     marks: list[dict[str, float]] = [{"x": row["kept_dims"]} for row in rows]
     if len(kl):
         layout.yaxis.range = _log_range(kl.tolist())
-        layout.shapes = [*layout.shapes, _horizontal_mark()]
+        layout.shapes = [*layout.shapes, _horizontal(1, name="mark", line={"width": 1.5, "dash": "dash"})]
         marks = [{"x": row["kept_dims"], "y": max(row["cutoff"], float(kl[-1]))} for row in rows]
     caption = "Average KL of each latent dimension, highest first. Lines: how many are kept, the highest KL pruned."
     return PageFigure("sorted", "Ranking", caption, _plain([trace], layout), marks)
-
-
-def _horizontal_mark() -> go.layout.Shape:
-    return go.layout.Shape(name="mark", xref="paper", x0=0, x1=1, y0=1, y1=1, line={"width": 1.5, "dash": "dash"})
 
 
 def _by_resolution(groups: pd.DataFrame, kept: Sequence[NDArray[np.float64]], colours: Mapping[int, str]) -> PageFigure:
@@ -212,12 +229,6 @@ def _group_bars(groups: pd.DataFrame, name: str, colour: str) -> go.Bar:
     return bars.update(marker={"color": colour, "opacity": 0.3}, hovertext=hover, hoverinfo="text")
 
 
-def _resolution_colours(resolutions: pd.Series) -> dict[int, str]:
-    distinct = sorted(set(resolutions.tolist()))
-    places = np.linspace(0, 1, len(distinct)).tolist() if len(distinct) > 1 else [0.15]
-    return dict(zip(distinct, sample_colorscale(list(RESOLUTION_SCALE), places), strict=True))
-
-
 def _line(x: Sequence[float], y: Sequence[float], hover: Sequence[str], mode: str = "lines+markers") -> go.Scatter:
     trace = go.Scatter(x=list(x), y=list(y), mode=mode, hovertext=list(hover), hoverinfo="text")
     trace.update(selected={"marker": {"size": 14}}, unselected={"marker": {"opacity": 1}})
@@ -240,6 +251,10 @@ def _layout(x_title: str, y_title: str) -> go.Layout:
         showlegend=False,
         font={"size": 13},
     )
+
+
+def _horizontal(y: float, **style: Any) -> go.layout.Shape:
+    return go.layout.Shape(xref="paper", x0=0, x1=1, y0=y, y1=y, **style)
 
 
 def _log_range(values: Sequence[float]) -> list[float]:

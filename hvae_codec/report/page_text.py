@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
-"""A row of the cutoff table; `cutoff_table.COLUMNS` says what is in it."""
+from .cutoffs import Row
 
 CLEAR_ERRORS = 2.0
 """A paired change of at least so many standard errors is called a change."""
@@ -24,55 +23,30 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def change_text(row: Row) -> str:
-    """Write the paired change of the NELBO and its standard error, bits/dim.
-
-    >>> change_text({"nelbo_change": 0.0157, "nelbo_change_se": 0.0009})
-    '+0.01570 ± 0.00090'
-    """
-    change, error = row["nelbo_change"], row["nelbo_change_se"]
-    if change == 0:
-        return "–"
-    return f"{change:+.5f}" if math.isnan(error) else f"{change:+.5f} ± {error:.5f}"
-
-
-def is_clear(row: Row) -> bool:
-    """Whether the change of the NELBO is at least `CLEAR_ERRORS` standard errors."""
-    return bool(abs(row["nelbo_change"]) >= CLEAR_ERRORS * row["nelbo_change_se"])
-
-
 def cutoff_sentences(row: Row, kl_share: float) -> str:
     """Say what one cutoff keeps, which holds the share `kl_share` of the KL, what it costs, and what it takes."""
-    return f"{_kept(row, kl_share)} {_bound(row)} {_decoded(row)}"
-
-
-def _kept(row: Row, kl_share: float) -> str:
     kept, dims = row["kept_dims"], row["dims"]
-    if kept == dims:
-        return f"All {dims:,} latent dimensions are kept."
-    share = f"{100 * kl_share:.1f}% of the KL"
-    return f"{kept:,} of {dims:,} latent dimensions are kept ({percent(kept / dims)}): they hold {share}."
-
-
-def _bound(row: Row) -> str:
-    text = f"The NELBO is {row['nelbo']:.3f} bits/dim"
-    if row["nelbo_change"] == 0:
-        return f"{text}."
-    change, error = row["nelbo_change"], row["nelbo_change_se"]
-    size = f"{abs(change):.5f}" if math.isnan(error) else f"{abs(change):.5f} ± {error:.5f}"
-    side = "above" if change > 0 else "below"
-    relative = 100 * abs(change) / abs(row["nelbo"] - change)
-    text += f", {size} ({relative:.2f}%) {side} that of all latents"
-    if math.isnan(error):
-        return f"{text} (one image: no standard error)."
-    return f"{text}." if is_clear(row) else f"{text}: no clear difference."
-
-
-def _decoded(row: Row) -> str:
+    share = f"({percent(kept / dims)}): they hold {100 * kl_share:.1f}% of the KL."
+    what = f"All {dims:,} latent dimensions are kept."
+    if kept < dims:
+        what = f"{kept:,} of {dims:,} latent dimensions are kept {share}"
     return (
+        f"{what} The NELBO is {row['nelbo']:.3f} bits/dim{_change(row)} "
         f"An image is stored in {row['bytes']:,.0f} bytes ({row['bits_per_dim']:.3f} bits/dim) "
         f"and decoded at {row['psnr']:.2f} dB PSNR, SSIM {row['ssim']:.3f}."
     )
+
+
+def _change(row: Row) -> str:
+    change, error = row["nelbo_change"], row["nelbo_change_se"]
+    if change == 0:
+        return "."
+    size = f"{abs(change):.5f}" if math.isnan(error) else f"{abs(change):.5f} ± {error:.5f}"
+    relative = 100 * abs(change) / abs(row["nelbo"] - change)
+    text = f", {size} ({relative:.2f}%) {'above' if change > 0 else 'below'} that of all latents"
+    if math.isnan(error):
+        return f"{text} (one image: no standard error)."
+    return f"{text}." if abs(change) >= CLEAR_ERRORS * error else f"{text}: no clear difference."
 
 
 def smallest_close(rows: Sequence[Row], kl_shares: Sequence[float]) -> str:

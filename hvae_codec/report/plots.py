@@ -78,7 +78,7 @@ def save_reconstruction_sheet(
     grid = figure.subplots(len(rows), count, squeeze=False)
     for label, images, line in zip(labels, rows, grid, strict=True):
         for image, axes in zip(images, line, strict=True):
-            axes.imshow(_displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
     return _save(figure, folder / SHEET_FILE)
@@ -93,6 +93,6 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Turn [C, H, W] into [H, W] if there is one channel, else the first three as [H, W, 3] (two: the first alone)."""
     return image[0] if image.shape[0] < 3 else image[:3].transpose(1, 2, 0)

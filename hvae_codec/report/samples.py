@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +18,14 @@ from ..config import ModelConfig
 from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..progress import Progress
-from ..storage.files import replaced_atomically, write_atomically
+from ..storage.files import replaced_atomically
 
 GAP = 2
 """White pixels between the images of a grid."""
 
-Batches = Iterable[NDArray[np.uint8]]
+Kind = Literal["grid", "array", "folder"]
+Numbered = Iterable[tuple[int, NDArray[np.uint8]]]
+"""Each image's number and pixels [H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class SampleTarget:
     """Where drawn images go, and as what; `sample_target` makes and checks one."""
 
     path: Path
-    kind: Literal["grid", "array", "folder"]
+    kind: Kind
     count: int
     """Images that will be written."""
     channels: int
@@ -61,9 +62,7 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
     suffix = path.suffix.lower()
     if suffix in {*EXTENSIONS, ".npz", ".zarr"} - {".png"}:
         raise UsageError(f"{path} cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder")
-    kind: Literal["grid", "array", "folder"] = "folder"
-    if suffix in (".png", ".npy"):
-        kind = "grid" if suffix == ".png" else "array"
+    kind: Kind = "grid" if suffix == ".png" else "array" if suffix == ".npy" else "folder"
     target = SampleTarget(path, kind, count, config.channels, config.image_size)
     _check_format(target)
     _check_free(target, overwrite)
@@ -93,7 +92,7 @@ def _check_free(target: SampleTarget, overwrite: bool) -> None:
         raise DataError(f"{path} exists; give another name or pass --overwrite")
 
 
-def write_samples(target: SampleTarget, batches: Batches, progress: Progress | None = None) -> None:
+def write_samples(target: SampleTarget, batches: Iterable[NDArray[np.uint8]], progress: Progress | None = None) -> None:
     """Write the images of `batches` (uint8 [B, C, H, W]) to `target`; it appears when it is whole.
 
     Files are called 000000.png, 000001.png, ...: an image has the same name however many are drawn. Only a grid is
@@ -104,10 +103,8 @@ def write_samples(target: SampleTarget, batches: Batches, progress: Progress | N
     write(target, _counted(target, batches, progress))
 
 
-def _counted(
-    target: SampleTarget, batches: Batches, progress: Progress | None
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield each image's number and pixels [H, W, C]; reports a batch when its images are written."""
+def _counted(target: SampleTarget, batches: Iterable[NDArray[np.uint8]], progress: Progress | None) -> Numbered:
+    """Number the images; reports a batch when its images are written."""
     done = 0
     for batch in batches:
         yield from enumerate(np.ascontiguousarray(batch.transpose(0, 2, 3, 1)), done)
@@ -116,38 +113,33 @@ def _counted(
             progress(done, target.count)
 
 
-def _write_grid(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
+def _write_grid(target: SampleTarget, images: Numbered) -> None:
     grid = np.full(target.grid_shape, 255, dtype=np.uint8)
     for number, pixels in images:
         top, left = (index * (target.size + GAP) for index in divmod(number, target.columns))
         grid[top : top + target.size, left : left + target.size] = pixels
-    whole = io.BytesIO()
-    _image(grid).save(whole, format="PNG")
-    write_atomically(target.path, whole.getvalue())
+    with replaced_atomically(target.path) as partial:
+        _image(grid).save(partial, format="PNG")
 
 
-def _write_array(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
-    header = {"descr": "|u1", "fortran_order": False}
+def _write_array(target: SampleTarget, images: Numbered) -> None:
     shape = (target.count, target.size, target.size, target.channels)
     with replaced_atomically(target.path) as partial, open(partial, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for _, pixels in images:
             file.write(pixels.data)
 
 
-def _write_folder(target: SampleTarget, images: Iterator[tuple[int, NDArray[np.uint8]]]) -> None:
-    partial = _partial(target.path)
+def _write_folder(target: SampleTarget, images: Numbered) -> None:
+    path = target.path.absolute()  # "." itself cannot be replaced
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
         for number, pixels in images:
             _image(pixels).save(partial / f"{number:06d}.png")
-        os.replace(partial, target.path.absolute())  # "." itself cannot be replaced
+        os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.absolute().with_name(f"{path.absolute().name}.{os.getpid()}.partial")
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:
