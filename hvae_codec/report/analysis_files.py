@@ -22,7 +22,7 @@ def check_folder(folder: Path) -> None:
     """Raise `DataError` if an analysis cannot go to `folder`, or would overwrite what is not of an analysis."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is no folder; give another --out")
-    ours = {PAGE_FILE, CURVE_FILE, SHEET_FILE, MASKS_FOLDER, *(f"{name}.csv" for name in (TABLE_NAME, GROUPS_NAME))}
+    ours = (PAGE_FILE, CURVE_FILE, SHEET_FILE, MASKS_FOLDER, f"{TABLE_NAME}.csv", f"{GROUPS_NAME}.csv")
     there = sorted(name for name in ours if (folder / name).exists())
     if there and not (folder / f"{TABLE_NAME}.json").exists():
         raise DataError(f"{folder} holds {there[0]}, which is not of an analysis; give another --out")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from scipy.stats import t as student_t
@@ -31,13 +29,13 @@ def ranking_sentence(found: FoundRanking) -> str:
 def choice_sentences(chosen: ChosenCutoff) -> list[str]:
     """Say how a cutoff was chosen, what it keeps, and what that costs if it was measured."""
     mask, choice = chosen.cutoff.mask, choice_sentence(chosen)
-    last = kept_sentence(mask) if chosen.cost is None else cost_sentence(chosen.cost, mask)
-    return [*([choice] if choice else []), last]
+    last = cost_sentence(chosen.cost, mask) if chosen.cost else kept_sentence(mask)
+    return [choice, last] if choice else [last]
 
 
 def choice_sentence(chosen: ChosenCutoff) -> str:
     """Say what a search for a tolerance found, or that more is kept than was asked for; empty if neither."""
-    return chosen.cutoff.note if chosen.tolerated is None else tolerance_sentence(chosen.tolerated)
+    return tolerance_sentence(chosen.tolerated) if chosen.tolerated else chosen.cutoff.note
 
 
 def kept_sentence(mask: LatentMask) -> str:
@@ -79,24 +77,16 @@ def best_sentence(table: pd.DataFrame, images: int) -> str:
 
     Those found for a tolerance are left out: many were tried to find one. Empty if no cutoff is left.
     """
-    rows: Sequence[Mapping[Any, Any]] = [
-        row
-        for row in table.to_dict(orient="records")
-        if row["kept_dims"] < row["dims"] and not row["rule"].startswith(TOLERANCE)
-    ]
-    best = min(rows, key=lambda row: row["nelbo_change"], default=None)
-    if best is None:
+    rows = table[(table["kept_dims"] < table["dims"]) & ~table["rule"].str.startswith(TOLERANCE)]
+    if rows.empty:
         return ""
+    best = rows.iloc[int(rows["nelbo_change"].argmin())]
     if best["nelbo_change"] >= 0:
         return "No cutoff improves the bound."
     change = f"{best['rule']} improves the bound by {-best['nelbo_change']:.5f} bits/dim"
     if math.isnan(best["nelbo_change_se"]):
         return f"{change}; one image says nothing about others."
     errors = -best["nelbo_change"] / max(best["nelbo_change_se"], 1e-12)
-    sure = "significant" if errors > _critical(len(rows), images) else "which may be chance"
+    critical = student_t.isf(0.05 / len(rows), images - 1)  # Bonferroni, one-sided
+    sure = "significant" if errors > critical else "which may be chance"
     return f"{change}: {errors:.1f} standard errors, {sure} at the 5% level for the best of {len(rows)} cutoffs."
-
-
-def _critical(comparisons: int, images: int) -> float:
-    """Return how many standard errors the best of several mean differences must exceed (Bonferroni, one-sided 5%)."""
-    return float(student_t.isf(0.05 / comparisons, images - 1))

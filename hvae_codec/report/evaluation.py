@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +32,27 @@ LABELS = {
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Make the table for the terminal."""
-    count, samples = len(evaluation.images), evaluation.samples
+    figures, count, samples = evaluation.figures, len(evaluation.images), evaluation.samples
     active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
     table = Table(
         title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
         caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
     )
     table.add_column("")
-    nats = any(name.endswith("_nats") for name in evaluation.figures)
+    nats = any(name.endswith("_nats") for name in figures)
     for heading in ("mean", "±", "unit", *(("nats", "±") if nats else ())):
         table.add_column(heading, justify="left" if heading == "unit" else "right")
     for name, label in LABELS.items():
-        if name in evaluation.figures:
-            table.add_row(label, *_cells(evaluation.figures, name))
+        if name in figures:
+            sign, unit = "+" if name.endswith("_change") else "", figures[name].unit
+            in_nats = _cells(figures[f"{name}_nats"], sign, 2) if f"{name}_nats" in figures else ()
+            table.add_row(label, *_cells(figures[name], sign, 2 if unit == "dB" else 4), unit, *in_nats)
     return table
 
 
-def _cells(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
-    figure = figures[name]
-    sign = "+" if name.endswith("_change") else ""
-    digits = 2 if figure.unit == "dB" else 4
-    yield f"{figure.mean:{sign}.{digits}f}"
-    yield _error(figure, digits)
-    yield figure.unit
-    if f"{name}_nats" in figures:
-        nats = figures[f"{name}_nats"]
-        yield f"{nats.mean:{sign}.2f}"
-        yield _error(nats, 2)
-
-
-def _error(figure: Figure, digits: int) -> str:
-    return "-" if math.isnan(figure.standard_error) else f"{figure.standard_error:.{digits}f}"
+def _cells(figure: Figure, sign: str, digits: int) -> tuple[str, str]:
+    error = "-" if math.isnan(figure.standard_error) else f"{figure.standard_error:.{digits}f}"
+    return f"{figure.mean:{sign}.{digits}f}", error
 
 
 def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,8 +62,8 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
         if math.isnan(figure["standard_error"]):
             figure["standard_error"] = None
     header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
-    groups: dict[str, Any] = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
-    groups |= {"kl_nats": evaluation.kl_nats.tolist()}
+    active = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
+    groups = {**active, "kl_nats": evaluation.kl_nats.tolist()}
     return {"about": dict(about) | header, "figures": figures, "groups": groups}
 
 

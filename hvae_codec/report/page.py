@@ -19,7 +19,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from ..analysis.cutoff_table import Analysis
-from ..prune.ranking import Granularity
+from ..prune.ranking import Granularity, Ranking
 from ..storage.files import write_atomically
 from .cutoffs import Row, cell
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
@@ -71,11 +71,12 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     rows: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
+    granularity: Granularity = "position" if about.get("granularity") == "position" else "variate"
     chosen = about.get("chosen")
     if chosen is None:
         chosen = np.argmin([abs(math.log(row["keep"] / CHOSEN_SHARE)) for row in rows])
     return environment.get_template(TEMPLATE.name).render(
-        **_content(analysis, rows, "position" if about.get("granularity") == "position" else "variate"),
+        **_content(analysis, rows, Ranking.of(analysis.stats, granularity)),
         chosen=chosen,
         sentences=sentences,
         measured=measured(about),
@@ -85,7 +86,7 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     )
 
 
-def _content(analysis: Analysis, rows: Sequence[Row], granularity: Granularity) -> dict[str, Any]:
+def _content(analysis: Analysis, rows: Sequence[Row], ranking: Ranking) -> dict[str, Any]:
     """Collect what the template shows of an analysis, and `data` for the page's script."""
     originals, stats = analysis.originals, analysis.stats
     image_dims, count = math.prod(originals.shape[1:]), shown_images(originals)
@@ -93,12 +94,10 @@ def _content(analysis: Analysis, rows: Sequence[Row], granularity: Granularity) 
     kept = [kept_group_bits(stats, mask) / image_dims for mask in analysis.masks]
     total = groups["kl"].sum()
     kl_shares = [float(bits.sum() / total) if total > 0 else 0.0 for bits in kept]
-    sections = {"cutoffs": cutoff_figures(rows), "kl": kl_figures(rows, stats, granularity, groups, kept)}
+    sections = {"cutoffs": cutoff_figures(rows), "kl": kl_figures(rows, ranking, groups, kept)}
     columns = [name for name in TABLE_COLUMNS if name in analysis.table]
-    cutoffs = [
-        {**_words(row, kl_share), "picture": _sprite_uri(images[:count])}
-        for row, kl_share, images in zip(rows, kl_shares, analysis.decoded, strict=True)
-    ]
+    each = zip(rows, kl_shares, analysis.decoded, strict=True)
+    cutoffs = [{**_words(row, share), "picture": _sprite_uri(images[:count])} for row, share, images in each]
     figures = [figure.to_dict() for figure in itertools.chain(*sections.values())]
     return {
         "data": {"cutoffs": cutoffs, "originals": _sprite_uri(originals[:count]), "figures": figures},
@@ -112,11 +111,10 @@ def _content(analysis: Analysis, rows: Sequence[Row], granularity: Granularity) 
 
 
 def _words(row: Row, kl_share: float) -> dict[str, Any]:
-    share = percent(row["kept_dims"] / row["dims"])
     return {
         "rule": row["rule"],
         "brief": [f"NELBO {row['nelbo']:.3f}", f"{row['psnr']:.2f} dB", f"{row['bytes']:,.0f} bytes an image"],
-        "spoken": f"{row['rule']}: {share} of the latent dimensions",
+        "spoken": f"{row['rule']}: {percent(row['kept_dims'] / row['dims'])} of the latent dimensions",
         "sentences": cutoff_sentences(row, kl_share),
     }
 

@@ -67,12 +67,13 @@ def smallest_close(rows: Sequence[Row], kl_shares: Sequence[float]) -> str:
 
 def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List names and values of what the figures depend on; what `about` lacks is left out."""
+    codec = [value if key == "name" else f"{key} {value}" for key, value in about.get("codec", {}).items()]
     named = {
         "model": about.get("model_hash"),
         "held-out images": _images(about.get("images"), about.get("source")),
         "images encoded and decoded": about.get("pictures"),
         "images ranked on": _images(about.get("ranking_images"), about.get("ranking_source")),
-        "codec": _codec(about.get("codec")),
+        "codec": ", ".join(codec) or None,
         "granularity": about.get("granularity"),
         "a share counts": about.get("count"),
         "seed": about.get("seed"),
@@ -80,14 +81,6 @@ def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def _images(count: Any, fingerprint: Any) -> str | None:
+def _images(count: int | None, fingerprint: str | None) -> str | None:
     """Say how many images, and which: the beginning of their fingerprint."""
-    text = f"{count:,}" if isinstance(count, int) else count
-    return f"{text} (fingerprint {str(fingerprint)[:12]})" if fingerprint else text
-
-
-def _codec(codec: Any) -> str | None:
-    if not isinstance(codec, Mapping):
-        return codec
-    options = [f"{key} {value}" for key, value in codec.items() if key != "name"]
-    return ", ".join([str(codec.get("name", "")), *options]).removeprefix(", ")
+    return None if count is None else f"{count:,}" + (f" (fingerprint {fingerprint[:12]})" if fingerprint else "")

@@ -60,9 +60,9 @@ def _apart(keep: Sequence[float]) -> list[float]:
     >>> _apart([1.0, 1.0, 1.2, 2.0])
     [1.0, 2.0]
     """
-    ticks: list[float] = []
+    ticks = [min(keep)]
     for value in sorted(keep):
-        if not ticks or value > 1.25 * ticks[-1]:
+        if value > 1.25 * ticks[-1]:
             ticks.append(value)
     return ticks
 
@@ -71,12 +71,10 @@ def save_reconstruction_sheet(
     folder: Path, originals: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], labels: Sequence[str]
 ) -> Path:
     """Draw originals, uint8 [n, C, H, W], above the same images decoded at each cutoff, labelled `labels`."""
-    labels = ["original", *labels]
-    rows = [originals, *decoded]
-    count = len(originals)
+    rows, count = [originals, *decoded], len(originals)
     figure = Figure(figsize=(0.9 * count + 1.2, 0.95 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), count, squeeze=False)
-    for label, images, line in zip(labels, rows, grid, strict=True):
+    for label, images, line in zip(("original", *labels), rows, grid, strict=True):
         for image, axes in zip(images, line, strict=True):
             axes.imshow(displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])

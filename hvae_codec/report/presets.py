@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -40,42 +40,37 @@ def preset_rows() -> list[dict[str, Any]]:
 def preset_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Make the table of presets for the terminal."""
     columns = [column for column in rows[0] if column != "reported"]
-    table = Table(title=_TITLE, title_justify="left")
-    for column in columns:
-        _add_column(table, column, justify="left" if column == "name" else "right")
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    return table
+    return _table(_TITLE, columns, [[_cell(row[column]) for column in columns] for row in rows])
 
 
 def reported_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Make the table with what others report of the presets; the sources stand below, by number."""
     sources = list(dict.fromkeys(row["reported"]["source"] for row in rows if row["reported"]))
-    caption = "\n".join(f"[{number}] {source}" for number, source in enumerate(sources, 1))
-    table = Table(title=f"{_TITLE}\nReported of these configurations; – was not found", title_justify="left")
-    table.caption, table.caption_justify = caption, "left"
-    for column in ("name", "batch_size", "steps", "NELBO"):
-        _add_column(table, column, justify="left" if column == "name" else "right")
-    for column in ("time", "GPUs", "memory", "note", "source"):
-        _add_column(table, column, justify="left")
-    for row in rows:
-        own = (_cell(row[column]) for column in ("name", "batch_size", "steps"))
-        table.add_row(*own, *_reported_cells(row["reported"], sources))
+    own = ("name", "batch_size", "steps")
+    cells = [[*(_cell(row[column]) for column in own), *_reported_cells(row["reported"], sources)] for row in rows]
+    title = f"{_TITLE}\nReported of these configurations; – was not found"
+    table = _table(title, (*own, "NELBO", "time", "GPUs", "memory", "note", "source"), cells)
+    table.caption = "\n".join(f"[{number}] {source}" for number, source in enumerate(sources, 1))
+    table.caption_justify = "left"
     return table
 
 
 def _reported_cells(reported: dict[str, Any] | None, sources: Sequence[str]) -> list[str]:
     if reported is None:
         return ["–"] * 6
-    texts = [
-        f"{reported['nelbo']:.2f} {reported['unit']}",
-        *(reported[key] for key in ("time", "gpus", "memory", "note")),
-    ]
-    return [*(text or "–" for text in texts), f"[{sources.index(reported['source']) + 1}]"]
+    texts = (reported[key] or "–" for key in ("time", "gpus", "memory", "note"))
+    return [f"{reported['nelbo']:.2f} {reported['unit']}", *texts, f"[{sources.index(reported['source']) + 1}]"]
 
 
-def _add_column(table: Table, name: str, justify: Any) -> None:
-    table.add_column(name.replace("_", "\n"), justify=justify, no_wrap=justify == "right" or name == "name")
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        text = name in ("name", "time", "GPUs", "memory", "note", "source")
+        justify: Literal["left", "right"] = "left" if text else "right"
+        table.add_column(name.replace("_", "\n"), justify=justify, no_wrap=not text or name == "name")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
 
 
 def _cell(value: Any) -> str:

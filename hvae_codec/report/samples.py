@@ -64,26 +64,18 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
         raise UsageError(f"{path} cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder")
     kind: Kind = "grid" if suffix == ".png" else "array" if suffix == ".npy" else "folder"
     target = SampleTarget(path, kind, count, config.channels, config.image_size)
-    _check_format(target)
-    _check_free(target, overwrite)
+    if kind != "array" and config.channels not in (1, 3):
+        what = f"PNG files hold 1 or 3 channels, this model's images have {config.channels}"
+        raise UsageError(f"{what}; give a name ending in .npy")
+    if kind == "grid" and math.prod(target.grid_shape[:2]) > MAX_PIXELS:
+        what = f"a grid of {count:,} images has more than {MAX_PIXELS:,} pixels"
+        raise UsageError(f"{what}; give fewer images, or a folder for single files")
+    _check_free(path, kind, overwrite)
     return target
 
 
-def _check_format(target: SampleTarget) -> None:
-    if target.kind != "array" and target.channels not in (1, 3):
-        raise UsageError(
-            f"PNG files hold 1 or 3 channels, this model's images have {target.channels}; give a name ending in .npy"
-        )
-    if target.kind == "grid" and math.prod(target.grid_shape[:2]) > MAX_PIXELS:
-        raise UsageError(
-            f"a grid of {target.count:,} images has more than {MAX_PIXELS:,} pixels; give fewer images, or a folder "
-            "for single files"
-        )
-
-
-def _check_free(target: SampleTarget, overwrite: bool) -> None:
-    path = target.path
-    if target.kind == "folder":
+def _check_free(path: Path, kind: Kind, overwrite: bool) -> None:
+    if kind == "folder":
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is not empty; give another folder")
     elif path.is_dir():

@@ -28,7 +28,7 @@ def verified_data(report: VerifyReport) -> dict[str, Any]:
                 "file": damage.file,
                 "problem": damage.problem,
                 "row_group": damage.row_group,
-                "images": [[first, last] for first, last in runs(damage.images)],
+                "images": list(map(list, runs(damage.images))),
                 "names": list(damage.names),
             }
             for damage in report.damages
@@ -63,7 +63,7 @@ def damage_table(report: VerifyReport) -> Table:
         rich.add_column(heading, overflow="fold")
     for damage in report.damages:
         row_group = "" if damage.row_group is None else f"{damage.row_group:,}"
-        more = ["..."] if len(damage.images) > len(damage.names) and damage.names else []
+        more = ["..."] if len(damage.images) > len(damage.names) > 0 else []
         names = ", ".join([*damage.names, *more])
         rich.add_row(row_group, damage.file, damage.problem, image_numbers(damage.images), names)
     return rich
