@@ -11,8 +11,8 @@ from hvae_codec.errors import UsageError
 
 if TYPE_CHECKING:
     from hvae_codec.prune.cutoffs import CutoffSpec
+    from hvae_codec.prune.kl_stats import Granularity
     from hvae_codec.prune.mask import Count
-    from hvae_codec.prune.ranking import Granularity
 
 DEFAULT_KEEP = 0.03
 """Share of the latent dimensions, that of the paper's section 7, if no cutoff is given."""

@@ -16,7 +16,7 @@ import xarray
 import zarr
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store, repair
-from hvae_codec.analysis.sizes import SizeMeter
+from hvae_codec.analysis.reconstruction import SizeMeter
 from hvae_codec.config import CHUNK_BYTES
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode.coder import LatentCoder

@@ -13,7 +13,7 @@ from hvae_codec.config import Config, config_from_dict, config_to_dict
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_parameter_counts, load_preset, load_reported, preset_names
-from hvae_codec.report.about_run import count_parameters
+from hvae_codec.report.about import count_parameters
 from hvae_codec_cli.app import main
 
 PUBLISHED = json.loads((Path(__file__).parent / "golden" / "presets.json").read_text())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hvae_codec.prune.kl_stats import KLStats, kl_stats
+from hvae_codec.prune.kl_stats import KLStats, Ranking, kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.prune.ranking import Ranking
 from hvae_codec.report.groups import kept_group_bits
 from hvae_codec.report.page_figures import kl_shares, ranking_points
 

@@ -17,8 +17,7 @@ import folder_above  # noqa: F401
 import torch
 from results import print_table, write_markdown, write_results
 
-from hvae_codec.analysis.reconstruction import Reconstruction, ReconstructionMeter
-from hvae_codec.analysis.sizes import SizeMeter
+from hvae_codec.analysis.reconstruction import Reconstruction, ReconstructionMeter, SizeMeter
 from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps

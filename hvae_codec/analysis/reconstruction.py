@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, encode_and_decode
+from ..store.arrays import chunk_length, compressed_bytes
+from ..store.reader import Stored
 from .quality import mean_squared_error, psnr, ssim
-from .sizes import SizeMeter
 
 SHEET_IMAGES = 10
 
@@ -82,3 +84,28 @@ def example_indices(source: ImageSource) -> list[int]:
     candidates = middles if len(middles) > 1 else list(range(len(source)))
     spaced = np.linspace(0, len(candidates) - 1, min(SHEET_IMAGES, len(candidates))).round().astype(int)
     return sorted({candidates[number] for number in spaced})
+
+
+class SizeMeter:
+    """Adds up the bytes of stored numbers, cut into chunks and compressed as in a store, without writing one."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, NDArray[np.generic]] = {}
+        self._bytes = 0
+
+    def add(self, stored: Stored) -> None:
+        """Take up one batch: latent resolution to [B, columns, ...]."""
+        for resolution, numbers in stored.items():
+            waiting = self._waiting.get(resolution, numbers[:0])
+            self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))
+
+    def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Count all chunks that are full; returns the rest."""
+        length = chunk_length(ROW_GROUP_SIZE, CHUNK_BYTES, numbers[0].nbytes)
+        whole = len(numbers) // length * length
+        self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
+        return numbers[whole:]
+
+    def total_bytes(self) -> float:
+        """Return the compressed bytes of all images so far; a store's metadata and names come on top."""
+        return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))

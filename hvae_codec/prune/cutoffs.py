@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..model.hvae import HVAE
-from .kl_stats import KLStats
+from .kl_stats import Granularity, KLStats
 from .mask import Count, LatentMask, load_mask
-from .ranking import Granularity
 from .tolerance import Tolerated
 
 TOLERANCE = "tolerance"

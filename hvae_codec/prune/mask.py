@@ -19,8 +19,7 @@ from ..errors import ModelError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..storage.files import write_atomically
-from .kl_stats import KLStats
-from .ranking import Granularity, Ranking
+from .kl_stats import Granularity, KLStats, Ranking
 
 Count = Literal["dimensions", "variates"]
 """What a keep fraction is a fraction of."""

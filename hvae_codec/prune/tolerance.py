@@ -18,9 +18,8 @@ from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
-from .kl_stats import KLStats
+from .kl_stats import Granularity, KLStats
 from .mask import LatentMask
-from .ranking import Granularity
 from .sweep import SweepRow, sweep
 
 GRID = 8

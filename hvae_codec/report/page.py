@@ -19,7 +19,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from ..analysis.cutoff_table import Analysis
-from ..prune.ranking import Granularity, Ranking
+from ..prune.kl_stats import Granularity, Ranking
 from ..storage.files import write_atomically
 from .cutoffs import Row, cell
 from .groups import ACTIVE_BITS, group_table, kept_group_bits

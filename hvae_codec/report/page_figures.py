@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from ..prune.ranking import Ranking
+from ..prune.kl_stats import Ranking
 from .cutoffs import Row, change_text
 from .groups import resolution_table
 from .page_text import percent
