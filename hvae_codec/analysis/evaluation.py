@@ -79,11 +79,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure NELBO, rate, distortion, PSNR and SSIM of `images` (a source, or uint8 [N, C, H, W]).
 
-    With `samples` above 1 also the importance-weighted bound; NELBO, rate and distortion are then averages over the
-    same posterior samples, so that the difference from the bound is paired. An image's noise depends on `seed` and its
-    index among the images alone: figures do not depend on the batch size. Below 8 bits, and for a model with the
-    published bins, the NELBO is given with both kinds of bins. Raises `DataError` if there are no images, they do
-    not fit the model, or a figure is not finite; `UsageError` if `samples` or `batch_size` is below 1.
+    With `samples` above 1 also the importance-weighted bound, paired with the others: these are averages over the same
+    posterior samples. An image's noise depends on `seed` and its index among the images alone. Below 8 bits, and for a
+    model with the published bins, the NELBO is given with both kinds of bins. Raises `DataError` if there are no
+    images, they do not fit the model, or a figure is not finite; `UsageError` if `samples` or `batch_size` is below 1.
     """
     source = as_source(images)
     if samples < 1:
@@ -106,7 +105,10 @@ def evaluate(
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "name", list(source.names))
     table.insert(1, "label", list(source.labels))
-    _check_finite(table)
+    finite = np.isfinite(table.select_dtypes("number").to_numpy()).all(axis=1)
+    if not finite.all():
+        name = table["name"].iloc[int(finite.argmin())]
+        raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
     return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model))
 
 
@@ -146,13 +148,6 @@ def _measure(
     seen = model.likelihood.quantised(images).cpu().numpy()
     part |= {"mse": mean_squared_error(seen, decoded), "ssim": ssim(seen, decoded)}
     return part, estimates.kl.sum(dim=1).cpu().numpy()
-
-
-def _check_finite(table: pd.DataFrame) -> None:
-    finite = np.isfinite(table.select_dtypes("number").to_numpy()).all(axis=1)
-    if not finite.all():
-        name = table["name"].iloc[int((~finite).argmax())]
-        raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
 
 
 _CHANGES = {

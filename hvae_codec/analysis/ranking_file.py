@@ -53,23 +53,16 @@ def rank(
 
 def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> FoundRanking:
     """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
-    training = source.split("train")
-    if found := _stored_ranking(model, training):
-        return found
-    stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
-    # Another worker may have made one meanwhile: all must use the same.
-    if found := _stored_ranking(model, training):
-        return found
-    path = model.run and ranking_path(model.run)
-    return FoundRanking(stats=stats, path=path, is_new=True, write_error=save_ranking(path, stats) if path else "")
-
-
-def _stored_ranking(model: HVAE, training: ImageSource) -> FoundRanking | None:
-    stats = stored_ranking(model)
-    if stats is None or model.run is None:
-        return None
-    same = stats.source == training.evenly(stats.images).fingerprint
-    return FoundRanking(stats=stats, path=ranking_path(model.run), is_new=False, is_of_these_images=same)
+    training, path = source.split("train"), model.run and ranking_path(model.run)
+    stored = stored_ranking(model)
+    if stored is None:
+        stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
+        stored = stored_ranking(model)  # another worker may have made one meanwhile: all must use the same
+        if stored is None:
+            error = save_ranking(path, stats) if path else ""
+            return FoundRanking(stats=stats, path=path, is_new=True, write_error=error)
+    same = stored.source == training.evenly(stored.images).fingerprint
+    return FoundRanking(stats=stored, path=path, is_new=False, is_of_these_images=same)
 
 
 def stored_ranking(model: HVAE) -> KLStats | None:

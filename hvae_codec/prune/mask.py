@@ -53,7 +53,12 @@ class LatentMask:
             raise UsageError(f"keep is {100 * fraction:g}%; it must be above 0% and at most 100%")
         ranking = Ranking.of(stats, granularity)
         if count == "variates":
-            return cls._split(stats, granularity, _above_quantile(ranking.kl_bits, fraction, granularity))
+            if granularity == "position":
+                raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
+            kl = ranking.kl_bits
+            keep = kl > (-np.inf if fraction == 1.0 else np.quantile(kl, 1.0 - fraction))
+            keep[np.argmax(kl)] = True  # also if all of the highest are equal
+            return cls._split(stats, granularity, keep)
         # The product may round just below a whole number of dimensions.
         budget = math.floor(fraction * ranking.dims.sum() + 1e-6)
         kept = max(1, int(np.searchsorted(ranking.cumulative_dims, budget, side="right")))
@@ -180,14 +185,6 @@ def load_mask(path: Path) -> LatentMask:
     except (ValueError, RecursionError, ModelError) as error:
         reason = error if isinstance(error, ModelError) else f"the mask is no JSON ({error})"
         raise ModelError(f"{path}: {reason}") from None
-
-
-def _above_quantile(kl: NDArray[np.float64], fraction: float, granularity: Granularity) -> NDArray[np.bool_]:
-    if granularity == "position":
-        raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
-    keep = kl > (-np.inf if fraction == 1.0 else np.quantile(kl, 1.0 - fraction))
-    keep[np.argmax(kl)] = True  # also if all of the highest are equal
-    return keep
 
 
 def _kept_numbers(keep: NDArray[np.bool_]) -> Any:

@@ -76,15 +76,17 @@ def find_tolerated(
     units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
     sizes = np.unique(np.geomspace(1, units, GRID).round().astype(int)).tolist()
     passes, numbers = 1 + math.ceil(math.log2(max(np.diff([0, *sizes])))), itertools.count()
+    report = progress or (lambda done, total: None)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}
 
     def measured(*kept: int) -> list[SweepRow]:
-        masks = [LatentMask.from_rank(stats, number, granularity=granularity) for number in kept]
-        return sweep(model, source, masks, progress=_pass_progress(progress, next(numbers), passes), **options)
+        masks, number = [LatentMask.from_rank(stats, k, granularity=granularity) for k in kept], next(numbers)
+        return sweep(
+            model, source, masks, progress=lambda done, total: report(number * total + done, passes * total), **options
+        )
 
     best, dense = _bisect(measured, sizes, tolerance)
-    if progress is not None:  # fewer passes may have been needed
-        progress(passes * len(source), passes * len(source))
+    report(passes * len(source), passes * len(source))  # fewer passes may have been needed
     change, change_se = best.change_from(dense)
     confidence = _confidence(_excess(best, dense, tolerance))
     return Tolerated(best.mask, tolerance, dense.nelbo.mean(), change, change_se, confidence, len(source))
@@ -112,13 +114,6 @@ def _bisect(
 def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.float64]:
     """Return by how much each image's NELBO is above the tolerated one, bits/dim."""
     return row.nelbo - (1.0 + tolerance) * dense.nelbo
-
-
-def _pass_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
-    """Report pass `number` of `count` over the same images as a part of all passes."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, count * total)
 
 
 def _confidence(excess: NDArray[np.float64]) -> float:

@@ -20,10 +20,8 @@ def ranking_sentence(found: FoundRanking) -> str:
         images = "these training images" if found.is_of_these_images else "other images than these"
         return f"Ranking: {found.path}, of {found.stats.images:,} of {images}."
     made = f"The run had no ranking of this model; made one of {found.stats.images:,} training images"
-    if found.path is None:
-        return f"{made}."
     failed = f"could not be kept in {found.path} ({found.write_error})"
-    return f"{made}; kept: {failed if found.write_error else found.path}."
+    return f"{made}; kept: {failed if found.write_error else found.path}." if found.path else f"{made}."
 
 
 def choice_sentences(chosen: ChosenCutoff) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
@@ -19,28 +19,32 @@ TABLE_NAME = "cutoffs"
 Row = Mapping[str, Any]
 """A row of the cutoff table; `cutoff_table.COLUMNS` says what is in it."""
 
-HEADINGS = {
-    "kept_dims": "dims",
-    "nelbo": "NELBO\nbits/dim",
-    "reconstruction": "recon.\nbits/dim",
-    "kl": "KL\nbits/dim",
-    "nelbo_change": "NELBO change",
-    "psnr": "PSNR\ndB",
-    "ssim": "SSIM",
-    "bytes": "bytes\nan image",
-    "bits_per_dim": "stored\nbits/dim",
-    "nelbo_nats": "NELBO\nnats",
+
+class Column(NamedTuple):
+    """How a figure of the table is shown."""
+
+    format: str
+    heading: str
+    unit: str
+    terminal: str = ""
+    """Its heading in the terminal; empty if it is not shown there."""
+
+
+COLUMNS = {
+    "kept_dims": Column(",", "dims", "an image", "dims"),
+    "kept_variates": Column(",", "variates", ""),
+    "cutoff": Column(".3g", "KL cutoff", "bits/latent"),
+    "nelbo": Column(".3f", "NELBO", "bits/dim", "NELBO\nbits/dim"),
+    "nelbo_nats": Column(".2f", "NELBO", "nats", "NELBO\nnats"),
+    "reconstruction": Column(".3f", "recon.", "bits/dim", "recon.\nbits/dim"),
+    "kl": Column(".3f", "KL", "bits/dim", "KL\nbits/dim"),
+    "nelbo_change": Column("+.5f", "NELBO change ± SE", "bits/dim", "NELBO change"),
+    "psnr": Column(".2f", "PSNR", "dB", "PSNR\ndB"),
+    "ssim": Column(".3f", "SSIM", "", "SSIM"),
+    "bytes": Column(",.0f", "stored", "bytes/image", "bytes\nan image"),
+    "bits_per_dim": Column(".3f", "stored", "bits/dim", "stored\nbits/dim"),
 }
-"""Columns that the terminal shows, if the table has them."""
-_FORMATS = {
-    "kept_dims": ",",
-    "kept_variates": ",",
-    "cutoff": ".3g",
-    "psnr": ".2f",
-    "nelbo_nats": ".2f",
-    "bytes": ",.0f",
-}
-"""Others have three digits after the point."""
+"""Figures that the page shows, in its order, if the table has them."""
 
 
 def save_table(folder: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
@@ -86,8 +90,9 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     if pictures < about["images"]:
         caption += f"\nPSNR, SSIM and bytes are of {pictures:,} of the images"
     rich = Table(title=title, caption=caption)
-    shown = [name for name in HEADINGS if name in table]
-    for heading in ("", *(HEADINGS[name] for name in shown)):
+    shown = [name for name, column in COLUMNS.items() if name in table and column.terminal]
+    shown.sort(key=lambda name: name == "nelbo_nats")  # last, as few tables have it
+    for heading in ("", *(COLUMNS[name].terminal for name in shown)):
         rich.add_column(heading, justify="right")
     rows: list[dict[Any, Any]] = table.to_dict(orient="records")
     for row in rows:
@@ -97,7 +102,7 @@ def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
 
 def cell(row: Row, name: str) -> str:
     """Write the figure `name` of a row."""
-    return change_text(row) if name == "nelbo_change" else format(row[name], _FORMATS.get(name, ".3f"))
+    return change_text(row) if name == "nelbo_change" else format(row[name], COLUMNS[name].format)
 
 
 def change_text(row: Row) -> str:

@@ -24,10 +24,10 @@ def store_sizes(store: Store) -> dict[str, int]:
 
 
 def _kind_of_source(store: Store) -> str:
-    endings = {PurePosixPath(name).suffix.lower() for name in store.names}
-    if endings == {""}:
-        return "an array"
-    return f"{endings.pop()[1:].upper()} files" if len(endings) == 1 else "image files"
+    first, *others = {PurePosixPath(name).suffix.lower() for name in store.names}
+    if others:
+        return "image files"
+    return f"{first[1:].upper()} files" if first else "an array"
 
 
 def store_table(store: Store) -> Table:

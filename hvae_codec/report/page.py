@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from ..analysis.cutoff_table import Analysis
 from ..prune.kl_stats import Granularity, Ranking
 from ..storage.files import write_atomically
-from .cutoffs import Row, cell
+from .cutoffs import COLUMNS, Row, cell
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import cutoff_figures, kl_figures
 from .page_text import cutoff_sentences, measured, percent, smallest_close
@@ -35,21 +35,6 @@ CHOSEN_SHARE = 0.03
 SHOWN_IMAGES = 10
 SHOWN_WIDTH = 768
 """Larger images are shown in smaller number: together at most so many pixels wide, but one at least."""
-TABLE_COLUMNS = {
-    "kept_dims": ("dims", "an image"),
-    "kept_variates": ("variates", ""),
-    "cutoff": ("KL cutoff", "bits/latent"),
-    "nelbo": ("NELBO", "bits/dim"),
-    "nelbo_nats": ("NELBO", "nats"),
-    "reconstruction": ("recon.", "bits/dim"),
-    "kl": ("KL", "bits/dim"),
-    "nelbo_change": ("NELBO change ± SE", "bits/dim"),
-    "psnr": ("PSNR", "dB"),
-    "ssim": ("SSIM", ""),
-    "bytes": ("stored", "bytes/image"),
-    "bits_per_dim": ("stored", "bits/dim"),
-}
-"""Columns of the cutoff table that the page shows, if the table has them: heading and unit."""
 
 
 def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:
@@ -95,14 +80,14 @@ def _content(analysis: Analysis, rows: Sequence[Row], ranking: Ranking) -> dict[
     total = groups["kl"].sum()
     kl_shares = [float(bits.sum() / total) if total > 0 else 0.0 for bits in kept]
     sections = {"cutoffs": cutoff_figures(rows), "kl": kl_figures(rows, ranking, groups, kept)}
-    columns = [name for name in TABLE_COLUMNS if name in analysis.table]
+    columns = [name for name in COLUMNS if name in analysis.table]
     each = zip(rows, kl_shares, analysis.decoded, strict=True)
     cutoffs = [{**_words(row, share), "picture": _sprite_uri(images[:count])} for row, share, images in each]
     figures = [figure.to_dict() for figure in itertools.chain(*sections.values())]
     return {
         "data": {"cutoffs": cutoffs, "originals": _sprite_uri(originals[:count]), "figures": figures},
         "rows": [{**row, "cells": [cell(row, name) for name in columns]} for row in rows],
-        "headings": [TABLE_COLUMNS[name] for name in columns],
+        "headings": [(COLUMNS[name].heading, COLUMNS[name].unit) for name in columns],
         "finding": smallest_close(rows, kl_shares),
         "sections": sections,
         "groups": groups.to_dict(orient="records"),

@@ -40,16 +40,16 @@ class SampleTarget:
     size: int
 
     @property
-    def columns(self) -> int:
-        """Images beside each other in a grid, which is as near to square as it can be."""
-        return math.ceil(math.sqrt(self.count))
+    def grid_shape(self) -> tuple[int, int]:
+        """Rows and columns of a grid, which is as near to square as it can be."""
+        columns = math.ceil(math.sqrt(self.count))
+        return math.ceil(self.count / columns), columns
 
     @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a grid, in pixels."""
-        rows = math.ceil(self.count / self.columns)
-        height, width = (n * (self.size + GAP) - GAP for n in (rows, self.columns))
-        return height, width, self.channels
+    def grid_pixels(self) -> tuple[int, int]:
+        """Height and width of a grid."""
+        rows, columns = self.grid_shape
+        return rows * (self.size + GAP) - GAP, columns * (self.size + GAP) - GAP
 
 
 def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: bool = False) -> SampleTarget:
@@ -67,7 +67,7 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
     if kind != "array" and config.channels not in (1, 3):
         what = f"PNG files hold 1 or 3 channels, this model's images have {config.channels}"
         raise UsageError(f"{what}; give a name ending in .npy")
-    if kind == "grid" and math.prod(target.grid_shape[:2]) > MAX_PIXELS:
+    if kind == "grid" and math.prod(target.grid_pixels) > MAX_PIXELS:
         what = f"a grid of {count:,} images has more than {MAX_PIXELS:,} pixels"
         raise UsageError(f"{what}; give fewer images, or a folder for single files")
     _check_free(path, kind, overwrite)
@@ -106,9 +106,9 @@ def _counted(target: SampleTarget, batches: Iterable[NDArray[np.uint8]], progres
 
 
 def _write_grid(target: SampleTarget, images: Numbered) -> None:
-    grid = np.full(target.grid_shape, 255, dtype=np.uint8)
+    grid = np.full((*target.grid_pixels, target.channels), 255, dtype=np.uint8)
     for number, pixels in images:
-        top, left = (index * (target.size + GAP) for index in divmod(number, target.columns))
+        top, left = (index * (target.size + GAP) for index in divmod(number, target.grid_shape[1]))
         grid[top : top + target.size, left : left + target.size] = pixels
     with replaced_atomically(target.path) as partial:
         _image(grid).save(partial, format="PNG")
