@@ -12,7 +12,6 @@ import torch
 
 from hvae_codec.analysis.cutoff_table import COLUMNS, Analysis, analyze
 from hvae_codec.analysis.quality import mean_squared_error, psnr
-from hvae_codec.analysis.ranking_file import rank
 from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
@@ -32,7 +31,7 @@ def silent(name):
 
 @pytest.fixture(scope="module")
 def stats(tiny_model, photo_patches):
-    return rank(tiny_model, as_source(photo_patches), 1000, 64, 0, silent)
+    return kl_stats(tiny_model, photo_patches)
 
 
 def run(model, stats, images, keeps=KEEPS, **changes) -> Analysis:
@@ -210,6 +209,6 @@ def test_binarised_images_have_nats(tiny_config, cut_patches):
 
 
 def test_ranking_takes_images_from_the_whole_data_set(tiny_model, photo_patches):
-    few = rank(tiny_model, as_source(photo_patches), 3, 64, 0, silent)
+    few = kl_stats(tiny_model, as_source(photo_patches).evenly(3))
     assert few.images == 3
     assert few.source == as_source(photo_patches).subset([0, 12, 23]).fingerprint

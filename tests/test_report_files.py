@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hvae_codec.analysis.cutoff_cost import choose_and_measure, cutoff_cost
 from hvae_codec.analysis.cutoff_table import analyze
-from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, rank, ranking_path
+from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, ranking_path
 from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode.pipeline import encode_images
@@ -24,7 +24,7 @@ from hvae_codec.model.checkpoint import load_model, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
-from hvae_codec.prune.kl_stats import load_kl_stats
+from hvae_codec.prune.kl_stats import kl_stats, load_kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.about import count_parameters, describe
 from hvae_codec.report.analysis_files import check_folder
@@ -46,7 +46,7 @@ def silent(name):
 
 @pytest.fixture(scope="module")
 def stats(tiny_model, photo_patches):
-    return rank(tiny_model, as_source(photo_patches), 1000, 64, 0, silent)
+    return kl_stats(tiny_model, photo_patches)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from ..model.importance import posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
 from ..progress import Progress
+from ..prune.sweep import standard_error
 from ..train.metrics import ACTIVE_NATS
 from .quality import mean_squared_error, psnr, ssim
 
@@ -172,9 +173,7 @@ def _figures(table: pd.DataFrame, model: HVAE) -> dict[str, Figure]:
 
 
 def _average(values: NDArray[np.float64], unit: str) -> Figure:
-    """Average over images, with the standard error std / sqrt(N)."""
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Figure(float(values.mean()), float(error), unit)
+    return Figure(float(values.mean()), standard_error(values), unit)
 
 
 def _psnr(mse: NDArray[np.float64]) -> Figure:

@@ -13,10 +13,10 @@ from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec
+from ..prune.kl_stats import kl_stats
 from ..store.quantiser import Codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
 from .cutoff_table import Analysis, analyze
-from .ranking_file import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def run_analysis(
             raise UsageError("this process sees other images or another model than the first one; give all the same")
     for spec in plan.cutoffs:
         spec.check(model)
-    stats = rank(model, training, plan.images, plan.batch_size, plan.seed, stage, processes)
     common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}
+    stats = kl_stats(model, training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
     chosen = [choose_cutoff(spec, model, stats, held_out, stage=stage, **common) for spec in plan.cutoffs]
     cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
     analysis = analyze(model, stats, held_out, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.sources import ImageSource
-from ..distributed import DistributedContext
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -37,26 +36,13 @@ def ranking_path(run: Path) -> Path:
     return run / FOLDER / RANKING_FILE
 
 
-def rank(
-    model: HVAE,
-    training: ImageSource,
-    count: int,
-    batch_size: int,
-    seed: int,
-    stage: Stage,
-    processes: DistributedContext | None = None,
-) -> KLStats:
-    """Measure KL statistics of at most `count` images, evenly spaced over `training`."""
-    images, progress = training.evenly(count), stage("Ranking by KL")
-    return kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress, processes=processes)
-
-
 def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> FoundRanking:
     """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
     training, path = source.split("train"), model.run and ranking_path(model.run)
     stored = stored_ranking(model)
     if stored is None:
-        stats = rank(model, training, SAMPLE_IMAGES, batch_size, seed, stage)
+        images, progress = training.evenly(SAMPLE_IMAGES), stage("Ranking by KL")
+        stats = kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress)
         stored = stored_ranking(model)  # another worker may have made one meanwhile: all must use the same
         if stored is None:
             error = save_ranking(path, stats) if path else ""

@@ -37,10 +37,14 @@ class SweepRow:
         return self.rate + self.distortion
 
     def change_from(self, other: SweepRow) -> tuple[float, float]:
-        """Return the mean paired difference of this NELBO from another row's, and its standard error (NaN of one)."""
+        """Return the mean paired difference of this NELBO from another row's, and its standard error."""
         change = self.nelbo - other.nelbo
-        error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else math.nan
-        return float(change.mean()), float(error)
+        return float(change.mean()), standard_error(change)
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Return the standard error of the mean, std / sqrt(N); NaN of one value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 @torch.no_grad()

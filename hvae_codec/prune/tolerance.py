@@ -20,7 +20,7 @@ from ..model.hvae import HVAE
 from ..progress import Progress
 from .kl_stats import Granularity, KLStats
 from .mask import LatentMask
-from .sweep import SweepRow, sweep
+from .sweep import SweepRow, standard_error, sweep
 
 GRID = 8
 """Sizes of masks that are measured before bisection."""
@@ -122,9 +122,7 @@ def _confidence(excess: NDArray[np.float64]) -> float:
     >>> _confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
     True
     """
-    if len(excess) < 2:
-        return math.nan
-    error = excess.std(ddof=1) / math.sqrt(len(excess))
+    error = standard_error(excess)
     if error == 0.0:
         return float(excess.mean() <= 0.0)
     return float(student_t.cdf(-excess.mean() / error, len(excess) - 1))
