@@ -123,7 +123,7 @@ def per_image(store: Store, at: list[int]) -> str:
 
 def without_own_reader(store: Store) -> Store:
     """The store, read through zarr as one of other codecs would be."""
-    store.sharded.update(dict.fromkeys(store.resolutions))
+    store._sharded.update(dict.fromkeys(store.resolutions))
     return store
 
 

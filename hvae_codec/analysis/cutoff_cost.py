@@ -23,8 +23,7 @@ class CutoffCost:
 
     kept: float
     everything: float
-    change_se: float
-    """Standard error of the paired difference."""
+    change_se: float  # standard error of the paired difference
     images: int
 
 
@@ -33,10 +32,8 @@ class ChosenCutoff:
     """A cutoff, how it was found, and what it costs."""
 
     cutoff: Cutoff
-    tolerated: Tolerated | None = None
-    """The search for a tolerance; None if none was asked for."""
-    cost: CutoffCost | None = None
-    """None if it was not measured."""
+    tolerated: Tolerated | None = None  # the search for a tolerance; None if none was asked for
+    cost: CutoffCost | None = None  # none if it was not measured
 
 
 def choose_cutoff(

@@ -44,8 +44,7 @@ class Figure:
     """An average over images."""
 
     mean: float
-    standard_error: float
-    """NaN of one image."""
+    standard_error: float  # naN of one image
     unit: str
 
 
@@ -53,14 +52,10 @@ class Figure:
 class Evaluation:
     """The figures of a model on some images."""
 
-    figures: dict[str, Figure]
-    """By name, such as `nelbo`."""
-    images: pd.DataFrame
-    """One row per image: `name`, `label`, then those of `COLUMNS` that were measured."""
-    kl_nats: NDArray[np.float64]
-    """KL of each latent group in nats per image, averaged over images, [groups]."""
-    samples: int
-    """Posterior samples per image."""
+    figures: dict[str, Figure]  # by name, such as `nelbo`
+    images: pd.DataFrame  # one row per image: `name`, `label`, then those of `COLUMNS` that were measured
+    kl_nats: NDArray[np.float64]  # KL of each latent group in nats per image, averaged over images, [groups]
+    samples: int  # posterior samples per image
     model_hash: str
 
     @property

@@ -23,13 +23,10 @@ from .cutoff_table import Analysis, analyze
 class AnalysisPlan:
     """What to measure, and how."""
 
-    cutoffs: Sequence[CutoffSpec]
-    """One at least."""
+    cutoffs: Sequence[CutoffSpec]  # one at least
     codec: Codec
-    images: int
-    """At most, for the ranking and for the table each."""
-    pictures: int
-    """Images of the table, at most, that are also encoded, decoded and compared."""
+    images: int  # at most, for the ranking and for the table each
+    pictures: int  # images of the table, at most, that are also encoded, decoded and compared
     batch_size: int
     seed: int
 
@@ -43,11 +40,9 @@ class AnalysisResult:
     """What was measured, and how."""
 
     analysis: Analysis
-    chosen: Sequence[ChosenCutoff]
-    """One for each cutoff of the plan, in its order."""
+    chosen: Sequence[ChosenCutoff]  # one for each cutoff of the plan, in its order
     plan: AnalysisPlan
-    about: dict[str, Any]
-    """How it was measured, plain data."""
+    about: dict[str, Any]  # how it was measured, plain data
     image_dims: int
 
 

@@ -21,14 +21,10 @@ class FoundRanking:
     """A ranking, and where it comes from."""
 
     stats: KLStats
-    path: Path | None
-    """Where the run stores it; None if the model has no run."""
-    is_new: bool
-    """Whether it was measured just now."""
-    is_of_these_images: bool = True
-    """Whether it was measured on the training images at hand."""
-    write_error: str = ""
-    """Why a new one could not be stored; empty if it was."""
+    path: Path | None  # where the run stores it; None if the model has no run
+    is_new: bool  # whether it was measured just now
+    is_of_these_images: bool = True  # whether it was measured on the training images at hand
+    write_error: str = ""  # why a new one could not be stored; empty if it was
 
 
 def ranking_path(run: Path) -> Path:

@@ -25,14 +25,10 @@ SHEET_IMAGES = 10
 class Reconstruction:
     """Images encoded and decoded at one cutoff."""
 
-    psnr: float
-    """Of all images together, dB."""
-    ssim: float
-    """Mean over images."""
-    bytes_per_image: float
-    """Compressed latents; a store's metadata and names come on top."""
-    examples: NDArray[np.uint8]
-    """The images to look at, uint8 [n, C, H, W]."""
+    psnr: float  # of all images together, dB
+    ssim: float  # mean over images
+    bytes_per_image: float  # compressed latents; a store's metadata and names come on top
+    examples: NDArray[np.uint8]  # the images to look at, uint8 [n, C, H, W]
 
 
 class ReconstructionMeter:

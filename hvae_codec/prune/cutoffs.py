@@ -12,35 +12,27 @@ from .kl_stats import Granularity, KLStats
 from .mask import Count, LatentMask, load_mask
 from .tolerance import Tolerated
 
-TOLERANCE = "tolerance"
-"""First word of the rule of a cutoff that was found for a tolerance."""
+TOLERANCE = "tolerance"  # first word of the rule of a cutoff that was found for a tolerance
 
 
 @dataclass(frozen=True)
 class Cutoff:
     """A mask and what was asked for."""
 
-    rule: str
-    """What was asked for: `keep 3%`, `cutoff 0.01 bits`, `tolerance 0.5%`, `mask.json`."""
-    keep: float
-    """Share of the dimensions (or variates) asked for; if none was, the share of the dimensions kept."""
+    rule: str  # what was asked for: `keep 3%`, `cutoff 0.01 bits`, `tolerance 0.5%`, `mask.json`
+    keep: float  # share of the dimensions (or variates) asked for; if none was, the share of the dimensions kept
     mask: LatentMask
-    note: str = ""
-    """A sentence if the mask keeps more than was asked for, else empty."""
+    note: str = ""  # a sentence if the mask keeps more than was asked for, else empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutoffSpec:
     """What to keep: one of `keep`, `bits`, `tolerance` and `file`."""
 
-    keep: float | None = None
-    """Share of the latent dimensions, or of what `count` names, 0 to 1."""
-    bits: float | None = None
-    """KL in bits per latent dimension that is to be exceeded."""
-    tolerance: float | None = None
-    """Tolerated loss as a share of the NELBO, 0 to 1."""
-    file: Path | None = None
-    """A mask."""
+    keep: float | None = None  # share of the latent dimensions, or of what `count` names, 0 to 1
+    bits: float | None = None  # KL in bits per latent dimension that is to be exceeded
+    tolerance: float | None = None  # tolerated loss as a share of the NELBO, 0 to 1
+    file: Path | None = None  # a mask
     granularity: Granularity = "variate"
     count: Count = "dimensions"
 

@@ -37,16 +37,12 @@ Granularity = Literal["variate", "position"]
 class KLStats:
     """Averages over images, one array a latent group in top-down order."""
 
-    kl_bits: tuple[NDArray[np.float64], ...]
-    """KL(q || p) of each latent dimension in bits, [variates, H, W]."""
+    kl_bits: tuple[NDArray[np.float64], ...]  # KL(q || p) of each latent dimension in bits, [variates, H, W]
     posterior_std: tuple[NDArray[np.float64], ...]
     """Posterior standard deviation of each variate, [variates], averaged over positions too."""
-    images: int
-    """Images averaged over."""
-    model_hash: str
-    """The model they were measured with."""
-    source: str = ""
-    """Fingerprint of the images they were measured on."""
+    images: int  # images averaged over
+    model_hash: str  # the model they were measured with
+    source: str = ""  # fingerprint of the images they were measured on
 
     @property
     def per_variate(self) -> tuple[NDArray[np.float64], ...]:
@@ -63,10 +59,8 @@ class KLStats:
 class Ranking:
     """Units in the order of the statistics: groups, then variates, then positions row by row."""
 
-    kl_bits: NDArray[np.float64]
-    """Average KL of each unit, bits per latent dimension (paper, section 7)."""
-    dims: NDArray[np.int64]
-    """Latent dimensions of each unit."""
+    kl_bits: NDArray[np.float64]  # average KL of each unit, bits per latent dimension (paper, section 7)
+    dims: NDArray[np.int64]  # latent dimensions of each unit
 
     @classmethod
     def of(cls, stats: KLStats, granularity: Granularity) -> Ranking:

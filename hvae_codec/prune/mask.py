@@ -29,12 +29,9 @@ Count = Literal["dimensions", "variates"]
 class LatentMask:
     """Which latent dimensions of each group, in top-down order, are kept (True)."""
 
-    keep: tuple[NDArray[np.bool_], ...]
-    """[variates] a group; of granularity position, [variates, H, W]."""
-    resolutions: tuple[int, ...]
-    """Height and width of each group."""
-    model_hash: str = ""
-    """The model it was made for; empty if it fits any of this shape."""
+    keep: tuple[NDArray[np.bool_], ...]  # [variates] a group; of granularity position, [variates, H, W]
+    resolutions: tuple[int, ...]  # height and width of each group
+    model_hash: str = ""  # the model it was made for; empty if it fits any of this shape
 
     @classmethod
     def from_keep(

@@ -21,8 +21,7 @@ from .mask import LatentMask
 class RecordingChoice(Protocol):
     """Chooses z as a mask says, and records something of each group."""
 
-    recorded: dict[int, Any]
-    """What was recorded, by group."""
+    recorded: dict[int, Any]  # what was recorded, by group
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """Choose z of `group`; depends on what the mask says of this group and the ones before, and on nothing else."""

@@ -22,8 +22,7 @@ from .kl_stats import Granularity, KLStats
 from .mask import LatentMask
 from .sweep import SweepRow, standard_error, sweep
 
-GRID = 8
-"""Sizes of masks that are measured before bisection."""
+GRID = 8  # sizes of masks that are measured before bisection
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,10 @@ class Tolerated:
     """The mask that was found, and what it costs on the images it was found on."""
 
     mask: LatentMask
-    tolerance: float
-    """Share of the NELBO with all latents, 0 to 1."""
-    nelbo: float
-    """Mean NELBO with all latents, bits/dim."""
-    change: float
-    """Mean paired difference of the mask's NELBO from that, bits/dim."""
-    change_se: float
-    """Its standard error over images; NaN of one image."""
+    tolerance: float  # share of the NELBO with all latents, 0 to 1
+    nelbo: float  # mean NELBO with all latents, bits/dim
+    change: float  # mean paired difference of the mask's NELBO from that, bits/dim
+    change_se: float  # its standard error over images; NaN of one image
     confidence: float
     """One-sided confidence that the mean loss over all images like these is tolerable, at least 0.5 as the mask was
     chosen on these; NaN of one image."""

@@ -24,8 +24,7 @@ class Facts:
     path: Path | Location
     data: dict[str, Any]
     pairs: dict[str, str]
-    tables: Sequence[Table] = ()
-    """Shown below the pairs."""
+    tables: Sequence[Table] = ()  # shown below the pairs
 
     def render(self) -> list[Table]:
         """Make the tables for the terminal."""

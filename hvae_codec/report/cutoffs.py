@@ -26,8 +26,7 @@ class Column(NamedTuple):
     format: str
     heading: str
     unit: str
-    terminal: str = ""
-    """Its heading in the terminal; empty if it is not shown there."""
+    terminal: str = ""  # its heading in the terminal; empty if it is not shown there
 
 
 COLUMNS = {

@@ -22,8 +22,7 @@ ACTIVE_BITS = 0.01
 HISTOGRAM_EDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Bounds of the histogram's bins, bits per latent dimension. A bin holds its lower bound and not its upper one; the
 first takes all below 1e-5, the last 10 and all above."""
-TERMINAL_ROWS = 16
-"""Groups that the terminal shows one by one; deeper models are summed up by resolution."""
+TERMINAL_ROWS = 16  # groups that the terminal shows one by one; deeper models are summed up by resolution
 
 GROUP_COLUMNS = {
     "group": "number in top-down order, from 0",

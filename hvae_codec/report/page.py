@@ -29,12 +29,10 @@ from .plots import displayable
 
 PAGE_FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-CHOSEN_SHARE = 0.03
-"""The cutoff nearest to this share is shown first if none was chosen: the paper's."""
+CHOSEN_SHARE = 0.03  # the cutoff nearest to this share is shown first if none was chosen: the paper's
 
 SHOWN_IMAGES = 10
-SHOWN_WIDTH = 768
-"""Larger images are shown in smaller number: together at most so many pixels wide, but one at least."""
+SHOWN_WIDTH = 768  # larger images are shown in smaller number: together at most so many pixels wide, but one at least
 
 
 def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:

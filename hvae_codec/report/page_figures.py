@@ -28,8 +28,7 @@ SHARE_TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 MARK: dict[str, Any] = {"name": "mark", "line": {"width": 1.5, "dash": "dash"}}
 """A line that the page moves to the cutoff."""
 VERTICAL_MARK = {**MARK, "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1}
-LEAST_KL = 1e-6
-"""The ranking is drawn down to this share of its highest KL: collapsed variates have next to none."""
+LEAST_KL = 1e-6  # the ranking is drawn down to this share of its highest KL: collapsed variates have next to none
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,13 @@ class PageFigure:
     name: str
     title: str
     caption: str
-    figure: dict[str, Any]
-    """`data` and `layout`, as Plotly takes them."""
+    figure: dict[str, Any]  # `data` and `layout`, as Plotly takes them
     marks: Sequence[Mapping[str, float]]
     """For each cutoff, where its vertical line stands (`x`), and its horizontal one if it has one (`y`)."""
     kept: Sequence[Sequence[Sequence[float]]] = ()
     """For each cutoff, the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
-    points: bool = False
-    """Whether the first trace has a point for each cutoff."""
-    wide: bool = False
-    """Whether it takes the whole width of the page."""
+    points: bool = False  # whether the first trace has a point for each cutoff
+    wide: bool = False  # whether it takes the whole width of the page
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script needs."""

@@ -8,10 +8,8 @@ from typing import Any
 
 from .cutoffs import Row
 
-CLEAR_ERRORS = 2.0
-"""A paired change of at least so many standard errors is called a change."""
-CLOSE_TO_ALL = 0.01
-"""A NELBO is close to that of all latents within this share of it."""
+CLEAR_ERRORS = 2.0  # a paired change of at least so many standard errors is called a change
+CLOSE_TO_ALL = 0.01  # a NELBO is close to that of all latents within this share of it
 
 
 def percent(share: float) -> str:

@@ -20,8 +20,7 @@ from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..storage.files import replaced_atomically
 
-GAP = 2
-"""White pixels between the images of a grid."""
+GAP = 2  # white pixels between the images of a grid
 
 Kind = Literal["grid", "array", "folder"]
 Numbered = Iterable[tuple[int, NDArray[np.uint8]]]
@@ -34,8 +33,7 @@ class SampleTarget:
 
     path: Path
     kind: Kind
-    count: int
-    """Images that will be written."""
+    count: int  # images that will be written
     channels: int
     size: int
 
