@@ -32,9 +32,10 @@ from hvae_codec.model.checkpoint import save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import row_group_digest
+from hvae_codec.store.reader import Store
 from hvae_codec.store.schema import WRITE_ALL
 from photos import save_png
-from stores import tree, without_copy
+from stores import make_spec, make_store, tree, without_copy
 
 pytestmark = pytest.mark.slow
 
@@ -281,6 +282,23 @@ def test_what_takes_no_images_is_mended_without_them(whole, store):
     report = repair(store)  # nothing says how many images there are
     assert report.rewritten == ["zarr.json"]
     assert not report.after.ok
+
+
+def test_one_flipped_byte_costs_one_pass_over_the_store(tmp_path, monkeypatch):
+    """And what was damaged is read again: chunk by chunk, and to see what is left."""
+    path = make_store(tmp_path / "out.zarr", make_spec(200)).path
+    flip(shards(path, 7)[-1])
+    real, rows = Store.raw_latents, []
+
+    def counted(self, resolution, wanted, cache=None):
+        rows.append(len(wanted))
+        return real(self, resolution, wanted, cache)
+
+    monkeypatch.setattr(Store, "raw_latents", counted)
+    report = repair(path)
+    assert ([damage.row_group for damage in report.after.damages], len(report.notes)) == ([7], 1)
+    resolutions, row_group = 3, 8
+    assert resolutions * 200 <= sum(rows) <= resolutions * (200 + 3 * row_group)
 
 
 def test_what_takes_images_is_said_without_them(store, source):
