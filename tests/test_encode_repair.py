@@ -286,7 +286,7 @@ def test_what_takes_no_images_is_mended_without_them(whole, store):
 
 def test_one_flipped_byte_costs_one_pass_over_the_store(tmp_path, monkeypatch):
     """And what was damaged is read again: chunk by chunk, and to see what is left."""
-    path = make_store(tmp_path / "out.zarr", make_spec(60, row_group_size=2)).path
+    path = make_store(tmp_path / "out.zarr", make_spec(30, row_group_size=2)).path
     flip(shards(path, 7)[-1])
     real, rows = Store.raw_latents, []
 
@@ -298,7 +298,7 @@ def test_one_flipped_byte_costs_one_pass_over_the_store(tmp_path, monkeypatch):
     report = repair(path)
     assert ([damage.row_group for damage in report.after.damages], len(report.notes)) == ([7], 1)
     resolutions, row_group = 3, 2
-    assert resolutions * 60 <= sum(rows) <= resolutions * (60 + 3 * row_group)
+    assert resolutions * 30 <= sum(rows) <= resolutions * (30 + 3 * row_group)
 
 
 def test_what_takes_images_is_said_without_them(store, source):
