@@ -53,7 +53,7 @@ def command(
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.report.encoded import store_table, worker_sentence
+    from hvae_codec.report.about import store_table, worker_sentence
 
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)

@@ -172,7 +172,7 @@ def parse_evaluate(text: str) -> int | None:
 
 
 def _report(written: EncodedStore | None, source: ImageSource, store: str, worker: Worker | None) -> None:
-    from hvae_codec.report.encoded import store_table, worker_sentence
+    from hvae_codec.report.about import store_table, worker_sentence
 
     if written is not None:
         report_source(source)

@@ -17,12 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .analysis.evaluation import Evaluation as Evaluation, evaluate as evaluate
-    from .config import (
-        Config as Config,
-        ModelConfig as ModelConfig,
-        StageConfig as StageConfig,
-        load_config as load_config,
-    )
+    from .config import Config as Config, load_config as load_config
+    from .config import ModelConfig as ModelConfig, StageConfig as StageConfig
     from .data.sources import ImageSource as ImageSource, open_images as open_images
     from .encode.append import append as append, append_worker as append_worker
     from .encode.dataset import LatentDataset as LatentDataset, RowGroupSampler as RowGroupSampler

@@ -26,11 +26,10 @@ from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats, load_kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.report.about import count_parameters, describe
+from hvae_codec.report.about import count_parameters, describe, store_sizes
 from hvae_codec.report.analysis_files import check_folder
 from hvae_codec.report.cutoff_sentences import best_sentence, choice_sentences, cost_sentence, ranking_sentence
 from hvae_codec.report.cutoffs import cutoff_table, load_table, save_table
-from hvae_codec.report.encoded import store_sizes
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
 from hvae_codec.store.quantiser import IntCodec

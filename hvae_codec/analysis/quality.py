@@ -27,5 +27,4 @@ def ssim(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.fl
     size = images.shape[-1]
     window = min(7, size - 1 + size % 2)
     pairs = zip(images, decoded, strict=True)
-    values = [structural_similarity(a, b, channel_axis=0, data_range=255, win_size=window) for a, b in pairs]
-    return np.array(values, dtype=np.float64)
+    return np.array([structural_similarity(a, b, channel_axis=0, data_range=255, win_size=window) for a, b in pairs])

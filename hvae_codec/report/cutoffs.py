@@ -114,3 +114,12 @@ def change_text(row: Row) -> str:
     if change == 0:
         return "–"
     return f"{change:+.5f}" if math.isnan(error) else f"{change:+.5f} ± {error:.5f}"
+
+
+def percent(share: float) -> str:
+    """Write a share, 0 to 1, with three significant digits.
+
+    >>> percent(0.03), percent(0.025791), percent(1.0)
+    ('3%', '2.58%', '100%')
+    """
+    return f"{100 * share:.3g}%"

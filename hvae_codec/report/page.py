@@ -21,10 +21,10 @@ from plotly.offline import get_plotlyjs
 from ..analysis.cutoff_table import Analysis
 from ..prune.kl_stats import Granularity, Ranking
 from ..storage.files import write_atomically
-from .cutoffs import COLUMNS, Row, cell
+from .cutoff_sentences import cutoff_sentences, measured, smallest_close
+from .cutoffs import COLUMNS, Row, cell, percent
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import cutoff_figures, kl_figures
-from .page_text import cutoff_sentences, measured, percent, smallest_close
 from .plots import displayable
 
 PAGE_FILE = "report.html"

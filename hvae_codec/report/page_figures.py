@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
 from ..prune.kl_stats import Ranking
-from .cutoffs import Row, change_text
+from .cutoffs import Row, change_text, percent
 from .groups import resolution_table
-from .page_text import percent
 
 LINE = "#3d7fd6"
 RESOLUTION_SCALE = ("#8a63d2", "#3d7fd6", "#17a2a2", "#4fae4a", "#d9a21b", "#e2703a", "#cc4b6c")

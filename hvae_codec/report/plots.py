@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from ..storage.files import write_atomically
+from ..storage.files import replaced_atomically
 
 CURVE_FILE = "cutoffs.png"
 SHEET_FILE = "reconstructions.png"
@@ -83,11 +82,9 @@ def save_reconstruction_sheet(
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    picture = io.BytesIO()
-    with warnings.catch_warnings():  # names of files may have letters that the font has not
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure.savefig(picture, format="png", dpi=110)
-    write_atomically(path, picture.getvalue())
+    with replaced_atomically(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names of files may have any letters
+        figure.savefig(partial, format="png", dpi=110)
     return path
 
 
