@@ -13,11 +13,7 @@ from ..progress import Progress
 
 
 def rank_batches(
-    source: ImageSource,
-    batch_size: int,
-    unit: int,
-    progress: Progress | None,
-    processes: DistributedContext | None,
+    source: ImageSource, batch_size: int, unit: int, progress: Progress | None, processes: DistributedContext | None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield this process's batches of `source`, each with the number of its first image; whole units of `unit` images.
 

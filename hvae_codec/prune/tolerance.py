@@ -82,9 +82,8 @@ def find_tolerated(
 
     best, dense = _bisect(measured, sizes, tolerance)
     report(passes * len(source), passes * len(source))  # fewer passes may have been needed
-    change, change_se = best.change_from(dense)
     confidence = _confidence(_excess(best, dense, tolerance))
-    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), change, change_se, confidence, len(source))
+    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *best.change_from(dense), confidence, len(source))
 
 
 def _bisect(

@@ -30,8 +30,8 @@ def check_folder(folder: Path) -> None:
 
 def analysis_sentences(result: AnalysisResult) -> list[str]:
     """Say how each cutoff was chosen, and whether the best improves the bound."""
-    sentences = [*map(choice_sentence, result.chosen), best_sentence(result.analysis.table, result.about["images"])]
-    return [sentence for sentence in sentences if sentence]
+    best = best_sentence(result.analysis.table, result.about["images"])
+    return [sentence for sentence in (*map(choice_sentence, result.chosen), best) if sentence]
 
 
 def save_analysis(result: AnalysisResult, folder: Path, run: Path) -> dict[str, str]:

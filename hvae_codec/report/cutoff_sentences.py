@@ -64,15 +64,14 @@ def tolerance_sentence(found: Tolerated) -> str:
     wanted, images = f"{100 * found.tolerance:g}%", f"{found.images:,} held-out images"
     if found.mask.kept_dims == found.mask.dims:
         return f"No smaller mask was found that loses at most {wanted} of the NELBO on {images}; kept all latents."
-    share = f"{100 * found.mask.kept_share:.2f}% of the dimensions"
-    loss = f"{100 * found.loss:+.3f}%"
+    change = f"{100 * found.mask.kept_share:.2f}% of the dimensions change the NELBO by {100 * found.loss:+.3f}%"
     if math.isnan(found.confidence):
-        return f"Tolerance {wanted}: {share} change the NELBO by {loss}, on {images}; one image gives no confidence."
+        return f"Tolerance {wanted}: {change}, on {images}; one image gives no confidence."
     error = 100 * found.change_se / found.nelbo
     confidence = f"{100 * found.confidence:.0f}%" if found.confidence < 0.99 else "more than 99%"
     return (
-        f"Tolerance {wanted}: {share} change the NELBO by {loss} ± {error:.3f}%, below {wanted} with {confidence} "
-        f"confidence, on the {images} that it was chosen on."
+        f"Tolerance {wanted}: {change} ± {error:.3f}%, below {wanted} with {confidence} confidence, "
+        f"on the {images} that it was chosen on."
     )
 
 
@@ -100,9 +99,8 @@ def cutoff_sentences(row: Row, kl_share: float) -> str:
     """Say what one cutoff keeps, which holds the share `kl_share` of the KL, what it costs, and what it takes."""
     kept, dims = row["kept_dims"], row["dims"]
     share = f"({percent(kept / dims)}): they hold {100 * kl_share:.1f}% of the KL."
-    what = f"All {dims:,} latent dimensions are kept."
-    if kept < dims:
-        what = f"{kept:,} of {dims:,} latent dimensions are kept {share}"
+    some = f"{kept:,} of {dims:,} latent dimensions are kept {share}"
+    what = some if kept < dims else f"All {dims:,} latent dimensions are kept."
     return (
         f"{what} The NELBO is {row['nelbo']:.3f} bits/dim{_change(row)} "
         f"An image is stored in {row['bytes']:,.0f} bytes ({row['bits_per_dim']:.3f} bits/dim) "

@@ -59,11 +59,10 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
     """Return the figures as plain data for JSON, after `about`; None for a standard error that does not exist."""
     figures = {name: dataclasses.asdict(figure) for name, figure in evaluation.figures.items()}
     for figure in figures.values():
-        if math.isnan(figure["standard_error"]):
-            figure["standard_error"] = None
+        figure["standard_error"] = None if math.isnan(figure["standard_error"]) else figure["standard_error"]
     header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
-    active = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS}
-    groups = {**active, "kl_nats": evaluation.kl_nats.tolist()}
+    kl = evaluation.kl_nats.tolist()
+    groups = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS, "kl_nats": kl}
     return {"about": dict(about) | header, "figures": figures, "groups": groups}
 
 

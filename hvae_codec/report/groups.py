@@ -51,8 +51,7 @@ def group_table(stats: KLStats, image_dims: int, threshold_bits: float = ACTIVE_
             "kl": stats.per_group / image_dims,
             "share": stats.per_group / total if total > 0 else np.zeros(len(stats.kl_bits)),
             "active_variates": [int((kl > threshold_bits).sum()) for kl in stats.per_variate],
-        },
-        columns=list(GROUP_COLUMNS),
+        }
     )
 
 

@@ -38,15 +38,13 @@ SHOWN_WIDTH = 768  # larger images are shown in smaller number: together at most
 def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> Path:
     """Write `report.html` of `analysis` into `folder`, atomically; returns its path.
 
-    `about` says how it was measured: `images`, `ranking_images`, `codec` (plain data), `seed`, `model_hash`; optional
-    are `source` and `ranking_source` (fingerprints), `granularity` of the masks (variate), `count`, and
-    `chosen`, the number of the table's row to show first. What it lacks is left out of the page. `sentences` stand at
-    the top, under the page's own.
+    `about` says how it was measured; what it lacks is left out of the page: `images`, `ranking_images`, `codec` (plain
+    data), `seed`, `model_hash`, `source` and `ranking_source` (fingerprints), `granularity` of the masks, `count`, and
+    `chosen`, the number of the table's row to show first. `sentences` stand at the top, under the page's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PAGE_FILE
-    write_atomically(path, render_page(analysis, about, sentences).encode("utf-8"))
-    return path
+    write_atomically(folder / PAGE_FILE, render_page(analysis, about, sentences).encode("utf-8"))
+    return folder / PAGE_FILE
 
 
 def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> str:

@@ -8,33 +8,31 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from ..presets import load_parameter_counts, load_preset, load_reported, preset_names
+from ..config import Config
+from ..presets import Reported, load_parameter_counts, load_preset, load_reported, preset_names
 
 _TITLE = "Presets: train DATA --preset NAME; presets NAME prints one to edit"
 
 
 def preset_rows() -> list[dict[str, Any]]:
     """Return plain data of every preset, by name; `reported` is None if nothing was found."""
-    everything, parameters = load_reported(), load_parameter_counts()
-    rows = []
-    for name in preset_names():
-        config = load_preset(name)
-        model, reported = config.model, everything.get(name)
-        rows.append(
-            {
-                "name": name,
-                "resolution": model.resolution,
-                "channels": model.channels,
-                "bits": model.bits,
-                "parameters": parameters[name],
-                "stochastic_layers": len(model.groups),
-                "latent_dims": model.latent_dims,
-                "batch_size": config.train.batch_size,
-                "steps": config.train.steps,
-                "reported": None if reported is None else dataclasses.asdict(reported),
-            }
-        )
-    return rows
+    reported, parameters = load_reported(), load_parameter_counts()
+    return [_row(name, load_preset(name), parameters[name], reported.get(name)) for name in preset_names()]
+
+
+def _row(name: str, config: Config, parameters: int, reported: Reported | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "resolution": config.model.resolution,
+        "channels": config.model.channels,
+        "bits": config.model.bits,
+        "parameters": parameters,
+        "stochastic_layers": len(config.model.groups),
+        "latent_dims": config.model.latent_dims,
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "reported": reported and dataclasses.asdict(reported),
+    }
 
 
 def preset_table(rows: Sequence[dict[str, Any]]) -> Table:

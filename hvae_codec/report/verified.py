@@ -63,8 +63,7 @@ def damage_table(report: VerifyReport) -> Table:
         rich.add_column(heading, overflow="fold")
     for damage in report.damages:
         row_group = "" if damage.row_group is None else f"{damage.row_group:,}"
-        more = ["..."] if len(damage.images) > len(damage.names) > 0 else []
-        names = ", ".join([*damage.names, *more])
+        names = ", ".join(damage.names) + (", ..." if len(damage.images) > len(damage.names) > 0 else "")
         rich.add_row(row_group, damage.file, damage.problem, image_numbers(damage.images), names)
     return rich
 
