@@ -27,15 +27,18 @@ MISSING = "is missing"
 class ArrayFiles:
     """The arrays of the store at `location`; those that were made with it must be as `schema` says."""
 
-    def __init__(
-        self, location: Location, metadata: StoreMetadata, schema: Mapping[str, ArraySchema] | None = None
-    ) -> None:
+    def __init__(self, location: Location, metadata: StoreMetadata) -> None:
         self.location = location
         self.metadata = metadata
-        self.schema = schema or {}
-        """By name; it follows from columns and images, which are read from the arrays first."""
+        self.schema: Mapping[str, ArraySchema] = {}
+        """By name; it follows from columns and images, which are read from the arrays first: see `know`."""
         self._opened: dict[str, zarr.Array | UnreadableError] = {}
         self._faults: dict[str, str] = {}
+
+    def know(self, schema: Mapping[str, ArraySchema]) -> None:
+        """Take it that the arrays must be as `schema` says."""
+        self.schema = schema
+        self._faults.clear()
 
     def __getitem__(self, name: str) -> zarr.Array:
         """The array `name`; `StoreError` if it is not there or its metadata are damaged."""

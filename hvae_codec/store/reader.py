@@ -321,7 +321,7 @@ def _open(cls: type[S], location: Location, group: GroupFile, cache_bytes: int) 
     except StoreError as error:
         raise StoreError(f"{location / GROUP_FILE} is damaged: {error}; {REMEDY}") from None
     row_groups = RowGroups(_count_images(arrays, columns), metadata.row_group_size)
-    arrays = ArrayFiles(location, metadata, _schema(arrays, columns, row_groups))
+    arrays.know(_schema(arrays, columns, row_groups))
     return cls(location, group, columns, row_groups, arrays, ChunkCache(cache_bytes))
 
 
