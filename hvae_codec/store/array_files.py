@@ -30,13 +30,12 @@ class ArrayFiles:
     def __init__(self, location: Location, metadata: StoreMetadata) -> None:
         self.location = location
         self.metadata = metadata
-        self.schema: Mapping[str, ArraySchema] = {}
-        """By name; it follows from columns and images, which are read from the arrays first: see `know`."""
+        self.schema: Mapping[str, ArraySchema] = {}  # by name, once `know` was called
         self._opened: dict[str, zarr.Array | UnreadableError] = {}
         self._faults: dict[str, str] = {}
 
     def know(self, schema: Mapping[str, ArraySchema]) -> None:
-        """Take it that the arrays must be as `schema` says."""
+        """Compare the arrays with `schema`, which follows from columns and images: these are read from them first."""
         self.schema = schema
         self._faults.clear()
 

@@ -41,8 +41,7 @@ class GroupFile:
 
     metadata: StoreMetadata  # those of the group's file or, if they are damaged, of their second copy
     fault: str = ""  # what is wrong with the group's file, to be read after its name; empty if nothing is
-    is_proven: bool = True
-    """Whether the metadata have a checksum that is right: the group's file may be written again from them."""
+    is_proven: bool = True  # whether the metadata's checksum is right: the file may be written again from them
 
 
 def read_group(location: Location) -> GroupFile:
