@@ -91,7 +91,7 @@ def torch_device(device: str, worker: int = 0) -> str:
 
     Raises `UsageError` if `device` is none of them, or a GPU is asked for that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", device):
         raise UsageError(f"--device {device}: give auto, cpu, cuda, or cuda:N for GPU N, counted from 0")
     if device == "cpu":
         return device
@@ -101,7 +101,9 @@ def torch_device(device: str, worker: int = 0) -> str:
     if device == "auto" and not count:
         return "cpu"
     if not count:
-        raise UsageError(f"--device {device}: torch finds no GPU here; give cpu, or install a CUDA build of torch")
+        raise UsageError(
+            f"--device {device}: torch finds no GPU here; give --device cpu, or install a CUDA build of torch"
+        )
     kind, _, number = device.replace("auto", "cuda").partition(":")
     if int(number or 0) >= count:
         raise UsageError(f"--device {device}: GPUs are counted from 0, and the last one here is cuda:{count - 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import random
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_store, sweep
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.errors import StoreError, UsageError
-from hvae_codec.store.workers import Worker, write_lock
+from hvae_codec.store.workers import Worker, publish_lock, write_lock
 from stores import tree
 
 pytestmark = pytest.mark.slow
@@ -231,3 +232,20 @@ def test_killed_at_random_moments(started, unbroken, tmp_path, workers):
     assert tree(path) == unbroken
     assert entries(tmp_path) == ["out.zarr"]
     assert open_store(path).labels == [""] * IMAGES
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_everybody_writes(tmp_path, monkeypatch, number):
+    """As on some network file systems; also where a lock's file was left by a kill."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(file, operation):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    locks = tmp_path / "out.zarr.locks"
+    locks.mkdir()
+    (locks / "0-of-1").write_text("")
+    for _ in range(2):
+        with write_lock(tmp_path / "out.zarr", Worker()), publish_lock(tmp_path / "out.zarr"):
+            pass

@@ -33,7 +33,7 @@ class ChosenCutoff:
 
     cutoff: Cutoff
     tolerated: Tolerated | None = None  # the search for a tolerance; None if none was asked for
-    cost: CutoffCost | None = None  # none if it was not measured
+    cost: CutoffCost | None = None  # None if it was not measured
 
 
 def choose_cutoff(

@@ -33,7 +33,7 @@ class Analysis:
     """The cutoff table, with a few of its images and its masks."""
 
     stats: KLStats
-    table: pd.DataFrame  # one row a cutoff, from the smallest mask to the largest; `COLUMNS` says what is in it
+    table: pd.DataFrame  # one row per cutoff, from the smallest mask to the largest; `COLUMNS` says what is in it
     originals: NDArray[np.uint8]  # a few of the images as the model sees them, uint8 [n, C, H, W]
     decoded: tuple[NDArray[np.uint8], ...]  # the same ones encoded and decoded at each cutoff
     masks: tuple[LatentMask, ...]  # what each row of the table keeps

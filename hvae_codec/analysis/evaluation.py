@@ -44,7 +44,7 @@ class Figure:
     """An average over images."""
 
     mean: float
-    standard_error: float  # naN of one image
+    standard_error: float  # NaN of one image
     unit: str
 
 

@@ -58,7 +58,8 @@ def run_analysis(
     if processes is not None and processes.world_size > 1:
         own = (held_out.fingerprint, training.fingerprint, model_hash(model))
         if own != processes.run_on_main(lambda: own):
-            raise UsageError("this process sees other images or another model than the first one; give all the same")
+            who = f"process {processes.rank} sees other images or another model than process 0"
+            raise UsageError(f"{who}; give all the same")
     for spec in plan.cutoffs:
         spec.check(model)
     common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}

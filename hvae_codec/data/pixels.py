@@ -56,13 +56,13 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.u
         image = _open(file)
         _check_depth(image, where)
         if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
+            raise DataError(_too_large(where, f" ({image.width} x {image.height})"))
         ImageOps.exif_transpose(image, in_place=True)
         plain, alpha = _to_grey_or_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(f"{where} has more than {MAX_PIXELS} pixels; scale it down or remove it") from None
+        raise DataError(_too_large(where)) from None
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
         raise broken_image(where, error) from None
     pixels = np.asarray(plain)
@@ -70,6 +70,10 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.u
     if pixels.shape[2] != channels:
         raise DataError(f"{where} is {other_channels(pixels.shape[2], channels)}, or convert the image")
     return pixels, alpha
+
+
+def _too_large(where: Path, size: str = "") -> str:
+    return f"{where} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
 
 
 def broken_image(where: Path, error: Exception) -> BrokenImageError:

@@ -73,8 +73,8 @@ def write_sample_data(folder: Path, *, size: int = 32, seed: int = 0, progress: 
     marker = json.dumps({"size": size, "seed": seed, **counts._asdict()}, indent=2) + "\n"
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not _is_finished(folder, marker, sum(counts)):
-            problem = "exists and is not finished sample data of this size and seed"
-            raise DataError(f"{folder} {problem}; give another folder")
+            problem = f"exists and is not finished sample data of size {size} and seed {seed}"
+            raise DataError(f"{folder} {problem}; remove it or give another folder")
         return counts
     if not any(counts):
         raise UsageError(f"the size is {size}, too large for every photograph; give 352 or less")

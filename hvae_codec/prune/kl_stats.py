@@ -35,7 +35,7 @@ Granularity = Literal["variate", "position"]
 
 @dataclass(frozen=True)
 class KLStats:
-    """Averages over images, one array a latent group in top-down order."""
+    """Averages over images, one array per latent group in top-down order."""
 
     kl_bits: tuple[NDArray[np.float64], ...]  # KL(q || p) of each latent dimension in bits, [variates, H, W]
     posterior_std: tuple[NDArray[np.float64], ...]

@@ -29,7 +29,7 @@ Count = Literal["dimensions", "variates"]
 class LatentMask:
     """Which latent dimensions of each group, in top-down order, are kept (True)."""
 
-    keep: tuple[NDArray[np.bool_], ...]  # [variates] a group; of granularity position, [variates, H, W]
+    keep: tuple[NDArray[np.bool_], ...]  # [variates] per group; of granularity position, [variates, H, W]
     resolutions: tuple[int, ...]  # height and width of each group
     model_hash: str = ""  # the model it was made for; empty if it fits any of this shape
 
@@ -191,7 +191,10 @@ def _kept_numbers(keep: NDArray[np.bool_]) -> Any:
 
 
 def _read_variates(group: Mapping[str, Any]) -> NDArray[np.bool_]:
-    return _flags(int(group["variates"]), zip(group["keep"], group["keep"], strict=True), "variates")
+    variates, keep = int(group["variates"]), group["keep"]
+    if not all(type(number) is int and 0 <= number < variates for number in keep):
+        raise ValueError(f"kept variates {str(keep)[:60]} of {variates}")
+    return np.isin(np.arange(variates), keep)
 
 
 def _read_positions(group: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -209,7 +212,7 @@ def _flags(length: int, ranges: Iterable[tuple[int, int]], what: str) -> NDArray
     flags = np.zeros(length, dtype=bool)
     for first, last in ranges:
         if not 0 <= first <= last < length:
-            raise ValueError(f"kept {what} {first}-{last} of {length}")
+            raise ValueError(f"kept {what} {first} to {last} of {length}")
         flags[first : last + 1] = True
     return flags
 

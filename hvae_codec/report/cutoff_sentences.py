@@ -1,4 +1,4 @@
-"""Sentences about rankings and cutoffs, for the terminal and the page: whence, what they keep, what that costs."""
+"""Sentences about rankings and cutoffs, for the terminal and the page: their origin, what they keep, what that costs."""
 
 from __future__ import annotations
 

@@ -174,10 +174,6 @@ class BucketLocation:
         with translated(str(self)):
             return bytes(obstore.get(self.bucket.client, self.key).bytes())
 
-    def read_text(self, encoding: str) -> str:
-        """The whole object as text."""
-        return self.read_bytes().decode(encoding)
-
     def write(self, key: str, content: bytes) -> None:
         """Write the object `key` below this, at once whole; it survives a power cut when this returns."""
         import obstore

@@ -45,10 +45,8 @@ def chunk_length(row_group_size: int, chunk_bytes: int, image_bytes: int) -> int
 
 
 def shard_object(numbers: np.ndarray, chunk: int) -> bytes:
-    """What zarr writes for a whole shard [images, columns, ...] of chunks of `chunk` images, in a fifth of the time.
-
-    The chunks one after the other, then offset and length of each, then the checksum of these.
-    """
+    """What zarr writes for a whole shard [images, columns, ...] of chunks of `chunk` images, in a fifth of the time."""
+    # The chunks one after the other, then offset and length of each, then the checksum of these.
     chunks = [_chunk_object(numbers[first : first + chunk]) for first in range(0, len(numbers), chunk)]
     lengths = np.array([len(part) for part in chunks])
     index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
@@ -87,9 +85,8 @@ def _checksum(data: bytes) -> bytes:
 def memory_order(axes: int) -> tuple[int, ...]:
     """Order of a chunk's axes before it is compressed; empty if it stays as it is.
 
-    A variate's numbers are alike in all images, so [image, channel, y, x] goes channel by channel. Single latent
-    dimensions, [image, dimension], are most like their neighbours in the same image: image by image they take a fifth
-    to a third less.
+    A variate's numbers are alike in all images, so they go channel by channel. Single latent dimensions are most like
+    their neighbours in the same image: as they are they take a fifth to a third less.
     """
     return (1, 0, 2, 3) if axes == 4 else ()
 

@@ -134,7 +134,7 @@ def _check_processes(
         )
     own = (training.fingerprint, validation.fingerprint)
     if own != processes.run_on_main(lambda: own):
-        raise UsageError("this process sees other images than the first one; give all machines the same data")
+        raise UsageError(f"process {processes.rank} sees other images than process 0; give all the same data")
 
 
 def _start_state(

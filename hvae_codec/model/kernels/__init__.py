@@ -1,1 +1,1 @@
-"""Fast paths of the model on CPUs."""
+"""Passes that save memory and time; on CPUs in blocks that fit into the cache."""
