@@ -47,7 +47,7 @@ def test_what_is_taken(gpus, count: int, asked: str, worker: int, taken: str):
     [
         (1, "gpu", r"--device gpu: give auto, cpu, cuda, or cuda:N for GPU N, counted from 0"),
         (1, "cuda:-1", r"--device cuda:-1: give auto"),
-        (0, "cuda", r"--device cuda: torch finds no GPU here; give cpu, or install a CUDA build of torch"),
+        (0, "cuda", r"--device cuda: torch finds no GPU here; give --device cpu, or install a CUDA build of torch"),
         (0, "cuda:0", r"--device cuda:0: torch finds no GPU here"),
         (2, "cuda:2", r"--device cuda:2: GPUs are counted from 0, and the last one here is cuda:1"),
     ],

@@ -1,4 +1,4 @@
-"""Sentences about rankings and cutoffs, for the terminal and the page: their origin, what they keep, what that costs."""
+"""Sentences about rankings and cutoffs, for the terminal and the page: what they are from, keep and cost."""
 
 from __future__ import annotations
 

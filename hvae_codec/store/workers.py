@@ -97,8 +97,5 @@ def lock_folder(path: Path) -> Path:
 
 
 def remove_locks(path: Path) -> None:
-    """Remove the locks of killed processes; those of living ones stay locked without their files, which is harmless.
-
-    For who has published the store: nobody has anything left to write.
-    """
+    """Remove what killed processes left, once the store is published; living ones keep their locks without files."""
     shutil.rmtree(lock_folder(path), ignore_errors=True)
