@@ -36,11 +36,11 @@ from .options import (
 if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.distributed import DistributedContext
+    from hvae_codec.encode.encoded_store import EncodedStore
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.hvae import HVAE
     from hvae_codec.prune.cutoffs import CutoffSpec
     from hvae_codec.store.quantiser import Codec as LatentCodec
-    from hvae_codec.store.reader import Store as EncodedStore
     from hvae_codec.store.workers import Worker
 
 

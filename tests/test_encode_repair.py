@@ -24,6 +24,7 @@ from hvae_codec import (
     verify_deep,
 )
 from hvae_codec.data.sources import as_source
+from hvae_codec.encode import repair as repair_module
 from hvae_codec.encode.append import append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
@@ -389,3 +390,20 @@ def test_what_its_digest_does_not_vouch_for_is_not_kept(store, run_repair):
     (note,) = report.notes
     assert "row group 0 is rounded otherwise" in note
     np.testing.assert_array_equal(open_store(store).stored(rows)[first], expected)
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_a_store_that_replaced_the_inspected_one_is_left_alone(store, source, tiny_model, stats, monkeypatch, size):
+    """The read is not locked, and may take hours: what it found is not said of the store that is there afterwards."""
+    mask, real = LatentMask.from_keep(stats, 0.5), repair_module.verify_row_groups
+
+    def replaced_afterwards(inspection):
+        yield from real(inspection)
+        options = EncodeOptions(batch_size=4, row_group_size=size, overwrite=True)
+        encode_images(tiny_model, source, store, mask=mask, stats=stats, options=options)
+
+    monkeypatch.setattr(repair_module, "verify_row_groups", replaced_afterwards)
+    damage(store, "a flipped byte")
+    with pytest.raises(StoreError, match="was replaced while it was read"):
+        repair(store, source, tiny_model, stats=stats, options=RepairOptions(batch_size=4))
+    assert verify(store).ok

@@ -16,7 +16,9 @@ import zarr
 from hvae_codec import open_store
 from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
-from hvae_codec.verification.verify import check_written, verify
+from hvae_codec.store.quantiser import FloatCodec
+from hvae_codec.store.reader import Store
+from hvae_codec.verification.verify import check_written, checked_row_group, verify
 from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 
@@ -270,3 +272,31 @@ def test_what_a_user_adds_is_no_damage(tmp_path):
     assert note.endswith(": classes/, mine/, score/")
     assert open_store(path).frame.columns.tolist() == ["name", "label"]
     assert list(open_store(path).to_xarray().children) == ["z1", "z4", "z16"]
+
+
+def test_steps_that_no_float_store_has_are_told(tmp_path):
+    path = make_store(tmp_path / "out.zarr", make_spec(codec=FloatCodec("float16"))).path
+    zarr.open_array(path / "step16", mode="r+")[:] = 2.0
+    assert [damage.file for damage in verify(path).damages] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("attribute", [[1], "text", 3, None])
+def test_an_attribute_that_is_no_table_is_no_store(tmp_path, attribute):
+    (tmp_path / "out.zarr").mkdir()
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {"hvae_codec": attribute}}
+    (tmp_path / "out.zarr" / "zarr.json").write_text(json.dumps(document))
+    for read in (verify, open_store):
+        with pytest.raises(StoreError, match="no latent store of"):
+            read(tmp_path / "out.zarr")
+
+
+def test_a_row_group_that_is_checked_is_read_once(tmp_path, monkeypatch):
+    store, real, rows = make_store(tmp_path / "out.zarr"), Store.raw_latents, []
+
+    def counted(self, resolution, wanted, cache=None):
+        rows.append(len(wanted))
+        return real(self, resolution, wanted, cache)
+
+    monkeypatch.setattr(Store, "raw_latents", counted)
+    assert {r: len(numbers) for r, numbers in checked_row_group(store, 1).items()} == {1: 8, 4: 8, 16: 8}
+    assert rows == [8, 8, 8]

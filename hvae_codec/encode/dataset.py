@@ -68,6 +68,9 @@ class LatentDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.store)
 
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int | Sequence[int]) -> Any:
         """An item, or a batch if `index` is a list; `UsageError` if there is no such image."""
         if hasattr(index, "__len__"):

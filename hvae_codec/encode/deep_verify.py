@@ -31,7 +31,12 @@ ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
 the pixels to a neighbouring level is 0.3; other images are tens of levels away."""
 
 
-def verify_deep(store_path: LocationLike, model: HVAE | None = None, progress: Progress | None = None) -> VerifyReport:
+def verify_deep(
+    store_path: LocationLike,
+    model: HVAE | None = None,
+    progress: Progress | None = None,
+    device: str | torch.device = "cpu",
+) -> VerifyReport:
     """`verify`, which also decodes every image whose latents are whole, by `model` or the one that the store names.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
@@ -40,7 +45,7 @@ def verify_deep(store_path: LocationLike, model: HVAE | None = None, progress: P
     sketches = None
     try:
         store = Store.open(store_path)
-        coder = LatentCoder.of_store(store, model or load_store_model(store_path))
+        coder = LatentCoder.of_store(store, model or load_store_model(store_path, device))
         with contextlib.suppress(StoreError):  # if there are none, or not of all images
             sketches = store.per_image(SKETCH)
     except StoreError:

@@ -26,7 +26,7 @@ from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..storage.location import Location, LocationLike, location_of
 from ..store.damage import Damage
-from ..store.group_file import read_group
+from ..store.group_file import is_replaced, read_group
 from ..store.metadata import COPY_HOLDER, SourceRecord
 from ..store.open_writer import locked
 from ..store.reader import Store, open_damaged
@@ -81,10 +81,7 @@ def repair(
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
-    path = location_of(store_path)
-    inspection = Inspection(open_damaged(path))
-    images = _as_encoded(images, inspection.store.metadata.source) if images is not None else None
-    job = _Repair(path, inspection, images, model, stats)
+    job = _Repair(location_of(store_path), images, model, stats)
     found = [*job.inspection.damages]
     if found:
         with locked(job.path, Worker()):
@@ -103,15 +100,25 @@ class _Repair:
     """A store that is being repaired, and what was done to it."""
 
     path: Location
-    inspection: Inspection
     images: ImageSource | None
     model: HVAE | None
     stats: KLStats | None
     rewritten: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.inspection = Inspection(open_damaged(self.path))
+        if self.images is not None:
+            self.images = _as_encoded(self.images, self.inspection.store.metadata.source)
+
+    def _check_unchanged(self) -> None:
+        """Raise `StoreError` if another store has this one's place: what was found is not said of that."""
+        if is_replaced(self.path, self.inspection.store.metadata):
+            raise StoreError(f"{self.path} was replaced while it was read; run repair again")
+
     def repair_structure(self) -> None:
         """Repair metadata and tables, as far as they can be."""
+        self.inspection = Inspection(open_damaged(self.path))  # nobody writes from now on
         self.path.remove_partial_files()
         self._rewrote(repair_group(self.inspection))
         self._rewrote(repair_arrays(self.inspection))
@@ -194,6 +201,7 @@ class _Repair:
         encoder = ImageEncoder(coder, self.images, *sizes, seed=options.seed)
         done = list(itertools.accumulate(len(store.row_groups.rows(r)) for r in row_groups))
         with locked(self.path, Worker()):
+            self._check_unchanged()
             self.path.remove_partial_files()
             repairer = RowGroupRepairer(self.inspection, encoder)
             for row_group, images in zip(row_groups, done, strict=True):
@@ -213,6 +221,7 @@ class _Repair:
 
     def damages_left(self, row_groups: Sequence[int]) -> list[Damage]:
         """What is wrong now; of the row groups, these alone were damaged and are read again."""
+        del self.inspection  # names of a large store need not be there twice
         self.inspection = Inspection(open_damaged(self.path))
         store, known = self.inspection.store, self.inspection.damages
         lost = {damage.file for damage in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,13 +60,15 @@ class ProcessLock:
         Raises `OSError` if the file cannot be written.
         """
         while True:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL)
             except Timeout:
                 return False
-            except FileNotFoundError:  # the last process has just removed the folder
-                continue
+            except (FileNotFoundError, FileExistsError):
+                if self.file.parent.parent.is_dir() and not os.path.lexists(self.file.parent):
+                    continue  # the last process has just removed the folder
+                raise
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise

@@ -32,7 +32,7 @@ def shard_key(row_group: int, item: tuple[int, ...]) -> str:
 
 
 def chunk_length(row_group_size: int, chunk_bytes: int, image_bytes: int) -> int:
-    """Images in a chunk: the largest divisor of `shard` whose images take at most `chunk_bytes`; at least 1.
+    """Images in a chunk: the largest divisor of `row_group_size` whose images take at most `chunk_bytes`; at least 1.
 
     >>> [chunk_length(256, 65536, image_bytes) for image_bytes in (10, 256, 1536, 10**6)]
     [256, 256, 32, 1]

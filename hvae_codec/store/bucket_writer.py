@@ -65,7 +65,7 @@ class BucketStoreWriter(StoreWriter):
 
     @staticmethod
     def check_target(path: BucketLocation, overwrite: bool) -> None:
-        """See `StoreWriter`; so are the others."""
+        """Compare with `StoreWriter`, which says what each of these does."""
         check_name(path)
         if (path / PUBLISHED).is_file():
             if not overwrite:

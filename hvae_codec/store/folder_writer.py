@@ -62,7 +62,7 @@ class FolderStoreWriter(StoreWriter):
 
     @staticmethod
     def check_target(path: Path, overwrite: bool) -> None:
-        """See `StoreWriter`; so are the others."""
+        """Compare with `StoreWriter`, which says what each of these does."""
         check_name(FolderLocation(path))
         if not os.path.lexists(path):
             return

@@ -55,7 +55,7 @@ def read_group(location: Location) -> GroupFile:
     attribute = attribute_of(content) if content is not None else None
     fault = _fault(content, attribute)
     if is_finished(location) and _is_whole(attribute):
-        return GroupFile(StoreMetadata.from_attribute(attribute), fault)
+        return GroupFile(_parsed(location, attribute), fault)
     copy = find_copy(location)
     if not fault and "checksum" not in (attribute or {}):
         fault = "has lost its checksum" if copy and fingerprint_of(content or b"") == copy.fingerprint else ""
@@ -64,10 +64,14 @@ def read_group(location: Location) -> GroupFile:
     if attribute is None:
         raise StoreError(_why_no_store(location, content))
     _check_version(location, attribute)
+    return GroupFile(_parsed(location, attribute), fault, is_proven=False)
+
+
+def _parsed(location: Location, attribute: Any) -> StoreMetadata:
     try:
-        return GroupFile(StoreMetadata.from_attribute(attribute), fault, is_proven=False)
+        return StoreMetadata.from_attribute(attribute)
     except StoreError as error:
-        raise StoreError(f"{location / GROUP_FILE} {fault or 'is damaged'}: {error}; {REMEDY}") from None
+        raise StoreError(f"{location / GROUP_FILE}: {error}; {REMEDY}") from None
 
 
 def read_metadata(location: Location) -> StoreMetadata:
@@ -82,7 +86,7 @@ def read_metadata(location: Location) -> StoreMetadata:
 
 def is_replaced(location: Location, metadata: StoreMetadata) -> bool:
     """Whether another store, such as one with more images, has taken the place of the one with `metadata`."""
-    content = _content(location)
+    content = _content(location.uncached)
     found = fingerprint_of(content) if content is not None else None
     return found is not None and found != metadata.fingerprint
 
@@ -95,7 +99,7 @@ def find_copy(location: Location) -> StoreMetadata | None:
         attribute = copied_attribute_of((location / COPY_FILE).read_bytes())
     except OSError:
         return None
-    return StoreMetadata.from_attribute(attribute) if _is_whole(attribute) else None
+    return _parsed(location, attribute) if _is_whole(attribute) else None
 
 
 def is_finished(location: Location) -> bool:
@@ -127,7 +131,7 @@ def _attributes(location: Location) -> Mapping[str, Any]:
 def _content(location: Location) -> bytes | None:
     try:
         return (location / GROUP_FILE).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

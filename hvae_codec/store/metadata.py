@@ -175,7 +175,8 @@ def _json_checksum(document: Mapping[str, Any]) -> int:
 
 def attribute_of(document: bytes) -> Mapping[str, Any] | None:
     """The `hvae_codec` attribute in a group's file; None if there is none."""
-    return _attribute(document, ATTRIBUTE)
+    found = _attribute(document, ATTRIBUTE)
+    return found if isinstance(found, Mapping) else None
 
 
 def copied_attribute_of(document: bytes) -> Mapping[str, Any] | None:
@@ -197,6 +198,5 @@ def _attribute(document: bytes, name: str) -> Any:
 
 def fingerprint_of(document: bytes) -> str | None:
     """The fingerprint in a group's file, finished or not; None if it is not one of a store."""
-    attribute = attribute_of(document)
-    found = attribute.get("fingerprint") if isinstance(attribute, Mapping) else None
+    found = (attribute_of(document) or {}).get("fingerprint")
     return found if isinstance(found, str) else None

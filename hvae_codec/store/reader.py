@@ -73,7 +73,7 @@ class Store:
                 if attempt == 2 or not is_replaced(location, metadata):
                     raise
                 continue
-            if not is_replaced(location, metadata):
+            if location.folder is None or not is_replaced(location, metadata):  # a bucket would be asked once more
                 break
         return store
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from ..storage.cache import ChunkCache
 from ..storage.location import Location
 
-MISSING = 2**64 - 1  # offset and length of a chunk that was never written
+UNWRITTEN = 2**64 - 1  # offset and length of a chunk that was never written
 INDEX_ENTRY = 16  # bytes that a shard's index has for each chunk
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
@@ -138,9 +138,9 @@ class ShardedArray:
         self, shard: Any, index: NDArray[np.generic], numbers: Sequence[int]
     ) -> list[NDArray[np.generic] | None]:
         entries = [index[number % self._per_shard].tolist() for number in numbers]
-        written = [entry for entry in entries if entry != [MISSING, MISSING]]
+        written = [entry for entry in entries if entry != [UNWRITTEN, UNWRITTEN]]
         parts = iter(shard.read_ranges(*zip(*written, strict=True)) if written else ())
-        return [None if entry == [MISSING, MISSING] else self._decode(_checked(next(parts))) for entry in entries]
+        return [None if entry == [UNWRITTEN, UNWRITTEN] else self._decode(_checked(next(parts))) for entry in entries]
 
     def _decode(self, compressed: bytes) -> NDArray[np.generic]:
         dtype, shape, axes = self._stored_as

@@ -75,7 +75,7 @@ def write_lock(path: Path, worker: Worker) -> Iterator[None]:
             other = str(taken).replace("-of-", "/")
             who = "another process" if other == "0/1" else f"worker {other}, another process"
             raise StoreError(f"{path} is being written by {who}; wait for it or stop it") from None
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise StoreError(f"{path} cannot be written ({error.strerror}); give another location") from None
         yield
 

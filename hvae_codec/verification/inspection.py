@@ -52,7 +52,9 @@ class Inspection:
     def files(self) -> dict[str, set[str]]:
         """Files of each array that was made with the store, relative to its folder; of all arrays if none is known."""
         own, schema = self.store.metadata.arrays, self.store.arrays.schema
-        more = {*(self.store.path.array_folders() if own is None else own)} - schema.keys()
+        if own is None:  # what cannot be opened may be a user's group
+            own = {name: 0 for name in self.store.path.array_folders() if self.store.arrays.find(name) is not None}
+        more = own.keys() - schema.keys()
         files: dict[str, set[str]] = {name: set() for name in [*schema, *sorted(more)]}
         for key in self.listing:
             name, _, file = key.partition("/")
@@ -156,8 +158,8 @@ class Inspection:
             return None
         try:
             return spec_fingerprint(self.store.spec()) == self.store.metadata.fingerprint
-        except StoreError:
-            return None
+        except StoreError:  # whole tables that make no store
+            return False
 
     # What is said.
 

@@ -101,16 +101,20 @@ class Latents:
     problem: str  # what is wrong, to be read after the file's name; empty if nothing is
 
 
-def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = frozenset()) -> Iterator[Damage]:
-    """What is wrong with the latents of a row group and their digest, but for files in `lost`, known already."""
-    rows, found, whole = store.row_groups.rows(row_group), [], True
+def row_group_damages(
+    store: Store, row_group: int, lost: AbstractSet[str] = frozenset(), found: dict[int, Latents] | None = None
+) -> Iterator[Damage]:
+    """What is wrong with the latents of a row group and their digest, but for files in `lost`, known already.
+
+    What was read is put into `found`, by resolution.
+    """
+    rows, whole, found = store.row_groups.rows(row_group), True, {} if found is None else found
     for resolution in store.resolutions:
         file = f"z{resolution}/{shard_key(row_group, store.columns.item(resolution))}"
         if store.arrays.fault(f"z{resolution}") or file in lost:
             whole = False
             continue
-        latents = read_row_group(store, resolution, row_group)
-        found.append(latents.numbers)
+        latents = found[resolution] = read_row_group(store, resolution, row_group)
         if latents.problem:
             whole = False
             yield Damage(file, latents.problem, [rows[i] for i in np.flatnonzero(latents.lost)], row_group)
@@ -124,7 +128,7 @@ def row_group_damages(store: Store, row_group: int, lost: AbstractSet[str] = fro
         return
     if not digest:
         yield Damage(file, "says that the row group was never written", rows, row_group)
-    elif whole and row_group_digest(found) != digest:
+    elif whole and row_group_digest([part.numbers for part in found.values()]) != digest:
         problem = "is not the digest of the row group's latents: they are not what was written"
         yield Damage(file, problem, rows, row_group)
 
@@ -164,9 +168,10 @@ def _read_chunks(store: Store, resolution: int, rows: range, problem: str) -> La
 def checked_row_group(store: Store, row_group: int) -> Stored:
     """A row group's stored numbers, from the disk; `StoreError` if they are not the ones that were committed."""
     rows = store.row_groups.rows(row_group)
-    for damage in row_group_damages(store, row_group):
+    latents: dict[int, Latents] = {}
+    for damage in row_group_damages(store, row_group, found=latents):
         raise store.arrays.damaged(f"images {rows.start} to {rows.stop - 1}: {damage.file} {damage.problem}")
-    return {resolution: read_row_group(store, resolution, row_group).numbers for resolution in store.resolutions}
+    return {resolution: part.numbers for resolution, part in latents.items()}
 
 
 def check_written(writer: StoreWriter, row_group: int) -> None:
