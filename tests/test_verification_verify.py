@@ -226,9 +226,9 @@ def test_what_is_no_store_is_refused(tmp_path):
     metadata = document["attributes"]["hvae_codec"]
     for key, value, message in (
         ("format_version", 99, "version 99, this package reads"),
-        ("shard", 0, r"zarr\.json .* its metadata"),
-        ("codec", {}, r"zarr\.json .* its metadata"),
-        ("channels", [1], r"zarr\.json .* its metadata"),
+        ("shard", 0, r"zarr\.json.* its metadata"),
+        ("codec", {}, r"zarr\.json.* its metadata"),
+        ("channels", [1], r"zarr\.json.* its metadata"),
     ):
         document["attributes"]["hvae_codec"] = {**metadata, key: value}
         (path / "zarr.json").write_text(json.dumps(document))

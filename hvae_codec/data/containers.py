@@ -26,14 +26,12 @@ class Container(ABC):
 
     path: Path
     names: Sequence[str]  # sorted, and unique
-    labels: Sequence[str]
-    """The class of each image; "" if it has none."""
+    labels: Sequence[str]  # the class of each image; "" if it has none
     file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
     size: int
     channels: int
 
-    numbered_names: ClassVar[bool] = False
-    """Whether names are the images' positions: images of another such container then continue the numbers."""
+    numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
     def __post_init__(self) -> None:
         self.resized = np.zeros(len(self.names), bool)

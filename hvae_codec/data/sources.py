@@ -38,10 +38,8 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
 class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
-    names: Sequence[str]
-    """Path relative to the folder, with extension ("train/astronaut/00012.png"); in an array "00000017"."""
-    labels: Sequence[str]
-    """First folder of the name after a leading train/ or val/ ("astronaut"); "" if there is none."""
+    names: Sequence[str]  # path in the folder, such as "train/astronaut/00012.png"; in an array "00000017"
+    labels: Sequence[str]  # first folder of the name, but train/ or val/: "astronaut"; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
     skipped: Sequence[str]  # names of broken files that were left out, if `skip_broken` was asked for

@@ -34,8 +34,7 @@ class GroupColumns:
     resolution: int  # which stored array they are in
     columns: slice  # their columns in that array
     variates: Tensor  # the variates that something is kept of, int64 [k]
-    positions: tuple[Tensor, Tensor, Tensor] | None
-    """Of single dimensions, [kept] each: number among `variates`, y and x. None if all positions are kept."""
+    positions: tuple[Tensor, Tensor, Tensor] | None  # number among `variates`, y and x, [kept] each; None: all kept
     steps: Tensor  # quantiser steps, float32, to broadcast against stored numbers
 
     def take(self, z: Tensor) -> Tensor:

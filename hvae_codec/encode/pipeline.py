@@ -58,17 +58,12 @@ class EncodeOptions:
 
     batch_size: int = 64  # images through the model at once; a row group is cut into these
     overwrite: bool = False  # whether a store that is already there is replaced
-    row_group_size: int = ROW_GROUP_SIZE
-    """Images in a row group: one file in each latent array, what a worker writes and a killed encode loses."""
-    chunk_bytes: int = CHUNK_BYTES
-    """Uncompressed size that the smallest readable unit does not exceed if it holds two images or more."""
-    evaluate: bool = False
-    """Whether each image's rate and distortion, bits/dim, are measured and stored; takes about two passes more."""
+    row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
+    chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
+    evaluate: bool = False  # whether each image's rate and distortion are stored; about two passes more
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed_model: bool = False  # whether the store carries the model, so that it can be decoded without the run
-    verify: bool = False
-    """Whether each row group is decoded before it is written, a sketch of each decoded image is stored, and what was
-    written is read back; takes about a pass more."""
+    verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
 
 
 def encode_images(

@@ -62,8 +62,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class RawGaussian(NamedTuple):
-    """A network's output for one prior or posterior, [B, variates, H, W] each: two tensors, as halves of one would be
-    strided and several times slower to work on."""
+    """A network's output for one prior or posterior, [B, variates, H, W] each; halves of one tensor would be slower."""
 
     mean: Tensor
     scale: Tensor
@@ -83,8 +82,7 @@ class GaussianForm(NamedTuple):
 
     base: ScaleBase
     beta: float  # gradient smoothing (paper 4.2)
-    residual: bool = False
-    """Whether a posterior is relative to its prior (NVAE, arXiv 2007.03898, 3.2): means add, stds multiply."""
+    residual: bool = False  # relative to the prior (NVAE, arXiv 2007.03898, 3.2): means add, stds multiply
 
     def distribution(self, raw: RawGaussian) -> DiagonalGaussian:
         """Read the distribution that `raw` alone describes."""

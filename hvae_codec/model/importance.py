@@ -30,8 +30,7 @@ class PosteriorEstimates(NamedTuple):
 
     kl: Tensor  # [groups, B]: analytic KL of each latent group, average over the samples
     nll: Tensor  # [likelihoods, B]: -log p(x | z) under each likelihood, average over the samples
-    bound: Tensor
-    """[likelihoods, B]: -log 1/K sum_k p(x, z_k) / q(z_k | x), at most the average of the single samples' terms."""
+    bound: Tensor  # [likelihoods, B]: -log 1/K sum_k p(x, z_k) / q(z_k | x), at most the average of single samples
 
 
 def log_density_ratio(posterior: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, z: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ class MixtureParameters(NamedTuple):
     logits: Tensor  # [B, M, H, W], unnormalised log weights
     means: Tensor  # [B, C, M, H, W], before earlier colours shift them
     stds: Tensor  # [B, C, M, H, W], logistic scales
-    coefficients: Tensor
-    """[B, C(C-1)/2, M, H, W] in (-1, 1): colour c's on colour j < c, ordered (1, 0), (2, 0), (2, 1), (3, 0), ..."""
+    coefficients: Tensor  # [B, C(C-1)/2, M, H, W] in (-1, 1): of colour c on j < c, ordered (1, 0), (2, 0), (2, 1), ...
 
 
 class LogisticMixture:

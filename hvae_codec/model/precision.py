@@ -50,8 +50,7 @@ class _Switch(NamedTuple):
     backend: Any
     name: str
     value: str | bool
-    above: Any = None
-    """The backend it inherits from if it is "none"."""
+    above: Any = None  # the backend that it inherits from if it is "none"
 
     def setting(self) -> str | bool:
         """Find what restores the switch: torch tells what is in force, so a value equal to `above`'s is inherited."""

@@ -38,8 +38,7 @@ class KLStats:
     """Averages over images, one array per latent group in top-down order."""
 
     kl_bits: tuple[NDArray[np.float64], ...]  # KL(q || p) of each latent dimension in bits, [variates, H, W]
-    posterior_std: tuple[NDArray[np.float64], ...]
-    """Posterior standard deviation of each variate, [variates], averaged over positions too."""
+    posterior_std: tuple[NDArray[np.float64], ...]  # average posterior std of each variate, [variates]
     images: int  # images averaged over
     model_hash: str  # the model they were measured with
     source: str = ""  # fingerprint of the images they were measured on

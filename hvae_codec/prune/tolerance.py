@@ -34,9 +34,7 @@ class Tolerated:
     nelbo: float  # mean NELBO with all latents, bits/dim
     change: float  # mean paired difference of the mask's NELBO from that, bits/dim
     change_se: float  # its standard error over images; NaN of one image
-    confidence: float
-    """One-sided confidence that the mean loss over all images like these is tolerable, at least 0.5 as the mask was
-    chosen on these; NaN of one image."""
+    confidence: float  # one-sided, that the loss over all images like these is tolerable; >= 0.5; NaN of one image
     images: int
 
     @property

@@ -38,10 +38,8 @@ class PageFigure:
     title: str
     caption: str
     figure: dict[str, Any]  # `data` and `layout`, as Plotly takes them
-    marks: Sequence[Mapping[str, float]]
-    """For each cutoff, where its vertical line stands (`x`), and its horizontal one if it has one (`y`)."""
-    kept: Sequence[Sequence[Sequence[float]]] = ()
-    """For each cutoff, the lengths of the bars of what it keeps, [traces][bars]; they are the last traces."""
+    marks: Sequence[Mapping[str, float]]  # per cutoff, where its vertical line stands (`x`), and a horizontal one (`y`)
+    kept: Sequence[Sequence[Sequence[float]]] = ()  # bar lengths of the last traces, [cutoffs][traces][bars]
     points: bool = False  # whether the first trace has a point for each cutoff
     wide: bool = False  # whether it takes the whole width of the page
 

@@ -28,8 +28,7 @@ Coordinates = NDArray[np.int32]
 class Columns:
     """What stands along the second axis of each `zR`, after the images: whole variates, or single latent dimensions."""
 
-    coordinates: Mapping[int, Coordinates]
-    """Latent resolution to the coordinates of each column, ascending; the first are latent group and variate."""
+    coordinates: Mapping[int, Coordinates]  # by latent resolution, ascending; the first are latent group and variate
 
     granularity: ClassVar[Granularity]
     format_version: ClassVar[int]  # the lowest version of the format that a reader must know

@@ -78,8 +78,7 @@ class StoreMetadata:
     package_version: str = "unknown"
     fingerprint: str  # SHA-256 of all that decides the arrays, see `spec`
     row_group_size: int  # images in each row group but the last: `shard` in the file
-    chunk_bytes: int | None
-    """Uncompressed size that a chunk of two images or more does not exceed; None in stores of older versions."""
+    chunk_bytes: int | None  # uncompressed, of two images or more, at most; None in stores of older versions
     codec: Codec
     columns: Mapping[str, Any]  # `granularity`, `channels` or `dimensions`: what `Columns.attributes` gives
     image: ImageRecord
@@ -87,10 +86,8 @@ class StoreMetadata:
     mask: Mapping[str, Any]  # what the pruning kept, plain data
     source: SourceRecord
     has_copy: bool = False  # whether the array `committed` holds these metadata a second time
-    arrays: Mapping[str, int] | None = None
-    """Checksums of the arrays' `zarr.json` by name; None in stores of older versions."""
-    as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """The attribute that these were read from: a later version may have put more into it."""
+    arrays: Mapping[str, int] | None = None  # checksums of the arrays' `zarr.json`; None in older stores
+    as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # what they were read from
 
     @classmethod
     def from_attribute(cls, attribute: Any) -> StoreMetadata:

@@ -35,10 +35,8 @@ class StoreSpec:
     image: ImageRecord
     source: SourceRecord
     row_group_size: int = ROW_GROUP_SIZE  # images in each row group but the last
-    chunk_bytes: int = CHUNK_BYTES
-    """Uncompressed size that a chunk, the smallest readable unit, does not exceed if it holds two images or more."""
-    per_image: tuple[str, ...] = ()
-    """Names of further arrays, one float32 per image, that are written with each row group."""
+    chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
+    per_image: tuple[str, ...] = ()  # further arrays, one float32 per image, written with each row group
     weights: bytes = b""  # of a model that the store carries; `model` then says `embedded`
 
     def __post_init__(self) -> None:

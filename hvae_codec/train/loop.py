@@ -47,15 +47,12 @@ class TrainOptions:
     log_every: int = 20  # steps between rows of metrics.csv, and between checks that training is still sound
     validation_images: int = 800  # held-out images in a validation, at most
     max_skips: int = 100  # updates left out in a row after which training is given up
-    workers: int | None = None
-    """Threads that read images, per process; None: this process's share of the cores, 8 at most."""
+    workers: int | None = None  # threads that read images; None: this process's share of the cores, 8 at most
     tensorboard: bool = False  # whether to write TensorBoard events
     other_data: bool = False  # whether a run may continue on other images than it was begun with
     device: str = "cpu"  # where to train, for one process alone
-    graph: GraphMode = "auto"
-    """Whether a step is recorded as a CUDA graph, which makes it several times faster; auto: on one GPU."""
-    deterministic: bool = False
-    """Whether a GPU computes the same numbers each time, so that a run continues to the last bit; may take longer."""
+    graph: GraphMode = "auto"  # whether a step is recorded as a CUDA graph, several times as fast; auto: on one GPU
+    deterministic: bool = False  # whether a GPU computes the same numbers each time: runs continue to the last bit
     latest: Path | None = None  # pointer to the last run, such as `runs/latest`, to be moved to this one
 
     def __post_init__(self) -> None:

@@ -34,8 +34,7 @@ class StepMetrics:
     loss: float = _number(0)  # nats/dim, with the KL's weights of this step
     distortion: float = _number(1)  # bits/dim
     grad_norm: float = _number(2)  # global norm before clipping
-    skipped: bool = _number(3, bool)
-    """Whether the update was left out: the norm was not finite or reached the threshold."""
+    skipped: bool = _number(3, bool)  # whether the update was left out: the norm not finite, or at the threshold
     skipped_so_far: int = _number(4, int)  # updates left out since the run began
     skipped_in_a_row: int = _number(5, int)  # updates left out since the last one that was made
 
