@@ -6,7 +6,7 @@ exits with the error's `exit_code`; programs catch `HvaeCodecError`.
 
 
 class HvaeCodecError(Exception):
-    """Base of all errors that a user, not this package, can mend."""
+    """Base of all errors that a user, not this package, can put right."""
 
     exit_code = 1
 

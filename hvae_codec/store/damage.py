@@ -18,7 +18,7 @@ class Damage:
     file: str  # where, relative to the store, such as `z16/c/3/0/0/0`
     problem: str  # what is wrong with it, to be read after the file's name: `is missing`
     images: Sequence[int] = ()  # the images that are lost or in doubt, ascending; none where no image's numbers are
-    row_group: int | None = None  # the row group that must be encoded again; None where that would not mend it
+    row_group: int | None = None  # the row group that must be encoded again; None if that would not repair it
     names: Sequence[str] = ()  # names of the first few of `images`, where they can be read
 
 
