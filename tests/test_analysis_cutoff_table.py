@@ -22,6 +22,8 @@ from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.store.quantiser import IntCodec
 
+pytestmark = pytest.mark.slow
+
 KEEPS = (0.05, 0.3, 1.0)
 
 

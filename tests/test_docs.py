@@ -17,6 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = typer.main.get_command(app).commands
 
 
+@pytest.mark.slow
 def test_the_command_reference_is_up_to_date():
     module = script("build_commands")
     assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run make docs"

@@ -19,6 +19,8 @@ from hvae_codec.prune.mask import LatentMask
 from hvae_codec.report.groups import kept_group_bits
 from hvae_codec.report.page import PAGE_FILE, render_page, save_page, shown_images
 
+pytestmark = pytest.mark.slow
+
 KEEPS = (0.05, 0.1, 0.3, 1.0)
 CHANGES = (0.05, 0.01, -0.02, 0.0)
 ABOUT = {

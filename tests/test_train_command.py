@@ -14,6 +14,8 @@ from hvae_codec.config import config_to_toml, load_config
 from hvae_codec_cli.app import main
 from photos import save_png
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def work(tmp_path: Path, tiny_config, photo_patches, monkeypatch: pytest.MonkeyPatch) -> Path:

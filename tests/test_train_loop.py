@@ -18,6 +18,8 @@ from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_
 from hvae_codec.train.run_files import METRICS_COLUMNS
 from hvae_codec.train.validation import validate
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = TrainOptions(save_every=3, eval_every=3, log_every=1, validation_images=8)
 
 

@@ -17,6 +17,8 @@ from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, make_step
 from hvae_codec.train.update import make_network, update
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 6, 9
 SPOILT = {1: 1e3, 4: torch.nan, 6: 1e3}
 """Factors of the distortion at some steps: its gradients are too large, or not finite."""
