@@ -53,7 +53,7 @@ Graph = Annotated[
     ),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="Continue to the last bit on GPUs too, with slower convolutions.")
+    bool, typer.Option("--deterministic", help="Continue to the last bit on GPUs too; takes a little more memory.")
 ]
 Out = Annotated[
     Path | None,

@@ -38,4 +38,4 @@ class UnreachableError(HvaeCodecError):
 
 
 class TrainingError(HvaeCodecError):
-    """Training that cannot go on: it diverged, or the processes that train together lost each other."""
+    """Training that cannot continue: it diverged, or the processes that train together lost each other."""

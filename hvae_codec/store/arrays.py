@@ -60,7 +60,7 @@ def marker_object(digest: int) -> bytes:
 
 
 def marked_digest(content: bytes) -> int:
-    """The digest in an object of `committed`; 0 where a power cut has torn it: the row group was not committed."""
+    """The digest in an object of `committed`; 0 if a power cut has torn it: the row group was not committed."""
     digest = int.from_bytes(content[:4], "little")
     return digest if content == marker_object(digest) else 0
 

@@ -148,7 +148,7 @@ class BucketStoreWriter(StoreWriter):
 
 
 def _remove(path: BucketLocation, last: str) -> None:
-    """Remove all objects below `path`, `last` at last: killed before, the same call goes on."""
+    """Remove all objects below `path`, `last` at last: if it is killed before, the same call continues."""
     path.delete([key for key, _ in path.files() if key != last])
     path.delete([last])
 

@@ -17,9 +17,9 @@ class Damage:
 
     file: str  # where, relative to the store, such as `z16/c/3/0/0/0`
     problem: str  # what is wrong with it, to be read after the file's name: `is missing`
-    images: Sequence[int] = ()  # the images that are lost or in doubt, ascending; none where no image's numbers are
+    images: Sequence[int] = ()  # the images that are lost or in doubt, ascending; none if no image's numbers are
     row_group: int | None = None  # the row group that must be encoded again; None if that would not repair it
-    names: Sequence[str] = ()  # names of the first few of `images`, where they can be read
+    names: Sequence[str] = ()  # names of the first few of `images`, if they can be read
 
 
 class UnreadableError(Exception):
@@ -27,7 +27,7 @@ class UnreadableError(Exception):
 
 
 def reading(read: Callable[..., T], *arguments: Any) -> T:
-    """What `read(*arguments)` returns; `UnreadableError` where it raises anything.
+    """What `read(*arguments)` returns; `UnreadableError` if it raises anything.
 
     A changed byte surfaces wherever it is first made use of, in zarr, a codec, numpy or the file system, as any error.
     `UnreachableError` and `UsageError` go through: what does not answer, or is asked wrongly, may be whole.

@@ -190,7 +190,7 @@ def _sweep(writer: FolderStoreWriter) -> None:
 
 
 def _digest_in(marker: Path) -> int:
-    """The digest of a row group; 0 where it was not committed."""
+    """The digest of a row group; 0 if it was not committed."""
     try:
         return marked_digest(marker.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Who writes which row groups where several processes write one store: shards are owned, never shared.
+"""Who writes which row groups if several processes write one store: shards are owned, never shared.
 
     row group    0    1    2    3    4    5    6
     worker      0/3  1/3  2/3  0/3  1/3  2/3  0/3
