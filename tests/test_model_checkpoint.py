@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from hvae_codec.model.checkpoint import (
     point_latest,
     save_config,
     save_model,
+    save_weights,
 )
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.storage.files import write_atomically
@@ -227,3 +230,12 @@ def test_the_hash_follows_an_optimiser_that_owns_the_weights(tiny_config):
     optimizer.gradients.fill_(1.0)
     optimizer.step(0.1)
     assert model_hash(model) != before
+
+
+def test_others_may_read_weights_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(1)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o644

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from PIL import Image
 
 from ..errors import DataError, UsageError
 from ..progress import Progress
+from ..storage.new_folder import new_folder
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut",
@@ -78,23 +77,20 @@ def write_sample_data(folder: Path, *, size: int = 32, seed: int = 0, progress: 
         return counts
     if not any(counts):
         raise UsageError(f"the size is {size}, too large for every photograph; give 352 or less")
-    partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.partial")
     try:
-        boxes = [item for patches in chosen.values() for item in patches.items()]
-        for done, (name, box) in enumerate(boxes, 1):
-            target = partial / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            photograph = photographs[target.parent.name]
-            Image.fromarray(photograph[box.top : box.top + size, box.left : box.left + size]).save(target)
-            if progress is not None:
-                progress(done, len(boxes))
-        (partial / _MARKER).write_text(marker)
-        os.replace(partial, folder)  # onto nothing, or onto an empty folder
+        with new_folder(folder) as partial:
+            boxes = [item for patches in chosen.values() for item in patches.items()]
+            for done, (name, box) in enumerate(boxes, 1):
+                target = partial / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                photograph = photographs[target.parent.name]
+                Image.fromarray(photograph[box.top : box.top + size, box.left : box.left + size]).save(target)
+                if progress is not None:
+                    progress(done, len(boxes))
+            (partial / _MARKER).write_text(marker)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write {folder} ({reason}); give a folder that can be written") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return counts
 
 

@@ -7,7 +7,6 @@ import csv
 import itertools
 import os
 import re
-import shutil
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,6 +20,7 @@ from ..errors import DataError, StoreError
 from ..lookahead import write_behind
 from ..model.hvae import HVAE
 from ..progress import Progress
+from ..storage.new_folder import new_folder
 from .encoded_store import EncodedStore
 
 Format = Literal["png", "npy"]
@@ -46,11 +46,7 @@ def decode_to_folder(
     folder.
     """
     images = images if images is not None else range(len(store))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not empty; give another folder")
-    partial = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(folder) as partial:
         write = _write_pngs if file_format == "png" else _write_array
         decoded = store.decode_batches(images, model, batch_size)
         batches = (np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) for pixels in decoded)
@@ -58,9 +54,6 @@ def decode_to_folder(
             for done in itertools.accumulate(counts):
                 if progress is not None:
                     progress(done, len(images))
-        os.replace(partial, folder.absolute())  # "." itself cannot be replaced
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(images)
 
 

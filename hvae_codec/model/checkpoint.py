@@ -30,7 +30,10 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically; `ModelError` if they cannot be written."""
     try:
         with replaced_atomically(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode  # as the user's umask has it; safetensors lets nobody else read its files
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
+            partial.chmod(mode)
     except SafetensorError as error:  # a full disk is no OSError here
         raise ModelError(f"cannot write {path} ({error}); make room on the disk and try again") from None
 

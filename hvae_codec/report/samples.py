@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from ..data.pixels import EXTENSIONS, MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..storage.files import replaced_atomically
+from ..storage.new_folder import check_new, new_folder
 
 GAP = 2  # white pixels between the images of a grid
 
@@ -74,8 +73,7 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
 
 def _check_free(path: Path, kind: Kind, overwrite: bool) -> None:
     if kind == "folder":
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DataError(f"{path} exists and is not empty; give another folder")
+        check_new(path)
     elif path.is_dir():
         raise DataError(f"{path} is a folder; give another name")
     elif path.exists() and not overwrite:
@@ -121,15 +119,9 @@ def _write_array(target: SampleTarget, images: Numbered) -> None:
 
 
 def _write_folder(target: SampleTarget, images: Numbered) -> None:
-    path = target.path.absolute()  # "." itself cannot be replaced
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
+    with new_folder(target.path) as folder:
         for number, pixels in images:
-            _image(pixels).save(partial / f"{number:06d}.png")
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _image(pixels).save(folder / f"{number:06d}.png")
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:

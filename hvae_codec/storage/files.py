@@ -1,6 +1,8 @@
 """Files and folders that survive a kill and a power cut, and a folder that takes another's name at once.
 
 write_atomically ──> NAME.partial ── synced ── renamed ──> NAME ── its folder synced
+
+Of several processes that write one file, each waits for the one before it. What a kill leaves, the next one reuses.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from .locks import waiting_lock
 
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux's fcntl.h and fs.h."""
@@ -36,23 +40,30 @@ def replaced_atomically(
     """Give the name of a file to be written, which becomes `path` afterwards, or is removed on an error.
 
     With `root`, missing folders below it are created, and those between it and the file are synced too. `unique` is
-    for files that several processes may write at the same time; others reuse what a kill has left. `name_first` is for
-    new files that nobody relies on before this returns: they are synced with their name, which takes half the time, and
-    a power cut before that may leave a part of them.
+    for many files that have a lock in common, whose owner removes what a kill has left: it saves the lock of each.
+    `name_first` is for new files that nobody relies on before this returns: they are synced with their name, which
+    takes half the time, and a power cut before that may leave a part of them.
     """
     if root is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.stat()  # a lock would create it
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial" if unique else f"{path.name}.partial")
-    try:
-        yield partial
-        if not name_first:
-            sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if name_first:
-        sync(path)
-    sync_folders(path.parent, root or path.parent)
+    with nullcontext() if unique else waiting_lock(lock_file(path)):
+        try:
+            yield partial
+            if not name_first:
+                sync(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        if name_first:
+            sync(path)
+        sync_folders(path.parent, root or path.parent)
+
+
+def lock_file(path: Path) -> Path:
+    """The file whose lock lets one process at a time write `path`."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def sync(path: Path) -> None:

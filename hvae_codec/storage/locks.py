@@ -34,6 +34,7 @@ def exclusive_lock(folder: Path, name: str, conflicts: Callable[[str], bool]) ->
         yield
     finally:
         own.remove()
+        remove_empty(folder)
 
 
 @contextlib.contextmanager
@@ -79,12 +80,10 @@ class ProcessLock:
         self._lock.release()
 
     def remove(self) -> None:
-        """Let others have it, and remove its file, and the folder if no other lock is in it."""
+        """Let others have it, and remove its file."""
         with contextlib.suppress(OSError):  # Windows removes no open file; there the library does it afterwards
             self.file.unlink()  # first: whoever locks this file afterwards sees that it has lost its name
         self.release()
-        with contextlib.suppress(OSError):  # others are there
-            self.file.parent.rmdir()
 
     def is_taken(self) -> bool:
         """Whether another process has the lock; removes what a killed one has left of it."""
@@ -94,3 +93,9 @@ class ProcessLock:
             return True
         self.remove()
         return False
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder of locks if none is in it."""
+    with contextlib.suppress(OSError):  # others are there
+        folder.rmdir()

@@ -13,12 +13,12 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError, UsageError
-from ..storage.locks import TakenError, exclusive_lock, waiting_lock
+from ..storage.locks import TakenError, exclusive_lock, remove_empty, waiting_lock
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,12 @@ def _shares(worker: Worker, lock: str) -> bool:
     return match is not None and worker.shares_with(Worker(*map(int, match.groups())))
 
 
-def publish_lock(path: Path) -> AbstractContextManager[None]:
+@contextmanager
+def publish_lock(path: Path) -> Iterator[None]:
     """Held for the moment in which one process gives a store the name `path`, or repairs that; others wait."""
-    return waiting_lock(lock_folder(path) / "publish")
+    with waiting_lock(lock_folder(path) / "publish"):
+        yield
+    remove_empty(lock_folder(path))
 
 
 def lock_folder(path: Path) -> Path:

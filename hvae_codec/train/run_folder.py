@@ -25,7 +25,8 @@ LOCK_FILE = ".lock"
 _FIXED = ("model.", "optimizer.name", "train.batch_size")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
 
-_BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial"}  # files that a command that was killed at its very beginning may leave
+_BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial", f".{CONFIG_FILE}.lock"}
+"""Files that a command that was killed at its very beginning may leave."""
 
 
 class RunLock:

@@ -28,7 +28,7 @@ STATE_FOLDER = "state"
 STATES = 3  # states of a run that stay on disk
 _NAME = "step-" + 9 * "[0-9]"
 _ENDINGS = (".safetensors", ".json", ".safetensors.partial", ".json.partial")
-"""A state's two files, and what a kill left of them."""
+"""A state's two files, and what a kill left of them, besides locks."""
 
 
 @dataclass
@@ -64,6 +64,8 @@ def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
         for file in folder.glob(_NAME + ending):
             if file.name.removesuffix(ending) not in staying:
                 file.unlink()
+    for left in folder.glob(f".{_NAME}.*.lock"):  # nobody else writes here
+        left.unlink()
 
 
 def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] = lambda _: None) -> Path | None:

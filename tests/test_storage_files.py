@@ -1,0 +1,83 @@
+"""Files and folders that several processes write, or that a killed one has left."""
+
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+
+from hvae_codec.errors import DataError
+from hvae_codec.storage.files import lock_file, write_atomically
+from hvae_codec.storage.locks import ProcessLock
+from hvae_codec.storage.new_folder import new_folder
+
+ROUNDS, BYTES = 25, 200_000
+
+
+def _write(path: Path, content: bytes) -> None:
+    for _ in range(ROUNDS):
+        write_atomically(path, content)
+
+
+@pytest.mark.slow
+def test_processes_that_write_one_file_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "samples.png"
+    write_atomically(path, bytes(BYTES))
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=_write, args=(path, bytes([b]) * BYTES)) for b in (1, 2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        content = path.read_bytes()
+        assert len(content) == BYTES
+        assert len(set(content)) == 1
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["samples.png"]
+
+
+def test_what_a_kill_has_left_of_a_file_is_reused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    (tmp_path / "table.csv.partial").write_bytes(b"half of a lon")
+    lock_file(path).touch()
+    write_atomically(path, b"whole")
+    assert path.read_bytes() == b"whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_no_folder_is_made_for_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "missing" / "table.csv", b"")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_removes_what_a_kill_has_left(tmp_path: Path) -> None:
+    (tmp_path / "images.partial").mkdir()
+    (tmp_path / "images.partial" / "0.png").touch()
+    with new_folder(tmp_path / "images") as partial:
+        (partial / "1.png").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["images", "images/1.png"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_new_folder_after_an_error(tmp_path: Path, kept: bool) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "images", kept=kept) as partial:
+        (partial / "0.png").touch()
+        raise KeyboardInterrupt
+    assert (partial / "0.png").exists() == kept
+    with new_folder(tmp_path / "images", kept=kept) as partial:
+        assert (partial / "0.png").exists() == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
+    other = ProcessLock(lock_file(tmp_path / "images"))
+    taken: list[bool] = []
+    thread = threading.Thread(target=lambda: taken.append(other.acquire()))
+    thread.start()
+    thread.join()
+    assert taken == [True]
+    with pytest.raises(DataError, match="images is being written by another process"), new_folder(tmp_path / "images"):
+        pass
+    other.remove()
