@@ -1,5 +1,6 @@
-"""`python -m hvae_codec` is `hvae-codec`, for launchers such as torchrun."""
+"""`python -m hvae_codec`, as `torchrun` starts it."""
 
 from hvae_codec_cli.app import main
 
-main()
+if __name__ == "__main__":  # what walks through the package imports this too
+    main()

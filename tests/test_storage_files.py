@@ -62,10 +62,14 @@ def test_a_new_folder_removes_what_a_kill_has_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_new_folder_after_an_error(tmp_path: Path, kept: bool) -> None:
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "images", kept=kept) as partial:
-        (partial / "0.png").touch()
-        raise KeyboardInterrupt
-    assert (partial / "0.png").exists() == kept
+    def interrupted() -> None:
+        with new_folder(tmp_path / "images", kept=kept) as partial:
+            (partial / "0.png").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "images.partial" / "0.png").exists() == kept
     with new_folder(tmp_path / "images", kept=kept) as partial:
         assert (partial / "0.png").exists() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
