@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_source, stages
+from .display import console, interruptible, print_table, report_source, stages
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 Keep = Annotated[
     str,
-    typer.Option(
-        "--keep", help="Shares of the latent dimensions to try, separated by commas, or an empty text for none."
-    ),
+    typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas, or none."),
 ]
 Cutoff = Annotated[
     str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
@@ -88,7 +86,9 @@ def command(
     from hvae_codec.store.quantiser import make_codec
 
     plan = AnalysisPlan(
-        cutoffs=parse_cutoffs(keep, cutoff, tolerance, mask or (), granularity.value, count.value),
+        cutoffs=parse_cutoffs(
+            "" if keep == "none" else keep, cutoff, tolerance, mask or (), granularity.value, count.value
+        ),
         codec=make_codec(codec.value, step),
         images=images,
         pictures=pictures,
@@ -126,8 +126,8 @@ def _write(result: AnalysisResult, folder: Path, run: Path, source: ImageSource)
     written = save_analysis(result, folder, run)
     report_source(source)
     print_ = console().print
-    print_(group_rich_table(group_table(result.analysis.stats, result.image_dims)))
-    print_(cutoff_table(result.analysis.table, result.about))
+    print_table(group_rich_table(group_table(result.analysis.stats, result.image_dims)))
+    print_table(cutoff_table(result.analysis.table, result.about))
     print_(*analysis_sentences(result), sep="\n")
     for name, path in written.items():
         print_(f"{name}: {path}", soft_wrap=True)

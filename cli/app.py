@@ -26,11 +26,13 @@ from . import (
     train,
     verify,
 )
+from .arguments import checked, usage_sentence, with_local_paths
+from .plain_text import never_fail_to_print
 
 app = typer.Typer(
     name="hvae-codec",
     help="Turn image data sets into small latent data sets with a hierarchical VAE.",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -49,7 +51,7 @@ for module, name in (
     (presets, "presets"),
     (import_published, "import"),
 ):
-    app.command(name)(module.command)
+    app.command(name)(with_local_paths(module.command))
 
 
 def _version(wanted: bool) -> None:
@@ -71,16 +73,20 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can remedy are one line on standard error and exit code 1 or 2."""
+    never_fail_to_print()
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        sys.exit(app(arguments, prog_name="hvae-codec", standalone_mode=False) or 0)
-    except (HvaeCodecError, TyperException) as error:
-        message, code = getattr(error, "format_message", error.__str__)(), error.exit_code
+        sys.exit(app(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0)
+    except HvaeCodecError as error:
+        message, code = str(error), error.exit_code
+    except TyperException as error:
+        message, code = usage_sentence(error, words), error.exit_code
     except OSError as error:
         message, code = _os_message(error), 1
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        message, code = _memory_message(sys.argv[1:] if arguments is None else arguments), 1
+        message, code = _memory_message(words), 1
     print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

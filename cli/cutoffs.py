@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,12 @@ def parse_keep(text: str) -> float:
 
 
 def _share(text: str, name: str, advice: str) -> float:
+    """Read a percentage or a fraction; a whole number could be meant as either."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    if re.fullmatch("[1-9][0-9]*", number) and not percent:
+        raise UsageError(
+            f"{name} is {text}, which may be meant as a percentage; give {text}%, or the fraction {text}.0"
+        )
     try:
         return float(number) / (100.0 if percent else 1.0)
     except ValueError:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from hvae_codec.progress import Progress as ProgressFunction
 from hvae_codec.progress import Stage
+
+from .tables import in_parts
 
 if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
@@ -29,6 +31,13 @@ def console() -> Console:
     """
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=140)
+
+
+def print_table(table: Table) -> None:
+    """Show a table with all its figures, in several parts if the terminal is too narrow for it."""
+    out = console()
+    for part in in_parts(table, out.width):
+        out.print(part)
 
 
 class RateColumn(ProgressColumn):

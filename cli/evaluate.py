@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, report_source, stages
+from .display import console, interruptible, print_table, report_source, stages
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -78,6 +78,6 @@ def command(
         about = {"model": str(hvae.run or model), "data": str(data), "split": split.value, "seed": seed}
         print(json.dumps(evaluation_data(found, about), indent=2))
         return
-    console().print(evaluation_table(found))
+    print_table(evaluation_table(found))
     if csv is not None:
         console().print(f"Every image: {csv}")

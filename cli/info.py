@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console
+from .display import print_table
 from .options import AsJson
 
 
@@ -23,4 +23,4 @@ def command(
         print(json.dumps(facts.data, indent=2))
         return
     for table in facts.render():
-        console().print(table)
+        print_table(table)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, console, interruptible, report_source, stages
+from .display import CONTINUES, console, interruptible, print_table, report_source, stages
 from .options import BatchSize, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
@@ -59,5 +59,8 @@ def command(
         report_source(source)
     out = console()
     out.print(repaired_sentence(report, restored), *report.notes, sep="\n")
-    out.print(verified_sentence(report.after) if report.after.ok else damage_table(report.after))
+    if report.after.ok:
+        out.print(verified_sentence(report.after))
+    else:
+        print_table(damage_table(report.after))
     raise typer.Exit(0 if report.after.ok else 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .display import console, interruptible, stages
+from .display import console, interruptible, print_table, stages
 from .options import AsJson, DeviceOption, StoreArgument, torch_device
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def command(
     if as_json:
         print(json.dumps(verified_data(report), indent=2))
     else:
-        out.print(verified_sentence(report) if report.ok else damage_table(report), *report.notes, sep="\n")
+        if report.ok:
+            out.print(verified_sentence(report))
+        else:
+            print_table(damage_table(report))
+        out.print(*report.notes, sep="\n")
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from .errors import ConfigError
+from .text_files import read_text
 
 CONFIG_FILE = "config.json"  # a run's configuration, in its folder
 
@@ -137,6 +138,11 @@ class ModelConfig(_Section):
     def nats_per_bit_dim(self) -> float:
         """ln 2 · C · H · W: nats per image divided by this are bits/dim."""
         return math.log(2.0) * self.image_dims
+
+    @property
+    def pixel_bits(self) -> int:
+        """Bits of a colour value of an image as the model sees it."""
+        return 1 if self.output == "bernoulli" else self.bits
 
     @property
     def groups(self) -> tuple[GroupShape, ...]:
@@ -347,7 +353,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def load_config(path: Path) -> Config:
     """Read a `.toml` or `.json` configuration; `ConfigError` names the file and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None

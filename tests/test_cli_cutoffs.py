@@ -12,7 +12,7 @@ from hvae_codec_cli.cutoffs import parse_bits, parse_cutoff, parse_cutoffs, pars
 
 
 @pytest.mark.parametrize(
-    ("text", "fraction"), [("3%", 0.03), (" 3 % ", 0.03), ("0.03", 0.03), ("100%", 1.0), ("1", 1.0), ("1e-2", 0.01)]
+    ("text", "fraction"), [("3%", 0.03), (" 3 % ", 0.03), ("0.03", 0.03), ("100%", 1.0), ("1.0", 1.0), ("1e-2", 0.01)]
 )
 def test_keep_is_a_percentage_or_a_fraction(text: str, fraction: float):
     assert parse_keep(text) == pytest.approx(fraction, rel=1e-12)

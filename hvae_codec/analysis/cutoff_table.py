@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
 from ..progress import Progress
-from ..prune.cutoffs import Cutoff
+from ..prune.cutoffs import Cutoff, merge_equal
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.rank_batches import rank_batches
@@ -33,7 +33,7 @@ class Analysis:
     """The cutoff table, with a few of its images and its masks."""
 
     stats: KLStats
-    table: pd.DataFrame  # one row per cutoff, from the smallest mask to the largest; `COLUMNS` says what is in it
+    table: pd.DataFrame  # one row per mask, from the smallest to the largest; `COLUMNS` says what is in it
     originals: NDArray[np.uint8]  # a few of the images as the model sees them, uint8 [n, C, H, W]
     decoded: tuple[NDArray[np.uint8], ...]  # the same ones encoded and decoded at each cutoff
     masks: tuple[LatentMask, ...]  # what each row of the table keeps
@@ -41,7 +41,7 @@ class Analysis:
 
 COLUMNS = {
     "rule": "what was asked for",
-    "keep": "share of the latent dimensions (or variates) asked for; if a KL or a mask was, the share kept",
+    "keep": "share of the latent dimensions (or variates) asked for, the smallest of several; of a KL or a mask, that kept",
     "cutoff": "highest average KL of what is pruned, bits per latent dimension",
     "kept_variates": "variates kept, at one position at least",
     "kept_dims": "latent dimensions kept, per image",
@@ -78,13 +78,13 @@ def analyze(
 
     At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
     batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
-    if no cutoff keeps them. Raises like `sweep`.
+    if no cutoff keeps them. Cutoffs of one mask are one row. Raises like `sweep`.
     """
     if not cutoffs:
         raise UsageError("there is no cutoff to measure; give at least one")
     pictures = min(pictures, len(held_out))
     seen, held_out = held_out.evenly(pictures), held_out.evenly_first(pictures)
-    cutoffs = sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims)
+    cutoffs = merge_equal(cutoffs)
     masks = [cutoff.mask for cutoff in cutoffs]
     everything = LatentMask.everything(stats)
     measured = masks if masks[-1].kept_dims == everything.dims else [*masks, everything]

@@ -75,7 +75,8 @@ def _about(
     plan: AnalysisPlan, analysis: Analysis, chosen: Sequence[ChosenCutoff], held_out: ImageSource
 ) -> dict[str, Any]:
     granularities = {mask.granularity for mask in analysis.masks}
-    rules, tolerated = analysis.table["rule"].tolist(), [each.cutoff.rule for each in chosen if each.tolerated]
+    tolerated = next((each.cutoff.mask for each in chosen if each.tolerated), None)
+    first = tolerated and [mask.keeps_the_same(tolerated) for mask in analysis.masks].index(True)
     return {
         "images": len(held_out),
         "pictures": min(plan.pictures, len(held_out)),
@@ -87,5 +88,5 @@ def _about(
         "model_hash": analysis.stats.model_hash,
         "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",
         "count": plan.cutoffs[0].count,
-        "chosen": rules.index(tolerated[0]) if tolerated else None,  # the row that the page shows first
+        "chosen": first,  # the row that the page shows first
     }

@@ -115,7 +115,7 @@ class RowGroupSampler(Sampler[int]):
     def __init__(
         self, store: Store | LatentDataset, *, seed: int = 0, window: int = 8, rank: int = 0, replicas: int = 1
     ) -> None:
-        """Raises `UsageError` if `window` is below 1 or there is no process `rank` of `replicas`."""
+        """Raises `UsageError` if `window` is below 1, or there is no process `rank` of `replicas` or no image for it."""
         if window < 1:
             raise UsageError(f"window is {window}; it must be at least 1 row group")
         if not 0 <= rank < replicas:
@@ -123,6 +123,9 @@ class RowGroupSampler(Sampler[int]):
         self._row_groups = (store.store if isinstance(store, LatentDataset) else store).row_groups
         self._seed, self._window, self._epoch = seed, window, 0
         share = self._row_groups.images // replicas
+        if not share:
+            images = self._row_groups.images
+            raise UsageError(f"replicas is {replicas}, more than the store's {images} images; start {images} at most")
         self._share = range(rank * share, rank * share + share)
 
     def set_epoch(self, epoch: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
@@ -12,6 +13,7 @@ from .kl_stats import Granularity, KLStats
 from .mask import Count, LatentMask, load_mask
 from .tolerance import Tolerated
 
+KEEP = "keep "  # first word of the rule of a share
 TOLERANCE = "tolerance"  # first word of the rule of a cutoff that was found for a tolerance
 
 
@@ -64,12 +66,12 @@ def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count
     if count == "variates":
         few = mask.kept_variates == 1 > keep * sum(len(k) for k in mask.keep)
         note = f"{100 * keep:g}% of the variates are less than one; kept the highest-ranked." if few else ""
-        return Cutoff(f"keep {100 * keep:g}% of variates", keep, mask, note)
+        return Cutoff(f"{KEEP}{100 * keep:g}% of variates", keep, mask, note)
     what = "latent dimension" if granularity == "position" else "variate"
     share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
     over = mask.kept_dims > math.floor(keep * mask.dims + 1e-6)
     note = f"The highest-ranked {what} alone holds {share}; kept it." if over else ""
-    return Cutoff(f"keep {100 * keep:g}%{_by(mask)}", keep, mask, note)
+    return Cutoff(f"{KEEP}{100 * keep:g}%{_by(mask)}", keep, mask, note)
 
 
 def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
@@ -86,6 +88,37 @@ def tolerated_cutoff(found: Tolerated) -> Cutoff:
     """Make the cutoff that was found for a tolerance."""
     rule = f"{TOLERANCE} {100 * found.tolerance:g}%{_by(found.mask)}"
     return Cutoff(rule, found.mask.kept_share, found.mask)
+
+
+def merge_equal(cutoffs: Sequence[Cutoff]) -> list[Cutoff]:
+    """Join the cutoffs that came to one mask, and sort them from the smallest mask to the largest.
+
+    The keep of several is the smallest of theirs.
+    """
+    groups: list[list[Cutoff]] = []
+    for cutoff in sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims):
+        equal = next((group for group in groups if group[0].mask.keeps_the_same(cutoff.mask)), None)
+        if equal:
+            equal.append(cutoff)
+        else:
+            groups.append([cutoff])
+    return [
+        replace(group[0], rule=_joint_rule([each.rule for each in group]), keep=min(each.keep for each in group))
+        for group in groups
+    ]
+
+
+def _joint_rule(rules: Sequence[str]) -> str:
+    """Join the rules of one mask.
+
+    >>> _joint_rule(["keep 5%, by position", "tolerance 1%", "keep 7%, by position", "keep 10%, by position"])
+    'keep 5% to 10%, by position and tolerance 1%'
+    """
+    shares = [rule for rule in rules if rule.startswith(KEEP)]
+    if len(shares) > 1:
+        shares = [f"{shares[0].partition('%')[0]}% to {shares[-1].removeprefix(KEEP)}"]
+    others = sorted((rule for rule in rules if not rule.startswith(KEEP)), key=lambda rule: rule.startswith(TOLERANCE))
+    return " and ".join([*shares, *others])
 
 
 def _by(mask: LatentMask) -> str:

@@ -19,6 +19,7 @@ from ..errors import ModelError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..storage.files import write_atomically
+from ..text_files import read_text
 from .kl_stats import Granularity, KLStats, Ranking
 
 Count = Literal["dimensions", "variates"]
@@ -100,6 +101,10 @@ class LatentMask:
         """Latent dimensions in all."""
         return sum(len(k) * r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
 
+    def keeps_the_same(self, other: LatentMask) -> bool:
+        """Whether another mask of this model keeps the same, in the same units."""
+        return self.same_groups(other) == len(self.keep)
+
     @property
     def kept_dims(self) -> int:
         """Latent dimensions that are kept."""
@@ -176,7 +181,7 @@ def save_mask(path: Path, mask: LatentMask) -> None:
 def load_mask(path: Path) -> LatentMask:
     """Read what `save_mask` wrote; `ModelError` if it is missing or damaged."""
     try:
-        return LatentMask.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return LatentMask.from_dict(json.loads(read_text(path)))
     except OSError as error:
         raise ModelError(f"cannot read the mask {path} ({error.strerror}); check the path") from None
     except (ValueError, RecursionError, ModelError) as error:

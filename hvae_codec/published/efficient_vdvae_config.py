@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig, nearest
 from ..errors import ConfigError
+from ..text_files import read_text
 
 # A short text must not be able to fill the memory or the day.
 _LONGEST = 10_000  # characters of a value, and numbers in a list
@@ -137,8 +138,8 @@ def read_published_config(path: Path) -> Config:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise ConfigError(f"{path} is too large for a configuration; is it the checkpoint?")
-        parser.read_string(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        parser.read_string(read_text(path))
+    except (OSError, ValueError, configparser.Error) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read the configuration {path}: {reason[:200]}") from None
     try:

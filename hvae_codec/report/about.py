@@ -95,7 +95,7 @@ def _run_facts(path: Path) -> Facts:
     model, parameters = config.model, count_parameters(config)
     trained = (run / WEIGHTS_FILE).exists()
     pairs = {
-        "images": f"{model.channels} × {model.image_size} × {model.image_size}, {model.bits} bits, {model.output}",
+        "images": f"{model.channels} × {model.image_size} × {model.image_size}, {model.pixel_bits} bit{'s' * (model.pixel_bits > 1)}, {model.output}",
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": f"{model.latent_dims:,}",
@@ -121,10 +121,14 @@ def store_sizes(store: Store) -> dict[str, int]:
     model = config_from_dict({"model": store.config}).model
     return {
         "dense latents (mean and std, float32)": 8 * model.latent_dims * len(store),
-        "pixels": store.image_dims * len(store),
+        f"pixels{_depth(model.pixel_bits)}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
         f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
+
+
+def _depth(bits: int) -> str:
+    return "" if bits == 8 else f" ({bits} bit{'s' * (bits > 1)})"
 
 
 def _kind_of_source(store: Store) -> str:

@@ -55,7 +55,7 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     granularity: Granularity = "position" if about.get("granularity") == "position" else "variate"
     chosen = about.get("chosen")
     if chosen is None:
-        chosen = np.argmin([abs(math.log(row["keep"] / CHOSEN_SHARE)) for row in rows])
+        chosen = max(0, sum(row["keep"] <= CHOSEN_SHARE for row in rows) - 1)  # its own row, or the next smaller mask
     return environment.get_template(TEMPLATE.name).render(
         **_content(analysis, rows, Ranking.of(analysis.stats, granularity)),
         chosen=chosen,

@@ -25,7 +25,7 @@ def _row(name: str, config: Config, parameters: int, reported: Reported | None) 
         "name": name,
         "resolution": config.model.resolution,
         "channels": config.model.channels,
-        "bits": config.model.bits,
+        "bits": config.model.pixel_bits,
         "parameters": parameters,
         "stochastic_layers": len(config.model.groups),
         "latent_dims": config.model.latent_dims,
