@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, print_table, report_source, stages
+from .display import console, interruptible, report_source, show, stages
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -125,9 +125,7 @@ def _write(result: AnalysisResult, folder: Path, run: Path, source: ImageSource)
 
     written = save_analysis(result, folder, run)
     report_source(source)
-    print_ = console().print
-    print_table(group_rich_table(group_table(result.analysis.stats, result.image_dims)))
-    print_table(cutoff_table(result.analysis.table, result.about))
-    print_(*analysis_sentences(result), sep="\n")
+    groups = group_table(result.analysis.stats, result.image_dims)
+    show(group_rich_table(groups), cutoff_table(result.analysis.table, result.about), *analysis_sentences(result))
     for name, path in written.items():
-        print_(f"{name}: {path}", soft_wrap=True)
+        console().print(f"{name}: {path}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, console, interruptible, print_table, report_source, stages
+from .display import CONTINUES, console, interruptible, report_source, show, stages
 from .distributed_session import distributed_session, parse_worker
 from .encode_options import WorkerOption
 from .options import (
@@ -76,6 +76,6 @@ def command(
             )
         if appended is not None:
             report_source(source)
-            print_table(store_table(appended))
+            show(store_table(appended))
         elif worker_option:
             console().print(worker_sentence(out or store, worker))

@@ -86,9 +86,7 @@ def _share(text: str, name: str, advice: str) -> float:
     """Read a percentage or a fraction; a whole number could be meant as either."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     if re.fullmatch("[1-9][0-9]*", number) and not percent:
-        raise UsageError(
-            f"{name} is {text}, which may be meant as a percentage; give {text}%, or the fraction {text}.0"
-        )
+        raise UsageError(f"{name} is {text}, perhaps a percentage; give {text}%, or {text}.0 if a fraction is meant")
     try:
         return float(number) / (100.0 if percent else 1.0)
     except ValueError:

@@ -33,11 +33,11 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, markup=False, width=140)
 
 
-def print_table(table: Table) -> None:
-    """Show a table with all its figures, in several parts if the terminal is too narrow for it."""
+def show(*results: Table | str) -> None:
+    """Print sentences, and tables with all their figures, in several parts if the terminal is too narrow for one."""
     out = console()
-    for part in in_parts(table, out.width):
-        out.print(part)
+    for result in results:
+        out.print(*([result] if isinstance(result, str) else in_parts(result, out.width)), sep="\n")
 
 
 class RateColumn(ProgressColumn):

@@ -12,7 +12,7 @@ from hvae_codec.errors import UsageError
 
 from . import encode_options as option
 from .cutoffs import parse_cutoff
-from .display import CONTINUES, console, interruptible, print_table, report_source, stages
+from .display import CONTINUES, console, interruptible, report_source, show, stages
 from .distributed_session import distributed_session, parse_worker
 from .options import (
     LATEST_RUN,
@@ -176,6 +176,6 @@ def _report(written: EncodedStore | None, source: ImageSource, store: str, worke
 
     if written is not None:
         report_source(source)
-        print_table(store_table(written))
+        show(store_table(written))
     elif worker is not None:
         console().print(worker_sentence(store, worker))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, print_table, report_source, stages
+from .display import console, interruptible, report_source, show, stages
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -78,6 +78,6 @@ def command(
         about = {"model": str(hvae.run or model), "data": str(data), "split": split.value, "seed": seed}
         print(json.dumps(evaluation_data(found, about), indent=2))
         return
-    print_table(evaluation_table(found))
+    show(evaluation_table(found))
     if csv is not None:
         console().print(f"Every image: {csv}")

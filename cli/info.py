@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import print_table
+from .display import show
 from .options import AsJson
 
 
@@ -22,5 +22,4 @@ def command(
     if as_json:
         print(json.dumps(facts.data, indent=2))
         return
-    for table in facts.render():
-        print_table(table)
+    show(*facts.render())

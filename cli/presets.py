@@ -9,7 +9,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import print_table
+from .display import show
 from .options import AsJson
 
 
@@ -38,4 +38,4 @@ def command(
     elif as_json:
         print(json.dumps(preset_rows(), indent=2))
     else:
-        print_table((reported_table if long else preset_table)(preset_rows()))
+        show((reported_table if long else preset_table)(preset_rows()))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, console, interruptible, print_table, report_source, stages
+from .display import CONTINUES, interruptible, report_source, show, stages
 from .options import BatchSize, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
 
 
@@ -57,10 +57,6 @@ def command(
         )
     if source:
         report_source(source)
-    out = console()
-    out.print(repaired_sentence(report, restored), *report.notes, sep="\n")
-    if report.after.ok:
-        out.print(verified_sentence(report.after))
-    else:
-        print_table(damage_table(report.after))
+    show(repaired_sentence(report, restored), *report.notes)
+    show(verified_sentence(report.after) if report.after.ok else damage_table(report.after))
     raise typer.Exit(0 if report.after.ok else 1)

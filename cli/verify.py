@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .display import console, interruptible, print_table, stages
+from .display import interruptible, show, stages
 from .options import AsJson, DeviceOption, StoreArgument, torch_device
 
 if TYPE_CHECKING:
@@ -36,15 +36,10 @@ def command(
 
     with interruptible("Nothing was changed."), stages() as stage:
         report = _deep(store, model, device, stage("Verifying")) if deep else verify(store, progress=stage("Verifying"))
-    out = console()
     if as_json:
         print(json.dumps(verified_data(report), indent=2))
     else:
-        if report.ok:
-            out.print(verified_sentence(report))
-        else:
-            print_table(damage_table(report))
-        out.print(*report.notes, sep="\n")
+        show(verified_sentence(report) if report.ok else damage_table(report), *report.notes)
     raise typer.Exit(0 if report.ok else 1)
 
 

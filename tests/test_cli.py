@@ -289,7 +289,7 @@ def test_append(work, hvae, refused):
     for command in ((*appending, "--out"), ("encode", "--keep", "30%", "data")):
         told = refused(1, *command, "/dev/null/x.zarr")
         assert "/dev/null/x.zarr cannot be written (Not a directory); give" in told
-    assert "exists; give another name" in refused(1, *appending, "--out", "")
+    assert "exists; give another name" in refused(1, *appending, "--out", ".")
     out = hvae(*appending)
     assert "new.zarr: 60 images" in out
     assert len(open_store("new.zarr")) == 60 > count

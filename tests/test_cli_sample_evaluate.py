@@ -281,8 +281,8 @@ def test_evaluate_shows_what_published_bins_change(work, hvae, tiny_run):
             "mine.csv/new/images.csv cannot be written: {work}/mine.csv is a file; give",
         ),
         (1, ("data", "--model", "data"), "data is not a run: .*config.json"),
-        (2, ("data", "--samples", 0), "Invalid value for '--samples': "),
-        (2, ("data", "--images", 0), "Invalid value for '--images': "),
+        (2, ("data", "--samples", 0), "--samples is 0; "),
+        (2, ("data", "--images", 0), "--images is 0; "),
         (2, ("data", "--split", "test"), "Invalid value for '--split': "),
     ],
 )

@@ -302,3 +302,22 @@ def test_the_given_configuration_is_not_changed(config: Config):
 @pytest.mark.parametrize("setting", ["train.batch_size=0", "train.batch_size=-1"])
 def test_batches_hold_at_least_one_image(config: Config, setting: str):
     assert "batch_size" in refused(with_settings, config, [setting])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("ending", [".toml", ".json"])
+def test_files_of_windows_editors_are_read(tiny_config, tmp_path, encoding, ending):
+    path = tmp_path / f"mine{ending}"
+    text = config_to_toml(tiny_config) if ending == ".toml" else json.dumps(config_to_dict(tiny_config))
+    path.write_text(text.replace("\n", "\r\n"), encoding=encoding)
+    assert load_config(path) == tiny_config
+
+
+def test_other_encodings_are_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[model]\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"mine.toml: it is in UTF-16; save it as UTF-8"):
+        load_config(path)
+    path.write_bytes("# Grösse\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="byte 4 is not UTF-8"):
+        load_config(path)

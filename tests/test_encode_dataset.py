@@ -144,6 +144,8 @@ def test_samplers_that_cannot_be(store):
         RowGroupSampler(store, window=0)
     with pytest.raises(UsageError, match=r"rank is 2 of 2; .*0 to 1"):
         RowGroupSampler(store, rank=2, replicas=2)
+    with pytest.raises(UsageError, match=r"replicas is 31, .* 30 images"):
+        RowGroupSampler(store, rank=0, replicas=31)
 
 
 def test_damage_is_an_error_here_too(tmp_path):

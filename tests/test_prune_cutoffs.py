@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hvae_codec.errors import ModelError, UsageError
-from hvae_codec.prune.cutoffs import CutoffSpec, tolerated_cutoff
+from hvae_codec.prune.cutoffs import Cutoff, CutoffSpec, merge_equal, tolerated_cutoff
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask, save_mask
 from hvae_codec.prune.tolerance import Tolerated
@@ -51,3 +51,21 @@ def test_less_than_one_variate_is_said(tiny_model, stats):
     single = CutoffSpec(keep=1e-6, granularity="position").cutoff(tiny_model, stats)
     assert single.mask.kept_dims == 1
     assert "highest-ranked latent dimension alone" in single.note
+
+
+def test_cutoffs_of_one_mask_are_one(stats):
+    small, large = (LatentMask.from_keep(stats, share) for share in (0.1, 0.5))
+    by_position = LatentMask.from_keep(stats, 1.0, granularity="position")
+    cutoffs = [
+        Cutoff("tolerance 1%", 0.5, large),
+        Cutoff("keep 5%", 0.05, small),
+        Cutoff("keep 7%", 0.07, small),
+        Cutoff("keep 10%", 0.1, small),
+        Cutoff("keep 50%", 0.5, large),
+        Cutoff("keep 100%, by position", 1.0, by_position),
+        Cutoff("keep 100%", 1.0, LatentMask.everything(stats)),
+    ]
+    merged = merge_equal(cutoffs)
+    rules = ["keep 5% to 10%", "keep 50% and tolerance 1%", "keep 100%, by position", "keep 100%"]
+    assert [cutoff.rule for cutoff in merged] == rules
+    assert [cutoff.keep for cutoff in merged] == [0.05, 0.5, 1.0, 1.0]

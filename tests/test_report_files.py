@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -168,6 +169,17 @@ def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
     text = shown(*facts.render())
     assert f"{store.nbytes_on_disk():,}" in text
     assert "24" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "bits"), [({"output": "bernoulli"}, "pixels (1 bit)", 1), ({"bits": 5}, "pixels (5 bits)", 5)]
+)
+def test_pixels_count_the_bits_they_have(tiny_config, cut_patches, tmp_path, changes, name, bits):
+    config = dataclasses.replace(tiny_config.model, channels=1, **changes)
+    model, images = HVAE(config).eval(), cut_patches(3, config.image_size, 1)
+    stats = kl_stats(model, images)
+    store = encode_images(model, images, tmp_path / "out.zarr", mask=LatentMask.from_keep(stats, 0.3), stats=stats)
+    assert store_sizes(store)[name] == -(-3 * config.image_size**2 * bits // 8)
 
 
 def test_what_is_neither_a_run_nor_a_store(tmp_path):

@@ -41,7 +41,7 @@ class Analysis:
 
 COLUMNS = {
     "rule": "what was asked for",
-    "keep": "share of the latent dimensions (or variates) asked for, the smallest of several; of a KL or a mask, that kept",
+    "keep": "share of the latent dimensions (or variates) asked for, the smallest of several; else the share kept",
     "cutoff": "highest average KL of what is pruned, bits per latent dimension",
     "kept_variates": "variates kept, at one position at least",
     "kept_dims": "latent dimensions kept, per image",

@@ -115,7 +115,7 @@ class RowGroupSampler(Sampler[int]):
     def __init__(
         self, store: Store | LatentDataset, *, seed: int = 0, window: int = 8, rank: int = 0, replicas: int = 1
     ) -> None:
-        """Raises `UsageError` if `window` is below 1, or there is no process `rank` of `replicas` or no image for it."""
+        """Raises `UsageError` if `window` is below 1, or process `rank` of `replicas` is not there or gets no image."""
         if window < 1:
             raise UsageError(f"window is {window}; it must be at least 1 row group")
         if not 0 <= rank < replicas:

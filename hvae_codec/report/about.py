@@ -93,9 +93,10 @@ def _run_facts(path: Path) -> Facts:
     run = find_run(path)
     config = load_run_config(run)
     model, parameters = config.model, count_parameters(config)
+    shape = f"{model.channels} × {model.image_size} × {model.image_size}"
     trained = (run / WEIGHTS_FILE).exists()
     pairs = {
-        "images": f"{model.channels} × {model.image_size} × {model.image_size}, {model.pixel_bits} bit{'s' * (model.pixel_bits > 1)}, {model.output}",
+        "images": f"{shape}, {_bits(model.pixel_bits)}, {model.output}",
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": f"{model.latent_dims:,}",
@@ -119,16 +120,17 @@ def store_sizes(store: Store) -> dict[str, int]:
     """Return the bytes of the store's images in several forms; the store itself comes last."""
     codes = " (int codes)" if store.codec.name == "int" else ""
     model = config_from_dict({"model": store.config}).model
+    depth = "" if model.pixel_bits == 8 else f" ({_bits(model.pixel_bits)})"
     return {
         "dense latents (mean and std, float32)": 8 * model.latent_dims * len(store),
-        f"pixels{_depth(model.pixel_bits)}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
+        f"pixels{depth}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
         f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
 
 
-def _depth(bits: int) -> str:
-    return "" if bits == 8 else f" ({bits} bit{'s' * (bits > 1)})"
+def _bits(bits: int) -> str:
+    return "1 bit" if bits == 1 else f"{bits} bits"
 
 
 def _kind_of_source(store: Store) -> str:
