@@ -111,7 +111,7 @@ def _analyze(plan: AnalysisPlan, data: Path, model: Path, out: Path | None, devi
         hvae = load_model(model, processes.device)
         config, run = hvae.config, hvae.run or model
         folder = out or run / FOLDER
-        processes.run_on_main(lambda: check_folder(folder))
+        processes.run_on_main(lambda: check_folder(folder, data))
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
             result = run_analysis(hvae, source, plan, stage, processes)

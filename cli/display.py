@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONTINUES = "The same command continues where it stopped."
 """What to do after Ctrl-C, of commands that can be resumed."""
+
+SHOWN_NAMES = 10  # names of files in a message, at most
 
 
 def console() -> Console:
@@ -100,20 +102,35 @@ def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
 
 def report_source(source: ImageSource) -> None:
     """Say, on standard error, what was done to the images that were read."""
+    total = len(source) + len(source.skipped)
     notes = {
         "of another size were cropped to a square and resized": source.resized,
         "lost their alpha channel": source.alpha_dropped,
-        "could not be decoded and were left out": len(source.skipped),
+        "have several frames or pages, of which the first was taken": source.frames_dropped,
+        "could not be used and were left out": len(source.skipped),
     }
     for note, count in notes.items():
         if count:
-            total = len(source) + len(source.skipped)
-            Console(stderr=True, highlight=False).print(f"{count:,} of {total:,} images {note}")
+            _say(f"{count:,} of {total:,} images {note}")
+    for reason in sorted(set(source.skipped.values())):
+        _say(f"  {reason}: {_first([name for name, why in source.skipped.items() if why == reason])}")
+    own = source.container.passed_over
+    if own:
+        _say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
+
+
+def _first(names: Sequence[str]) -> str:
+    """List names: all if they are few, or else the first ones and the number of the others."""
+    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
 def report_unused(images: int, training: ImageSource, held_out: ImageSource) -> None:
     """Say, on standard error, that images outside train/ and val/ are used for neither."""
     unused = images - len(training) - len(held_out)
     if unused > 0:
-        text = f"{unused:,} of {images:,} images are in neither train/ nor val/ and are not used"
-        Console(stderr=True, highlight=False).print(text)
+        _say(f"{unused:,} of {images:,} images are in neither train/ nor val/ and are not used")

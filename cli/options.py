@@ -79,7 +79,11 @@ Count = Annotated[
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
 SkipBroken = Annotated[
-    bool, typer.Option("--skip-broken", help="Leave out image files that cannot be decoded, and count them.")
+    bool,
+    typer.Option(
+        "--skip-broken",
+        help="Leave out image files that cannot be used, and name them: broken, grey among colour, too deep, ...",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -11,6 +11,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -567,6 +569,57 @@ def test_a_broken_image_among_good_ones(work, hvae, refused, capsys):
     assert "1 of 72 images could not be" in capsys.readouterr().err
     assert len(open_store("new.zarr")) == 71
     assert str(broken.relative_to("data")) not in open_store("new.zarr").names
+
+
+def test_the_advice_to_skip_broken_images_works(work, hvae, refused, capsys):
+    """Even where training got as far as its state before the first step."""
+    broken = sorted(Path("data/val").rglob("*.png"))[0]
+    broken.write_bytes(broken.read_bytes()[:150])
+    arguments = ("train", "data", "--config", "tiny.toml", "--steps", 2, "--out", "runs/new")
+    assert "or pass --skip-broken" in refused(1, *arguments)
+    assert exit_code(*arguments, "--skip-broken") == 0
+    assert f"  broken: {broken.relative_to('data')}\n" in capsys.readouterr().err
+    hvae(*arguments, "--skip-broken")
+
+
+def test_names_of_skipped_files_are_few(work, capsys):
+    for i in range(13):
+        Path(f"data/train/bad-{i:02d}.png").touch()
+    assert exit_code("encode", "data", "new.zarr", "--skip-broken", "--evaluate", "none") == 0
+    err = capsys.readouterr().err
+    assert "13 of 85 images could not be used and were left out" in err
+    assert "train/bad-08.png, train/bad-09.png and 3 more\n" in err
+    assert "bad-10" not in err
+
+
+@pytest.mark.slow
+def test_what_commands_write_among_the_images_is_no_image(work, hvae, refused, capsys, monkeypatch):
+    monkeypatch.chdir("data")
+    before = len(open_images(".", size=16, channels=3))
+    arguments = ("train", ".", "--config", "../tiny.toml", "--out", "runs/a")
+    hvae(*arguments, "--steps", 2)
+    hvae("analyze-kl", ".", "--keep", "30%")
+    hvae("analyze-kl", ".", "--keep", "30%", "--out", "analysis")
+    hvae("encode", ".", "out.zarr", "--keep", "30%", "--evaluate", "none")
+    assert exit_code("encode", ".", "../new.zarr", "--keep", "30%", "--evaluate", "none") == 0
+    assert "passed over (4): analysis, out.zarr, runs/a, runs/latest\n" in capsys.readouterr().err
+    assert len(open_store("out.zarr")) == len(open_store("../new.zarr")) == before
+    hvae("train", ".", "--resume", "--steps", 3)
+    assert "give a new folder as --out" in refused(1, "analyze-kl", ".", "--out", "train")
+
+
+@pytest.mark.slow
+def test_names_on_the_disk_are_utf8_in_every_locale(work):
+    sorted(Path("data/val").iterdir())[0].rename("data/val/K\u00e4se")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for command in ("encode data new.zarr --split val --evaluate none", "decode new.zarr new"):
+        program = [sys.executable, "-m", "hvae_codec", *command.split()]
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    source = open_images("data", size=16, channels=3).split("val")
+    assert any("K\u00e4se" in name for name in source.names)
+    assert open_store("new.zarr").names == list(source.names)
+    assert open_images("new", size=16, channels=3).names == source.names
 
 
 @pytest.mark.slow

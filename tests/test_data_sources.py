@@ -104,6 +104,52 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path):
         open_images(tmp_path, size=32, channels=3)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
+def test_names_are_utf8_in_every_locale(tmp_path: Path):
+    save(tmp_path / "K\u00e4se" / "\u732b.png", patch())
+    code = (
+        "import sys; from hvae_codec.data.sources import open_images; assert sys.getfilesystemencoding() == 'ascii'; "
+        f"source = open_images({str(tmp_path)!r}, size=32, channels=3); "
+        "print(ascii((source.names, source.labels, source.read([0]).shape)))"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii((("K\u00e4se/\u732b.png",), ("K\u00e4se",), (1, 3, 32, 32)))
+
+
+def test_runs_stores_and_analyses_are_passed_over(folder: Path):
+    before = open_images(folder, size=32, channels=3)
+    marks = {
+        "cats/x.zarr": ["zarr.json"],
+        "dogs/old.zarr": [".zarray"],
+        "g": [".zgroup"],
+        "runs/a": ["config.json", "model.safetensors"],
+        "report": ["cutoffs.json", "cutoffs.csv"],
+        "new.partial": [],
+        "old.replaced": [],
+    }
+    for name, files in marks.items():
+        save(folder / name / "deep" / "x.png", patch())
+        for file in files:
+            (folder / name / file).touch()
+    source = open_images(folder, size=32, channels=3)
+    assert source.container.passed_over == sorted(marks)
+    assert source.names == before.names
+    assert source.fingerprint == before.fingerprint
+    assert open_images(folder / "report", size=32, channels=3).names == ("deep/x.png",)
+    with pytest.raises(DataError, match=r"no images in .* besides those of a,"):
+        open_images(folder / "runs", size=32, channels=3)
+
+
+def test_files_that_tell_nothing_alone(folder: Path):
+    for name in ("cats/config.json", "dogs/cutoffs.json", "dogs/model.safetensors", "sample-data.json"):
+        (folder / name).touch()
+    source = open_images(folder, size=32, channels=3)
+    assert len(source) == 40
+    assert not source.container.passed_over
+
+
 def test_missing_empty_and_wrong_paths(tmp_path: Path):
     with pytest.raises(DataError, match="there is no"):
         open_images(tmp_path / "nothing", size=32, channels=3)
@@ -132,12 +178,22 @@ def test_palettes_and_cmyk_become_rgb(tmp_path: Path):
     assert source.alpha_dropped == 0
 
 
-def test_the_first_frame_is_read(tmp_path: Path):
+def test_the_first_frame_is_read_and_others_are_counted(tmp_path: Path):
     frames = [Image.fromarray(patch(i)) for i in range(3)]
-    save(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
-    save(tmp_path / "b.webp", frames[0], save_all=True, append_images=frames[1:], lossless=True)
-    for image in open_images(tmp_path, size=32, channels=3).read([0, 1]):
+    for name in ("a.tif", "b.webp", "c.png"):
+        save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], lossless=True)
+    for name in ("d.tif", "e.webp", "f.png"):
+        save(tmp_path / name, frames[0], lossless=True)
+    palettes = [frame.quantize(16) for frame in frames]
+    save(tmp_path / "g.gif", palettes[0], save_all=True, append_images=palettes[1:])
+    save(tmp_path / "h.gif", palettes[0])
+    source = open_images(tmp_path, size=32, channels=3)
+    images = source.read(range(8))
+    for image in images[:6]:
         np.testing.assert_array_equal(image, patch(0).transpose(2, 0, 1))
+    np.testing.assert_array_equal(images[6], images[7])
+    assert source.frames_dropped == 4
+    assert source.subset([3, 4, 5, 6]).frames_dropped == 1
 
 
 def test_one_bit_becomes_grey(tmp_path: Path):
@@ -260,22 +316,61 @@ def test_broken_images_are_named(folder: Path):
 def test_skip_broken_leaves_them_out(folder: Path):
     broken = break_files(folder)
     source = open_images(folder, size=32, channels=3, skip_broken=True)
-    assert list(source.skipped) == broken
+    assert source.skipped == dict.fromkeys(broken, "broken")
     assert len(source) == 36
     assert not set(broken) & set(source.names)
     assert sum(len(batch) for batch in source.batches(7)) == 36
 
 
-def test_skip_broken_does_not_hide_grey_images(folder: Path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_every_kind_of_unusable_file_is_skipped_and_named(folder: Path):
     save(folder / "grey.png", patch()[..., 0])
-    with pytest.raises(DataError, match=r"grey\.png is grey"):
-        open_images(folder, size=32, channels=3, skip_broken=True)
+    save(folder / "deep.png", patch()[..., 0].astype(np.uint16) * 257)
+    save(folder / "huge.png", Image.new("1", (10_000, 9_000)))
+    (folder / "broken.png").write_bytes(b"")
+    os.mkfifo(folder / "pipe.png")
+    reasons = {
+        "broken.png": "broken",
+        "deep.png": "deeper than 8 bits",
+        "grey.png": "grey",
+        "huge.png": "of too many pixels",
+        "pipe.png": "not a regular file",
+    }
+    source = open_images(folder, size=32, channels=3)
+    for name in reasons:
+        with pytest.raises(DataError, match=f"{name} .*, or pass --skip-broken"):
+            source.read([source.names.index(name)])
+    source = open_images(folder, size=32, channels=3, skip_broken=True)
+    assert source.skipped == reasons
+    assert len(source) == 40
+    assert open_images(folder, size=32, channels=1, skip_broken=True).names == ("grey.png",)
 
 
-def test_nothing_left_is_an_error(tmp_path: Path):
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DataError, match="all 1 images"):
-        open_images(tmp_path, size=32, channels=3, skip_broken=True)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path):
+    save(tmp_path / "data" / "b.png", patch())
+    os.mkfifo(tmp_path / "data" / "a.png")
+    (tmp_path / "data" / "c.png").symlink_to("a.png")
+    (tmp_path / "data" / "d.png").symlink_to("/dev/zero")
+    (tmp_path / "data" / "e.png").symlink_to("e.png")
+    source = open_images(tmp_path / "data", size=32, channels=3)
+    for i in (0, 2, 3):
+        with pytest.raises(DataError, match=rf"{source.names[i]} is not a regular file"):
+            source.read([i])
+    assert open_images(tmp_path / "data", size=32, channels=3, skip_broken=True).names == ("b.png",)
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(DataError, match=r"x\.npy is not a regular file"):
+        open_images(tmp_path / "x.npy", size=32, channels=3)
+
+
+def test_nothing_left_is_an_error_with_the_usual_reason(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"none of the 1 images in .*: .*a\.png is broken.*remove it$"):
+        open_images(tmp_path, size=32, channels=1, skip_broken=True)
+    save(tmp_path / "b.png", patch())
+    save(tmp_path / "c.png", patch())
+    with pytest.raises(DataError, match=r"none of the 3 images in .*: .*b\.png is colour.*--set model\.channels=3"):
+        open_images(tmp_path, size=32, channels=1, skip_broken=True)
 
 
 def test_decompression_bombs_are_refused(tmp_path: Path):
@@ -472,7 +567,11 @@ def test_npz_labels(tmp_path: Path):
     ("images", "message"),
     [
         (np.zeros((3, 32, 32, 3), np.float32), "convert the images to uint8"),
-        (np.zeros((32, 32), np.uint8), r"\[N, H, W, C\]"),
+        (np.zeros((32, 32), np.uint8), r"one image \[H, W\]; give \[N, H, W\].*array\[None\]"),
+        (np.zeros((32, 30, 3), np.uint8), r"one image \[H, W, C\]; give \[N, H, W, C\].*array\[None\]"),
+        (np.zeros((32, 32, 4), np.uint8), r"one image \[H, W, C\]"),
+        (np.zeros((3, 32, 32), np.uint8), r"one image \[C, H, W\]; .*array\.transpose\(1, 2, 0\)\[None\]"),
+        (np.zeros((1, 2, 32, 32, 3), np.uint8), r"\[N, H, W, C\]"),
         (np.uint8(0), r"\[N, H, W, C\]"),
         (np.zeros((0, 32, 32, 3), np.uint8), "no image"),
         (np.zeros((5, 3, 32, 32), np.uint8), "transpose"),
@@ -497,6 +596,35 @@ def test_damaged_arrays_are_refused(array: Path):
         array.write_bytes(array.read_bytes()[:1000])
     with pytest.raises(DataError, match="cannot be read"):
         open_images(array, size=32, channels=3)
+
+
+LAYOUTS = [
+    ({"chunks": (8, 32, 32, 3)}, "c/1/0/0/0", "8 to 15"),
+    ({"chunks": (8, 16, 32, 3)}, "c/3/1/0/0", "24 to 29"),
+    ({"chunks": (4, 32, 32, 3), "shards": (8, 32, 32, 3)}, "c/1/0/0/0", "8 to 15"),
+    ({"chunks": (8, 32, 32, 3), "zarr_format": 2}, "1.0.0.0", "8 to 15"),
+]
+
+
+@pytest.mark.parametrize(("layout", "chunk", "images"), LAYOUTS)
+def test_a_missing_chunk_of_a_zarr_array_is_an_error(tmp_path: Path, layout: dict, chunk: str, images: str):
+    """zarr reads it as black images."""
+    zarr.create_array(str(tmp_path / "x.zarr"), data=np.stack([patch(i) for i in range(30)]), **layout)
+    source = open_images(tmp_path / "x.zarr", size=32, channels=3)
+    assert len(source.read(range(30))) == 30
+    (tmp_path / "x.zarr" / chunk).unlink()
+    assert source.read([0]).any()
+    with pytest.raises(DataError, match=rf"lacks the file {chunk}.* images {images} .*write_empty_chunks"):
+        source.read(range(30))
+
+
+def test_blank_images_that_zarr_wrote_are_images(tmp_path: Path):
+    images = np.stack([np.zeros_like(patch())] * 8 + [patch(i) for i in range(8)])
+    zarr.create_array(str(tmp_path / "x.zarr"), data=images, chunks=(4, 32, 32, 3), config={"write_empty_chunks": True})
+    zarr.create_array(str(tmp_path / "y.zarr"), data=images, chunks=(4, 32, 32, 3), shards=(16, 32, 32, 3))
+    for name in ("x.zarr", "y.zarr"):
+        source = open_images(tmp_path / name, size=32, channels=3)
+        np.testing.assert_array_equal(source.read(range(16)), images.transpose(0, 3, 1, 2))
 
 
 def test_a_zarr_group_is_refused_with_its_arrays(tmp_path: Path):

@@ -291,12 +291,24 @@ def test_names_of_masks_are_shown_as_they_are(analysis, tmp_path, name):
 
 
 def test_folders_that_are_not_of_an_analysis(tmp_path):
-    check_folder(tmp_path / "new")
-    check_folder(tmp_path)
+    check_folder(tmp_path / "new", tmp_path / "data")
+    check_folder(tmp_path, tmp_path / "data")
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(DataError, match=r"holds report.html, .*; give another --out"):
-        check_folder(tmp_path)
+        check_folder(tmp_path, tmp_path / "data")
     (tmp_path / "cutoffs.json").write_text("{}")
-    check_folder(tmp_path)
+    check_folder(tmp_path, tmp_path / "data")
     with pytest.raises(DataError, match="no folder; give another --out"):
-        check_folder(tmp_path / "report.html")
+        check_folder(tmp_path / "report.html", tmp_path / "data")
+
+
+def test_no_analysis_goes_among_the_images(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.JPG").touch()
+    for folder in (tmp_path, tmp_path / "cats"):
+        with pytest.raises(DataError, match=r"folder of the images .*; give a new folder as --out"):
+            check_folder(folder, tmp_path)
+    (tmp_path / "run" / "analysis").mkdir(parents=True)
+    (tmp_path / "run" / "analysis" / "kl_stats.npz").touch()
+    for folder in ("new", "run/analysis"):
+        check_folder(tmp_path / folder, tmp_path)

@@ -20,6 +20,12 @@ def run(tiny_config, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def add_state(run: Path, step: int) -> None:
+    (run / "state").mkdir(exist_ok=True)
+    for ending in ("safetensors", "json"):
+        (run / "state" / f"step-{step:09d}.{ending}").touch()
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -120,6 +126,7 @@ def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_p
 def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
     save_origin(run, Origin.of(0, first, first), other_data=False)
+    add_state(run, 1)
     with pytest.raises(DataError, match="training images are not those"):
         save_origin(run, Origin.of(0, other, first), other_data=False)
     with pytest.raises(DataError, match="held-out images are not those"):
@@ -127,6 +134,17 @@ def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
     assert read_origin(run) == Origin.of(0, first, first)
     save_origin(run, Origin.of(0, other, other), other_data=True)
     assert read_origin(run) == Origin.of(0, other, other)
+
+
+@pytest.mark.parametrize("states", [[], [0]])
+def test_a_run_without_a_step_takes_other_images_but_keeps_its_seed(run: Path, photo_patches, states: list[int]):
+    """So that a training that a broken image ended works with --skip-broken."""
+    first, other = as_source(photo_patches), as_source(photo_patches[:20])
+    save_origin(run, Origin.of(5, first, first), other_data=False)
+    for step in states:
+        add_state(run, step)
+    assert save_origin(run, Origin.of(0, other, first), other_data=False) == Origin.of(5, other, first)
+    assert read_origin(run) == Origin.of(5, other, first)
 
 
 def test_a_run_is_trained_by_one_at_a_time(run: Path):
@@ -155,8 +173,6 @@ def test_a_run_in_training_keeps_its_configuration(tiny_config, tmp_path: Path):
 def test_a_run_from_before_there_was_a_choice_stays_in_float32(tiny_config, tmp_path: Path, monkeypatch):
     run = tmp_path / "run"
     save_config(run, with_settings(tiny_config, ["train.precision=auto"]))
-    (run / "state").mkdir()
-    for ending in ("safetensors", "json"):
-        (run / "state" / f"step-000000001.{ending}").touch()
+    add_state(run, 1)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert start_run(run, with_settings(tiny_config, ["train.precision=auto"]), resume=True).train.precision == "fp32"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .containers import Container
 from .pixels import fit, other_channels
+from .whole_zarr import WholeZarr
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
 
@@ -94,16 +95,27 @@ def _check_array(path: Path, array: Any, channels: int) -> None:
     shape, dtype = tuple(array.shape), array.dtype
     if dtype != np.uint8:
         raise DataError(f"{path} holds {dtype}; convert the images to uint8, 0 to 255")
-    if len(shape) not in (3, 4):
+    if len(shape) not in (2, 3, 4):
         raise DataError(f"{path} has shape {shape}; it must be [N, H, W] or [N, H, W, C]")
     if 0 in shape:
         raise DataError(f"{path} has shape {shape}, so there is no image in it; give an array with at least one image")
+    if len(shape) == 2:
+        raise DataError(f"{path} has {_one_image(shape, '[H, W]')}; give [N, H, W], for instance array[None]")
+    if len(shape) == 3 and shape[2] <= 4:
+        raise DataError(f"{path} has {_one_image(shape, '[H, W, C]')}; give [N, H, W, C], for instance array[None]")
+    if len(shape) == 3 and shape[0] == channels > 1:
+        transposed = "give [N, H, W, C], for instance array.transpose(1, 2, 0)[None]"
+        raise DataError(f"{path} has {_one_image(shape, '[C, H, W]')}; {transposed}")
     found = shape[3] if len(shape) == 4 else 1
     if found == channels or (found == 4 and channels == 3):
         return
     if len(shape) == 4 and shape[1] == channels:
         raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
     raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}, or convert the array")
+
+
+def _one_image(shape: tuple[int, ...], axes: str) -> str:
+    return f"shape {shape}, which looks like one image {axes}"
 
 
 def _open_npz(path: Path) -> tuple[Any, Sequence[str]]:
@@ -131,4 +143,4 @@ def _open_zarr(path: Path) -> Any:
     if isinstance(node, zarr.Group):
         arrays = ", ".join(sorted(node.array_keys())) or "none"
         raise DataError(f"{path} is a zarr group with the arrays {arrays}; give the path of the array with the images")
-    return node
+    return WholeZarr(path, node)

@@ -16,8 +16,9 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DataError
 from ..lookahead import map_ahead
-from .pixels import BrokenImageError, broken_image, fit, read_image
+from .pixels import DecodedImage, UnusableImageError, broken_image, fit, read_image
 
 
 @dataclass(eq=False)
@@ -30,6 +31,7 @@ class Container(ABC):
     file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
     size: int
     channels: int
+    passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
@@ -38,6 +40,8 @@ class Container(ABC):
         """Which images were found to be of another size, so far."""
         self.alpha_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have an alpha channel, so far."""
+        self.frames_dropped = np.zeros(len(self.names), bool)
+        """Which images were found to have frames or pages after the first, so far."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,9 +54,13 @@ class Container(ABC):
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
 
-    def broken(self) -> list[int]:
-        """Find the positions of images that cannot be decoded, which may take reading all of them."""
-        return []
+    def problem(self, position: int) -> UnusableImageError | None:
+        """Find out why the model cannot take the image at `position`; None if it can."""
+        return None
+
+    def unusable(self) -> dict[int, str]:
+        """Find the positions of images that the model cannot take, and why, which may take reading all of them."""
+        return {}
 
 
 class FileContainer(Container):
@@ -66,28 +74,36 @@ class FileContainer(Container):
         """Decode the files at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
         for image, i in zip(out, positions.tolist(), strict=True):
-            pixels, self.alpha_dropped[i] = self._decode(i)
+            try:
+                pixels, self.alpha_dropped[i], self.frames_dropped[i] = self._decode(i)
+            except UnusableImageError as error:
+                raise DataError(f"{error}, or pass --skip-broken") from None
             self.resized[i] = pixels.shape[:2] != (self.size, self.size)
             image[:] = fit(pixels, self.size)
         return out
 
-    def broken(self) -> list[int]:
-        """Find the positions of files that cannot be decoded, by decoding every one."""
-        threads = os.cpu_count() or 1
-        checks = map_ahead(self._is_whole, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
-        return [i for i, is_whole in enumerate(checks) if not is_whole]
+    def problem(self, position: int) -> UnusableImageError | None:
+        """Find out why the file at `position` cannot be used, by decoding it."""
+        try:
+            self._decode(position)
+        except UnusableImageError as error:
+            return error
+        return None
 
-    def _decode(self, position: int) -> tuple[NDArray[np.uint8], bool]:
+    def unusable(self) -> dict[int, str]:
+        """Find the positions of files that cannot be used, and why, by decoding every one."""
+        threads = os.cpu_count() or 1
+        reasons = map_ahead(self._reason, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
+        return {i: reason for i, reason in enumerate(reasons) if reason}
+
+    def _reason(self, position: int) -> str:
+        problem = self.problem(position)  # not kept: it holds the pixels decoded so far
+        return problem.reason if problem else ""
+
+    def _decode(self, position: int) -> DecodedImage:
         where = self.path / self.names[position]
         try:
             with self.open(position) as file:
                 return read_image(file, where, self.channels)
         except OSError as error:
             raise broken_image(where, error) from None
-
-    def _is_whole(self, position: int) -> bool:
-        try:
-            self._decode(position)
-        except BrokenImageError:
-            return False
-        return True

@@ -1,11 +1,14 @@
-"""Images in a folder and its subfolders, one file per image."""
+"""Images in a folder and its subfolders, one file per image.
+
+Names are the bytes of the file system read as UTF-8, whatever the locale.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,60 +16,93 @@ import numpy as np
 
 from ..errors import DataError
 from .containers import FileContainer
-from .pixels import EXTENSIONS
+from .own_folders import is_own_folder
+from .pixels import EXTENSIONS, UnusableImageError
 from .splits import label_of
+
+_ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
 
 class Folder(FileContainer):
     """The image files below `path`; names are relative to it, with slashes."""
 
     def open(self, position: int) -> BinaryIO:
-        """Open the file."""
-        return open(self.path / self.names[position], "rb")
+        """Open the file, if it is a regular one: opening a pipe would wait for ever."""
+        name = self.names[position]
+        path = os.path.join(os.fsencode(self.path), name.encode())
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            problem = f"{self.path / name} is not a regular file but a pipe, a device or a socket; remove it"
+            raise UnusableImageError(problem, "not a regular file")
+        return open(path, "rb")
 
 
 def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
-    found: list[str] = []
-    sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
-    for name, count in _scan(path, "", ()):
-        found.append(name)
-        sizes.append(count)
+    listing = _Listing()
+    listing.add(os.fsencode(path), b"", ())
+    found, own = listing.names, listing.passed_over
     if not found:
-        raise DataError(f"there are no images in {path}; files ending in {', '.join(EXTENSIONS)} are read")
+        besides = f" besides those of {min(own)}, a run, a store or an analysis" if own else ""
+        raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
     labels = tuple(sys.intern(label_of(name)) for name in names)  # one text per class, not one per image
-    return Folder(path, names, labels, np.array(sizes, np.int64)[order], size=size, channels=channels)
+    sizes = np.array(listing.sizes, np.int64)[order]
+    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own))
 
 
-def _scan(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Yield name and bytes of each image file in `folder`; `above` are the real folders passed, against link loops."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+class _Listing:
+    """What was found below a folder so far."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
+        self.passed_over: list[str] = []
+
+    def add(self, folder: bytes, prefix: bytes, above: tuple[bytes, ...]) -> None:
+        """Add the image files in `folder`; `above` are the real folders passed, against link loops."""
+        real = os.path.realpath(folder)
+        if real in above:
+            return
+        entries = _entries(folder)
+        if prefix and is_own_folder(prefix[:-1], (entry.name for entry in entries)):
+            self.passed_over.append(prefix[:-1].decode(errors="backslashreplace"))
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name.startswith(b"."):
+                continue
+            if _is_folder(entry):
+                self.add(entry.path, name + b"/", (*above, real))
+            elif name.lower().endswith(_ENDINGS):
+                self.names.append(_checked_name(name, folder))
+                self.sizes.append(_file_bytes(entry))
+
+
+def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
     try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as error:
-        raise DataError(f"cannot list the folder {folder} ({error.strerror}); make it readable") from None
-    for entry in entries:
-        name = prefix + entry.name
-        if entry.is_dir():
-            yield from _scan(folder / entry.name, f"{name}/", (*above, real))
-        elif entry.name.lower().endswith(EXTENSIONS):
-            yield _checked_name(name, folder), _file_bytes(entry)
+        raise DataError(f"cannot list the folder {os.fsdecode(folder)} ({error.strerror}); make it readable") from None
 
 
-def _checked_name(name: str, folder: Path) -> str:
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
-        name.encode()
-    except UnicodeEncodeError:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _checked_name(name: bytes, folder: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
         problem = "is not UTF-8, so no store can hold it; rename it"
-        raise DataError(f"the file name {name!r} in {folder} {problem}") from None
-    return name
+        raise DataError(f"the file name {os.fsdecode(name)!r} in {os.fsdecode(folder)} {problem}") from None
 
 
-def _file_bytes(entry: os.DirEntry[str]) -> int:
+def _file_bytes(entry: os.DirEntry[bytes]) -> int:
     try:
         return entry.stat().st_size
     except OSError:  # a dangling link: reading it names the file

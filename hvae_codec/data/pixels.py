@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,45 +41,60 @@ _MAGIC: dict[type[ImageFile.ImageFile], tuple[bytes, ...]] = {
 """The bytes that a format's files begin with."""
 
 
-class BrokenImageError(DataError):
-    """An image file that cannot be opened or decoded; `--skip-broken` leaves such files out."""
+class UnusableImageError(DataError):
+    """An image file that the model cannot take; `--skip-broken` leaves such files out."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """What it is, in a word or two: "broken", "grey", ..."""
 
 
-def read_image(file: BinaryIO, where: Path, channels: int) -> tuple[NDArray[np.uint8], bool]:
-    """Decode one file: pixels [H, W, channels] at the file's own size, and whether an alpha channel was dropped.
+class DecodedImage(NamedTuple):
+    """The pixels of one file, and what of the file is not in them."""
 
-    The first frame of several; turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
-    Raises errors that name `where`: `BrokenImageError` if the file is damaged, `DataError` if it is too deep, too
-    large, or grey if colour is needed and the other way round.
+    pixels: NDArray[np.uint8]  # [H, W, channels] at the file's own size
+    alpha_dropped: bool  # whether it had an alpha channel or a transparent colour
+    frames_dropped: bool  # whether it has frames or pages after the first
+
+
+def read_image(file: BinaryIO, where: Path, channels: int) -> DecodedImage:
+    """Decode one file: its first frame, turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
+
+    Raises `UnusableImageError` that names `where` if the file is damaged, too deep, too large, or grey if colour is
+    needed and the other way round.
     """
     try:
         image = _open(file)
         _check_depth(image, where)
         if image.width * image.height > MAX_PIXELS:
-            raise DataError(_too_large(where, f" ({image.width} x {image.height})"))
+            raise _too_large(where, f" ({image.width} x {image.height})")
         ImageOps.exif_transpose(image, in_place=True)
         plain, alpha = _to_grey_or_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(_too_large(where)) from None
+        raise _too_large(where) from None
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
         raise broken_image(where, error) from None
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[2] != channels:
-        raise DataError(f"{where} is {other_channels(pixels.shape[2], channels)}, or convert the image")
-    return pixels, alpha
+    found = pixels.shape[2]
+    if found != channels:
+        problem = f"{where} is {other_channels(found, channels)}, or convert the image"
+        raise UnusableImageError(problem, "grey" if found == 1 else "colour")
+    return DecodedImage(pixels, alpha, _has_more_frames(image))
 
 
-def _too_large(where: Path, size: str = "") -> str:
-    return f"{where} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
+def _too_large(where: Path, size: str = "") -> UnusableImageError:
+    problem = f"{where} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
+    return UnusableImageError(problem, "of too many pixels")
 
 
-def broken_image(where: Path, error: Exception) -> BrokenImageError:
+def broken_image(where: Path, error: Exception) -> UnusableImageError:
     """Make the error for a file `where` that cannot be opened or decoded because of `error`."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return BrokenImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it or pass --skip-broken")
+    return UnusableImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it", "broken")
 
 
 def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -120,7 +135,15 @@ def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
     deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
     if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
         remedy = "convert it to 8 bits, for example by dividing 16-bit values by 257"
-        raise DataError(f"{path} has more than 8 bits per channel ({image.mode}); {remedy}")
+        problem = f"{path} has more than 8 bits per channel ({image.mode}); {remedy}"
+        raise UnusableImageError(problem, "deeper than 8 bits")
+
+
+def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none
+        return False
 
 
 def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:

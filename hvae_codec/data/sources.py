@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from .splits import Split, split_indices
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
+_GIVE = "give a folder of images, or a .npy, .npz or zarr array"
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
@@ -42,7 +44,7 @@ class ImageSource:
     labels: Sequence[str]  # first folder of the name, but train/ or val/: "astronaut"; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
-    skipped: Sequence[str]  # names of broken files that were left out, if `skip_broken` was asked for
+    skipped: Mapping[str, str]  # names of files that were left out, if `skip_broken` was asked for: "broken", "grey"
     container: Container  # where the pixels come from
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
 
@@ -121,39 +123,49 @@ class ImageSource:
         """Images whose alpha channel or transparent colour was dropped, among those read so far; each counts once."""
         return int(self.container.alpha_dropped[self.positions].sum())
 
+    @property
+    def frames_dropped(self) -> int:
+        """Images with several frames or pages, of which only the first is read, among those read so far."""
+        return int(self.container.frames_dropped[self.positions].sum())
+
 
 def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
     """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
 
     A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
-    hidden ones; order is by name. Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. With
-    `skip_broken`, every file is decoded once now; broken ones are left out and named in `skipped`.
+    hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Arrays (`.npy`, `.npz`,
+    zarr) are uint8 [N, H, W] or [N, H, W, C]. With `skip_broken`, every file is decoded once now; those that cannot be
+    used (broken, grey among colour, too deep, too large, not regular files) are left out and named in `skipped`.
     Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
     """
     path = Path(path)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
     if not path.exists():
-        raise DataError(f"there is no {path}; give a folder of images, or a .npy, .npz or zarr array")
+        raise DataError(f"there is no {path}; {_GIVE}")
+    if not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
+        raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
     open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
     if open_container is None:
         raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
     source = _source_of(open_container(path, size=size, channels=channels))
-    return _without_broken(source) if skip_broken else source
+    return _without_unusable(source) if skip_broken else source
 
 
 def _source_of(container: Container) -> ImageSource:
     everything = np.arange(len(container))
-    return ImageSource(container.names, container.labels, container.size, container.channels, (), container, everything)
+    return ImageSource(container.names, container.labels, container.size, container.channels, {}, container, everything)
 
 
-def _without_broken(source: ImageSource) -> ImageSource:
-    broken = source.container.broken()
-    if len(broken) == len(source):
-        which = f"all {len(source)} images in {source.container.path}"
-        raise DataError(f"{which} are broken; give a folder with images that can be read")
-    skipped = tuple(source.names[i] for i in broken)
-    return replace(source.subset(np.delete(source.positions, broken)), skipped=skipped)
+def _without_unusable(source: ImageSource) -> ImageSource:
+    container = source.container
+    unusable = container.unusable()
+    if len(unusable) == len(source):
+        [(usual, _)] = Counter(unusable.values()).most_common(1)
+        example = container.problem(next(i for i, reason in unusable.items() if reason == usual))
+        raise DataError(f"none of the {len(source):,} images in {container.path} can be used: {example}")
+    skipped = {source.names[i]: reason for i, reason in unusable.items()}
+    return replace(source.subset(np.delete(source.positions, list(unusable))), skipped=skipped)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -60,7 +60,8 @@ def decode_to_folder(
 def _write_pngs(store: EncodedStore, images: range, batches: Batches, folder: Path) -> Generator[int]:
     """Write each of `batches`, and yield how many images that were; so does `_write_array`."""
     names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
-    targets = (folder / names[i] for i in images)
+    # The bytes on the disk are UTF-8 in every locale, as those of the images that were encoded.
+    targets = (folder / os.fsdecode(str(names[i]).encode()) for i in images)
 
     def write(batch: NDArray[np.uint8]) -> int:
         for pixels, target in zip(batch, targets, strict=False):

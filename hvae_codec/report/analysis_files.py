@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..analysis.plan import AnalysisResult
 from ..analysis.ranking_file import ranking_path, save_ranking
+from ..data.pixels import EXTENSIONS
 from ..errors import DataError
 from ..prune.mask import save_mask
 from .cutoff_sentences import best_sentence, choice_sentence
@@ -18,14 +19,25 @@ from .plots import CURVE_FILE, SHEET_FILE, save_cutoff_curve, save_reconstructio
 MASKS_FOLDER = "masks"
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `DataError` if an analysis cannot go to `folder`, or would overwrite what is not of an analysis."""
+def check_folder(folder: Path, data: Path) -> None:
+    """Raise `DataError` if an analysis cannot go to `folder`, or would overwrite what is not of an analysis.
+
+    Nor may it go among the images `data`: these are read without the folders of analyses below them.
+    """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is no folder; give another --out")
     ours = (PAGE_FILE, CURVE_FILE, SHEET_FILE, MASKS_FOLDER, f"{TABLE_NAME}.csv", f"{GROUPS_NAME}.csv")
     there = sorted(name for name in ours if (folder / name).exists())
-    if there and not (folder / f"{TABLE_NAME}.json").exists():
+    if (folder / f"{TABLE_NAME}.json").exists():
+        return
+    if there:
         raise DataError(f"{folder} holds {there[0]}, which is not of an analysis; give another --out")
+    if folder.resolve().is_relative_to(data.resolve()) and _may_hold_images(folder):
+        raise DataError(f"{folder} is a folder of the images {data}; give a new folder as --out")
+
+
+def _may_hold_images(folder: Path) -> bool:
+    return folder.exists() and any(x.is_dir() or x.name.lower().endswith(EXTENSIONS) for x in folder.iterdir())
 
 
 def analysis_sentences(result: AnalysisResult) -> list[str]:

@@ -17,7 +17,7 @@ from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
 from ..storage.files import write_atomically
 from ..storage.locks import ProcessLock
-from .state import has_state
+from .state import has_state, has_steps
 
 ORIGIN_FILE = "origin.json"
 LOCK_FILE = ".lock"
@@ -147,14 +147,14 @@ def read_origin(run: Path) -> Origin | None:
 
 
 def save_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
-    """Save what a new run is made from; of an older one, check the images and take its seed.
+    """Save what a run is made from until it has a state after a step; then check the images. An older seed stays.
 
     Raises `DataError` if it was begun on other images, unless `other_data` allows that.
     """
     saved = read_origin(run)
     if saved is not None:
         origin = dataclasses.replace(origin, seed=saved.seed)
-    if saved is not None and saved != origin and not other_data:
+    if saved is not None and saved != origin and not other_data and has_steps(run):
         which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "

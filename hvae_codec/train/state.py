@@ -97,6 +97,11 @@ def has_state(run: Path) -> bool:
     return bool(_complete_states(run))
 
 
+def has_steps(run: Path) -> bool:
+    """Whether `run` has a state after its first step or a later one."""
+    return any(int(path.stem.removeprefix("step-")) > 0 for path in _complete_states(run))
+
+
 def _complete_states(run: Path) -> list[Path]:
     """List states whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob(f"{_NAME}.safetensors")
