@@ -102,9 +102,8 @@ def report_source(source: ImageSource) -> None:
             Console(stderr=True, highlight=False).print(f"{count:,} of {total:,} images {note}")
 
 
-def report_unused(images: int, training: ImageSource, held_out: ImageSource) -> None:
-    """Say, on standard error, that images outside train/ and val/ are used for neither."""
-    unused = images - len(training) - len(held_out)
-    if unused > 0:
-        text = f"{unused:,} of {images:,} images are in neither train/ nor val/ and are not used"
-        Console(stderr=True, highlight=False).print(text)
+def report_splits(source: ImageSource) -> None:
+    """Say, on standard error, which images are for training and which are held out."""
+    from hvae_codec.report.splits import splits_sentence
+
+    Console(stderr=True, highlight=False).print(splits_sentence(source), soft_wrap=True, markup=False)

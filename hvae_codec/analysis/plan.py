@@ -78,6 +78,7 @@ def _about(
     rules, tolerated = analysis.table["rule"].tolist(), [each.cutoff.rule for each in chosen if each.tolerated]
     return {
         "images": len(held_out),
+        "held_out": held_out.held_out,
         "pictures": min(plan.pictures, len(held_out)),
         "source": held_out.fingerprint,
         "ranking_images": analysis.stats.images,
