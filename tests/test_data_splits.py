@@ -138,3 +138,4 @@ def test_splits_without_images_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"all images in .*b are held out \(in \*/val/ and \*/test/\)"):
         source.split("train")
     assert source.split("val").names == ("x/val/1.png",)
+    assert "training images: none; held-out images: 1 (*/val/); neither: 1 (*/test/)" in splits_sentence(source)

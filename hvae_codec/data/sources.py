@@ -180,7 +180,8 @@ def _no_images(source: ImageSource, which: Part) -> str:
     if which == "test":
         return f"no image in {path} is in a folder test/, testing/, eval/ or evaluation/; choose another split"
     where = " and ".join([*folders["val"], *folders["test"]])
-    return f"all images in {path} are held out (in {where}), so none is for training; give a folder with others as well"
+    problem = f"all images in {path} are held out (in {where}), so none is for training"
+    return f"{problem}; give a folder that has others as well, or one of these by itself"
 
 
 def check_batch_size(batch_size: int) -> None:

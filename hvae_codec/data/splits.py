@@ -65,8 +65,9 @@ def find_splits(names: Sequence[str]) -> Splits:
     levels = (1,) if "" in tops and not tops & {"val", "test"} else (0, 1)
     shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
     kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
-    parts = np.array([kinds.get(folder, "") for folder in shown], "U5")
-    train, val, test, others = (np.flatnonzero(parts == part) for part in (*PARTS, ""))
+    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
+    parts = np.fromiter((numbers.get(folder, len(PARTS)) for folder in shown), np.int8, len(shown))
+    train, val, test, others = (np.flatnonzero(parts == number) for number in range(len(PARTS) + 1))
     if not len(val) and not len(test):
         return _split_by_hash(names)
     folders: dict[Part, list[str]] = {

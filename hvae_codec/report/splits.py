@@ -30,9 +30,11 @@ def splits_sentence(source: ImageSource) -> str:
     if not folders:
         how = "(a tenth, chosen by a hash of their names)"
         return f"training images: {training:,}; held-out images: {held_out:,} {how}"
-    of_training = " and ".join(folders["train"] or ("outside " + " and ".join([*folders["val"], *folders["test"]]),))
+    outside = f"outside {' and '.join([*folders['val'], *folders['test']])}"
+    of_training = " and ".join(folders["train"]) or outside
     of_held_out = " and ".join(folders["val"] or folders["test"])
-    text = f"training images: {training:,} ({of_training}); held-out images: {held_out:,} ({of_held_out})"
+    text = f"training images: {f'{training:,} ({of_training})' if training else 'none'}"
+    text += f"; held-out images: {held_out:,} ({of_held_out})"
     tested = len(splits.test) if folders["val"] else 0
     others = len(source) - training - held_out - tested
     unused = [f"{tested:,} ({' and '.join(folders['test'])})"] if tested else []
