@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_source, show, stages
+from .display import console, interruptible, report_source, report_splits, show, stages
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -113,6 +113,8 @@ def _analyze(plan: AnalysisPlan, data: Path, model: Path, out: Path | None, devi
         folder = out or run / FOLDER
         processes.run_on_main(lambda: check_folder(folder, data))
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        if processes.is_main:
+            report_splits(source)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
             result = run_analysis(hvae, source, plan, stage, processes)
         processes.run_on_main(lambda: _write(result, folder, run, source))

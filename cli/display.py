@@ -129,8 +129,8 @@ def _say(text: str) -> None:
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
-def report_unused(images: int, training: ImageSource, held_out: ImageSource) -> None:
-    """Say, on standard error, that images outside train/ and val/ are used for neither."""
-    unused = images - len(training) - len(held_out)
-    if unused > 0:
-        _say(f"{unused:,} of {images:,} images are in neither train/ nor val/ and are not used")
+def report_splits(source: ImageSource) -> None:
+    """Say, on standard error, which images are for training and which are held out."""
+    from hvae_codec.report.splits import splits_sentence
+
+    _say(splits_sentence(source))

@@ -12,7 +12,7 @@ from hvae_codec.errors import UsageError
 
 from . import encode_options as option
 from .cutoffs import parse_cutoff
-from .display import CONTINUES, console, interruptible, report_source, show, stages
+from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages
 from .distributed_session import distributed_session, parse_worker
 from .options import (
     LATEST_RUN,
@@ -120,6 +120,8 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
         model = load_model(run, processes.device)
         config = model.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        if processes.is_main:
+            report_splits(source)
         written = _encode(request, model, source, worker, processes)
         _report(written, source, request.store, worker if worker_option else None)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, report_source, show, stages
+from .display import console, interruptible, report_source, report_splits, show, stages
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -67,6 +67,7 @@ def command(
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     chosen = source.split(split.value)
+    report_splits(source)
     chosen = chosen if images is None else chosen.evenly(images)
     with interruptible("Nothing was written."), stages() as stage:
         progress = stage("Evaluating")

@@ -41,12 +41,13 @@ class SplitName(StrEnum):
     all = "all"
     train = "train"
     val = "val"
+    test = "test"
 
 
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Folder of images, with splits train/ and val/ if it has these; or an array: .npy, .npz or zarr."
+        help="Folder of images, with splits train/, val/ and test/ if it has these; or an array: .npy, .npz or zarr."
     ),
 ]
 # A string, as a path would turn s3:// into s3:/.

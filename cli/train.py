@@ -15,12 +15,13 @@ import typer
 from hvae_codec.errors import UsageError
 
 from . import train_options as option
-from .display import console, interruptible, report_source, report_unused
+from .display import console, interruptible, report_source, report_splits
 from .options import LATEST_RUN, Data, DeviceOption, SkipBroken, torch_device
 from .training_display import training_display
 
 if TYPE_CHECKING:
     from hvae_codec.config import Config
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.train.loop import TrainOptions, TrainResult
 
@@ -134,19 +135,19 @@ def _train(
 
     size, channels = wanted.model.image_size, wanted.model.channels
     source = open_images(request.data, size=size, channels=channels, skip_broken=request.skip_broken)
+    training, validation = source.split("train"), source.split("val")
     config = processes.run_on_main(
         lambda: start_run(run, wanted, resume=request.resume, seed=request.seed, device=processes.device)
     )
-    training, held_out = source.split("train"), source.split("val")
     if processes.is_main:
-        report_unused(len(source), training, held_out)
+        report_splits(source)
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
         reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
         on_step = reporter if processes.is_main else None
-        result = train(run, config, training, held_out, options, on_step, display.reading, display.warn, processes)
+        result = train(run, config, training, validation, options, on_step, display.reading, display.warn, processes)
     if processes.is_main:
         report_source(source)
-        _report(result, config, len(training), min(len(held_out), options.validation_images))
+        _report(result, config, len(training), validation.evenly(options.validation_images))
 
 
 def _changes(
@@ -219,7 +220,9 @@ def _launcher(processes: DistributedContext) -> str:
     return f"{also}: torchrun --nproc-per-node {processes.local_world_size} -m hvae_codec"
 
 
-def _report(result: TrainResult, config: Config, training: int, held_out: int) -> None:
+def _report(result: TrainResult, config: Config, training: int, validation: ImageSource) -> None:
+    from hvae_codec.report.splits import image_kind
+
     elbo, model = result.validation, config.model
     nats = f" = {elbo.nelbo * math.log(2.0) * model.image_dims:.2f} nats" if model.output == "bernoulli" else ""
     if not result.steps_taken:
@@ -229,7 +232,7 @@ def _report(result: TrainResult, config: Config, training: int, held_out: int) -
     console().print(
         f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
         f"{result.skipped} updates skipped\n"
-        f"held-out NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction {elbo.distortion:.3f} + KL {elbo.rate:.3f} "
-        f"({held_out:,} images)",
+        f"{image_kind(validation.held_out)} NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction "
+        f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({len(validation):,} images)",
         markup=False,
     )

@@ -44,11 +44,13 @@ def covered(shape: tuple[int, int], boxes: list[Box]) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("size", [16, 32])
 def test_no_training_patch_has_a_held_out_pixel(photographs: dict[str, np.ndarray], size: int):
-    patches = {split: choose_patches(photographs, split, size) for split in PATCHES}
+    patches = choose_patches(photographs, size)
     for name, photograph in photographs.items():
-        boxes = {split: [box for file, box in patches[split].items() if f"/{name}/" in file] for split in PATCHES}
+        boxes = {
+            split: [box for file, box in patches.items() if file.startswith(f"{split}/{name}/")] for split in PATCHES
+        }
         train, val = (covered(photograph.shape[:2], boxes[split]) for split in PATCHES)
         assert train.any()
         assert val.any()
@@ -64,10 +66,24 @@ def test_grids_of_the_two_regions_are_disjoint(height: int, width: int, size: in
 
 def test_7000_and_800_patches_from_ten_photographs(photographs: dict[str, np.ndarray]):
     assert list(photographs) == list(PHOTOGRAPHS)
+    patches = choose_patches(photographs, 32)
     for split, count in PATCHES.items():
-        patches = choose_patches(photographs, split, 32)
-        assert len(patches) == count
-        assert {file.split("/")[1] for file in patches} == set(PHOTOGRAPHS)
+        own = [file.split("/")[1] for file in patches if file.startswith(f"{split}/")]
+        assert len(own) == count
+        assert set(own) == set(PHOTOGRAPHS)
+
+
+def test_no_patch_is_there_twice(photographs: dict[str, np.ndarray]):
+    """Nor a second one of its photograph that is nearly flat: the retina's surroundings are black."""
+    seen, flat = set(), []
+    for file, box in choose_patches(photographs, 32).items():
+        name = file.split("/")[1]
+        pixels = photographs[name][box.top : box.top + 32, box.left : box.left + 32]
+        seen.add(pixels.tobytes())
+        flat += [name] if pixels.reshape(-1, 3).std(axis=0).max() < 2 else []
+    assert len(seen) == sum(PATCHES.values())
+    assert "retina" in flat
+    assert len(flat) == len(set(flat))
 
 
 @pytest.mark.usefixtures("few")
@@ -115,6 +131,16 @@ def test_only_the_same_finished_data_is_accepted(tmp_path: Path):
     file.unlink()
     with pytest.raises(DataError, match="not finished"):
         write_sample_data(data, size=16)
+
+
+@pytest.mark.usefixtures("few")
+def test_sample_data_of_an_earlier_version_stays(tmp_path: Path):
+    counts = write_sample_data(tmp_path / "data", size=16)
+    marker = {"size": 16, "seed": 0, **counts._asdict()}
+    (tmp_path / "data" / "sample-data.json").write_text(json.dumps(marker, indent=2) + "\n")
+    with pytest.raises(DataError, match=r"earlier version.* give another folder"):
+        write_sample_data(tmp_path / "data", size=16)
+    assert len(open_images(tmp_path / "data", size=16, channels=3)) == sum(counts)
 
 
 def test_other_folders_are_not_touched(tmp_path: Path):

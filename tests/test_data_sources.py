@@ -17,7 +17,6 @@ from PIL import Image
 
 from hvae_codec.data.pixels import fit
 from hvae_codec.data.sources import ImageSource, open_images
-from hvae_codec.data.splits import is_held_out, split_indices
 from hvae_codec.errors import DataError, UsageError
 
 PHOTOGRAPH = skimage.data.astronaut()
@@ -424,57 +423,6 @@ def test_errors_come_in_the_place_of_their_batch(folder: Path):
 def test_batch_size_zero_is_refused_at_once(folder: Path):
     with pytest.raises(UsageError, match="batch size"):
         open_images(folder, size=32, channels=3).batches(0)
-
-
-# --- splits
-
-NAMES = st.lists(st.text("abc/", min_size=1), unique=True, min_size=1)
-
-
-@given(NAMES)
-def test_splits_cover_everything_once_or_fall_back_to_all(names: list[str]):
-    train, val = split_indices(names, "train"), split_indices(names, "val")
-    assert train
-    assert val
-    everything = list(range(len(names)))
-    assert sorted(train + val) == everything or everything in (train, val)
-
-
-def test_a_tenth_is_held_out_and_stays_so():
-    names = [f"cats/{i}.png" for i in range(5000)]
-    held_out = [names[i] for i in split_indices(names, "val")]
-    assert 400 < len(held_out) < 600
-    assert held_out[:3] == [name for name in names if is_held_out(name)][:3]
-    fewer = names[::2]
-    assert {fewer[i] for i in split_indices(fewer, "val")} == set(held_out) & set(fewer)
-
-
-def test_split_folders(tmp_path: Path):
-    for name in ("train/a/1.png", "train/b/1.png", "val/a/2.png", "test/a/3.png", "4.png"):
-        save(tmp_path / name, patch())
-    source = open_images(tmp_path, size=32, channels=3)
-    assert source.split("train").names == ("train/a/1.png", "train/b/1.png")
-    assert source.split("train").labels == ("a", "b")
-    assert source.split("val").names == ("val/a/2.png",)
-    assert source.split("all") is source
-    shutil.rmtree(tmp_path / "train")
-    source = open_images(tmp_path, size=32, channels=3)
-    assert source.split("train").names == ("4.png", "test/a/3.png")
-
-
-@pytest.mark.parametrize("others", [[], ["other/x.png"]])
-def test_without_val_some_of_all_is_held_out(others: list[str]):
-    """Also where train is one class folder among others: none of those may be lost."""
-    names = [f"train/{i}.png" for i in range(100)] + others
-    val, train = split_indices(names, "val"), split_indices(names, "train")
-    assert val
-    assert sorted(train + val) == list(range(len(names)))
-
-
-def test_a_single_image_is_in_both_splits(tmp_path: Path):
-    save(tmp_path / "x.png", patch())
-    source = open_images(tmp_path, size=32, channels=3)
-    assert source.split("train").names == source.split("val").names == ("x.png",)
 
 
 # --- fingerprints

@@ -61,7 +61,7 @@ def test_nothing_less_is_tolerable(tiny_model, images, stats):
     assert found.mask.kept_dims == found.mask.dims
     assert (found.change, found.loss, found.confidence) == (0.0, 0.0, 1.0)
     sentence = tolerance_sentence(found)
-    for part in ("No smaller mask", "at most 0% ", "12 held-out images", "kept all"):
+    for part in ("No smaller mask", "at most 0% ", "12 images", "kept all"):
         assert part in sentence
 
 
@@ -72,11 +72,12 @@ def test_one_image_gives_no_confidence(tiny_model, images, stats):
 
 
 def test_it_is_said_how_sure_it_is(stats):
-    text = tolerance_sentence(Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.001, 0.977, 800))
+    text = tolerance_sentence(Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.001, 0.977, 800, True))
     for part in ("+0.400% ± 0.050%", "below 0.5%", "98% confidence", "800 held-out images"):
         assert part in text
     sure = Tolerated(LatentMask.from_keep(stats, 0.5), 0.005, 2.0, 0.008, 0.0001, 1.0, 800)
     assert "with more than 99% confidence" in tolerance_sentence(sure)
+    assert "800 training images" in tolerance_sentence(dataclasses.replace(sure, held_out=False))
 
 
 def test_a_gain_at_mild_cutoffs_is_found(tiny_model, images, stats, monkeypatch):

@@ -186,7 +186,7 @@ def photos(options: argparse.Namespace) -> tuple[Data, list[Box]]:
     source = open_images(folder, size=PATCH_SIZE, channels=3)
     model = given_model(options.run, source) if options.run else trained_model(options, "tiny32", source)
     probed = source.split("val")
-    cut = choose_patches(load_photographs(), "val", PATCH_SIZE)
+    cut = choose_patches(load_photographs(), PATCH_SIZE)
     return Data(model, source.split("train"), probed), [cut[name] for name in probed.names]
 
 

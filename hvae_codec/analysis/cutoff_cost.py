@@ -19,12 +19,13 @@ from ..prune.tolerance import Tolerated, find_tolerated
 
 @dataclass(frozen=True)
 class CutoffCost:
-    """Mean NELBO of the same held-out images with the kept latents and with all, bits/dim."""
+    """Mean NELBO of the same images with the kept latents and with all, bits/dim."""
 
     kept: float
     everything: float
     change_se: float  # standard error of the paired difference
     images: int
+    held_out: bool | None  # whether training leaves them out; None if that is not known
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def choose_and_measure(
     stage: Stage,
     images: int | None = SAMPLE_IMAGES,
 ) -> ChosenCutoff:
-    """Choose the cutoff that `spec` asks for, and measure its cost on images held out of `source`.
+    """Choose the cutoff that `spec` asks for, and measure its cost on images held out of `source`, if any can be.
 
     These are at most `images`: all if that is None; if it is 0, no cost is measured.
     """
@@ -88,4 +89,4 @@ def cutoff_cost(
     masks = [mask, LatentMask.everything(stats)]
     kept, dense = sweep(model, images, masks, batch_size=batch_size, seed=seed, progress=progress)
     _, error = kept.change_from(dense)
-    return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images))
+    return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images), images.held_out)

@@ -57,6 +57,7 @@ class Evaluation:
     kl_nats: NDArray[np.float64]  # KL of each latent group in nats per image, averaged over images, [groups]
     samples: int  # posterior samples per image
     model_hash: str
+    held_out: bool | None  # whether training leaves the images out; None if that is not known
 
     @property
     def active_groups(self) -> int:
@@ -105,7 +106,7 @@ def evaluate(
     if not finite.all():
         name = table["name"].iloc[int(finite.argmin())]
         raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
-    return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model))
+    return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model), source.held_out)
 
 
 def _likelihoods(model: HVAE) -> dict[str, Likelihood]:

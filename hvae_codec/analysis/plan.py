@@ -79,6 +79,7 @@ def _about(
     first = tolerated and [mask.keeps_the_same(tolerated) for mask in analysis.masks].index(True)
     return {
         "images": len(held_out),
+        "held_out": held_out.held_out,
         "pictures": min(plan.pictures, len(held_out)),
         "source": held_out.fingerprint,
         "ranking_images": analysis.stats.images,

@@ -34,16 +34,15 @@ def ranking_path(run: Path) -> Path:
 
 def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> FoundRanking:
     """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
-    training, path = source.split("train"), model.run and ranking_path(model.run)
-    stored = stored_ranking(model)
+    path, stored = model.run and ranking_path(model.run), stored_ranking(model)
     if stored is None:
-        images, progress = training.evenly(SAMPLE_IMAGES), stage("Ranking by KL")
+        images, progress = source.split("train").evenly(SAMPLE_IMAGES), stage("Ranking by KL")
         stats = kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress)
         stored = stored_ranking(model)  # another worker may have made one meanwhile: all must use the same
         if stored is None:
             error = save_ranking(path, stats) if path else ""
             return FoundRanking(stats=stats, path=path, is_new=True, write_error=error)
-    same = stored.source == training.evenly(stored.images).fingerprint
+    same = source.has_split("train") and stored.source == source.split("train").evenly(stored.images).fingerprint
     return FoundRanking(stats=stored, path=path, is_new=False, is_of_these_images=same)
 
 

@@ -23,7 +23,7 @@ from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
 from .containers import Container
 from .folders import open_folder
-from .splits import Split, split_indices
+from .splits import Part, Split, Splits, find_splits
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
@@ -41,12 +41,13 @@ class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
     names: Sequence[str]  # path in the folder, such as "train/astronaut/00012.png"; in an array "00000017"
-    labels: Sequence[str]  # first folder of the name, but train/ or val/: "astronaut"; "" if there is none
+    labels: Sequence[str]  # class folder in the name, such as "astronaut"; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
     skipped: Mapping[str, str]  # names of files that were left out, if `skip_broken` was asked for: "broken", "grey"
     container: Container  # where the pixels come from
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
+    held_out: bool | None = None  # whether training leaves these images out; None if no `split` says so
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,8 +94,26 @@ class ImageSource:
         return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
 
     def split(self, which: Split) -> ImageSource:
-        """Select the images for training, those held out for validation, or all; see `split_indices`."""
-        return self if which == "all" else self.subset(split_indices(self.names, which))
+        """Select the images for training, those held out for validation, those of test folders, or all.
+
+        `find_splits` says which these are. If no image can be held out, "val" is all images, and `held_out` is False.
+        Raises `DataError` if there is no image of that split.
+        """
+        if which == "all":
+            return self
+        if not self.has_split(which):
+            raise DataError(_no_images(self, which))
+        chosen = self.subset(self.splits.indices(which))
+        return replace(chosen, held_out=which != "train" and self.splits.is_held_out)
+
+    def has_split(self, part: Part) -> bool:
+        """Whether there are images of that split."""
+        return len(self.splits.indices(part)) > 0
+
+    @cached_property
+    def splits(self) -> Splits:
+        """What the images are for."""
+        return find_splits(self.names)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,6 +185,15 @@ def _without_unusable(source: ImageSource) -> ImageSource:
         raise DataError(f"none of the {len(source):,} images in {container.path} can be used: {example}")
     skipped = {source.names[i]: reason for i, reason in unusable.items()}
     return replace(source.subset(np.delete(source.positions, list(unusable))), skipped=skipped)
+
+
+def _no_images(source: ImageSource, which: Part) -> str:
+    path, folders = source.container.path, source.splits.folders
+    if which == "test":
+        return f"no image in {path} is in a folder test/, testing/, eval/ or evaluation/; choose another split"
+    where = " and ".join([*folders["val"], *folders["test"]])
+    problem = f"all images in {path} are held out (in {where}), so none is for training"
+    return f"{problem}; give a folder that has others as well, or one of these by itself"
 
 
 def check_batch_size(batch_size: int) -> None:

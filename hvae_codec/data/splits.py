@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["train", "val", "all"]
+import numpy as np
+from numpy.typing import NDArray
 
-HELD_OUT = 10  # without a val/ folder, one image in this many is held out for validation, chosen by a hash of its name
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+Split = Literal["train", "val", "test", "all"]
+
+HELD_OUT = 10  # without val and test folders, one image in this many is held out, chosen by a hash of its name
+
+_SPLIT_FOLDER = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev)|(?P<test>test(?:ing)?|eval(?:uation)?))"
+    r"(?:[-_]?(?:(?:19|20)\d\d|\d+x\d+))?",  # with a year or a size, as in val2017 and train_64x64
+    re.IGNORECASE,
+)
 
 
-def split_indices(names: Sequence[str], which: Literal["train", "val"]) -> list[int]:
-    """Find the indices in `names` of the images for training or for validation.
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What the images of a data set are for: indices into its names, int64, ascending."""
 
-    - With images below both train/ and val/, those are the splits; other images belong to neither.
-    - With only val/, everything outside it is for training.
-    - Otherwise about one in ten of all is held out, chosen by SHA-256 of the name, so that the choice is the same on
-      every machine and does not change as images are added. A class folder may be called train.
-    A split that would be empty (a data set of one image) is all images instead.
+    train: NDArray[np.int64]  # empty if every image is in a val or test folder
+    val: NDArray[np.int64]  # the held-out images; all images if none can be held out
+    test: NDArray[np.int64]  # the images in test folders; if there is no val folder, those of `val`
+    folders: Mapping[Part, Sequence[str]]  # split folders such as "val/" and "*/valid/" (one level down)
+
+    def indices(self, part: Part) -> NDArray[np.int64]:
+        """Return the indices of one part."""
+        return {"train": self.train, "val": self.val, "test": self.test}[part]
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether training leaves out the images of `val`."""
+        return not np.array_equal(self.train, self.val)
+
+
+def find_splits(names: Sequence[str]) -> Splits:
+    """Find what each of the images `names` is for.
+
+    Split folders are train, training | val, valid, validation, dev | test, testing, eval, evaluation in any case, also
+    with a year or a size (val2017, train_64x64): at the top, or one level down if class folders or data sets have
+    splits of their own. Of two in one name, the upper one counts. Nothing in a val or test folder is for training:
+
+    - Held out is what is in val folders, or in test folders if there are none.
+    - Beside these, images in train folders are for training, and those in no split folder for neither. If there are no
+      train folders, everything in no split folder is for training.
+    - Without val and test folders, about one in ten of all is held out, chosen by SHA-256 of the name, so that the
+      choice is the same on every machine and does not change as images are added. If that would be none or all of them
+      (a data set of one image), all images are in both.
+
+    A class folder may be called train: one at the top with others beside it, none of them a val or test folder.
     """
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
-    in_train, in_val = ([i for i, top in enumerate(tops) if top == split] for split in ("train", "val"))
-    if not in_val and len(in_train) < len(names):
-        in_train = []  # a class folder that happens to be called train
-    outside_val = in_train or [i for i, top in enumerate(tops) if top != "val"]
-    if in_val and outside_val:
-        return outside_val if which == "train" else in_val
-    pool = in_train or list(range(len(names)))
-    return [i for i in pool if is_held_out(names[i]) == (which == "val")] or pool
+    tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
+    levels = (1,) if "" in tops and not tops & {"val", "test"} else (0, 1)
+    shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
+    kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
+    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
+    parts = np.fromiter((numbers.get(folder, len(PARTS)) for folder in shown), np.int8, len(shown))
+    train, val, test, others = (np.flatnonzero(parts == number) for number in range(len(PARTS) + 1))
+    if not len(val) and not len(test):
+        return _split_by_hash(names)
+    folders: dict[Part, list[str]] = {
+        part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
+    }
+    return Splits(train if len(train) else others, val if len(val) else test, test, folders)
+
+
+def _split_by_hash(names: Sequence[str]) -> Splits:
+    held_out = np.array([is_held_out(name) for name in names], bool)
+    train, val, everything = np.flatnonzero(~held_out), np.flatnonzero(held_out), np.arange(len(names))
+    if not len(train) or not len(val):
+        train, val = everything, everything
+    return Splits(train, val, everything[:0], {})
 
 
 def is_held_out(name: str) -> bool:
@@ -41,10 +94,30 @@ def is_held_out(name: str) -> bool:
 
 
 def label_of(name: str) -> str:
-    """Find the class folder in an image's name.
+    """Find the class in an image's name: the first folder below a split folder, or above it if there is none.
 
     >>> label_of("train/astronaut/00012.png"), label_of("cats/1.png"), label_of("val/1.png"), label_of("1.png")
     ('astronaut', 'cats', '', '')
+    >>> label_of("cats/Test/1.png"), label_of("mydata/train/cats/1.png"), label_of("train/test/1.png")
+    ('cats', 'cats', 'test')
     """
     folders = name.split("/")[:-1]
-    return next(iter(folders[1:] if folders and folders[0] in ("train", "val") else folders), "")
+    level = _split_level(folders)
+    return next(iter([*folders[level + 1 :], *folders[: max(level, 0)]]), "")
+
+
+def _shown_folder(folders: Sequence[str], levels: Sequence[int]) -> str:
+    """Write the split folder among the folders of a name as "val/", or "*/val/" one level down; "" if there is none."""
+    level = _split_level(folders, levels)
+    return "" if level < 0 else sys.intern(f"{'*/' * level}{folders[level]}/")  # one text per folder, not per image
+
+
+def _split_level(folders: Sequence[str], levels: Sequence[int] = (0, 1)) -> int:
+    """Find at which of the `levels` the first split folder is; -1 if there is none."""
+    return next((level for level in levels if level < len(folders) and _kind(folders[level])), -1)
+
+
+@functools.lru_cache(maxsize=4096)  # images share their folders
+def _kind(folder: str) -> str:
+    match = _SPLIT_FOLDER.fullmatch(folder)
+    return (match.lastgroup or "") if match else ""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
+from ..data.splits import PARTS
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -244,5 +245,5 @@ def restore_metadata(store_path: LocationLike) -> list[str]:
 def _as_encoded(images: ImageSource, source: SourceRecord) -> ImageSource:
     """The split of `images` that was encoded; all of them if none is known to be."""
     known = {source.fingerprint, *(part.fingerprint for part in source.parts)}
-    splits = (images, images.split("train"), images.split("val"))
+    splits = (images, *(images.split(part) for part in PARTS if images.has_split(part)))
     return next((split for split in splits if split.fingerprint in known), images)

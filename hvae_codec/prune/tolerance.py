@@ -36,6 +36,7 @@ class Tolerated:
     change_se: float  # its standard error over images; NaN of one image
     confidence: float  # one-sided, that the loss over all images like these is tolerable; >= 0.5; NaN of one image
     images: int
+    held_out: bool | None = None  # whether training leaves the images out; None if that is not known
 
     @property
     def loss(self) -> float:
@@ -80,8 +81,8 @@ def find_tolerated(
 
     best, dense = _bisect(measured, sizes, tolerance)
     report(passes * len(source), passes * len(source))  # fewer passes may have been needed
-    confidence = _confidence(_excess(best, dense, tolerance))
-    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *best.change_from(dense), confidence, len(source))
+    change, confidence = best.change_from(dense), _confidence(_excess(best, dense, tolerance))
+    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *change, confidence, len(source), source.held_out)
 
 
 def _bisect(

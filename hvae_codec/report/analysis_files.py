@@ -15,6 +15,7 @@ from .cutoffs import TABLE_NAME, save_table
 from .groups import GROUPS_NAME, save_groups
 from .page import PAGE_FILE, save_page
 from .plots import CURVE_FILE, SHEET_FILE, save_cutoff_curve, save_reconstruction_sheet
+from .splits import NONE_HELD_OUT
 
 MASKS_FOLDER = "masks"
 
@@ -41,9 +42,10 @@ def _may_hold_images(folder: Path) -> bool:
 
 
 def analysis_sentences(result: AnalysisResult) -> list[str]:
-    """Say how each cutoff was chosen, and whether the best improves the bound."""
+    """Say if no image was held out, how each cutoff was chosen, and whether the best improves the bound."""
     best = best_sentence(result.analysis.table, result.about["images"])
-    return [sentence for sentence in (*map(choice_sentence, result.chosen), best) if sentence]
+    known = "" if result.about["held_out"] else f"{NONE_HELD_OUT.capitalize()}."
+    return [sentence for sentence in (known, *map(choice_sentence, result.chosen), best) if sentence]
 
 
 def save_analysis(result: AnalysisResult, folder: Path, run: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ..prune.cutoffs import TOLERANCE
 from ..prune.mask import LatentMask
 from ..prune.tolerance import Tolerated
 from .cutoffs import Row, percent
+from .splits import count_images, image_kind
 
 CLEAR_ERRORS = 2.0  # a paired change of at least so many standard errors is called a change
 CLOSE_TO_ALL = 0.01  # a NELBO is close to that of all latents within this share of it
@@ -55,13 +56,13 @@ def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
     return (
         f"{kept_sentence(mask)}\n"
         f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
-        f"({100 * change / cost.everything:+.2f}%), on {cost.images:,} held-out images."
+        f"({100 * change / cost.everything:+.2f}%), on {count_images(cost.images, cost.held_out)}."
     )
 
 
 def tolerance_sentence(found: Tolerated) -> str:
     """Say what was found for a tolerance, and how sure it is."""
-    wanted, images = f"{100 * found.tolerance:g}%", f"{found.images:,} held-out images"
+    wanted, images = f"{100 * found.tolerance:g}%", count_images(found.images, found.held_out)
     if found.mask.kept_dims == found.mask.dims:
         return f"No smaller mask was found that loses at most {wanted} of the NELBO on {images}; kept all latents."
     change = f"{100 * found.mask.kept_share:.2f}% of the dimensions change the NELBO by {100 * found.loss:+.3f}%"
@@ -141,7 +142,7 @@ def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     codec = [value if key == "name" else f"{key} {value}" for key, value in about.get("codec", {}).items()]
     named = {
         "model": about.get("model_hash"),
-        "held-out images": _images(about.get("images"), about.get("source")),
+        f"{image_kind(about.get('held_out', True))} images": _images(about.get("images"), about.get("source")),
         "images encoded and decoded": about.get("pictures"),
         "images ranked on": _images(about.get("ranking_images"), about.get("ranking_source")),
         "codec": ", ".join(codec) or None,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..errors import ModelError
 from ..storage.files import write_atomically
+from .splits import count_images
 
 TABLE_NAME = "cutoffs"
 
@@ -83,7 +84,8 @@ def load_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
 
 def cutoff_table(table: pd.DataFrame, about: Mapping[str, Any]) -> Table:
     """Make the cutoff table (paper, table 5) for the terminal."""
-    title = f"{about['images']:,} held-out images, variates ranked on {about['ranking_images']:,}"
+    images = count_images(about["images"], about.get("held_out", True))
+    title = f"{images}, variates ranked on {about['ranking_images']:,}"
     caption = "NELBO = reconstruction + KL; ± is the standard error of a paired difference"
     pictures = about.get("pictures", about["images"])
     if pictures < about["images"]:

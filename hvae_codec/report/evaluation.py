@@ -14,6 +14,7 @@ from ..analysis.evaluation import Evaluation, Figure
 from ..errors import DataError
 from ..storage.files import write_atomically
 from ..train.metrics import ACTIVE_NATS
+from .splits import count_images
 
 LABELS = {
     "nelbo": "NELBO",
@@ -35,7 +36,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     figures, count, samples = evaluation.figures, len(evaluation.images), evaluation.samples
     active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
     table = Table(
-        title=f"{count:,} image{'s' * (count > 1)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
+        title=f"{count_images(count, evaluation.held_out)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
         caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
     )
     table.add_column("")
@@ -60,7 +61,12 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
     figures = {name: dataclasses.asdict(figure) for name, figure in evaluation.figures.items()}
     for figure in figures.values():
         figure["standard_error"] = None if math.isnan(figure["standard_error"]) else figure["standard_error"]
-    header = {"images": len(evaluation.images), "samples": evaluation.samples, "model_hash": evaluation.model_hash}
+    header = {
+        "images": len(evaluation.images),
+        "held_out": evaluation.held_out,
+        "samples": evaluation.samples,
+        "model_hash": evaluation.model_hash,
+    }
     kl = evaluation.kl_nats.tolist()
     groups = {"active": evaluation.active_groups, "active_above_nats": ACTIVE_NATS, "kl_nats": kl}
     return {"about": dict(about) | header, "figures": figures, "groups": groups}

@@ -26,6 +26,7 @@ from .cutoffs import COLUMNS, Row, cell, percent
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import cutoff_figures, kl_figures
 from .plots import displayable
+from .splits import image_kind
 
 PAGE_FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -40,7 +41,8 @@ def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], senten
 
     `about` says how it was measured; what it lacks is left out of the page: `images`, `ranking_images`, `codec` (plain
     data), `seed`, `model_hash`, `source` and `ranking_source` (fingerprints), `granularity` of the masks, `count`, and
-    `chosen`, the number of the table's row to show first. `sentences` stand at the top, under the page's own.
+    `chosen`, the number of the table's row to show first. The images are called held-out unless `held_out` is false.
+    `sentences` stand at the top, under the page's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PAGE_FILE, render_page(analysis, about, sentences).encode("utf-8"))
@@ -57,7 +59,7 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     if chosen is None:
         chosen = max(0, sum(row["keep"] <= CHOSEN_SHARE for row in rows) - 1)  # its own row, or the next smaller mask
     return environment.get_template(TEMPLATE.name).render(
-        **_content(analysis, rows, Ranking.of(analysis.stats, granularity)),
+        **_content(analysis, rows, Ranking.of(analysis.stats, granularity), image_kind(about.get("held_out", True))),
         chosen=chosen,
         sentences=sentences,
         measured=measured(about),
@@ -67,15 +69,15 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
     )
 
 
-def _content(analysis: Analysis, rows: Sequence[Row], ranking: Ranking) -> dict[str, Any]:
-    """Collect what the template shows of an analysis, and `data` for the page's script."""
+def _content(analysis: Analysis, rows: Sequence[Row], ranking: Ranking, kind: str) -> dict[str, Any]:
+    """Collect what the template shows of an analysis of images of that kind, and `data` for the page's script."""
     originals, stats = analysis.originals, analysis.stats
     image_dims, count = math.prod(originals.shape[1:]), shown_images(originals)
     groups = group_table(stats, image_dims)
     kept = [kept_group_bits(stats, mask) / image_dims for mask in analysis.masks]
     total = groups["kl"].sum()
     kl_shares = [float(bits.sum() / total) if total > 0 else 0.0 for bits in kept]
-    sections = {"cutoffs": cutoff_figures(rows), "kl": kl_figures(rows, ranking, groups, kept)}
+    sections = {"cutoffs": cutoff_figures(rows, kind), "kl": kl_figures(rows, ranking, groups, kept)}
     columns = [name for name in COLUMNS if name in analysis.table]
     each = zip(rows, kl_shares, analysis.decoded, strict=True)
     cutoffs = [{**_words(row, share), "picture": _sprite_uri(images[:count])} for row, share, images in each]

@@ -48,13 +48,16 @@ class PageFigure:
         return {name: getattr(self, name) for name in ("name", "figure", "marks", "kept", "points")}
 
 
-def cutoff_figures(rows: Sequence[Row]) -> list[PageFigure]:
-    """Plot NELBO, its two terms, and quality against size, from the rows of the cutoff table."""
+def cutoff_figures(rows: Sequence[Row], kind: str) -> list[PageFigure]:
+    """Plot NELBO, its two terms, and quality against size, from the rows of the cutoff table.
+
+    `kind` is that of the images that it is of, such as `held-out`.
+    """
     bars = "Bars: one standard error of the paired change. Dotted: all latents."
-    share = "bits/dim of held-out images."
+    share = f"bits/dim of {kind} images."
     return [
         _against_share(rows, "nelbo", "Negative ELBO", bars, with_change=True),
-        _quality(rows),
+        _quality(rows, kind),
         _against_share(rows, "reconstruction", "Reconstruction", f"The distortion term, {share}"),
         _against_share(rows, "kl", "KL", f"The rate term, {share} Pruned dimensions have none."),
     ]
@@ -85,7 +88,7 @@ def _hover(row: Row, column: str) -> str:
     return f"{text}<br>{change_text(row)} from all latents" if changed else text
 
 
-def _quality(rows: Sequence[Row]) -> PageFigure:
+def _quality(rows: Sequence[Row], kind: str) -> PageFigure:
     hover = [
         f"<b>{html.escape(row['rule'])}</b><br>{row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
         f"<br>{row['bits_per_dim']:.3f} bits/dim ({row['bytes']:,.0f} bytes an image)"
@@ -93,7 +96,7 @@ def _quality(rows: Sequence[Row]) -> PageFigure:
     ]
     trace = _line([row["bits_per_dim"] for row in rows], [row["psnr"] for row in rows], hover)
     layout = _layout("stored, bits/dim", "PSNR, dB", shapes=[VERTICAL_MARK])
-    caption = "Held-out images really encoded and decoded at each cutoff."
+    caption = f"{kind.capitalize()} images really encoded and decoded at each cutoff."
     return _of_cutoffs("quality", "Quality against size", caption, trace, layout)
 
 
