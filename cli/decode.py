@@ -39,12 +39,11 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
     from hvae_codec.encode.encoded_store import open_store
-    from hvae_codec.model.checkpoint import load_model
 
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
     reuse_freed_memory()
-    hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
+    hvae = opened.load_model(torch_device(device), model)
     with interruptible("Nothing was written."), stages() as stage:
         count = decode_to_folder(
             opened,

@@ -74,7 +74,7 @@ class LatentCoder:
             where = f" ({model.run})" if model.run else ""
             raise StoreError(
                 f"{store.path} was made with model {store.model_hash[:12]}, and this one{where} is {own[:12]}; "
-                "give the run it was made with as --model"
+                "give the run it was made with as --model; if that was trained on and kept no weights, encode again"
             )
         mask = LatentMask.from_dict(store.mask)
         if not stored_columns(mask).agree_with(store.columns):

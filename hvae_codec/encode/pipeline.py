@@ -6,7 +6,8 @@ images ─ read ahead ─> batches ─ coder ─> row group ─ written behind �
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable
+import logging
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
-from ..model.checkpoint import model_hash
+from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
 from ..progress import Progress
@@ -76,6 +77,7 @@ def encode_images(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
 
@@ -83,11 +85,22 @@ def encode_images(
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
     called with the images done, those of an earlier, interrupted call included, and the images in all.
+    The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries them; if it
+    cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` if `path` exists, `UsageError`
     if the mask or the statistics are another model's.
     """
     store = encode_worker(
-        model, images, path, Worker(), mask=mask, codec=codec, stats=stats, options=options, progress=progress
+        model,
+        images,
+        path,
+        Worker(),
+        mask=mask,
+        codec=codec,
+        stats=stats,
+        options=options,
+        progress=progress,
+        on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
     return store
@@ -104,6 +117,7 @@ def encode_worker(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
 
@@ -127,7 +141,20 @@ def encode_worker(
     check_location(location, options.overwrite)
     with open_writer(location, spec, options.overwrite, worker) as writer:
         write_row_groups(writer, encoder, progress)
-        return open_store(location) if writer.finish() else None
+        return finish_store(writer, model, on_warning)
+
+
+def finish_store(
+    writer: StoreWriter, model: HVAE, on_warning: Callable[[str], None] | None = None
+) -> EncodedStore | None:
+    """Publish and open the store if all workers are done; its weights are kept first, so that it can be decoded."""
+    error = "" if writer.spec.model.embedded else keep_weights(model)
+    if error:
+        (on_warning or logging.getLogger(__name__).warning)(
+            f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be decoded any more if that "
+            "run is trained on, so copy the run first"
+        )
+    return open_store(writer.path) if writer.finish() else None
 
 
 @dataclass(frozen=True)

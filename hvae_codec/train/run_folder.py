@@ -17,7 +17,7 @@ from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
 from ..storage.files import write_atomically
 from ..storage.locks import ProcessLock
-from .state import has_state
+from .state import has_state, steps_taken
 
 ORIGIN_FILE = "origin.json"
 LOCK_FILE = ".lock"
@@ -133,6 +133,14 @@ def _flat(value: Any, name: str = "") -> dict[str, object]:
     for key, part in enumerate(value) if isinstance(value, list) else value.items():
         found |= _flat(part, f"{name}.{key}" if name else str(key))
     return found
+
+
+def unfinished_sentence(run: Path) -> str:
+    """Say that training stopped before its last step; empty if it did not, or if the run was imported."""
+    taken, steps = steps_taken(run), load_run_config(run).train.steps
+    if taken is None or taken >= steps:
+        return ""
+    return f"{run} has {taken:,} of {steps:,} steps; its weights change if its training goes on"
 
 
 def read_origin(run: Path) -> Origin | None:

@@ -97,6 +97,15 @@ def has_state(run: Path) -> bool:
     return bool(_complete_states(run))
 
 
+def steps_taken(run: Path) -> int | None:
+    """The step of the newest state of `run`; None if it has none, as imported runs.
+
+    Of a run that is being trained, the weights may be a little ahead: they are written first.
+    """
+    states = _complete_states(run)
+    return int(states[-1].stem.removeprefix("step-")) if states else None
+
+
 def _complete_states(run: Path) -> list[Path]:
     """List states whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob(f"{_NAME}.safetensors")
