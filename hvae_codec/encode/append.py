@@ -26,6 +26,7 @@ from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import Location, LocationLike, each, location_of
+from ..store.folder_writer import check_no_link
 from ..store.open_writer import (
     check_location,
     is_written,
@@ -34,6 +35,7 @@ from ..store.open_writer import (
     unfinished_fingerprint,
     writer_class,
 )
+from ..store.quantiser import ClippedError, check_clipped
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
@@ -124,7 +126,8 @@ def append_worker(
         if worker.count == 1:
             _check_unfinished(target, spec)
         writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
-        _Addition(old, encoder).write(writer, progress, copying)
+        with writer.discarded_on(ClippedError):
+            _Addition(old, encoder).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
 
 
@@ -150,8 +153,7 @@ def _to_append(path: LocationLike, out: LocationLike | None, worker: Worker) -> 
         raise UsageError(f"{location} is in a bucket, where no store can be replaced; name the appended one with --out")
     if worker.count > 1:
         raise UsageError("several workers write the appended store under a name of its own; give it as --out")
-    if location.folder.is_symlink():
-        raise UsageError(f"{location} is a link; give the folder that it points to, {location.folder.resolve()}")
+    check_no_link(location.folder)
     return location
 
 
@@ -222,7 +224,9 @@ class _Addition:
         new = len(writer.rows(row_group)) - count
         if row_group in pending:
             old = checked_row_group(self.old, row_group), self._measured(slice(-count, None))
-            whole = joined([old, self.encoder.encode_range(range(new))])
+            added = self.encoder.encode_range(range(new))
+            check_clipped(writer.spec.codec, added[0], f"the first {new} new images")
+            whole = joined([old, added])
             self._check_unchanged()  # before what was read is committed, which the same call would trust
             writer.write(row_group, *whole)
         return new

@@ -23,7 +23,7 @@ from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.shared_prefix import masked_outputs
 from ..store.columns import Columns, PositionColumns, VariateColumns
-from ..store.quantiser import Codec
+from ..store.quantiser import Codec, check_clipped
 from ..store.reader import Store, Stored
 
 
@@ -138,14 +138,15 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
     """Stored numbers of each of `coders` and its own reconstruction, uint8 [B, C, H, W], from bottom-up activations.
 
     The coders have one model. Latent groups that masks prune alike are run once, from coder to coder: give them by
-    rising size.
+    rising size. Raises `ClippedError` if latents are too large for the codec.
     """
     model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
     outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
-    return [
-        (choice.stored(), model.likelihood.to_pixels(model.likelihood.mean(output)))
-        for choice, output in zip(choices, outputs, strict=True)
-    ]
+    stored = [choice.stored() for choice in choices]
+    for coder, numbers in zip(coders, stored, strict=True):
+        check_clipped(coder.codec, numbers, "the images measured")
+    images = [model.likelihood.to_pixels(model.likelihood.mean(output)) for output in outputs]
+    return list(zip(stored, images, strict=True))
 
 
 class _EncodeChooser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.sweep import ElboSweep
 from ..storage.location import LocationLike, location_of
-from ..store.arrays import chunk_length
+from ..store.arrays import check_pieces, chunk_length
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
-from ..store.quantiser import Codec, IntCodec
+from ..store.quantiser import ClippedError, Codec, IntCodec, check_clipped
 from ..store.reader import Stored
 from ..store.rowgroups import runs
 from ..store.spec import StoreSpec
@@ -45,6 +46,9 @@ from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
+
+MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
+"""Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
 Images = ImageSource | NDArray[np.uint8] | Tensor
 """A source, or uint8 [N, C, H, W]."""
@@ -65,6 +69,13 @@ class EncodeOptions:
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed_model: bool = False  # whether the store carries the model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
+
+    def __post_init__(self) -> None:
+        limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
+        for name, most in limits.items():
+            if not 1 <= getattr(self, name) <= most:
+                option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
+                raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
 
 
 def encode_images(
@@ -88,7 +99,8 @@ def encode_images(
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries them; if it
     cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` if `path` exists, `UsageError`
-    if the mask or the statistics are another model's.
+    if the mask or the statistics are another model's, or if latents are too large for the codec: then what was written
+    of the store is removed.
     """
     store = encode_worker(
         model,
@@ -136,11 +148,13 @@ def encode_worker(
     sizes = options.row_group_size, options.batch_size
     encoder = ImageEncoder(coder, source, *sizes, options.evaluate, options.seed, options.verify)
     spec, location = _spec(encoder, options), location_of(path)
+    _check_sizes(spec, options)
     if worker.count > 1 and is_written(location, spec):
         return open_store(location)
     check_location(location, options.overwrite)
     with open_writer(location, spec, options.overwrite, worker) as writer:
-        write_row_groups(writer, encoder, progress)
+        with writer.discarded_on(ClippedError):
+            write_row_groups(writer, encoder, progress)
         return finish_store(writer, model, on_warning)
 
 
@@ -250,8 +264,10 @@ def _row_groups(
         images = range(writer.rows(first).start - start, writer.rows(last).stop - start)
         with closing(encoder.batches(images)) as batches:
             for row_group in range(first, last + 1):
-                count = -(-len(writer.rows(row_group)) // encoder.batch_size)
-                yield row_group, *joined(itertools.islice(batches, count))
+                rows = writer.rows(row_group)
+                stored, per_image = joined(itertools.islice(batches, -(-len(rows) // encoder.batch_size)))
+                check_clipped(writer.spec.codec, stored, f"images {rows.start} to {rows.stop - 1}")
+                yield row_group, stored, per_image
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:
@@ -262,6 +278,14 @@ def check_images(model: HVAE, source: ImageSource) -> None:
     found, expected = [source.channels, size, size], [config.channels, config.image_size, config.image_size]
     if found != expected:
         raise DataError(f"images are {found}; this model takes {expected}")
+
+
+def _check_sizes(spec: StoreSpec, options: EncodeOptions) -> None:
+    """Raise `UsageError` if row groups can only be cut into batches or chunks that are far too small."""
+    check_pieces(options.row_group_size, options.batch_size, "batches")
+    for array in (spec.schema[f"z{resolution}"] for resolution in spec.resolutions):
+        image_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+        check_pieces(options.row_group_size, options.chunk_bytes // image_bytes, "chunks")
 
 
 def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
