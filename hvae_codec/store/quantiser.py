@@ -163,7 +163,7 @@ def make_codec(name: str, step: float = 1.0) -> Codec:
     IntCodec(step=2.0)
     """
     if name == "int" and not MIN_STEP <= step <= MAX_STEP:
-        raise UsageError(f"the quantiser step is {step:g}; it must be {MIN_STEP:g} to {MAX_STEP:g}, such as 1.0")
+        raise UsageError(f"the quantiser step is {step}; it must be {MIN_STEP:g} to {MAX_STEP:g}, such as 1.0")
     return _kind(name)(step)
 
 

@@ -157,7 +157,7 @@ class StoreWriter(ABC):
 
     @contextmanager
     def discarded_on(self, error: type[Exception]) -> Iterator[None]:
-        """Remove the unfinished store on this error, which the same encode meets again; never one of several workers."""
+        """Remove the unfinished store on this error, which the same encode meets again; not one of several workers."""
         try:
             yield
         except error:
