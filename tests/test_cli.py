@@ -375,7 +375,7 @@ def test_an_interrupted_training_goes_on(work, hvae, capsys, monkeypatch):
     assert "Stopped. Continue with: hvae-codec train data --resume --out runs/b" in err
     assert "Traceback" not in err
     assert [p.name for p in Path("runs/b/state").glob("*.json")][-1] == "step-000000002.json"
-    assert "there" in hvae("info", "runs/b")
+    assert "2 of 5" in hvae("info", "runs/b")
     assert "5 steps on" in hvae("train", "data", "--resume")
     unbroken = hvae("train", "data", "--config", "tiny.toml", "--steps", 5, "--out", "runs/c")
     assert "5 steps" in unbroken
