@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_source, report_splits, show, stages
+from .display import console, interruptible, report_source, report_splits, show, stages, warn_unfinished
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -109,6 +109,8 @@ def _analyze(plan: AnalysisPlan, data: Path, model: Path, out: Path | None, devi
     reuse_freed_memory()
     with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)
+        if processes.is_main:
+            warn_unfinished(hvae)
         config, run = hvae.config, hvae.run or model
         folder = out or run / FOLDER
         processes.run_on_main(lambda: check_folder(folder, data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from typing import Annotated
 
@@ -87,8 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not _is_out_of_memory(error):
             raise
         message, code = _memory_message(words), 1
-    print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
+    print(f"hvae-codec: {_one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def _one_line(message: str) -> str:
+    """Join the lines of `message`, and escape what would command the terminal: names of files may hold anything."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, console, interruptible, report_source, show, stages
+from .display import CONTINUES, console, interruptible, report_source, show, stages, warn
 from .distributed_session import distributed_session, parse_worker
 from .encode_options import WorkerOption
 from .options import (
@@ -52,14 +52,13 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
-    from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.about import store_table, worker_sentence
 
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
         opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
         reuse_freed_memory()
-        hvae = load_model(model, processes.device) if model else opened.load_model(processes.device)
+        hvae = opened.load_model(processes.device, model)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
@@ -73,6 +72,7 @@ def command(
                 seed=seed,
                 copying=stage("Copying"),
                 progress=stage("Encoding"),
+                on_warning=warn if processes.is_main else lambda _: None,
             )
         if appended is not None:
             report_source(source)

@@ -11,7 +11,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import console, interruptible, stages
+from .display import CONTINUES, console, interruptible, stages
 from .options import BatchSize, DeviceOption, StoreArgument, torch_device
 
 
@@ -24,7 +24,7 @@ class FormatName(StrEnum):
 
 def command(
     store: StoreArgument,
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
+    out: Annotated[str, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
     images: Annotated[str, typer.Option("--images", help="Which images: all, 7, 0:100 or 0:1000:10.")] = "all",
     file_format: Annotated[
         FormatName, typer.Option("--format", help="png restores names and class folders; npy is one array.")
@@ -35,21 +35,27 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
 ) -> None:
-    """Decode the images of a store, under their own names."""
+    """Decode the images of a store, under their own names.
+
+    An interrupted decode continues if the same command is run again.
+    """
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
     from hvae_codec.encode.encoded_store import open_store
-    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.storage.location import location_of
 
+    folder = location_of(out).folder
+    if folder is None:
+        raise UsageError(f"{out} is in a bucket; decode writes into a folder of this machine, so give one")
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
     reuse_freed_memory()
-    hvae = load_model(model, torch_device(device)) if model else opened.load_model(torch_device(device))
-    with interruptible("Nothing was written."), stages() as stage:
+    hvae = opened.load_model(torch_device(device), model)
+    with interruptible(CONTINUES), stages() as stage:
         count = decode_to_folder(
             opened,
             hvae,
-            out,
+            folder,
             images=wanted,
             file_format=file_format.value,
             batch_size=batch_size,

@@ -19,6 +19,7 @@ from .tables import in_parts
 
 if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
+    from hvae_codec.model.hvae import HVAE
 
 CONTINUES = "The same command continues where it stopped."
 """What to do after Ctrl-C, of commands that can be resumed."""
@@ -98,6 +99,20 @@ def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
             return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
         yield announce
+
+
+def warn(text: str, console: Console | None = None) -> None:
+    """Say, on standard error, what a user should know though the command goes on."""
+    err = console or Console(stderr=True, highlight=False)
+    err.print(f"hvae-codec: warning: {text}", soft_wrap=True, markup=False)
+
+
+def warn_unfinished(model: HVAE) -> None:
+    """Say, on standard error, that the run of `model` has not taken all its steps."""
+    from hvae_codec.train.run_folder import unfinished_sentence
+
+    if model.run is not None and (sentence := unfinished_sentence(model.run)):
+        warn(sentence)
 
 
 def report_source(source: ImageSource) -> None:

@@ -12,7 +12,17 @@ from hvae_codec.errors import UsageError
 
 from . import encode_options as option
 from .cutoffs import parse_cutoff
-from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages
+from .display import (
+    CONTINUES,
+    console,
+    interruptible,
+    report_source,
+    report_splits,
+    show,
+    stages,
+    warn,
+    warn_unfinished,
+)
 from .distributed_session import distributed_session, parse_worker
 from .options import (
     LATEST_RUN,
@@ -118,6 +128,8 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
         if not worker_option:
             processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
         model = load_model(run, processes.device)
+        if processes.is_main and not worker.number:
+            warn_unfinished(model)
         config = model.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         if processes.is_main:
@@ -157,6 +169,7 @@ def _encode(
             stats=ranking.stats,
             options=request.options,
             progress=stage("Encoding"),
+            on_warning=warn if processes.is_main else lambda _: None,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, report_source, report_splits, show, stages
+from .display import console, interruptible, report_source, report_splits, show, stages, warn_unfinished
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -64,6 +64,7 @@ def command(
         check_image_csv(csv, overwrite=overwrite)
     reuse_freed_memory()
     hvae = load_model(model, torch_device(device))
+    warn_unfinished(hvae)
     config = hvae.config
     source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
     chosen = source.split(split.value)

@@ -35,14 +35,13 @@ def command(
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
-    from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
     if model or data:
-        hvae = load_model(model, torch_device(device)) if model else load_store_model(store, torch_device(device))
+        hvae = load_store_model(store, torch_device(device), model)
     if data and hvae:
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

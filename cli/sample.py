@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import console, interruptible, stages
+from .display import console, interruptible, stages, warn_unfinished
 from .options import LATEST_RUN, BatchSize, DeviceOption, Model, Seed, torch_device
 
 
@@ -51,6 +51,7 @@ def command(
 
     reuse_freed_memory()
     hvae = load_model(model, torch_device(device))
+    warn_unfinished(hvae)
     target = sample_target(out, count, hvae.config, overwrite=overwrite)
     batches = sample_images(
         hvae, count, temperature, output_temperature=output_temperature, seed=seed, batch_size=batch_size

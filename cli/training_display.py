@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from .display import warn
+
 if TYPE_CHECKING:
     from hvae_codec.train.progress import Status
 
@@ -59,7 +61,7 @@ def _bar(console: Console) -> Iterator[TrainingDisplay]:
 
     with Live(Group(words, bar), console=console) as live:
         try:
-            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: _warn(console, text))
+            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: warn(text, console))
         except BaseException:  # work that fails takes its bar with it
             live.transient = True
             raise
@@ -70,8 +72,4 @@ def _lines(console: Console) -> TrainingDisplay:
         pace = f"; {status.pace()}" if status.pace() else ""
         console.print(f"step {status.step}/{status.steps}: {status.text()}{pace}", soft_wrap=True)
 
-    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, lambda text: _warn(console, text))
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"hvae-codec: warning: {text}", soft_wrap=True, markup=False)
+    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, lambda text: warn(text, console))

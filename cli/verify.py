@@ -45,7 +45,5 @@ def command(
 
 def _deep(store: str, model: Path | None, device: str, progress: Progress) -> VerifyReport:
     from hvae_codec.encode.deep_verify import verify_deep
-    from hvae_codec.model.checkpoint import load_model
 
-    on = torch_device(device)
-    return verify_deep(store, load_model(model, on) if model else None, progress, on)
+    return verify_deep(store, progress=progress, device=torch_device(device), run=model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hvae_codec import open_store
 from hvae_codec.data.sources import as_source, open_images
-from hvae_codec.encode.decode_to_files import _inside, decode_to_folder, png_names
+from hvae_codec.encode import decode_to_files
+from hvae_codec.encode.decode_to_files import MARKER, decode_to_folder
 from hvae_codec.encode.pipeline import encode_images
+from hvae_codec.encode.png_names import _inside, png_names
 from hvae_codec.errors import DataError, StoreError
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
+from stores import tree
 
 NAMES = ["1.png", "cats/1.jpg", "cats/2.jpg", "cats/2.png", "cats/Ä b.webp", "dogs/old.2020/1.tiff", "train/x/y/z.GIF"]
 
@@ -121,12 +126,14 @@ def test_grey_images(tiny_config, cut_patches, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.png", "/etc/x", "a/../../b", "a/../b", "C:\\x", "C:x.png", "..\\x", "\\\\host\\x", "\\x", "..", "", "a\0b"],
+    ["../x.png", "/etc/x", "a/../../b", "a/../b", "..", "", "a\0b"],
 )
 def test_names_never_lead_out_of_the_folder(tiny_model, make_store, tmp_path, name):
     with pytest.raises(StoreError, match="leads out of the folder"):
         png_names(["good.png", name])
-    if name in ("../x.png", "/etc/x", "C:\\x"):
+    with pytest.raises(StoreError, match="leads out of the folder"):
+        _inside(name, windows=True)
+    if name in ("../x.png", "/etc/x"):
         store = make_store(["good.png", name])
         out = tmp_path / "below" / "out"
         with pytest.raises(StoreError, match=r"leads out of.*--format npy"):
@@ -149,11 +156,31 @@ def test_targets_are_distinct_and_inside(names):
         assert ".." not in target.parts
 
 
-def test_names_that_other_systems_forbid_are_kept_here():
-    assert png_names(["shots/12:30:05.png", "a b/#1?.jpg"]) == [
-        PurePosixPath("shots/12:30:05.png"),
-        PurePosixPath("a b/#1?.png"),
-    ]
+@pytest.mark.parametrize("name", ["C:\\x", "C:x.png", "..\\x", "\\\\host\\x", "\\x", "a:1.png"])
+def test_names_that_lead_out_of_the_folder_on_windows_alone(name):
+    with pytest.raises(StoreError, match="leads out of the folder"):
+        _inside(name, windows=True)
+    assert _inside(name, windows=False).parts == (name,)
+
+
+def test_a_backslash_separates_on_windows_alone():
+    assert _inside("b\\x.png", windows=True) == PurePosixPath("b/x.png")
+    assert _inside("b\\x.png", windows=False).parts == ("b\\x.png",)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_that_other_systems_forbid_are_kept_here(make_store, tiny_model, tmp_path):
+    names = ["shots/12:30:05.png", "a b/#1?.jpg", "a:1.png", "b\\x.png", "..\\y.png", " ", "\x1b[31m\n.png"]
+    decode_to_folder(make_store(names), tiny_model, tmp_path / "out")
+    expected = ["shots/12:30:05.png", "a b/#1?.png", "a:1.png", "b\\x.png", "..\\y.png", " .png", "\x1b[31m\n.png"]
+    assert files(tmp_path / "out") == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".jp", "d" * 300 + "/1.png"])
+def test_names_that_are_too_long_for_files_leave_nothing(make_store, tiny_model, tmp_path, name):
+    with pytest.raises(StoreError, match=r"(x|1).* cannot be the name of a file here \(.*long.*--format npy"):
+        decode_to_folder(make_store(["good.png", name]), tiny_model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 DEVICES = ["CON", "nul.png", "a/Aux.tar.gz", "COM1/x.png", "lpt9.jpg", "LPT²", "prn .png", "conin$"]
@@ -225,26 +252,116 @@ class Stop(Exception):  # noqa: N818 - not an error
     """The process dies."""
 
 
-@pytest.mark.parametrize("file_format", ["png", "npy"])
-@pytest.mark.parametrize("reason", [Stop, KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_decode_leaves_nothing_that_looks_finished(store, tiny_model, tmp_path, file_format, reason):
+def interrupt_at(image: int, reason: BaseException):
+    """A function that reports progress, until it has `image` images."""
+
     def stop(done, total):
-        raise reason
+        if done >= image:
+            raise reason
 
-    kind = reason if isinstance(reason, type) else type(reason)
-    with pytest.raises(kind):
-        decode_to_folder(store, tiny_model, tmp_path / "out", file_format=file_format, batch_size=2, progress=stop)
+    return stop
+
+
+@pytest.mark.parametrize("file_format", ["png", "npy"])
+@pytest.mark.parametrize("reason", [Stop(), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_decode_goes_on_where_it_stopped(store, tiny_model, tmp_path, file_format, reason):
+    out, partial, seen = tmp_path / "out", tmp_path / "out.partial", []
+    decode_to_folder(store, tiny_model, tmp_path / "whole", file_format=file_format, batch_size=2)
+    with pytest.raises(type(reason)):
+        decode_to_folder(
+            store, tiny_model, out, file_format=file_format, batch_size=2, progress=interrupt_at(4, reason)
+        )
+    assert not out.exists()
+    last = max((p for p in partial.rglob("*.*") if p.name != MARKER), key=lambda p: p.stat().st_mtime_ns)
+    with open(last, "r+b") as file:  # as after kill -9
+        file.truncate(last.stat().st_size - 3)
+    decode_to_folder(
+        store, tiny_model, out, file_format=file_format, batch_size=2, progress=lambda *done: seen.append(done)
+    )
+    assert seen[0][0] >= 2
+    assert seen[-1] == (7, 7)
+    assert tree(out) == tree(tmp_path / "whole")
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("file_format", ["png", "npy"])
+def test_another_decode_begins_anew(store, tiny_model, tmp_path, file_format):
+    def stopped(**options):
+        with pytest.raises(Stop):
+            decode_to_folder(store, tiny_model, tmp_path / "out", progress=interrupt_at(1, Stop()), **options)
+
+    stopped(batch_size=2)
+    stopped(images=range(3), file_format="npy", batch_size=2)
+    seen = []
+    options = {"file_format": file_format, "batch_size": 3}
+    decode_to_folder(store, tiny_model, tmp_path / "out", progress=lambda *done: seen.append(done), **options)
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+    decode_to_folder(store, tiny_model, tmp_path / "whole", **options)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_folder_of_that_name_which_decode_did_not_leave_stays(store, tiny_model, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"out\.partial is in the way.*give another folder"):
+        decode_to_folder(store, tiny_model, tmp_path / "out")
+    assert tree(tmp_path) == {"out.partial/mine.txt": b"mine"}
+
+
+def test_a_kill_between_the_name_and_the_end(store, tiny_model, tmp_path, monkeypatch):
+    out, unlink = tmp_path / "out", Path.unlink
+
+    def stop(path, *args, **kwargs):
+        if path == out / MARKER:
+            raise Stop
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", stop)
+    with pytest.raises(Stop):
+        decode_to_folder(store, tiny_model, out)
+    monkeypatch.undo()
+    assert decode_to_folder(store, tiny_model, out) == 7
+    assert MARKER not in files(out)
+    with pytest.raises(DataError, match="is not empty"):
+        decode_to_folder(store, tiny_model, out)
+
+
+def test_two_names_that_are_one_file_are_found_after_a_kill_too(make_store, tiny_model, tmp_path, monkeypatch):
+    """Where case does not count, the second image must not be taken for one that was written."""
+    store = make_store(["a.png", "A.png", "b.png"])
+    lowered = lambda names: [PurePosixPath(str(path).lower()) for path in png_names(names)]  # noqa: E731
+    monkeypatch.setattr("hvae_codec.encode.decode_to_files.png_names", lowered)
+    monkeypatch.setattr("hvae_codec.encode.decode_to_files._save", interrupt_at_second(decode_to_files._save))
+    with pytest.raises(Stop):
+        decode_to_folder(store, tiny_model, tmp_path / "out", batch_size=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("hvae_codec.encode.decode_to_files.png_names", lowered)
+    with pytest.raises(StoreError, match="two images"):
+        decode_to_folder(store, tiny_model, tmp_path / "out", batch_size=1)
     assert not list(tmp_path.iterdir())
-    decode_to_folder(store, tiny_model, tmp_path / "out", file_format=file_format)
-    assert (tmp_path / "out").exists()
 
 
-def test_damage_leaves_nothing(make_store, tiny_model, tmp_path):
+def interrupt_at_second(save):
+    calls = iter(range(9))
+
+    def stop(*args):
+        if next(calls):
+            raise Stop
+        save(*args)
+
+    return stop
+
+
+def test_after_a_repair_the_same_call_goes_on(make_store, tiny_model, tmp_path):
     store = make_store(NAMES)
     shard = next(p for p in (store.path / f"z{store.resolutions[-1]}" / "c").rglob("*") if p.is_file())
     content = bytearray(shard.read_bytes())
-    content[len(content) // 4] ^= 1
-    shard.write_bytes(content)
+    damaged = content.copy()
+    damaged[len(content) // 4] ^= 1
+    shard.write_bytes(damaged)
     with pytest.raises(StoreError, match="damaged"):
         decode_to_folder(store, tiny_model, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
+    shard.write_bytes(content)
+    assert decode_to_folder(open_store(store.path), tiny_model, tmp_path / "out") == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -19,6 +19,7 @@ from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_cod
 from hvae_codec.analysis.reconstruction import SizeMeter
 from hvae_codec.config import CHUNK_BYTES
 from hvae_codec.data.sources import as_source
+from hvae_codec.encode import pipeline
 from hvae_codec.encode.coder import LatentCoder
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
@@ -375,3 +376,36 @@ def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_pat
     for r in written.resolutions:
         image_bytes = 2 * math.prod(written.columns.item(r))
         assert written.group[f"z{r}"].chunks[0] == chunk_length(256, CHUNK_BYTES, image_bytes)
+
+
+@pytest.mark.parametrize("shape", ["first row group", "a later one"])
+def test_latents_that_the_codec_would_clip_are_refused_and_another_step_works(
+    model, images, stats, mask, tmp_path, monkeypatch, shape
+):
+    path, codec = tmp_path / "out.zarr", make_codec("int", 1e-6)
+    if shape == "a later one":
+        real, calls = pipeline.check_clipped, iter(range(9))
+        monkeypatch.setattr(pipeline, "check_clipped", lambda *a: real(*a) if next(calls) else None)
+    with pytest.raises(UsageError, match=r"[\d,]+ of [\d,]+ latents of images \d.*step 1e-06; give a larger --step"):
+        encode_images(model, images[:500], path, mask=mask, stats=stats, codec=codec)
+    assert not list(tmp_path.iterdir())
+    assert len(encode_images(model, images[:5], path, mask=mask, stats=stats)) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"row_group_size": 10**12}, r"--shard\) is 1000000000000; give 1 to 1048576"),
+        ({"row_group_size": 0}, r"--shard\) is 0; give 1"),
+        ({"chunk_bytes": 10**12}, r"--chunk\) is 1000000000000; give 1 to"),
+        ({"batch_size": 0}, r"--batch-size\) is 0; give 1"),
+        ({"row_group_size": 1000003}, r"1,000,003 images have batches of 1, where 64 would do; give --shard 1000000"),
+        ({"row_group_size": 521, "batch_size": 1}, "521 images have chunks of 1, where .*; give --shard 512"),
+    ],
+)
+def test_sizes_that_cannot_be_right(model, images, stats, mask, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        encode_images(
+            model, images[:5], tmp_path / "out.zarr", mask=mask, stats=stats, options=EncodeOptions(**options)
+        )
+    assert not list(tmp_path.iterdir())

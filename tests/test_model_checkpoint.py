@@ -67,8 +67,9 @@ def test_loaded_models_are_for_use_not_for_training(tiny_model):
     assert not any(p.requires_grad for p in tiny_model.parameters())
 
 
-def test_only_the_two_files_are_left(run: Path):
-    assert sorted(path.name for path in run.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+def test_only_the_two_files_are_left(tiny_config, tmp_path: Path):
+    save_model(tmp_path / "run", tiny_config, HVAE(tiny_config.model).state_dict())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
 
 
 def test_replacing_keeps_the_old_content_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import DataError, ModelError, StoreError
-from hvae_codec.model.checkpoint import load_model, load_weights, save_model
+from hvae_codec.model.checkpoint import keep_weights, load_model, load_weights, model_hash, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
@@ -151,6 +151,19 @@ def test_facts_of_a_run(run, analysis, tiny_config):
     assert [row["keep"] for row in facts.data["cutoffs"]] == list(KEEPS)
     assert json.loads(json.dumps(facts.data)) == facts.data
     assert "30%" in shown(*facts.render())
+    assert (facts.data["steps"], facts.data["kept_weights"]) == (None, [])
+    model = load_model(run)
+    keep_weights(model)
+    (run / "state").mkdir()
+    for ending in ("safetensors", "json"):
+        (run / "state" / f"step-000000003.{ending}").touch()
+    facts = describe(run)
+    assert facts.data["model_hash"] == model_hash(model)
+    assert (facts.data["steps"], facts.data["kept_weights"]) == (3, [model_hash(model)])
+    assert "3 of 8" in shown(*facts.render())
+    assert f"1, of stores: {model_hash(model)[:12]}" in shown(*facts.render())
+    (run / "model.safetensors").write_bytes(b"torn")
+    assert "cannot read the weights" in shown(*describe(run).render())
     (run / "model.safetensors").unlink()
     assert "not yet" in shown(*describe(run).render())
     assert not describe(run).data["trained"]

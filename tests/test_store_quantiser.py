@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.errors import UsageError
-from hvae_codec.store.quantiser import MAX_CODE, FloatCodec, IntCodec, codec_from_dict, make_codec
+from hvae_codec.store.quantiser import (
+    MAX_CODE,
+    ClippedError,
+    FloatCodec,
+    IntCodec,
+    check_clipped,
+    codec_from_dict,
+    make_codec,
+)
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 LATENTS = hnp.arrays(np.float32, (4, 3, 2, 2), elements=st.floats(-300, 300, width=32) | FLOATS)
@@ -86,9 +94,29 @@ def test_a_codec_goes_through_json(codec):
 def test_what_is_no_codec_is_named():
     with pytest.raises(UsageError, match="'int4'; choose int, float16, float32"):
         make_codec("int4")
-    for step in (0.0, -1.0, float("nan"), float("inf")):
+    for step in (0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30):
         with pytest.raises(UsageError, match="step is"):
             make_codec("int", step)
     for data in ({}, {"name": "int", "step": None}, {"name": "int", "step": "wide"}):
         with pytest.raises(UsageError, match="describes no latent codec"):
             codec_from_dict(data)
+
+
+def test_steps_that_are_not_made_any_more_are_read():
+    assert codec_from_dict({"name": "int", "step": 1e-30}).to_dict()["step"] == 1e-30
+
+
+@pytest.mark.parametrize(
+    ("codec", "largest", "message"),
+    [
+        (IntCodec(0.25), 32766, r"2 of 8 latents of image 3 .*±32767 .*int, step 0\.25; give a larger --step.*float16"),
+        (FloatCodec("float16"), 65440, r"2 of 8 .*±65504 .*float16; give --codec float32"),
+        (FloatCodec("float32"), 3e38, r"2 of 8 .*float32; give another model"),
+    ],
+)
+def test_latents_that_were_clipped_are_counted(codec, largest, message):
+    z = np.array([largest, -largest, 0, 1], np.float32)
+    check_clipped(codec, {1: codec.encode(z, np.float32(1))}, "image 3")
+    clipped = {1: codec.encode(z, np.float32(1)), 4: codec.encode(np.array([np.inf, -np.inf, 0, 1]), np.float32(1))}
+    with pytest.raises(ClippedError, match=message):
+        check_clipped(codec, clipped, "image 3")

@@ -11,7 +11,8 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.train.run_folder import Origin, RunLock, read_origin, save_origin, start_run
+from hvae_codec.train.run_folder import Origin, RunLock, read_origin, save_origin, start_run, unfinished_sentence
+from hvae_codec.train.state import STATE_FOLDER
 
 
 @pytest.fixture
@@ -176,3 +177,13 @@ def test_a_run_from_before_there_was_a_choice_stays_in_float32(tiny_config, tmp_
     add_state(run, 1)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert start_run(run, with_settings(tiny_config, ["train.precision=auto"]), resume=True).train.precision == "fp32"
+
+
+def test_an_unfinished_run_is_told_from_a_finished_or_imported_one(run: Path):
+    assert unfinished_sentence(run) == ""  # no state, as of an imported run
+    (run / STATE_FOLDER).mkdir()
+    for step, said in ((3, True), (7, True), (8, False)):
+        for ending in ("safetensors", "json"):
+            (run / STATE_FOLDER / f"step-{step:09d}.{ending}").touch()
+        (run / STATE_FOLDER / "step-000000009.safetensors").touch()  # not complete: its counters come last
+        assert (f"{run} has {step} of 8 steps" in unfinished_sentence(run)) == said

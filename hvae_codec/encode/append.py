@@ -16,7 +16,7 @@ where nothing can be renamed: the server copies the objects of whole row groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import Location, LocationLike, each, location_of
+from ..store.folder_writer import check_no_link
 from ..store.open_writer import (
     check_location,
     is_written,
@@ -34,6 +35,7 @@ from ..store.open_writer import (
     unfinished_fingerprint,
     writer_class,
 )
+from ..store.quantiser import ClippedError, check_clipped
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
@@ -41,7 +43,7 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EVALUATED, ImageEncoder, Images, check_images, joined, write_row_groups
+from .pipeline import EVALUATED, ImageEncoder, Images, check_images, finish_store, joined, write_row_groups
 from .sketch import SKETCH
 
 TAKEN_AT_ONCE = 256  # row groups that are copied, and then committed; what a killed append copies again
@@ -57,6 +59,7 @@ def append(
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Add `images` to the store at `path`, which stays readable; returns the appended store.
 
@@ -64,7 +67,8 @@ def append(
     it replaces the old one, which must be in a folder.
     Images of arrays have no names and are numbered on. If the store has rate and distortion of its images, they are
     measured of these too, with noise of `seed`. Killed at any moment, the same call continues. `progress` is called
-    with the images done and the images to add, `copying` with those whose row groups are taken over and those to take.
+    with the images done and the images to add, `copying` with those whose row groups are taken over and those to take,
+    `on_warning` as by `encode_images`.
     Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
     Raises `DataError` if these images, or others of their names, are in the store, or do not fit; `StoreError` if there
     is no store, its last row group or its tables are damaged, it is of another model or being written, it has things
@@ -72,7 +76,16 @@ def append(
     replaced.
     """
     store = append_worker(
-        model, images, path, Worker(), out=out, batch_size=batch_size, seed=seed, progress=progress, copying=copying
+        model,
+        images,
+        path,
+        Worker(),
+        out=out,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        copying=copying,
+        on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
     return store
@@ -89,6 +102,7 @@ def append_worker(
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Write the row groups that `worker` owns of the store at `out`; see `append` and `encode_worker`.
 
@@ -112,8 +126,9 @@ def append_worker(
         if worker.count == 1:
             _check_unfinished(target, spec)
         writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
-        _Addition(old, encoder).write(writer, progress, copying)
-        return open_store(target) if writer.finish() else None
+        with writer.discarded_on(ClippedError):
+            _Addition(old, encoder).write(writer, progress, copying)
+        return finish_store(writer, model, on_warning)
 
 
 def open_to_append(path: LocationLike, out: LocationLike | None = None, worker: Worker | None = None) -> EncodedStore:
@@ -138,8 +153,7 @@ def _to_append(path: LocationLike, out: LocationLike | None, worker: Worker) -> 
         raise UsageError(f"{location} is in a bucket, where no store can be replaced; name the appended one with --out")
     if worker.count > 1:
         raise UsageError("several workers write the appended store under a name of its own; give it as --out")
-    if location.folder.is_symlink():
-        raise UsageError(f"{location} is a link; give the folder that it points to, {location.folder.resolve()}")
+    check_no_link(location.folder)
     return location
 
 
@@ -210,7 +224,9 @@ class _Addition:
         new = len(writer.rows(row_group)) - count
         if row_group in pending:
             old = checked_row_group(self.old, row_group), self._measured(slice(-count, None))
-            whole = joined([old, self.encoder.encode_range(range(new))])
+            added = self.encoder.encode_range(range(new))
+            check_clipped(writer.spec.codec, added[0], f"the first {new} new images")
+            whole = joined([old, added])
             self._check_unchanged()  # before what was read is committed, which the same call would trust
             writer.write(row_group, *whole)
         return new

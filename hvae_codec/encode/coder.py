@@ -23,7 +23,7 @@ from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.shared_prefix import masked_outputs
 from ..store.columns import Columns, PositionColumns, VariateColumns
-from ..store.quantiser import Codec
+from ..store.quantiser import Codec, check_clipped
 from ..store.reader import Store, Stored
 
 
@@ -74,7 +74,7 @@ class LatentCoder:
             where = f" ({model.run})" if model.run else ""
             raise StoreError(
                 f"{store.path} was made with model {store.model_hash[:12]}, and this one{where} is {own[:12]}; "
-                "give the run it was made with as --model"
+                "give the run it was made with as --model; if that was trained on and kept no weights, encode again"
             )
         mask = LatentMask.from_dict(store.mask)
         if not stored_columns(mask).agree_with(store.columns):
@@ -138,14 +138,15 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
     """Stored numbers of each of `coders` and its own reconstruction, uint8 [B, C, H, W], from bottom-up activations.
 
     The coders have one model. Latent groups that masks prune alike are run once, from coder to coder: give them by
-    rising size.
+    rising size. Raises `ClippedError` if latents are too large for the codec.
     """
     model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
     outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
-    return [
-        (choice.stored(), model.likelihood.to_pixels(model.likelihood.mean(output)))
-        for choice, output in zip(choices, outputs, strict=True)
-    ]
+    stored = [choice.stored() for choice in choices]
+    for coder, numbers in zip(coders, stored, strict=True):
+        check_clipped(coder.codec, numbers, "the images measured")
+    images = [model.likelihood.to_pixels(model.likelihood.mean(output)) for output in outputs]
+    return list(zip(stored, images, strict=True))
 
 
 class _EncodeChooser:

@@ -1,15 +1,23 @@
-"""A store decoded into a folder: image files under their own names and class folders, or one array."""
+"""A store decoded into a folder: image files under their own names and class folders, or one array.
+
+    OUT.partial    .decode.json    what is decoded here, and how: the same decode goes on after a kill
+                   cats/1.png ...  written in order, so that the last one at most is torn
+
+What is there is taken in whole batches, so that the pixels are those of an unbroken decode to the last bit.
+"""
 
 from __future__ import annotations
 
-import collections
 import csv
+import errno
+import io
 import itertools
+import json
 import os
-import re
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,14 +26,24 @@ from PIL import Image
 
 from ..errors import DataError, StoreError
 from ..lookahead import write_behind
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.new_folder import new_folder
 from .encoded_store import EncodedStore
+from .png_names import NPY, png_names
 
 Format = Literal["png", "npy"]
 Batches = Iterator[NDArray[np.uint8]]
 """Pixels, [B, H, W, C]."""
+
+MARKER = ".decode.json"
+_END_OF_PNG = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND, which is the same in all files
+_NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+class _NameError(StoreError):
+    """A file that cannot be written under its name, nor if the same is decoded again."""
 
 
 def decode_to_folder(
@@ -41,97 +59,152 @@ def decode_to_folder(
     """Decode the images of `store` (all, or those numbered `images`) into `folder`; returns how many.
 
     `png` restores names and class folders, with the ending .png; `npy` writes `images.npy`, uint8 [N, H, W, C], and
-    `names.csv`. The folder appears when it is whole. Raises `DataError` if it exists and is not empty, or if PNG cannot
-    hold the model's channels; `StoreError` if the store is of another model, damaged, or names a file outside the
-    folder.
+    `names.csv`. The folder appears when it is whole; killed at any moment, the same call continues, and what another
+    call left there is removed. `progress` counts the images that were written before.
+    Raises `DataError` if the folder, or the one that it is built in, has something else in it, or if PNG cannot hold
+    the model's channels; `StoreError` if the store is of another model, damaged, or has names that cannot be files.
     """
-    images = images if images is not None else range(len(store))
-    with new_folder(folder) as partial:
-        write = _write_pngs if file_format == "png" else _write_array
-        decoded = store.decode_batches(images, model, batch_size)
-        batches = (np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) for pixels in decoded)
-        with closing(write(store, images, batches, partial)) as counts:
-            for done in itertools.accumulate(counts):
-                if progress is not None:
-                    progress(done, len(images))
+    images, folder = images if images is not None else range(len(store)), folder.absolute()
+    files = (_PngFiles if file_format == "png" else _ArrayFile)(store, images)
+    store.coder(model)  # raises before anything is written
+    job = {"store": store.metadata.fingerprint, "model": model_hash(model), "images": str(images)}
+    job |= {"format": file_format, "batch_size": str(batch_size), "device": str(model.device)}
+    marker = json.dumps(job).encode()
+    if _read(folder / MARKER) != marker:  # else a kill came at the very end
+        with new_folder(folder, kept=True) as partial:
+            _claim(partial, marker)
+            done = files.resume(partial, batch_size)
+            decoded = store.decode_batches(images[done:], model, batch_size)
+            batches = (np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) for pixels in decoded)
+            with _removed_on_name_error(partial), closing(files.write(partial, done, batches)) as counts:
+                for written in itertools.accumulate(counts, initial=done):
+                    if progress is not None and written > 0:
+                        progress(written, len(images))
+    (folder / MARKER).unlink()  # not before: a folder without it is not continued
     return len(images)
 
 
-def _write_pngs(store: EncodedStore, images: range, batches: Batches, folder: Path) -> Generator[int]:
-    """Write each of `batches`, and yield how many images that were; so does `_write_array`."""
-    names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
-    # The bytes on the disk are UTF-8 in every locale, as those of the images that were encoded.
-    targets = (folder / os.fsdecode(str(names[i]).encode()) for i in images)
+def _read(marker: Path) -> bytes:
+    return marker.read_bytes() if marker.is_file() else b""
 
-    def write(batch: NDArray[np.uint8]) -> int:
-        for pixels, target in zip(batch, targets, strict=False):
-            _save(pixels, target)
-        return len(batch)
 
-    return write_behind(write, batches)  # writing a small PNG takes half as long as decoding it
+def _claim(partial: Path, job: bytes) -> None:
+    """Leave what the same `job` wrote into `partial`, and remove what another decode did.
+
+    Raises `DataError` if it is somebody else's.
+    """
+    marker = partial / MARKER
+    if not marker.exists() and any(partial.iterdir()):
+        raise DataError(f"{partial} is in the way, and was not left by decode; move it or give another folder")
+    if _read(marker) != job:
+        _empty(partial)
+        marker.write_bytes(job)
+
+
+def _empty(partial: Path) -> None:
+    """Remove what was decoded; the marker stays, so that a kill leaves a folder that is known."""
+    for path in partial.iterdir():
+        if path.name != MARKER:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@contextmanager
+def _removed_on_name_error(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except _NameError:
+        _empty(partial)
+        shutil.rmtree(partial)
+        raise
+
+
+class _PngFiles:
+    """A file for each image."""
+
+    def __init__(self, store: EncodedStore, images: range) -> None:
+        channels = store.metadata.image.channels
+        if channels not in (1, 3):
+            raise DataError(f"PNG files hold 1 or 3 channels, these images have {channels}; {NPY}")
+        names = png_names(store.names)  # of all images, so that a name does not depend on which are decoded
+        # The bytes on the disk are UTF-8 in every locale, as those of the images that were encoded.
+        self._targets = [os.fsdecode(str(names[i]).encode()) for i in images]
+
+    def resume(self, folder: Path, batch_size: int) -> int:
+        """Remove what is beyond the last whole batch in `folder`; returns how many images are left."""
+        whole = sum(1 for _ in itertools.takewhile(_is_whole, (folder / target for target in self._targets)))
+        done = whole - whole % batch_size
+        for target in self._targets[done : whole + 1]:
+            with suppress(OSError):  # not there, or a folder, which writing the file will tell of
+                (folder / target).unlink()
+        if sum(path.is_file() for path in folder.rglob("*")) - 1 == done:
+            return done
+        _empty(folder)  # a power cut tore more than the last file, or the file system takes two of the names for one
+        return 0
+
+    def write(self, folder: Path, done: int, batches: Batches) -> Generator[int]:
+        """Write each of `batches`, from image `done`, and yield how many images that were."""
+        targets = (folder / target for target in self._targets[done:])
+
+        def write(batch: NDArray[np.uint8]) -> int:
+            for pixels, target in zip(batch, targets, strict=False):
+                _save(pixels, target)
+            return len(batch)
+
+        return write_behind(write, batches)  # writing a small PNG takes half as long as decoding it
+
+
+def _is_whole(png: Path) -> bool:
+    try:
+        with open(png, "rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - len(_END_OF_PNG)))
+            return file.read() == _END_OF_PNG
+    except OSError:  # not there, or a folder
+        return False
 
 
 def _save(pixels: NDArray[np.uint8], target: Path) -> None:
     """Write `target`, which must be new: file systems may take names for equal that differ, as in case."""
-    channels = pixels.shape[-1]
-    if channels not in (1, 3):
-        raise DataError(f"PNG files hold 1 or 3 channels, these images have {channels}; decode with --format npy")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as file:
-            Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, format="PNG")
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
     except (FileExistsError, NotADirectoryError):
-        raise StoreError(
-            f"two images would be written to {target.name}, or to a file and below it; decode with --format npy"
-        ) from None
+        raise _NameError(f"two images would be written to {target.name}, or to a file and below it; {NPY}") from None
+    except (OSError, UnicodeEncodeError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_NAME:
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise _NameError(f"{target.name!r} cannot be the name of a file here ({why}); {NPY}") from None
 
 
-def _write_array(store: EncodedStore, images: range, batches: Batches, folder: Path) -> Generator[int]:
-    channels, size = store.metadata.image.channels, store.image_size
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, channels)}
-    # Not a memory map: on a full disk, writing to one kills the process without a word.
-    with open(folder / "images.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for batch in batches:
-            file.write(batch.data)
-            yield len(batch)
-    with open(folder / "names.csv", "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["name", "label"])
-        rows.writerows((store.names[i], store.labels[i]) for i in images)
+class _ArrayFile:
+    """One array of all images, and a table of their names."""
 
+    def __init__(self, store: EncodedStore, images: range) -> None:
+        self._store, self._images = store, images
+        shape = len(images), store.image_size, store.image_size, store.metadata.image.channels
+        self._image_bytes, header = store.image_dims, io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        self._header = header.getvalue()
 
-def png_names(names: Sequence[str]) -> list[PurePosixPath]:
-    """Names with the ending .png; if two would be equal, it is added to the old ending instead.
+    def resume(self, folder: Path, batch_size: int) -> int:
+        """Compare with `_PngFiles`."""
+        file = folder / "images.npy"
+        images = max(0, file.stat().st_size - len(self._header)) // self._image_bytes if file.exists() else 0
+        return images - images % batch_size
 
-    >>> [str(p) for p in png_names(["cats/1.jpg", "cats/2.jpg", "cats/2.png"])]
-    ['cats/1.png', 'cats/2.jpg.png', 'cats/2.png']
-
-    Raises `StoreError` if a name leads out of the folder, or two names stay equal.
-    """
-    paths = [_inside(name) for name in names]
-    pngs = [path.with_suffix(".png") for path in paths]
-    uses = collections.Counter(pngs)
-    targets = [
-        png if uses[png] == 1 or png == path else path.with_name(f"{path.name}.png")
-        for path, png in zip(paths, pngs, strict=True)
-    ]
-    for target, count in collections.Counter(targets).items():
-        if count > 1:
-            raise StoreError(f"two images would be written to {target}; decode with --format npy")
-    return targets
-
-
-def _inside(name: str, *, windows: bool = os.name == "nt") -> PurePosixPath:
-    path = PurePosixPath(name.replace("\\", "/"))
-    # A drive leads elsewhere; a device does on Windows alone, and here "12:30.png" and "con.png" are names like others.
-    elsewhere = PureWindowsPath(name).anchor or (windows and any(map(_is_special_on_windows, path.parts)))
-    if elsewhere or not path.name or ".." in path.parts or "\0" in name:
-        raise StoreError(f"the store names an image {name!r}, which leads out of the folder; decode with --format npy")
-    return path
-
-
-def _is_special_on_windows(part: str) -> bool:
-    """Whether Windows takes `part` for a device, a stream of another file, or a name without the dots at its end."""
-    device = re.fullmatch(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])( *\..*)?", part, re.IGNORECASE)
-    return bool(device) or ":" in part or part != part.rstrip(". ")
+    def write(self, folder: Path, done: int, batches: Batches) -> Generator[int]:
+        """Compare with `_PngFiles`."""
+        # Not a memory map: on a full disk, writing to one kills the process without a word.
+        with open(folder / "images.npy", "r+b" if done else "wb") as file:
+            file.write(self._header)
+            file.truncate(len(self._header) + done * self._image_bytes)
+            file.seek(0, io.SEEK_END)
+            for batch in batches:
+                file.write(batch.data)
+                yield len(batch)
+        with open(folder / "names.csv", "w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["name", "label"])
+            rows.writerows((self._store.names[i], self._store.labels[i]) for i in self._images)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,8 +37,9 @@ def verify_deep(
     model: HVAE | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
+    run: Path | None = None,
 ) -> VerifyReport:
-    """`verify`, which also decodes every image whose latents are whole, by `model` or the one that the store names.
+    """`verify`, which also decodes every image whose latents are whole, by `model` or as `load_store_model` finds it.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
     model is not here or another one.
@@ -45,7 +47,7 @@ def verify_deep(
     sketches = None
     try:
         store = Store.open(store_path)
-        coder = LatentCoder.of_store(store, model or load_store_model(store_path, device))
+        coder = LatentCoder.of_store(store, model or load_store_model(store_path, device, run))
         with contextlib.suppress(StoreError):  # if there are none, or not of all images
             sketches = store.per_image(SKETCH)
     except StoreError:
@@ -61,16 +63,17 @@ def verify_deep(
     return replace(report, notes=[*report.notes, note])
 
 
-def load_store_model(where: LocationLike, device: str | torch.device = "cpu") -> HVAE:
-    """The model of a store, which may be damaged: the one that it carries, else that of the run it names.
+def load_store_model(where: LocationLike, device: str | torch.device = "cpu", run: Path | None = None) -> HVAE:
+    """The model of a store, which may be damaged: that of `run`, or the one that it carries, or of the run it names.
 
     Raises `StoreError` if that run is not here, `ModelError` if it is damaged.
     """
     location = location_of(where)
     try:
-        return open_store(location).load_model(device)
+        return open_store(location).load_model(device, run)
     except StoreError:
-        return load_model(find_run(location, read_metadata(location).model.run or LATEST_RUN), device)
+        model = read_metadata(location).model
+        return load_model(run or find_run(location, model.run or LATEST_RUN), device, kept=model.hash)
 
 
 def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:

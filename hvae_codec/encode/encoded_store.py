@@ -92,15 +92,17 @@ class EncodedStore(Store):
         """`load_model` on the CPU, loaded on first use."""
         return self.load_model()
 
-    def load_model(self, device: str | torch.device = "cpu") -> HVAE:
-        """The model that the store carries or, if it carries none, that of the run it names.
+    def load_model(self, device: str | torch.device = "cpu", run: Path | None = None) -> HVAE:
+        """The model of `run` or, if none is given, the one that the store carries, else that of the run it names.
 
-        Raises `StoreError` if there is no such run, or if the model in the store is damaged.
+        Of a run that was trained on since, it is the model of the weights that were kept for the store. Raises
+        `StoreError` if there is no such run, or if the model in the store is damaged; `ModelError` if the run is.
         """
         with _installed("decoding"):
             from ..model.checkpoint import load_model
             from .embedded_model import load_embedded
-        return load_embedded(self, device) or load_model(find_run(self.path, self.run), device)
+        embedded = None if run else load_embedded(self, device)
+        return embedded or load_model(run or find_run(self.path, self.run), device, kept=self.model_hash)
 
     def to_xarray(self) -> xarray.DataTree:
         """Names, labels and figures of the images, and below them a node for each latent resolution.

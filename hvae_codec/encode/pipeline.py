@@ -6,7 +6,9 @@ images ─ read ahead ─> batches ─ coder ─> row group ─ written behind �
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable
+import logging
+import math
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
-from ..model.checkpoint import model_hash
+from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
 from ..progress import Progress
@@ -27,10 +29,10 @@ from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..prune.sweep import ElboSweep
 from ..storage.location import LocationLike, location_of
-from ..store.arrays import chunk_length
+from ..store.arrays import check_pieces, chunk_length
 from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
-from ..store.quantiser import Codec, IntCodec
+from ..store.quantiser import ClippedError, Codec, IntCodec, check_clipped
 from ..store.reader import Stored
 from ..store.rowgroups import runs
 from ..store.spec import StoreSpec
@@ -44,6 +46,9 @@ from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
+
+MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
+"""Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
 Images = ImageSource | NDArray[np.uint8] | Tensor
 """A source, or uint8 [N, C, H, W]."""
@@ -65,6 +70,13 @@ class EncodeOptions:
     embed_model: bool = False  # whether the store carries the model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
 
+    def __post_init__(self) -> None:
+        limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
+        for name, most in limits.items():
+            if not 1 <= getattr(self, name) <= most:
+                option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
+                raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
+
 
 def encode_images(
     model: HVAE,
@@ -76,6 +88,7 @@ def encode_images(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
 
@@ -83,11 +96,23 @@ def encode_images(
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
     called with the images done, those of an earlier, interrupted call included, and the images in all.
+    The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries them; if it
+    cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` if `path` exists, `UsageError`
-    if the mask or the statistics are another model's.
+    if the mask or the statistics are another model's, or if latents are too large for the codec: then what was written
+    of the store is removed.
     """
     store = encode_worker(
-        model, images, path, Worker(), mask=mask, codec=codec, stats=stats, options=options, progress=progress
+        model,
+        images,
+        path,
+        Worker(),
+        mask=mask,
+        codec=codec,
+        stats=stats,
+        options=options,
+        progress=progress,
+        on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
     return store
@@ -104,6 +129,7 @@ def encode_worker(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
 
@@ -122,12 +148,27 @@ def encode_worker(
     sizes = options.row_group_size, options.batch_size
     encoder = ImageEncoder(coder, source, *sizes, options.evaluate, options.seed, options.verify)
     spec, location = _spec(encoder, options), location_of(path)
+    _check_sizes(spec, options)
     if worker.count > 1 and is_written(location, spec):
         return open_store(location)
     check_location(location, options.overwrite)
     with open_writer(location, spec, options.overwrite, worker) as writer:
-        write_row_groups(writer, encoder, progress)
-        return open_store(location) if writer.finish() else None
+        with writer.discarded_on(ClippedError):
+            write_row_groups(writer, encoder, progress)
+        return finish_store(writer, model, on_warning)
+
+
+def finish_store(
+    writer: StoreWriter, model: HVAE, on_warning: Callable[[str], None] | None = None
+) -> EncodedStore | None:
+    """Publish and open the store if all workers are done; its weights are kept first, so that it can be decoded."""
+    error = "" if writer.spec.model.embedded else keep_weights(model)
+    if error:
+        (on_warning or logging.getLogger(__name__).warning)(
+            f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be decoded any more if that "
+            "run is trained on, so copy the run first"
+        )
+    return open_store(writer.path) if writer.finish() else None
 
 
 @dataclass(frozen=True)
@@ -223,8 +264,10 @@ def _row_groups(
         images = range(writer.rows(first).start - start, writer.rows(last).stop - start)
         with closing(encoder.batches(images)) as batches:
             for row_group in range(first, last + 1):
-                count = -(-len(writer.rows(row_group)) // encoder.batch_size)
-                yield row_group, *joined(itertools.islice(batches, count))
+                rows = writer.rows(row_group)
+                stored, per_image = joined(itertools.islice(batches, -(-len(rows) // encoder.batch_size)))
+                check_clipped(writer.spec.codec, stored, f"images {rows.start} to {rows.stop - 1}")
+                yield row_group, stored, per_image
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:
@@ -235,6 +278,14 @@ def check_images(model: HVAE, source: ImageSource) -> None:
     found, expected = [source.channels, size, size], [config.channels, config.image_size, config.image_size]
     if found != expected:
         raise DataError(f"images are {found}; this model takes {expected}")
+
+
+def _check_sizes(spec: StoreSpec, options: EncodeOptions) -> None:
+    """Raise `UsageError` if row groups can only be cut into batches or chunks that are far too small."""
+    check_pieces(options.row_group_size, options.batch_size, "batches")
+    for array in (spec.schema[f"z{resolution}"] for resolution in spec.resolutions):
+        image_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+        check_pieces(options.row_group_size, options.chunk_bytes // image_bytes, "chunks")
 
 
 def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:

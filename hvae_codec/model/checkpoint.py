@@ -1,4 +1,7 @@
-"""Runs on disk: a folder with `config.json` and `model.safetensors`, the weights that people use."""
+"""Runs on disk: a folder with `config.json` and `model.safetensors`, the weights that people use.
+
+`weights/` has those of stores, which stay when training goes on.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from ..config import CONFIG_FILE, LATEST_RUN, Config, config_to_dict, load_confi
 from ..errors import ModelError
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
+from .kept_weights import kept_weights
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -104,17 +108,52 @@ def load_run_config(run: Path | str) -> Config:
     return load_config(find_run(run) / CONFIG_FILE)
 
 
-def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu") -> HVAE:
+def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu", *, kept: str = "") -> HVAE:
     """Load the model of a run in evaluation state, weights on `device`.
 
-    Raises `ModelError` if the run is missing or damaged, `ConfigError` if its configuration is.
+    If the run keeps weights of the hash `kept`, it is the model with those. Raises `ModelError` if the run is missing
+    or damaged, `ConfigError` if its configuration is.
     """
     folder = find_run(run)
+    file = kept_weights(folder, kept)
+    if not (kept and file.exists()):
+        file = folder / WEIGHTS_FILE
     model = HVAE(load_run_config(folder).model)
-    fill_model(model, load_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    fill_model(model, load_weights(file), file)
     model.run = folder
     model.requires_grad_(False)
     return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def keep_weights(model: HVAE) -> str:
+    """Keep the weights of `model` in its run, for whoever needs them after training went on; see `load_model`.
+
+    Returns why that failed, as the run need not be writable; empty if they are there, or if the model has no run.
+    """
+    if model.run is None or (path := kept_weights(model.run, model_hash(model))).exists():
+        return ""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with replaced_atomically(path) as partial:
+            partial.unlink(missing_ok=True)  # what a kill left
+            if not _link_weights(model, partial):
+                partial.unlink(missing_ok=True)
+                save_weights(partial, model.state_dict())
+    except (OSError, ModelError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
+def _link_weights(model: HVAE, path: Path) -> bool:
+    """Give the weights of the run of `model` the name `path` too; False if they are others by now, or if links fail."""
+    assert model.run is not None
+    own = model.state_dict()
+    try:
+        os.link(model.run / WEIGHTS_FILE, path)
+        linked = load_weights(path)
+    except (OSError, ModelError):
+        return False
+    return linked.keys() == own.keys() and all(torch.equal(linked[name], own[name].cpu()) for name in own)
 
 
 def save_model(run: Path, config: Config, weights: dict[str, Tensor]) -> None:

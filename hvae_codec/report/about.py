@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from ..config import CONFIG_FILE, Config, config_from_dict, config_to_dict
-from ..errors import DataError
+from ..errors import DataError, ModelError, StoreError
+from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
 from ..store.group_file import find_copy
 from ..store.reader import Store
@@ -56,6 +57,7 @@ def _store_facts(store: Store) -> Facts:
         "arrays": f"{arrays}, {store.codec.dtype}",
         "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
         "model": f"{store.model_hash[:12]} ({store.run})",
+        "weights": _weights_of(store),
         "format version": str(store.format_version),
     }
     data = {
@@ -75,6 +77,20 @@ def _store_facts(store: Store) -> Facts:
     return Facts(store.path, data, pairs, (store_table(store),))
 
 
+def _weights_of(store: Store) -> str:
+    """Say where the weights are that decode the store, as far as names of files tell."""
+    from ..encode.encoded_store import find_run
+
+    if store.metadata.model.embedded:
+        return "in the store"
+    try:
+        run = find_run(store.path, store.run)
+    except StoreError:
+        return f"not here: there is no run at {store.run}"
+    kept = kept_weights(run, store.model_hash)
+    return str(kept) if kept.exists() else f"those of {run}, if it was not trained on since"
+
+
 def count_parameters(config: Config) -> int:
     """Count the parameters of the model that `config` describes; none is allocated."""
     import torch
@@ -88,25 +104,32 @@ def count_parameters(config: Config) -> int:
 def _run_facts(path: Path) -> Facts:
     from ..analysis.ranking_file import FOLDER  # with torch, which a store is described without
     from ..model.checkpoint import WEIGHTS_FILE, find_run, load_run_config
+    from ..train.state import steps_taken
     from .cutoffs import cutoff_table, load_table, plain_rows
 
     run = find_run(path)
     config = load_run_config(run)
     model, parameters = config.model, count_parameters(config)
     shape = f"{model.channels} × {model.image_size} × {model.image_size}"
-    trained = (run / WEIGHTS_FILE).exists()
+    trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run)
+    steps, kept = steps_taken(run), kept_hashes(run)
     pairs = {
         "images": f"{shape}, {_bits(model.pixel_bits)}, {model.output}",
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": f"{model.latent_dims:,}",
-        "weights": "there" if trained else "not yet: training has not reached its first state",
+        "weights": weights,
+        "steps": _steps_text(steps, config.train.steps, trained),
+        "kept weights": f"{len(kept)}, of stores: {', '.join(name[:12] for name in kept)}" if kept else "none",
     }
     cutoffs = load_table(run / FOLDER)
     data = {
         "kind": "run",
         "path": str(run),
         "trained": trained,
+        "model_hash": hash_,
+        "steps": steps,
+        "kept_weights": kept,
         "parameters": parameters,
         "latent_dims": model.latent_dims,
         "groups": len(model.groups),
@@ -114,6 +137,25 @@ def _run_facts(path: Path) -> Facts:
         "cutoffs": None if cutoffs is None else plain_rows(cutoffs[0]),
     }
     return Facts(run, data, pairs, () if cutoffs is None else (cutoff_table(*cutoffs),))
+
+
+def _weights_in(run: Path) -> tuple[str | None, str]:
+    """The hash of the weights of a run and its beginning, or None and what is wrong with them."""
+    from ..model.checkpoint import WEIGHTS_FILE, load_model, model_hash
+
+    if not (run / WEIGHTS_FILE).exists():
+        return None, "not yet: training has not reached its first state"
+    try:
+        hash_ = model_hash(load_model(run))
+    except ModelError as error:
+        return None, str(error)
+    return hash_, hash_[:12]
+
+
+def _steps_text(taken: int | None, steps: int, trained: bool) -> str:
+    if taken is None:
+        return "trained elsewhere" if trained else f"0 of {steps:,}"
+    return f"{taken:,} of {steps:,}" + (", finished" if taken >= steps else "")
 
 
 def store_sizes(store: Store) -> dict[str, int]:

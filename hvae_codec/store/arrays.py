@@ -19,6 +19,7 @@ import numcodecs
 import numpy as np
 from zarr.codecs import BloscCodec
 
+from ..errors import UsageError
 from .quantiser import MAX_CODE
 
 
@@ -37,11 +38,27 @@ def chunk_length(row_group_size: int, chunk_bytes: int, image_bytes: int) -> int
     >>> [chunk_length(256, 65536, image_bytes) for image_bytes in (10, 256, 1536, 10**6)]
     [256, 256, 32, 1]
     """
-    return next(
-        n
-        for n in range(row_group_size, 0, -1)
-        if row_group_size % n == 0 and (n == 1 or n * image_bytes <= chunk_bytes)
-    )
+    most = min(row_group_size, max(1, chunk_bytes // image_bytes))
+    return next(n for n in range(most, 0, -1) if row_group_size % n == 0)
+
+
+def check_pieces(row_group_size: int, most: int, pieces: str) -> None:
+    """Raise `UsageError` if a row group can only be cut into `pieces` of far fewer images than `most`, as a prime can.
+
+    >>> check_pieces(1000, 64, "chunks")
+    >>> check_pieces(1009, 64, "chunks")
+    Traceback (most recent call last):
+    hvae_codec.errors.UsageError: row groups of 1,009 images have chunks of 1, where 64 would do; give --shard 1024
+    """
+    most = min(most, row_group_size)
+    length = chunk_length(row_group_size, most, 1)
+    if 8 * length < most:
+        unit = 1 << (most.bit_length() - 1)  # a power of two has many divisors
+        better = max(1, round(row_group_size / unit)) * unit
+        raise UsageError(
+            f"row groups of {row_group_size:,} images have {pieces} of {length:,}, where {most:,} would do; give "
+            f"--shard {better}"
+        )
 
 
 def shard_object(numbers: np.ndarray, chunk: int) -> bytes:

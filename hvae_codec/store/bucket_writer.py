@@ -143,6 +143,10 @@ class BucketStoreWriter(StoreWriter):
         self._check_ours()
         super()._copy(source, keys)
 
+    def _discard(self) -> None:
+        self._check_ours()
+        _remove(self.path, UNFINISHED)
+
     def _sync(self, keys: Sequence[str]) -> None:
         """Nothing to do: an object that was written survives."""
 

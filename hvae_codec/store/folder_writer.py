@@ -21,7 +21,7 @@ from typing import cast
 
 import zarr
 
-from ..errors import StoreError
+from ..errors import StoreError, UsageError
 from ..storage.files import sync, sync_tree
 from ..storage.folder import FolderLocation
 from ..storage.swap import FolderSwap
@@ -64,12 +64,13 @@ class FolderStoreWriter(StoreWriter):
     def check_target(path: Path, overwrite: bool) -> None:
         """Compare with `StoreWriter`, which says what each of these does."""
         check_name(FolderLocation(path))
-        if not os.path.lexists(path):
+        check_no_link(path)
+        if not path.exists():
             return
         if not overwrite:
             raise StoreError(f"{path} exists; give another name or pass --overwrite")
         empty = path.is_dir() and not any(path.iterdir())
-        if path.is_symlink() or not (empty or fingerprint_at(path)):
+        if not (empty or fingerprint_at(path)):
             raise StoreError(f"{path} is no store of this package, so it is not overwritten; give another name")
 
     @staticmethod
@@ -127,11 +128,20 @@ class FolderStoreWriter(StoreWriter):
         remove_locks(self.path)
         return True
 
+    def _discard(self) -> None:
+        _remove_unfinished(self.unfinished)
+
     def _sync(self, keys: Sequence[str]) -> None:
         files = [self.unfinished / key for key in keys]
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.unfinished)}
         for path in (*files, *folders):
             sync(path)
+
+
+def check_no_link(path: Path) -> None:
+    """Raise `UsageError` if `path` is a link: the store would replace it, not what it points to."""
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; give the folder that it points to, {path.resolve()}")
 
 
 def _create(writer: FolderStoreWriter) -> None:

@@ -28,6 +28,10 @@ MAX_CODE = 32767
 MIN_STEP, MAX_STEP = 1e-6, 1e6
 
 
+class ClippedError(UsageError):
+    """Latents that a codec has no numbers for: encoding them again gives the same."""
+
+
 class Codec(Protocol):
     """How latents become stored numbers; its `to_dict` goes into the store and `codec_from_dict` restores it."""
 
@@ -38,6 +42,14 @@ class Codec(Protocol):
     @property
     def dtype(self) -> str:
         """Numpy name of the stored numbers' type."""
+
+    @property
+    def limit(self) -> float:
+        """The largest stored number: a larger z is clipped to it."""
+
+    @property
+    def remedy(self) -> str:
+        """What to give if latents are clipped."""
 
     @property
     def fill_value(self) -> float | int:
@@ -67,6 +79,8 @@ class IntCodec:
 
     name: ClassVar[str] = "int"
     dtype: ClassVar[str] = "int16"
+    limit: ClassVar[float] = MAX_CODE
+    remedy: ClassVar[str] = "a larger --step, or --codec float16 or float32"
     fill_value: ClassVar[int] = -32768
 
     def __post_init__(self) -> None:
@@ -107,14 +121,23 @@ class FloatCodec:
         """The dtype."""
         return self.dtype
 
+    @property
+    def limit(self) -> float:
+        """The largest finite number."""
+        return float(np.finfo(self.dtype).max)
+
+    @property
+    def remedy(self) -> str:
+        """Floats of more bits, if there are any."""
+        return "--codec float32" if self.dtype == "float16" else "another model: this one diverged in training"
+
     def steps(self, posterior_std: np.ndarray) -> np.ndarray:
         """Ones."""
         return np.ones(np.shape(posterior_std), dtype=np.float32)
 
     def encode(self, z: Array, step: Any) -> Array:
         """Floats of `dtype`."""
-        limit = float(np.finfo(self.dtype).max)
-        return cast(Array, _convert(cast(Any, z).clip(-limit, limit), self.dtype))
+        return cast(Array, _convert(cast(Any, z).clip(-self.limit, self.limit), self.dtype))
 
     def decode(self, stored: Array, step: Any) -> Array:
         """The same as float32."""
@@ -139,17 +162,35 @@ def make_codec(name: str, step: float = 1.0) -> Codec:
     >>> make_codec("int", step=2.0)
     IntCodec(step=2.0)
     """
+    if name == "int" and not MIN_STEP <= step <= MAX_STEP:
+        raise UsageError(f"the quantiser step is {step}; it must be {MIN_STEP:g} to {MAX_STEP:g}, such as 1.0")
+    return _kind(name)(step)
+
+
+def _kind(name: str) -> Callable[[float], Codec]:
     if name not in CODECS:
         raise UsageError(f"there is no latent codec {name!r}; choose {', '.join(CODECS)}")
-    return CODECS[name](step)
+    return CODECS[name]
 
 
 def codec_from_dict(data: Mapping[str, Any]) -> Codec:
     """The inverse of `Codec.to_dict`; `UsageError` if `data` describes no codec of this version."""
     try:
-        return make_codec(data["name"], float(data.get("step", 1.0)))
+        return _kind(data["name"])(float(data.get("step", 1.0)))  # also with a step that is not made any more
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{data!r} describes no latent codec; it needs a name: {', '.join(CODECS)}") from None
+
+
+def check_clipped(codec: Codec, stored: Mapping[int, np.ndarray], images: str) -> None:
+    """Raise `ClippedError` if numbers of `images`, by resolution, were clipped: they decode to something else."""
+    clipped = sum(int(np.count_nonzero(np.abs(numbers) >= codec.limit)) for numbers in stored.values())
+    if clipped:
+        count = sum(numbers.size for numbers in stored.values())
+        given = ", ".join([codec.name, *(f"{key} {value}" for key, value in codec.to_dict().items() if key != "name")])
+        raise ClippedError(
+            f"{clipped:,} of {count:,} latents of {images} are clipped at ±{codec.limit:g} by the codec {given}; give "
+            f"{codec.remedy}"
+        )
 
 
 def _convert(array: Any, dtype: str) -> Any:

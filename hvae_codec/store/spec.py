@@ -18,7 +18,7 @@ from .columns import Columns
 from .metadata import ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups
-from .schema import TABLE_CHUNK, ArraySchema, store_schema
+from .schema import NO_TEXT, TABLE_CHUNK, ArraySchema, store_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,8 @@ def _check(spec: StoreSpec) -> None:
     for text in (*spec.names, *spec.labels):
         if not text.isascii() and text != text.encode(errors="replace").decode():
             raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
+        if text == NO_TEXT:
+            raise StoreError(f"the name or label {text!r} marks what was never written in a store; rename the file")
     if not spec.resolutions:
         raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
     if spec.row_group_size < 1 or spec.chunk_bytes < 1:

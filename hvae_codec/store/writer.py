@@ -8,8 +8,8 @@ A row group's objects are synced before its digest is written, so a digest in `c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,16 @@ class StoreWriter(ABC):
             missing = f"{len(self.pending())} of {self.row_groups} row groups"
             raise StoreError(f"{missing} are not written yet; run encode again")
 
+    @contextmanager
+    def discarded_on(self, error: type[Exception]) -> Iterator[None]:
+        """Remove the unfinished store on this error, which the same encode meets again; not one of several workers."""
+        try:
+            yield
+        except error:
+            if self.worker.count == 1:
+                self._discard()
+            raise
+
     def _write_object(self, key: str, content: bytes) -> None:
         """Write the object `key` of the store, at once whole and synced when this returns."""
         self.unfinished.write(key, content)
@@ -213,6 +223,10 @@ class StoreWriter(ABC):
 
         If two workers finish at the same time, one of them publishes and both give True.
         """
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Remove the unfinished store."""
 
     @abstractmethod
     def _sync(self, keys: Sequence[str]) -> None:

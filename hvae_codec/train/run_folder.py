@@ -17,7 +17,7 @@ from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
 from ..storage.files import write_atomically
 from ..storage.locks import ProcessLock
-from .state import has_state, has_steps
+from .state import has_state, steps_taken
 
 ORIGIN_FILE = "origin.json"
 LOCK_FILE = ".lock"
@@ -135,6 +135,14 @@ def _flat(value: Any, name: str = "") -> dict[str, object]:
     return found
 
 
+def unfinished_sentence(run: Path) -> str:
+    """Say that training stopped before its last step; empty if it did not, or if the run was imported."""
+    taken, steps = steps_taken(run), load_run_config(run).train.steps
+    if taken is None or taken >= steps:
+        return ""
+    return f"{run} has {taken:,} of {steps:,} steps; its weights change if its training goes on"
+
+
 def read_origin(run: Path) -> Origin | None:
     """Read what the run was begun with; None before its first step."""
     path = run / ORIGIN_FILE
@@ -154,7 +162,7 @@ def save_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
     saved = read_origin(run)
     if saved is not None:
         origin = dataclasses.replace(origin, seed=saved.seed)
-    if saved is not None and saved != origin and not other_data and has_steps(run):
+    if saved is not None and saved != origin and not other_data and steps_taken(run):
         which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "

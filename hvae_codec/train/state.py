@@ -97,9 +97,13 @@ def has_state(run: Path) -> bool:
     return bool(_complete_states(run))
 
 
-def has_steps(run: Path) -> bool:
-    """Whether `run` has a state after its first step or a later one."""
-    return any(int(path.stem.removeprefix("step-")) > 0 for path in _complete_states(run))
+def steps_taken(run: Path) -> int | None:
+    """The step of the newest state of `run`; None if it has none, as imported runs.
+
+    Of a run that is being trained, the weights may be a little ahead: they are written first.
+    """
+    states = _complete_states(run)
+    return int(states[-1].stem.removeprefix("step-")) if states else None
 
 
 def _complete_states(run: Path) -> list[Path]:
