@@ -52,7 +52,7 @@ def test_home_is_found_behind_an_equals_sign(monkeypatch):
     ("arguments", "url"),
     [
         (["encode", "s3://bucket/data", "out.zarr"], "s3://bucket/data"),
-        (["decode", "out.zarr", "gs://bucket/images"], "gs://bucket/images"),
+        (["evaluate", "data", "--csv", "gs://bucket/a.csv"], "gs://bucket/a.csv"),
         (["evaluate", "data", "--model", "https://example.org/run"], "https://example.org/run"),
         (["analyze-kl", "data", "--mask", "a.json", "--mask", "s3://b/c.json"], "s3://b/c.json"),
     ],
