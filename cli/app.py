@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
@@ -26,9 +27,21 @@ from . import (
     train,
     verify,
 )
+from .display import interruptible
+from .signals import signals_interrupt
+
+
+class _Commands(TyperGroup):
+    """All commands; one that is stopped before or after its long work says so, too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible(""):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="hvae-codec",
+    cls=_Commands,
     help="Turn image data sets into small latent data sets with a hierarchical VAE.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -72,7 +85,9 @@ def root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can remedy are one line on standard error and exit code 1 or 2."""
     try:
-        sys.exit(app(arguments, prog_name="hvae-codec", standalone_mode=False) or 0)
+        with signals_interrupt():
+            code = app(arguments, prog_name="hvae-codec", standalone_mode=False) or 0
+        sys.exit(code)
     except (HvaeCodecError, TyperException) as error:
         message, code = getattr(error, "format_message", error.__str__)(), error.exit_code
     except OSError as error:

@@ -134,16 +134,27 @@ def _train(
 
     size, channels = wanted.model.image_size, wanted.model.channels
     source = open_images(request.data, size=size, channels=channels, skip_broken=request.skip_broken)
+    training, held_out = source.split("train"), source.split("val")
     config = processes.run_on_main(
         lambda: start_run(run, wanted, resume=request.resume, seed=request.seed, device=processes.device)
     )
-    training, held_out = source.split("train"), source.split("val")
     if processes.is_main:
         report_unused(len(source), training, held_out)
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
         reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
         on_step = reporter if processes.is_main else None
-        result = train(run, config, training, held_out, options, on_step, display.reading, display.warn, processes)
+        result = train(
+            run,
+            config,
+            training,
+            held_out,
+            options,
+            on_step,
+            display.reading,
+            display.warn,
+            processes,
+            lambda step: display.say(f"{run}: from step {step:,} to {config.train.steps:,}"),
+        )
     if processes.is_main:
         report_source(source)
         _report(result, config, len(training), min(len(held_out), options.validation_images))
@@ -174,7 +185,7 @@ def _run_folder(request: TrainRequest) -> Path:
     if resume and (preset or file):
         raise UsageError("--resume continues with the run's own configuration; leave out --preset and --config")
     if out or resume:
-        return out or find_run(LATEST_RUN)
+        return out or find_run(LATEST_RUN, "--out")
     name = file.stem if file else preset or option.DEFAULT_PRESET
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 

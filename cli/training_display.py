@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -28,6 +29,8 @@ class TrainingDisplay:
     show: Callable[[Status], None]
     reading: Callable[[int, int], None]
     """Takes the images read into memory so far, and the images in all."""
+    say: Callable[[str], None]
+    """Prints a line above the bar."""
     warn: Callable[[str], None]
 
 
@@ -59,7 +62,7 @@ def _bar(console: Console) -> Iterator[TrainingDisplay]:
 
     with Live(Group(words, bar), console=console) as live:
         try:
-            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: _warn(console, text))
+            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, *_sentences(console))
         except BaseException:  # work that fails takes its bar with it
             live.transient = True
             raise
@@ -70,8 +73,9 @@ def _lines(console: Console) -> TrainingDisplay:
         pace = f"; {status.pace()}" if status.pace() else ""
         console.print(f"step {status.step}/{status.steps}: {status.text()}{pace}", soft_wrap=True)
 
-    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, lambda text: _warn(console, text))
+    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, *_sentences(console))
 
 
-def _warn(console: Console, text: str) -> None:
-    console.print(f"hvae-codec: warning: {text}", soft_wrap=True, markup=False)
+def _sentences(console: Console) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    say = partial(console.print, soft_wrap=True, markup=False)
+    return say, lambda text: say(f"hvae-codec: warning: {text}")

@@ -97,6 +97,11 @@ def has_state(run: Path) -> bool:
     return bool(_complete_states(run))
 
 
+def newest_step(run: Path) -> int:
+    """Return the step of the newest state of `run`; 0 if it has none."""
+    return max((int(path.stem.removeprefix("step-")) for path in _complete_states(run)), default=0)
+
+
 def _complete_states(run: Path) -> list[Path]:
     """List states whose counters were written, oldest first: the counters come last."""
     paths = (run / STATE_FOLDER).glob(f"{_NAME}.safetensors")
