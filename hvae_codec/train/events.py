@@ -95,7 +95,7 @@ class _EventFile:
 
         if self._records is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._records = RecordWriter(open(self.path, "wb"))
+            self._records = RecordWriter(open(self.path, "wb"))  # noqa: SIM115
         self._records.write(record)
 
     def flush(self) -> None:

@@ -312,12 +312,12 @@ class _Loop:
 
 def _skip_advice(m: StepMetrics, config: Config, run: Path) -> str:
     """Say why training is given up, and what may help."""
-    threshold = config.optimizer.skip_threshold
+    threshold, rate = config.optimizer.skip_threshold, config.optimizer.learning_rate / 2
     finite = threshold is not None and threshold <= m.grad_norm < float("inf")
     why = f"reaches optimizer.skip_threshold = {threshold:g}" if finite else "is not a finite number"
     help_ = f"a higher --set optimizer.skip_threshold={2 * m.grad_norm:.3g} or " if finite else ""
     return (
         f"the last {m.skipped_in_a_row} updates up to step {m.step} were left out, as the gradient's norm "
-        f"({m.grad_norm:.3g}) {why}; go on from the last state with --resume --out {shlex.quote(str(run))} and {help_}a "
-        f"lower --set optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
+        f"({m.grad_norm:.3g}) {why}; go on from the last state with --resume --out {shlex.quote(str(run))} and "
+        f"{help_}a lower --set optimizer.learning_rate={rate:g}"
     )
