@@ -28,6 +28,7 @@ from . import (
     verify,
 )
 from .display import interruptible
+from .memory import memory_message
 from .signals import signals_interrupt
 
 
@@ -90,34 +91,26 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
     except (HvaeCodecError, TyperException) as error:
         message, code = getattr(error, "format_message", error.__str__)(), error.exit_code
-    except OSError as error:
-        message, code = _os_message(error), 1
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
+    except (OSError, RuntimeError, MemoryError) as error:
+        found = _memory_message(error, sys.argv[1:] if arguments is None else arguments)
+        found = found or (_os_message(error) if isinstance(error, OSError) else None)
+        if found is None:
             raise
-        message, code = _memory_message(sys.argv[1:] if arguments is None else arguments), 1
+        message, code = found, 1
     print(f"hvae-codec: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had no memory left; torch, cuBLAS and cuDNN each have their own error for it."""
-    return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
-
-
-def _memory_message(arguments: list[str]) -> str:
-    """Say what helps the command that was typed if a GPU has too little memory."""
+def _memory_message(error: Exception, arguments: list[str]) -> str | None:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    help_ = "give --device cpu"
-    if command == "train":
-        help_ = "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"
-    elif any(p.name == "batch_size" for p in typer.main.get_command(app).commands[command].params):  # type: ignore[attr-defined]
-        help_ = "give a smaller --batch-size, or --device cpu"
-    return f"the GPU has too little memory; {help_}"
+    options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return memory_message(error, command, {option.name for option in options})
 
 
 def _os_message(error: OSError) -> str:
     file = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left{file}; make room and run the same command again"
+    if isinstance(error, PermissionError):
+        return f"permission denied{file}; give your user the right to it, or name another place"
     return f"{error.strerror or error}{file}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import Config
+from ..config import LARGEST_SEED, Config
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
@@ -60,6 +60,8 @@ class TrainOptions:
         for name in ("save_every", "keep_states", "eval_every", "log_every", "validation_images", "max_skips"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
