@@ -8,6 +8,7 @@ _GPU = ("out of memory", "ALLOC_FAILED")  # torch, cuBLAS and cuDNN each have th
 _CPU = (
     "DefaultCPUAllocator",
     "bad_alloc",
+    "could not create a primitive",  # oneDNN
     "Cannot allocate memory",  # the system
     "can't start new thread",
     "size calculation overflowed",  # more bytes than can be counted

@@ -260,7 +260,9 @@ def _check_stage(stage: StageConfig) -> None:
     _check_size(0, stage, where, "extra_bottom_up", "extra_top_down", "extra_top_down_after")
     _check_odd(stage, where, "kernel")
     middle = stage.width * stage.bottleneck
-    _require(math.isfinite(middle) and middle >= 1, f"{where}bottleneck {stage.bottleneck} leaves no channel")
+    _require(middle >= 1, f"{where}bottleneck {stage.bottleneck} leaves no channel")
+    most = f"bottleneck {stage.bottleneck} makes more than {_LARGEST_SIZE:,} channels"
+    _require(middle <= _LARGEST_SIZE, f"{where}{most}")
     after = stage.extra_top_down_after
     _require(after < stage.linked_blocks, f"{where}extra_top_down_after is {after}, beyond the last linked block")
 
