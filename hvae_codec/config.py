@@ -37,6 +37,8 @@ LARGEST_SEED = 2**63 - 1  # of everything random: what all generators take
 _LARGEST_SIZE = 2**16  # of anything in a network: its parameters then are too many for any memory, but can be counted
 _LARGEST_COUNT = 999_999_999  # of steps, whose states have names of nine digits, and of images a step
 
+_LARGEST_NUMBER = 1e20  # float32 holds it, also divided by the smallest 1 - beta1
+
 
 class _Section:
     """A section of the configuration: numbers are finite, words known, and the fields named here within bounds."""
@@ -53,9 +55,8 @@ class _Section:
             if typing.get_origin(hint) is Literal:
                 _require(value in words, f"{section}.{name} is {value!r}; it must be one of {', '.join(words)}")
             elif isinstance(value, float):
-                _require(math.isfinite(value), f"{section}.{name} is {value}; it must be a finite number")
-            elif isinstance(value, int):
-                _require(abs(value) < 2**63, f"{section}.{name} is {reprlib.repr(value)}; it must be below 2^63")
+                finite = abs(value) <= _LARGEST_NUMBER
+                _require(finite, f"{section}.{name} is {value}; it must be a finite number, 1e20 at most")
             if name in self.above_zero:
                 _require(value is None or value > 0, f"{section}.{name} is {value}; it must be above 0")
             if name in self.from_0_to_1:
@@ -352,6 +353,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _float(value, where)
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        _require(hint is not int or abs(value) < 2**63, f"{where} is {reprlib.repr(value)}; it must be below 2^63")
         return value
     raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be of type {hint.__name__}")
 
