@@ -168,7 +168,7 @@ def test_a_resumed_run_that_diverges_at_once_keeps_its_configuration(config: Con
     before = tree(run)
     wild = with_settings(config, ["train.steps=9", "optimizer.skip_threshold=1e-9"])
     with pytest.raises(TrainingError, match=f"--resume --out {run} and a higher"):
-        go(run, wild, source, dataclasses.replace(OPTIONS, max_skips=2), resume=True)
+        go(run, wild, source, dataclasses.replace(OPTIONS, max_skips=2, save_every=9), resume=True)
     assert tree(run) == before
     go(run, with_settings(config, ["train.steps=4"]), source, resume=True)
     assert load_run_config(run).train.steps == 4
@@ -192,7 +192,7 @@ def test_latest_moves_with_the_first_weights(config: Config, photo_patches, tmp_
     assert find_run(latest) == tmp_path / "run"
     wild = with_settings(config, ["optimizer.skip_threshold=1e-9"])
     with pytest.raises(TrainingError):
-        go(tmp_path / "wild", wild, source, dataclasses.replace(options, max_skips=2))
+        go(tmp_path / "wild", wild, source, dataclasses.replace(options, max_skips=2, save_every=9))
     assert find_run(latest) == tmp_path / "run"
     again: list[Path] = []
     longer = with_settings(config, ["train.steps=9"])
