@@ -238,6 +238,10 @@ class Config:
 def _check_model(model: ModelConfig) -> None:
     """Raise `ConfigError` if the stages and sizes of `model` describe no network."""
     _require(1 <= model.bits <= 8, f"model.bits is {model.bits}; it must be 1 to 8")
+    floor = model.min_output_logscale
+    _require(
+        floor <= 80, f"model.min_output_logscale is {floor}; it must be at most 80, as float32 holds no larger scale"
+    )
     _require(len(model.stages) > 0, "the model has no stages; give at least one [[stages]] line")
     kernels = ("input_kernel", "output_kernel")
     _check_size(1, model, "model.", "channels", "mixtures", *kernels, "cells_per_block")
