@@ -116,14 +116,15 @@ def stop(root: Path, command: str, number: signal.Signals, unbroken: Unbroken, r
     process.send_signal(number)
     errors = process.communicate()[1].decode(errors="replace")
     where = f"at {moment:.2f} of {unbroken.seconds:.2f} s, exit code {process.returncode}"
-    if process.returncode not in (0, -number if number == signal.SIGKILL else 128 + number):
+    # Before the command line is there, and after its work is done, a signal ends the process as it ends any other.
+    if process.returncode not in (0, -number, 128 + number):
         return f"{where}: {errors[-300:]!r}"
     if "Traceback" in errors:
         return f"{where}: traceback: {errors[-300:]!r}"
     for look in (lambda: others(root, command) == before, lambda: readable(root / "work")):
         if not look():
             return f"{where}: what was there is not as before"
-    if process.returncode:
+    if process.returncode and result(root, command) != unbroken.files:
         again = begin(root / "work", COMMANDS[command])
         errors = again.communicate()[1].decode(errors="replace")
         if again.returncode:
