@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hvae_codec.errors import HvaeCodecError
@@ -28,10 +29,23 @@ from . import (
     verify,
 )
 from .arguments import checked, usage_sentence, with_local_paths
+from .display import interruptible
+from .memory import memory_message
 from .plain_text import never_fail_to_print
+from .signals import signals_interrupt
+
+
+class _Commands(TyperGroup):
+    """All commands; one that is stopped before or after its long work says so, too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible(""):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="hvae-codec",
+    cls=_Commands,
     help="Turn image data sets into small latent data sets with a hierarchical VAE.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -77,17 +91,19 @@ def main(arguments: list[str] | None = None) -> None:
     never_fail_to_print()
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        sys.exit(app(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0)
+        with signals_interrupt():
+            code = app(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0
+        sys.exit(code)
     except HvaeCodecError as error:
         message, code = str(error), error.exit_code
     except TyperException as error:
         message, code = usage_sentence(error, words), error.exit_code
-    except OSError as error:
-        message, code = _os_message(error), 1
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
+    except (OSError, RuntimeError, MemoryError) as error:
+        found = _memory_message(error, words)
+        found = found or (_os_message(error) if isinstance(error, OSError) else None)
+        if found is None:
             raise
-        message, code = _memory_message(words), 1
+        message, code = found, 1
     print(f"hvae-codec: {_one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
@@ -97,24 +113,16 @@ def _one_line(message: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had no memory left; torch, cuBLAS and cuDNN each have their own error for it."""
-    return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
-
-
-def _memory_message(arguments: list[str]) -> str:
-    """Say what helps the command that was typed if a GPU has too little memory."""
+def _memory_message(error: Exception, arguments: list[str]) -> str | None:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    help_ = "give --device cpu"
-    if command == "train":
-        help_ = "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"
-    elif any(p.name == "batch_size" for p in typer.main.get_command(app).commands[command].params):  # type: ignore[attr-defined]
-        help_ = "give a smaller --batch-size, or --device cpu"
-    return f"the GPU has too little memory; {help_}"
+    options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return memory_message(error, command, {option.name for option in options})
 
 
 def _os_message(error: OSError) -> str:
     file = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left{file}; make room and run the same command again"
+    if isinstance(error, PermissionError):
+        return f"permission denied{file}; give your user the right to it, or name another place"
     return f"{error.strerror or error}{file}"

@@ -15,6 +15,7 @@ from rich.text import Text
 from hvae_codec.progress import Progress as ProgressFunction
 from hvae_codec.progress import Stage
 
+from .signals import exit_code
 from .tables import in_parts
 
 if TYPE_CHECKING:
@@ -77,13 +78,13 @@ def progress_bar(unit: str = "images", *, quiet: bool = False) -> Iterator[Progr
 
 @contextmanager
 def interruptible(advice: str | None) -> Iterator[None]:
-    """Turn Ctrl-C into one sentence on standard error (none without `advice`) and exit code 130."""
+    """Turn Ctrl-C, or another signal, into one sentence on standard error (none without `advice`) and its exit code."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if advice is not None:
-            Console(stderr=True, highlight=False).print(f"Stopped. {advice}", soft_wrap=True, markup=False)
-        raise typer.Exit(130) from None
+            Console(stderr=True, highlight=False).print(f"Stopped. {advice}".rstrip(), soft_wrap=True, markup=False)
+        raise typer.Exit(exit_code(stopped)) from None
 
 
 @contextmanager

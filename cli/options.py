@@ -58,7 +58,7 @@ Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=config.LARGEST_SEED, help="Seed of everything random.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass through the model.")]
 Codec = Annotated[
     CodecName,

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from hvae_codec.config import LARGEST_SEED
+
 from .display import console, interruptible, progress_bar
 
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it gets train/ and val/.")],
     size: Annotated[int, typer.Option("--size", help="Height and width of the patches, in pixels.")] = 32,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which patches of the grid are taken.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Decides which patches of the grid are taken.")
+    ] = 0,
 ) -> None:
     """Write patches of real photographs, as PNG files in class folders, to try everything on.
 

@@ -144,7 +144,18 @@ def _train(
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
         reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
         on_step = reporter if processes.is_main else None
-        result = train(run, config, training, validation, options, on_step, display.reading, display.warn, processes)
+        result = train(
+            run,
+            config,
+            training,
+            validation,
+            options,
+            on_step,
+            display.reading,
+            display.warn,
+            processes,
+            lambda step: display.say(f"{run}: from step {step:,} to {config.train.steps:,}"),
+        )
     if processes.is_main:
         report_source(source)
         _report(result, config, len(training), validation.evenly(options.validation_images))
@@ -175,7 +186,7 @@ def _run_folder(request: TrainRequest) -> Path:
     if resume and (preset or file):
         raise UsageError("--resume continues with the run's own configuration; leave out --preset and --config")
     if out or resume:
-        return out or find_run(LATEST_RUN)
+        return out or find_run(LATEST_RUN, "--out")
     name = file.stem if file else preset or option.DEFAULT_PRESET
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 

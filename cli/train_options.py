@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hvae_codec.config import LARGEST_SEED
+
 DEFAULT_PRESET = "tiny32"
 
 
@@ -81,4 +83,4 @@ Tensorboard = Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", hel
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads that read images (one a core, 8 at most).")
 ]
-RunSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random (0).")]
+RunSeed = Annotated[int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random (0).")]

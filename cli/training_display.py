@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -30,6 +31,8 @@ class TrainingDisplay:
     show: Callable[[Status], None]
     reading: Callable[[int, int], None]
     """Takes the images read into memory so far, and the images in all."""
+    say: Callable[[str], None]
+    """Prints a line above the bar."""
     warn: Callable[[str], None]
 
 
@@ -61,7 +64,7 @@ def _bar(console: Console) -> Iterator[TrainingDisplay]:
 
     with Live(Group(words, bar), console=console) as live:
         try:
-            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, lambda text: warn(text, console))
+            yield TrainingDisplay(SECONDS_ON_TERMINAL, show, reading, *_sentences(console))
         except BaseException:  # work that fails takes its bar with it
             live.transient = True
             raise
@@ -72,4 +75,8 @@ def _lines(console: Console) -> TrainingDisplay:
         pace = f"; {status.pace()}" if status.pace() else ""
         console.print(f"step {status.step}/{status.steps}: {status.text()}{pace}", soft_wrap=True)
 
-    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, lambda text: warn(text, console))
+    return TrainingDisplay(SECONDS_ELSEWHERE, show, lambda done, total: None, *_sentences(console))
+
+
+def _sentences(console: Console) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    return partial(console.print, soft_wrap=True, markup=False), partial(warn, console=console)

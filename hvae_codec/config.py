@@ -11,6 +11,7 @@ import difflib
 import itertools
 import json
 import math
+import reprlib
 import tomllib
 import types
 import typing
@@ -32,11 +33,21 @@ CHUNK_BYTES = 131072
 """Largest chunk of two images or more in a store by default, uncompressed: a random image reads in milliseconds."""
 
 
+LARGEST_SEED = 2**63 - 1  # of everything random: what all generators take
+
+_LARGEST_SIZE = 2**16  # of anything in a network: its parameters then are too many for any memory, but can be counted
+_LARGEST_COUNT = 999_999_999  # of steps, whose states have names of nine digits, and of images a step
+
+_LARGEST_NUMBER = 1e20  # float32 holds it, also divided by the smallest 1 - beta1
+
+
 class _Section:
     """A section of the configuration: numbers are finite, words known, and the fields named here within bounds."""
 
     above_zero: ClassVar[tuple[str, ...]] = ()
     from_0_to_1: ClassVar[tuple[str, ...]] = ()
+    from_0_below_1: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         section = type(self).__name__.removesuffix("Config").lower()
@@ -45,11 +56,16 @@ class _Section:
             if typing.get_origin(hint) is Literal:
                 _require(value in words, f"{section}.{name} is {value!r}; it must be one of {', '.join(words)}")
             elif isinstance(value, float):
-                _require(math.isfinite(value), f"{section}.{name} is {value}; it must be a finite number")
+                finite = abs(value) <= _LARGEST_NUMBER
+                _require(finite, f"{section}.{name} is {value}; it must be a finite number, 1e20 at most")
             if name in self.above_zero:
                 _require(value is None or value > 0, f"{section}.{name} is {value}; it must be above 0")
             if name in self.from_0_to_1:
                 _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
+            if name in self.from_0_below_1:
+                _require(0 <= value < 1, f"{section}.{name} is {value}; it must be at least 0 and below 1")
+            if name in self.counts:
+                _check_range(1, _LARGEST_COUNT, self, f"{section}.", name)
 
 
 @dataclass(frozen=True)
@@ -164,7 +180,7 @@ class OptimizerConfig(_Section):
     """The optimiser and its learning rate (paper appendix A)."""
 
     above_zero = ("learning_rate", "epsilon", "skip_threshold", "clip_norm")
-    from_0_to_1 = ("beta1", "beta2")
+    from_0_below_1 = ("beta1", "beta2")
 
     name: Literal["adamax", "adam"] = "adamax"  # update rule
     learning_rate: float = 1e-3  # rate after warm-up
@@ -201,7 +217,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """Length and batches of training."""
 
-    above_zero = ("steps", "batch_size")
+    counts = ("steps", "batch_size")
     from_0_to_1 = ("ema_decay",)
 
     steps: int = 100_000  # updates in all
@@ -228,11 +244,15 @@ class Config:
 def _check_model(model: ModelConfig) -> None:
     """Raise `ConfigError` if the stages and sizes of `model` describe no network."""
     _require(1 <= model.bits <= 8, f"model.bits is {model.bits}; it must be 1 to 8")
+    floor = model.min_output_logscale
+    _require(
+        floor <= 80, f"model.min_output_logscale is {floor}; it must be at most 80, as float32 holds no larger scale"
+    )
     _require(len(model.stages) > 0, "the model has no stages; give at least one [[stages]] line")
     kernels = ("input_kernel", "output_kernel")
-    _check_least(1, model, "model.", "channels", "mixtures", *kernels, "cells_per_block")
-    _check_least(0, model, "model.", "middle_layers")
-    _check_least(2 * model.padding + 1, model, "model.", "resolution")
+    _check_size(1, model, "model.", "channels", "mixtures", *kernels, "cells_per_block")
+    _check_size(0, model, "model.", "middle_layers")
+    _check_size(2 * model.padding + 1, model, "model.", "resolution")
     _check_odd(model, "model.", *kernels)
     first = model.stages[0].resolution
     _require(first == model.resolution, f"the first stage's resolution is {first}, the model's {model.resolution}")
@@ -247,19 +267,26 @@ def _check_model(model: ModelConfig) -> None:
 
 def _check_stage(stage: StageConfig) -> None:
     where = f"stage at resolution {stage.resolution}: "
-    _check_least(1, stage, where, "resolution", "width", "variates", "kernel", "linked_blocks")
-    _check_least(0, stage, where, "extra_bottom_up", "extra_top_down", "extra_top_down_after")
+    _check_size(1, stage, where, "resolution", "width", "variates", "kernel", "linked_blocks")
+    _check_size(0, stage, where, "extra_bottom_up", "extra_top_down", "extra_top_down_after")
     _check_odd(stage, where, "kernel")
     middle = stage.width * stage.bottleneck
-    _require(math.isfinite(middle) and middle >= 1, f"{where}bottleneck {stage.bottleneck} leaves no channel")
+    _require(middle >= 1, f"{where}bottleneck {stage.bottleneck} leaves no channel")
+    most = f"bottleneck {stage.bottleneck} makes more than {_LARGEST_SIZE:,} channels"
+    _require(middle <= _LARGEST_SIZE, f"{where}{most}")
     after = stage.extra_top_down_after
     _require(after < stage.linked_blocks, f"{where}extra_top_down_after is {after}, beyond the last linked block")
 
 
-def _check_least(least: int, config: object, where: str, *names: str) -> None:
+def _check_size(least: int, config: object, where: str, *names: str) -> None:
+    _check_range(least, _LARGEST_SIZE, config, where, *names)
+
+
+def _check_range(least: int, most: int, config: object, where: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value >= least, f"{where}{name} is {value}; it must be at least {least}")
+        bound = f"at least {least}" if value < least else f"at most {most:,}"
+        _require(least <= value <= most, f"{where}{name} is {reprlib.repr(value)}; it must be {bound}")
 
 
 def _check_odd(config: object, where: str, *names: str) -> None:
@@ -314,7 +341,7 @@ def _build(cls: type, data: object, where: str) -> Any:
 
 def _table(data: object, where: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} is {data!r}; it must be a table of keys")
+        raise ConfigError(f"{where or 'the configuration'} is {reprlib.repr(data)}; it must be a table of keys")
     return data
 
 
@@ -325,19 +352,27 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ConfigError(f"{where} is {value!r}; it must be a list")
+            raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be a list")
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Literal:
         if value in args:
             return value
-        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
+        raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be one of {', '.join(map(str, args))}")
     if origin is types.UnionType:
         return None if value is None or value == "none" else _convert(args[0], value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _float(value, where)
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        _require(hint is not int or abs(value) < 2**63, f"{where} is {reprlib.repr(value)}; it must be below 2^63")
         return value
-    raise ConfigError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+    raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be of type {hint.__name__}")
+
+
+def _float(value: int | float, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be a smaller number") from None
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -357,7 +392,7 @@ def load_config(path: Path) -> Config:
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
     try:
         return config_from_dict(data)
@@ -395,7 +430,9 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
         key, equals, text = setting.partition("=")
         section, dot, name = key.strip().partition(".")
         if not equals or not dot:
-            raise ConfigError(f"--set {setting!r} is not of the form section.key=value, such as train.batch_size=32")
+            raise ConfigError(
+                f"--set {reprlib.repr(setting)} is not of the form section.key=value, such as train.batch_size=32"
+            )
         for table in _tables_of(data, section):
             table[name] = _parse_value(text.strip())
         config_from_dict(data)  # each must fit, or the next one may have no table to change
@@ -415,5 +452,5 @@ def _tables_of(data: dict[str, Any], section: str) -> list[dict[str, Any]]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, too many digits, or too many brackets
         return text

@@ -43,3 +43,11 @@ def test_small_images(cut_patches, size, channels):
     values = ssim(images, 255 - images)
     assert values.shape == (5,)
     assert (values < 1).all()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_ssim_of_the_smallest_images_compares_brightness(size: int):
+    """(2ab + c) / (a² + b² + c) of each pixel, c = 2.55²."""
+    one, two = (np.full((1, 1, size, size), level, np.uint8) for level in (100, 50))
+    assert ssim(one, one) == pytest.approx(1.0)
+    assert ssim(one, two) == pytest.approx((2 * 5000 + 2.55**2) / (12500 + 2.55**2))

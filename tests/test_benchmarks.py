@@ -42,6 +42,7 @@ import probe
 import read_speed
 import scale
 import scale_simulation
+import signals
 import start_time
 import step_cost
 import study
@@ -334,3 +335,10 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found["same"]["digits8 TF32"] = {"error": "RuntimeError: no"}
     assert gpu_tables.broken(found) == ["same/digits8 TF32"]
     assert "broken: same/digits8 TF32" in gpu_tables.summary(found)
+
+
+def test_commands_that_are_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(signals, "SIGNALS", (signals.signal.SIGTERM,))
+    signals.main(["--moments", "1", "--images", "40", "--commands", "sample"])
+    out = capsys.readouterr().out
+    assert "1 of 1" in out, out

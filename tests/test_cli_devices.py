@@ -101,6 +101,35 @@ def test_too_little_memory(error, command: str, help_: str, monkeypatch: pytest.
     assert capsys.readouterr().err == f"hvae-codec: the GPU has too little memory; {help_}\n"
 
 
+CPU_ERRORS = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("Storage size calculation overflowed with sizes=[4294967296, 4294967296]"),
+    RuntimeError("could not create a primitive"),
+    OSError(12, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", CPU_ERRORS)
+@pytest.mark.parametrize(
+    ("command", "help_"),
+    [
+        ("train", "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"),
+        ("encode", "give a smaller --batch-size, or close other programs, or take a machine with more"),
+        ("verify", "close other programs, or take a machine with more"),
+    ],
+)
+def test_too_little_memory_on_a_cpu(error, command: str, help_: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("typer.core.TyperGroup.invoke", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "anything"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == f"hvae-codec: this machine has too little memory; {help_}\n"
+
+
 def test_other_errors_of_torch_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("size mismatch")

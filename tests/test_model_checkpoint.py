@@ -167,6 +167,15 @@ def test_load_weights_names_the_path(tmp_path: Path):
     assert str(tmp_path / "w") in refused(load_weights, tmp_path / "w")
 
 
+def test_weights_that_may_not_be_read_are_no_missing_ones(run: Path, monkeypatch: pytest.MonkeyPatch):
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(PermissionError, match=r"model\.safetensors"):
+        load_weights(run / "model.safetensors")
+
+
 # --- finding runs
 
 
@@ -221,7 +230,8 @@ def test_runs_that_are_not_there(tmp_path: Path):
 def test_a_latest_whose_run_is_gone(run: Path):
     point_latest(run.parent / "latest", run)
     shutil.rmtree(run)
-    assert "there is no run at" in refused(find_run, run.parent / "latest")
+    message = refused(find_run, run.parent / "latest")
+    assert f"{run.parent / 'latest'} points to {run}, which is not there; give --model" in message
 
 
 def test_the_hash_follows_an_optimiser_that_owns_the_weights(tiny_config):

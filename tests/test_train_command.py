@@ -92,8 +92,10 @@ def test_what_may_change_when_a_run_goes_on(train, work: Path):
     )
     _, errors = train(1, "--resume --set train.batch_size=4")
     assert "train.batch_size = 8, not 4; give another --out" in errors
-    _, errors = train(1, f"{FIRST} --seed 4")
-    assert "runs/a was begun with" in errors
+    _, errors = train(1, "--resume --seed 4")
+    assert "runs/a was begun with seed" in errors
+    _, errors = train(1, FIRST)
+    assert "runs/a has 9 steps, more than train.steps = 8" in errors
 
 
 @pytest.mark.slow
@@ -128,7 +130,7 @@ def test_a_log_file_gets_lines(train):
     number = r"\d+\.\d{3}"
     status = rf"NELBO {number} = {number} \+ KL {number}, \d/4 groups active"
     images = r"training images: 21; held-out images: 3 \(a tenth, chosen by a hash of their names\)"
-    assert re.fullmatch(rf"{images}\nstep 1/8: {status}\nstep 8/8: {status}; [\d,]+ images/s, 0:00:00 left\n", errors)
+    assert re.fullmatch(rf"{images}\nruns/a: from step 0 to 8\nstep 1/8: {status}\nstep 8/8: {status}; [\d,]+ images/s, 0:00:00 left\n", errors)
     assert out.count("\n") == 2
 
 

@@ -11,13 +11,21 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.train.run_folder import Origin, RunLock, read_origin, save_origin, start_run, unfinished_sentence
+from hvae_codec.train.run_folder import (
+    Origin,
+    RunLock,
+    check_origin,
+    read_origin,
+    save_run,
+    start_run,
+    unfinished_sentence,
+)
 from hvae_codec.train.state import STATE_FOLDER
 
 
 @pytest.fixture
 def run(tiny_config, tmp_path: Path) -> Path:
-    start_run(tmp_path / "run", tiny_config, resume=False)
+    save_config(tmp_path / "run", start_run(tmp_path / "run", tiny_config, resume=False))
     return tmp_path / "run"
 
 
@@ -60,9 +68,10 @@ def test_another_number_of_stages_is_refused(tiny_config, run: Path):
 
 
 def test_a_resumed_run_may_have_another_length_and_another_rate(tiny_config, run: Path):
+    before = tree(run)
     other = with_settings(tiny_config, ["train.steps=99", "optimizer.learning_rate=0.5", "loss.anneal_steps=7"])
     config = start_run(run, other, resume=True)
-    assert config == load_run_config(run)
+    assert tree(run) == before
     assert (config.train.steps, config.optimizer.learning_rate, config.loss.anneal_steps) == (99, 0.5, 7)
 
 
@@ -110,42 +119,51 @@ def test_only_a_run_can_be_resumed(tiny_config, tmp_path: Path):
 
 def test_a_folder_that_a_kill_left_empty_is_begun(tiny_config, tmp_path: Path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json.partial").write_text('{"mod')
+    for name in ("config.json.partial", ".lock"):
+        (tmp_path / "run" / name).write_text('{"mod')
     start_run(tmp_path / "run", tiny_config, resume=False)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_does_not_become_shorter_than_it_is(tiny_config, run: Path, resume: bool):
+    add_state(run, 6)
+    with pytest.raises(ModelError, match=r"has 6 steps, .* = 5; give --steps above 6"):
+        start_run(run, with_settings(tiny_config, ["train.steps=5"]), resume=resume)
+    assert start_run(run, with_settings(tiny_config, ["train.steps=6"]), resume=True).train.steps == 6
 
 
 def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):
     source = as_source(photo_patches)
-    assert save_origin(run, Origin.of(5, source, source), other_data=False).seed == 5
-    assert save_origin(run, Origin.of(0, source, source), other_data=False).seed == 5
+    save_run(run, tiny_config, check_origin(run, Origin.of(5, source, source), other_data=False))
+    assert check_origin(run, Origin.of(0, source, source), other_data=False).seed == 5
     start_run(run, tiny_config, resume=False, seed=5)
     with pytest.raises(ModelError, match="was begun with seed 5, not 6"):
         start_run(run, tiny_config, resume=False, seed=6)
 
 
-def test_other_images_are_refused_unless_allowed(run: Path, photo_patches):
+def test_other_images_are_refused_unless_allowed(tiny_config, run: Path, photo_patches):
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
-    save_origin(run, Origin.of(0, first, first), other_data=False)
+    save_run(run, tiny_config, Origin.of(0, first, first))
     add_state(run, 1)
     with pytest.raises(DataError, match="training images are not those"):
-        save_origin(run, Origin.of(0, other, first), other_data=False)
+        check_origin(run, Origin.of(0, other, first), other_data=False)
     with pytest.raises(DataError, match="held-out images are not those"):
-        save_origin(run, Origin.of(0, first, other), other_data=False)
+        check_origin(run, Origin.of(0, first, other), other_data=False)
     assert read_origin(run) == Origin.of(0, first, first)
-    save_origin(run, Origin.of(0, other, other), other_data=True)
+    save_run(run, tiny_config, check_origin(run, Origin.of(0, other, other), other_data=True))
     assert read_origin(run) == Origin.of(0, other, other)
 
 
 @pytest.mark.parametrize("states", [[], [0]])
-def test_a_run_without_a_step_takes_other_images_but_keeps_its_seed(run: Path, photo_patches, states: list[int]):
+def test_a_run_without_a_step_takes_other_images_but_keeps_its_seed(
+    tiny_config, run: Path, photo_patches, states: list[int]
+):
     """So that a training that a broken image ended works with --skip-broken."""
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
-    save_origin(run, Origin.of(5, first, first), other_data=False)
+    save_run(run, tiny_config, Origin.of(5, first, first))
     for step in states:
         add_state(run, step)
-    assert save_origin(run, Origin.of(0, other, first), other_data=False) == Origin.of(5, other, first)
-    assert read_origin(run) == Origin.of(5, other, first)
+    assert check_origin(run, Origin.of(0, other, first), other_data=False) == Origin.of(5, other, first)
 
 
 def test_a_run_is_trained_by_one_at_a_time(run: Path):
@@ -158,17 +176,14 @@ def test_a_run_is_trained_by_one_at_a_time(run: Path):
     second.release()
 
 
-def test_a_run_in_training_keeps_its_configuration(tiny_config, tmp_path: Path):
-    """A second command was refused, but not before it had written its own configuration."""
-    run = tmp_path / "run"
-    start_run(run, tiny_config, resume=False)
-    before = (run / "config.json").read_bytes()
-    lock = RunLock(run)
-    lock.acquire()
-    with pytest.raises(ModelError, match="trained by another process"):
-        start_run(run, with_settings(tiny_config, ["optimizer.learning_rate=1.0"]), resume=True)
-    lock.release()
-    assert (run / "config.json").read_bytes() == before
+def test_a_folder_in_which_nothing_was_begun_goes_with_its_lock(tmp_path: Path):
+    for name in ("new", "mine"):
+        lock = RunLock(tmp_path / name)
+        lock.acquire()
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "thesis.tex").touch()
+        lock.release()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["mine", "mine/thesis.tex"]
 
 
 def test_a_run_from_before_there_was_a_choice_stays_in_float32(tiny_config, tmp_path: Path, monkeypatch):

@@ -12,9 +12,11 @@ import torch
 from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import ImageSource, as_source, open_images
 from hvae_codec.errors import DataError, TrainingError
+from hvae_codec.model.checkpoint import find_run, load_run_config
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.train.loop import StepMetrics, TrainOptions, TrainResult, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer
+from hvae_codec.train.run_files import RunFiles
 from photos import save_png
 
 OPTIONS = TrainOptions(save_every=3, eval_every=100, log_every=2, validation_images=4)
@@ -158,3 +160,53 @@ def test_other_images_stop_a_run_that_goes_on(config: Config, photo_patches, tmp
     assert {name: before[name] for name in before if "config" not in name}.items() <= tree(tmp_path / "run").items()
     options = TrainOptions(other_data=True, validation_images=4)
     assert go(tmp_path / "run", longer, as_source(photo_patches[:20]), options, resume=True).steps_taken == 1
+
+
+def test_a_resumed_run_that_diverges_at_once_keeps_its_configuration(config: Config, photo_patches, tmp_path: Path):
+    source, run = as_source(photo_patches), tmp_path / "run"
+    go(run, with_settings(config, ["train.steps=2"]), source)
+    before = tree(run)
+    wild = with_settings(config, ["train.steps=9", "optimizer.skip_threshold=1e-9"])
+    with pytest.raises(TrainingError, match=f"--resume --out {run} and a higher"):
+        go(run, wild, source, dataclasses.replace(OPTIONS, max_skips=2, save_every=9), resume=True)
+    assert tree(run) == before
+    go(run, with_settings(config, ["train.steps=4"]), source, resume=True)
+    assert load_run_config(run).train.steps == 4
+
+
+def test_a_new_run_whose_images_cannot_be_read_leaves_no_folder(files: Path, config: Config, tmp_path: Path):
+    source = open_images(files, size=16, channels=3)
+    path = files / source.split("train").names[3]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=f"{path} is broken"):
+        go(tmp_path / "run", config, source)
+    assert not (tmp_path / "run").exists()
+
+
+def test_latest_moves_with_the_first_weights(config: Config, photo_patches, tmp_path: Path):
+    latest, source = tmp_path / "latest", as_source(photo_patches)
+    options = dataclasses.replace(OPTIONS, latest=latest)
+    seen: list[bool] = []
+    go(tmp_path / "run", config, source, options, on_step=lambda _: seen.append(latest.exists()))
+    assert seen == [False] * 3 + [True] * 5
+    assert find_run(latest) == tmp_path / "run"
+    wild = with_settings(config, ["optimizer.skip_threshold=1e-9"])
+    with pytest.raises(TrainingError):
+        go(tmp_path / "wild", wild, source, dataclasses.replace(options, max_skips=2, save_every=9))
+    assert find_run(latest) == tmp_path / "run"
+    again: list[Path] = []
+    longer = with_settings(config, ["train.steps=9"])
+    go(tmp_path / "other", config, source, options)
+    go(tmp_path / "run", longer, source, options, resume=True, on_start=lambda _: again.append(find_run(latest)))
+    assert again == [tmp_path / "run"], "a run with weights is the last one as soon as it goes on"
+
+
+def test_a_full_disk_saves_the_steps_so_far(config: Config, photo_patches, tmp_path: Path, monkeypatch):
+    def full(files: RunFiles, metrics: StepMetrics) -> None:
+        if metrics.step == 4:
+            raise OSError(28, "No space left on device", "metrics.csv")
+
+    monkeypatch.setattr(RunFiles, "add_step", full)
+    with pytest.raises(OSError, match="No space left"):
+        go(tmp_path / "run", config, as_source(photo_patches))
+    assert (tmp_path / "run" / "state" / "step-000000004.json").exists()

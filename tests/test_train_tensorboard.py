@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from pathlib import Path
 
@@ -63,3 +64,24 @@ def test_without_it_there_are_no_events(tiny_config, photo_patches, tmp_path: Pa
     source = as_source(photo_patches)
     train(tmp_path / "run", start_run(tmp_path / "run", tiny_config, resume=False), source, source)
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("reason", ["no folder", "full disk"])
+def test_training_goes_on_without_events(tiny_config, photo_patches, tmp_path: Path, monkeypatch, reason: str):
+    source, warnings = as_source(photo_patches), []
+
+    def lose(metrics: StepMetrics) -> None:
+        if metrics.step == 3 and reason == "no folder":
+            shutil.rmtree(tmp_path / "run" / "tensorboard")
+        elif metrics.step == 3:
+            monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = start_run(tmp_path / "run", tiny_config, resume=False)
+    result = train(tmp_path / "run", config, source, source, OPTIONS, lose, on_warning=warnings.append)
+    assert result.step == 8
+    (warning,) = warnings
+    assert "no more events" in warning
+    assert str(tmp_path / "run" / "tensorboard") in warning

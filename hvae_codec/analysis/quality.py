@@ -23,8 +23,12 @@ def psnr(mse: NDArray[np.float64]) -> float:
 
 
 def ssim(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return structural similarity (Wang et al. 2004, 7 × 7 windows) of uint8 [N, C, H, W] pairs, [N]; 1 if equal."""
+    """Return structural similarity (Wang et al. 2004, 7 × 7 windows) of uint8 [N, C, H, W] pairs, [N]; 1 if equal.
+
+    Smaller images have smaller windows; below 3 × 3 a window is one pixel, and brightness alone counts.
+    """
     size = images.shape[-1]
     window = min(7, size - 1 + size % 2)
+    options = {"data_range": 255, "win_size": window, "use_sample_covariance": window > 1}  # of one pixel there is none
     pairs = zip(images, decoded, strict=True)
-    return np.array([structural_similarity(a, b, channel_axis=0, data_range=255, win_size=window) for a, b in pairs])
+    return np.array([structural_similarity(a, b, channel_axis=0, **options) for a, b in pairs])

@@ -43,8 +43,9 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; `ModelError` if the file is missing or damaged."""
+    """Read safetensors; `ModelError` if the file is missing or damaged, `OSError` if it may not be read."""
     try:
+        open(path, "rb").close()  # the library says of any file that it cannot open that it is not there
         return load_file(path)
     except FileNotFoundError:
         raise ModelError(f"there are no weights at {path}; the run was not finished or is not a run") from None
@@ -66,16 +67,20 @@ def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> N
     model.load_state_dict(weights)
 
 
-def find_run(run: Path | str) -> Path:
-    """Find the folder of a run, also that to which `runs/latest` points; `ModelError` if there is none."""
+def find_run(run: Path | str, option: str = "--model") -> Path:
+    """Find the folder of a run, also that to which `runs/latest` points; `ModelError` if there is none.
+
+    `option` is what names another one on the command line.
+    """
     path = Path(run)
     is_latest = path.name == Path(LATEST_RUN).name
-    if not path.exists():
-        advice = "train one first (hvae-codec train DATA) or give --model" if is_latest else "check the path"
-        raise ModelError(f"there is no run at {path}; {advice}")
     if path.is_symlink() or (is_latest and _is_pointer(path)):
-        target = os.readlink(path) if path.is_symlink() else path.read_text(encoding="utf-8").strip()
-        path = Path(os.path.normpath(path.parent / target))
+        pointer, path = path, Path(os.path.normpath(path.parent / _target(path)))
+        if not path.exists():
+            raise ModelError(f"{pointer} points to {path}, which is not there; give {option} with the folder of a run")
+    if not path.exists():
+        advice = f"train one first (hvae-codec train DATA) or give {option}" if is_latest else "check the path"
+        raise ModelError(f"there is no run at {path}; {advice}")
     if not (path / CONFIG_FILE).is_file():
         raise ModelError(f"{path} is not a run: it holds no {CONFIG_FILE}")
     return path
@@ -86,21 +91,29 @@ def point_latest(latest: Path, run: Path) -> None:
 
     Raises `ModelError` if `latest` is something else.
     """
-    if latest.exists() and not latest.is_symlink() and not _is_pointer(latest):
-        raise ModelError(f"{latest} is in the way of the pointer to the last run; move it")
+    check_latest(latest)
     latest.parent.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(run, latest.parent)
-    partial = latest.with_name(f"{latest.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.symlink_to(target, target_is_directory=True)
-    except OSError:
-        partial.write_text(target, encoding="utf-8")
-    os.replace(partial, latest)
+    with replaced_atomically(latest) as partial:
+        partial.unlink(missing_ok=True)  # what a kill left
+        try:
+            partial.symlink_to(target, target_is_directory=True)
+        except OSError:
+            partial.write_text(target, encoding="utf-8")
+
+
+def check_latest(latest: Path) -> None:
+    """Raise `ModelError` if `latest` is not free, and no pointer to a run."""
+    if latest.exists() and not latest.is_symlink() and not _is_pointer(latest):
+        raise ModelError(f"{latest} is in the way of the pointer to the last run; move it")
+
+
+def _target(pointer: Path) -> str:
+    return os.readlink(pointer) if pointer.is_symlink() else pointer.read_text("utf-8", errors="replace").strip()
 
 
 def _is_pointer(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size < 4096 and (path.parent / path.read_text("utf-8").strip()).is_dir()
+    return path.is_file() and path.stat().st_size < 4096 and (path.parent / _target(path)).is_dir()
 
 
 def load_run_config(run: Path | str) -> Config:

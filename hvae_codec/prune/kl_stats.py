@@ -174,7 +174,7 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
 
 
 def load_kl_stats(path: Path) -> KLStats:
-    """Read what `save_kl_stats` wrote; `ModelError` if it is missing or damaged."""
+    """Read what `save_kl_stats` wrote; `ModelError` if it is missing or damaged, `PermissionError` if it is shut."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
@@ -185,5 +185,7 @@ def load_kl_stats(path: Path) -> KLStats:
             return KLStats(kl, std, header["images"], header["model_hash"], header["source"])
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise ModelError(f"cannot read the ranking {path}; make it again with hvae-codec analyze-kl DATA") from None

@@ -1,4 +1,4 @@
-"""Ctrl-C or a polite kill during long work: finish the step at hand, then stop."""
+"""Ctrl-C, a polite kill or a closed terminal during long work: finish the step at hand, then stop."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import signal
 import threading
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Windows has no SIGHUP."""
 
 
 class Interruptible:
-    """While active, the first SIGINT or SIGTERM is remembered, and only a second SIGINT raises `KeyboardInterrupt`.
+    """While active, the first SIGINT, SIGTERM or SIGHUP is remembered; only a second SIGINT raises `KeyboardInterrupt`.
 
     Schedulers and `torchrun` send SIGTERM, some more than once, before they kill; so a second SIGTERM changes nothing.
-    Signals reach the main thread alone; elsewhere this does nothing.
+    A signal that is ignored stays so, as SIGHUP under `nohup`. Signals reach the main thread alone; elsewhere this does
+    nothing.
     """
 
     def __init__(self) -> None:
+        self.signal = signal.SIGINT  # the first one that came; another process's is unknown
         self.requested = False
 
     def __enter__(self) -> Interruptible:
-        numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else []
+        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -31,4 +35,5 @@ class Interruptible:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.signal, self.requested = signal.Signals(number), True

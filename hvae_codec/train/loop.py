@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import Config
+from ..config import LARGEST_SEED, Config
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext, StopAgreement
-from ..errors import HvaeCodecError, TrainingError, UsageError
+from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import same_algorithms
 from ..progress import Progress
@@ -26,8 +27,8 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import GraphMode, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, save_origin, start_run
-from .state import STATES, TrainState, load_state, save_state
+from .run_folder import Origin, RunLock, check_origin, start_run
+from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
 
@@ -59,6 +60,8 @@ class TrainOptions:
         for name in ("save_every", "keep_states", "eval_every", "log_every", "validation_images", "max_skips"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ def train(
     on_read: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
     processes: DistributedContext | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> TrainResult:
-    """Train `config` on `training`, in the folder `run` that `start_run` made, from its newest state if it has one.
+    """Train `config`, as `start_run` gave it, on `training` in the folder `run`, from its newest state if it has one.
 
-    `on_read` is called with the images read into memory before the first step, `on_step` after every step, `on_warning`
-    with a sentence about what is wrong but no reason to stop (default: the log). Ctrl-C or SIGTERM saves after the step
-    at hand and raises `KeyboardInterrupt`. The weights for use, `model.safetensors`, are the moving average.
+    `on_read` is called with the images read into memory before the first step, `on_start` with the steps taken before
+    this call once the run is there, `on_step` after every step, `on_warning` with a sentence about what is wrong but no
+    reason to stop (default: the log). Ctrl-C, SIGTERM or SIGHUP saves after the step at hand and raises
+    `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
 
     Raises `DataError` naming an image that cannot be read, or if the run was begun on other images; `TrainingError` if
@@ -105,14 +110,16 @@ def train(
     processes.run_on_main(lock.acquire)
     try:
         origin = Origin.of(options.seed, training, validation)
-        origin = processes.run_on_main(lambda: save_origin(run, origin, other_data=options.other_data))
+        origin = processes.run_on_main(lambda: check_origin(run, origin, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
-        loop = _Loop(config, options, state, processes, validation, RunFiles(run, state), on_warning)
-        processes.run_on_main(loop.files.make_consistent)
+        files = RunFiles(run, state, config, origin, on_warning, options.latest)
+        loop = _Loop(config, options, state, processes, validation, files, on_warning)
         if begun < config.train.steps:
             with same_algorithms(options.deterministic):
-                loop.train(training, on_step or (lambda _: None), on_read)
+                loop.train(training, on_start or (lambda _: None), on_step or (lambda _: None), on_read)
+        else:
+            processes.run_on_main(files.make_consistent)
         elbo = loop.last_validation()
     finally:
         lock.release()
@@ -146,8 +153,7 @@ def _start_state(
     state = TrainState(model, optimizer, seed=seed)
 
     def load() -> tuple[int, int, float]:
-        if load_state(run, state, on_warning) is None:
-            save_state(run, state)  # a run that is killed before its first save continues from here
+        load_state(run, state, on_warning)
         return state.step, state.seed, state.seconds
 
     state.step, state.seed, state.seconds = processes.run_on_main(load)
@@ -174,7 +180,9 @@ class _Loop:
         self.first_bad = torch.full((), _NEVER, device=self.state.model.device)
         self.saved_step = self.state.step
 
-    def train(self, training: ImageSource, on_step: OnStep, on_read: Progress | None) -> None:
+    def train(
+        self, training: ImageSource, on_start: Callable[[int], None], on_step: OnStep, on_read: Progress | None
+    ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
         network = make_network(self.state.model, config.train, processes)
@@ -190,8 +198,9 @@ class _Loop:
             on_read=on_read if processes.is_main else None,
         )
         with closing(self.batches), closing(self.files):
-            if processes.is_main:  # once images were read: a run that cannot start must hide no other
-                self.files.open(options.latest, tensorboard=options.tensorboard)
+            if processes.is_main:  # once images were read: a run that cannot start leaves nothing
+                self.files.open(tensorboard=options.tensorboard)
+                on_start(self.state.step)
             self.take_steps(on_step)
 
     def take_steps(self, on_step: OnStep) -> None:
@@ -200,12 +209,13 @@ class _Loop:
         agreement, stopping = StopAgreement(self.processes), False
         with Interruptible() as interrupt:
             while self.state.step < self.config.train.steps and not stopping:
-                on_step(self.take_step())
-                stopping = agreement.reached(interrupt.requested)
-                self.finish_step(stopping=stopping)
+                with self.saved_on_error():
+                    on_step(self.take_step())
+                    stopping = agreement.reached(interrupt.requested)
+                    self.finish_step(stopping=stopping)
             agreement.close()
             if self.state.step < self.config.train.steps:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(interrupt.signal)
 
     def take_step(self) -> StepMetrics:
         """Take one step: its images and its noise depend on seed and step alone."""
@@ -221,15 +231,20 @@ class _Loop:
         self.packed = partial(packed, result, self.state.optimizer)
         return StepMetrics(step, self.packed, self.config)
 
-    def read_batch(self, step: int) -> Tensor:
-        """Read the images of `step` and send them to the device; if one cannot be read, save the steps so far."""
+    @contextmanager
+    def saved_on_error(self) -> Iterator[None]:
+        """Save the steps so far if an image cannot be read, or a file or the terminal cannot be written."""
         try:
-            images = self.batches.batch(step)
-        except HvaeCodecError:
+            yield
+        except (DataError, OSError):
             if self.processes.world_size == 1 and self.state.step != self.saved_step:
-                with suppress(HvaeCodecError, OSError):  # what is wrong with the image is what there is to say
+                with suppress(HvaeCodecError, OSError):  # what came first is what there is to say
                     self.save()
             raise
+
+    def read_batch(self, step: int) -> Tensor:
+        """Read the images of `step` and send them to the device."""
+        images = self.batches.batch(step)
         if self.state.model.device.type == "cuda":
             return images.pin_memory().to(self.state.model.device, non_blocking=True)
         return images
@@ -256,7 +271,7 @@ class _Loop:
         if self.processes.is_main:
             self.files.add_step(metrics)
         if metrics.skipped_in_a_row >= self.options.max_skips:
-            raise TrainingError(_skip_advice(metrics, self.config))
+            raise TrainingError(_skip_advice(metrics, self.config, self.files.run))
 
     def warn_of_bad_image(self) -> None:
         """Name the first image since the last check whose terms are not finite."""
@@ -284,7 +299,8 @@ class _Loop:
         if not self.state.is_finite():
             raise TrainingError(
                 f"after step {self.state.step} the weights are not finite numbers; the last good state stays: go on "
-                "from it with --resume and a lower --set optimizer.learning_rate=…"
+                f"from it with --resume --out {shlex.quote(str(self.files.run))} and a lower "
+                "--set optimizer.learning_rate=…"
             )
         self.state.seconds = time.monotonic() - self.since
         self.processes.run_on_main(partial(self.files.save, self.options.keep_states))
@@ -296,14 +312,14 @@ class _Loop:
         return found or self.validate()
 
 
-def _skip_advice(m: StepMetrics, config: Config) -> str:
+def _skip_advice(m: StepMetrics, config: Config, run: Path) -> str:
     """Say why training is given up, and what may help."""
-    threshold = config.optimizer.skip_threshold
+    threshold, rate = config.optimizer.skip_threshold, config.optimizer.learning_rate / 2
     finite = threshold is not None and threshold <= m.grad_norm < float("inf")
     why = f"reaches optimizer.skip_threshold = {threshold:g}" if finite else "is not a finite number"
     help_ = f"a higher --set optimizer.skip_threshold={2 * m.grad_norm:.3g} or " if finite else ""
     return (
         f"the last {m.skipped_in_a_row} updates up to step {m.step} were left out, as the gradient's norm "
-        f"({m.grad_norm:.3g}) {why}; go on from the last state with --resume and {help_}a lower "
-        f"--set optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
+        f"({m.grad_norm:.3g}) {why}; go on from the last state with --resume --out {shlex.quote(str(run))} and "
+        f"{help_}a lower --set optimizer.learning_rate={rate:g}"
     )

@@ -1,45 +1,56 @@
-"""Everything that the steps of a run write: rows and events, averaged weights, state, in this order.
+"""Everything that the steps of a run write: rows and events, averaged weights, configuration, state, in this order.
 
 The state commits the rest: after a kill between two of them, the run continues from an earlier state and writes the
-same again. What is ahead of the state is dropped first.
+same again. What is ahead of the state is dropped first. A run that goes on with another configuration keeps the old one
+until there is a state of the new: one that diverges at once changes nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..config import CONFIG_FILE, Config
 from ..data.sources import ImageSource
 from ..errors import ModelError
-from ..model.checkpoint import WEIGHTS_FILE, load_weights, point_latest, save_weights
+from ..model.checkpoint import WEIGHTS_FILE, check_latest, load_weights, point_latest, save_weights
 from ..model.hvae import HVAE, Elbo
 from ..storage.files import write_atomically
+from .events import TensorBoardLogger
 from .metrics import SCALARS, StepMetrics
-from .state import TrainState, save_state
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from .run_folder import Origin, save_run
+from .state import TrainState, has_state, save_state
 
 METRICS_FILE = "metrics.csv"
 METRICS_COLUMNS = ("step", *SCALARS, "active_groups", "skipped", "seconds")
 VALIDATION_FILE = "validation.csv"
 VALIDATION_COLUMNS = ("step", "nelbo", "rate", "distortion", "images")
-EVENTS_FOLDER = "tensorboard"
-EVENT_IMAGES = 8  # images per row in TensorBoard, and in all
 
 
 class RunFiles:
-    """The files of `run` at the step of `state`, which are written by the first process alone."""
+    """The files of `run` at the step of `state`, which are written by the first process alone.
 
-    def __init__(self, run: Path, state: TrainState) -> None:
-        self._run, self._state = run, state
+    `config` and `origin` are what its steps are made from; `on_warning` is told what cannot be written and is no reason
+    to stop; `latest` is a pointer to be moved to the run, such as `runs/latest`.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        state: TrainState,
+        config: Config,
+        origin: Origin,
+        on_warning: Callable[[str], None],
+        latest: Path | None = None,
+    ) -> None:
+        self.run, self._state, self._config, self._origin = run, state, config, origin
+        self._on_warning, self._latest = on_warning, latest
         self._validation = run / VALIDATION_FILE
         self._opened = ExitStack()
         self.close = self._opened.close
@@ -49,7 +60,7 @@ class RunFiles:
         """Make `model.safetensors` and validation.csv those of the state; after a kill they may be ahead of it."""
         if self._validation.exists():
             _rewrite(self._validation, VALIDATION_COLUMNS, self._state.step)
-        path, average = self._run / WEIGHTS_FILE, self._average()
+        path, average = self.run / WEIGHTS_FILE, self._average()
         if self._state.step == 0 and not path.exists():
             return
         with suppress(ModelError):  # missing or damaged
@@ -58,15 +69,22 @@ class RunFiles:
                 return
         save_weights(path, average)
 
-    def open(self, latest: Path | None, *, tensorboard: bool) -> None:
-        """Open metrics.csv and events, and point `latest` to the run."""
-        if latest is not None:
-            point_latest(latest, self._run)
-        path = self._run / METRICS_FILE
+    def open(self, *, tensorboard: bool) -> None:
+        """Begin the run if it is new, and open metrics.csv and events."""
+        if self._latest is not None:
+            check_latest(self._latest)
+        if not (self.run / CONFIG_FILE).exists():
+            save_run(self.run, self._config, self._origin)
+        if not has_state(self.run):
+            save_state(self.run, self._state)  # a run that is killed before its first save continues from here
+        self.make_consistent()
+        if (self.run / WEIGHTS_FILE).exists():
+            self._point_latest()
+        path = self.run / METRICS_FILE
         _rewrite(path, METRICS_COLUMNS, self._state.step)
         self._metrics = self._opened.enter_context(open(path, "a", newline="", encoding="utf-8"))  # noqa: SIM115
         if tensorboard:
-            self._tensorboard = TensorBoardLogger(self._run, self._state.step)
+            self._tensorboard = TensorBoardLogger(self.run, self._state.step, self._on_warning)
             self._opened.callback(self._tensorboard.close)
 
     def add_step(self, m: StepMetrics) -> None:
@@ -94,9 +112,21 @@ class RunFiles:
         return None
 
     def save(self, keep_states: int) -> None:
-        """Write averaged weights, then the state; the newest `keep_states` stay."""
-        save_weights(self._run / WEIGHTS_FILE, self._average())
-        save_state(self._run, self._state, keep_states)
+        """Write averaged weights, configuration, then the state; the newest `keep_states` stay."""
+        save_weights(self.run / WEIGHTS_FILE, self._average())
+        save_run(self.run, self._config, self._origin)
+        save_state(self.run, self._state, keep_states)
+        self._point_latest()
+
+    def _point_latest(self) -> None:
+        """Let the other commands find this run: it has weights."""
+        if self._latest is None:
+            return
+        try:
+            point_latest(self._latest, self.run)
+        except OSError as error:
+            self._on_warning(f"{self._latest} cannot point to {self.run} ({error.strerror}); name the run itself")
+        self._latest = None
 
     def _average(self) -> dict[str, Tensor]:
         return self._state.optimizer.named(self._state.optimizer.ema)
@@ -116,36 +146,3 @@ def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[list[str]
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = list(csv.reader(file))[1:]
     return [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
-
-
-class TensorBoardLogger:
-    """Logs the events of a run that continues from `step`; TensorBoard drops what an earlier try wrote after it.
-
-    Events are scalars, KL per latent group, reconstructions beside originals, and prior samples.
-    """
-
-    def __init__(self, run: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here, because its import takes as long as torch's
-
-        self._writer: SummaryWriter = SummaryWriter(str(run / EVENTS_FOLDER), purge_step=step + 1)
-        self.close = self._writer.close
-
-    def add_step(self, m: StepMetrics) -> None:
-        """Log the scalars of a step, and the KL of each group."""
-        for name in (*SCALARS, "active_groups"):
-            self._writer.add_scalar(f"train/{name}", getattr(m, name), m.step)
-        self._writer.add_scalar("train/skipped", m.skipped_so_far, m.step)
-        for group, rate in enumerate(m.group_rates):
-            self._writer.add_scalar(f"kl/group_{group:02d}", rate, m.step)
-
-    def add_validation(self, step: int, elbo: Elbo, model: HVAE, held_out: ImageSource, seed: int) -> None:
-        """Log held-out bits/dim, a row of originals above their reconstructions, and samples from the prior."""
-        for name in ("nelbo", "rate", "distortion"):
-            self._writer.add_scalar(f"validation/{name}", getattr(elbo, name).item(), step)
-        chosen = held_out.evenly(EVENT_IMAGES)
-        originals = torch.from_numpy(chosen.read(range(len(chosen))))
-        pairs = torch.cat([originals, model.reconstruct(originals).cpu()])
-        self._writer.add_images("originals_and_reconstructions", pairs, step)
-        generator = torch.Generator(model.device).manual_seed(seed)
-        self._writer.add_images("samples", model.sample(EVENT_IMAGES, generator=generator).cpu(), step)
-        self._writer.flush()

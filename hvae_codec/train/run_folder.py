@@ -16,7 +16,7 @@ from ..errors import DataError, ModelError
 from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
 from ..storage.files import write_atomically
-from ..storage.locks import ProcessLock
+from ..storage.locks import ProcessLock, remove_empty
 from .state import has_state, steps_taken
 
 ORIGIN_FILE = "origin.json"
@@ -34,12 +34,19 @@ class RunLock:
 
     def __init__(self, run: Path) -> None:
         self._run, self._lock = run, ProcessLock(run / LOCK_FILE)
-        self.release = self._lock.release
 
     def acquire(self) -> None:
-        """Raise `ModelError` if another process trains this run."""
+        """Raise `ModelError` if another process trains this run; its folder is created."""
         if not self._lock.acquire():
             raise ModelError(f"{self._run} is being trained by another process; wait for it or stop it")
+
+    def release(self) -> None:
+        """Let others have it; a folder in which no run was begun goes, if nothing else is in it."""
+        if (self._run / CONFIG_FILE).exists():
+            self._lock.release()
+        else:
+            self._lock.remove()
+            remove_empty(self._run)
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,13 @@ class Origin:
 
 
 def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = None, device: str = "cpu") -> Config:
-    """Create the folder of a run, or check the one to continue; returns the configuration to train.
+    """Check that `run` is free for a new run, or is one to continue; returns the configuration to train.
 
-    Without `resume`, an existing run is continued if its configuration is `config` (and its seed `seed`, if given):
-    the same command again. With `resume`, its length, learning rate, loss schedule and the like may be others; what
-    its states depend on may not. Precision `auto` becomes what suits `device`, or stays what it became.
-    Raises `ModelError` if `run` is not a run, is one of something else, or is to be resumed and does not exist.
+    Writes nothing: `train` does, once nothing else stands in the way. Without `resume`, an existing run is continued if
+    its configuration is `config` (and its seed `seed`, if given): the same command again. With `resume`, its length,
+    learning rate, loss schedule and the like may be others; what its states depend on may not. Precision `auto` becomes
+    what suits `device`, or stays what it became. Raises `ModelError` if `run` is not a run, is one of something else,
+    has more steps already, or is to be resumed and does not exist.
     """
     saved = load_run_config(run) if (run / CONFIG_FILE).is_file() else None
     config = _with_precision(run, saved, config, device)
@@ -70,13 +78,6 @@ def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = Non
         _check_new(run, resume)
     else:
         _check_existing(run, saved, config, seed, resume)
-    run.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(run)
-    lock.acquire()  # a run that is being trained keeps its configuration
-    try:
-        save_config(run, config)
-    finally:
-        lock.release()
     return config
 
 
@@ -102,6 +103,12 @@ def _check_new(run: Path, resume: bool) -> None:
 def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, resume: bool) -> None:
     if (run / WEIGHTS_FILE).exists() and not has_state(run):
         raise ModelError(f"{run} holds a model without a training state, so it cannot go on; give another --out")
+    steps = steps_taken(run) or 0
+    if steps > wanted.train.steps:
+        raise ModelError(
+            f"{run} has {steps} steps, more than train.steps = {wanted.train.steps}; give --steps above {steps}, or "
+            "another --out"
+        )
     _check_unchanged(run, saved, wanted, resume)
     origin = read_origin(run)
     if seed is not None and origin is not None and origin.seed != seed:
@@ -154,20 +161,26 @@ def read_origin(run: Path) -> Origin | None:
         raise ModelError(f"cannot read {path} ({error}); copy it from a backup, or give another --out") from None
 
 
-def save_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
-    """Save what a run is made from until it has a state after a step; then check the images. An older seed stays.
+def check_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
+    """Return what a new run is made from; of an older one, check the images and take its seed.
 
     Raises `DataError` if it was begun on other images, unless `other_data` allows that.
     """
     saved = read_origin(run)
-    if saved is not None:
-        origin = dataclasses.replace(origin, seed=saved.seed)
-    if saved is not None and saved != origin and not other_data and steps_taken(run):
+    if saved is None:
+        return origin
+    origin = dataclasses.replace(origin, seed=saved.seed)
+    if saved != origin and not other_data and steps_taken(run):
         which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "
             "those, or --allow-other-data to go on with these"
         )
-    if saved != origin:
-        write_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
     return origin
+
+
+def save_run(run: Path, config: Config, origin: Origin) -> None:
+    """Write down what the states of `run` are from now on trained with."""
+    save_config(run, config)
+    if origin != read_origin(run):
+        write_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")

@@ -71,7 +71,8 @@ def save_state(run: Path, state: TrainState, newest: int = STATES) -> None:
 def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] = lambda _: None) -> Path | None:
     """Fill `state` from the newest state of `run` that can be read, and return its file; None if there is none.
 
-    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if all are damaged.
+    `on_warning` is called with a sentence on each damaged one. Raises `ModelError` if all are damaged,
+    `PermissionError` if one may not be read.
     """
     paths = _complete_states(run)[::-1]
     for path in paths:
@@ -81,6 +82,8 @@ def load_state(run: Path, state: TrainState, on_warning: Callable[[str], None] =
             if counters["sha256"] != _digest(path):
                 raise ValueError("its bytes are not those that were written")
             tensors = load_file(path)
+        except PermissionError:  # it may be whole: its steps must not be taken, and written, again
+            raise
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             on_warning(f"the state {path} is damaged ({error}); the one before it is used")
             continue

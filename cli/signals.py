@@ -1,0 +1,46 @@
+"""Signals that end a process politely, SIGTERM and SIGHUP, stop a command as Ctrl-C does: it cleans up first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Windows has no SIGHUP."""
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """While active, the first of these signals raises `KeyboardInterrupt` with its number, and later ones do nothing.
+
+    Signals that are ignored, as under `nohup`, or have a handler keep it. In a process of `torchrun` this does nothing:
+    the launcher ends the others when one has failed, and that one says why.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)  # some senders repeat it; cleaning up goes on
+        raise KeyboardInterrupt(number)
+
+    heard = [number for number in _SIGNALS if _ends_this_process(number)]
+    for number in heard:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _ends_this_process(number: int) -> bool:
+    alone = "TORCHELASTIC_RUN_ID" not in os.environ and threading.current_thread() is threading.main_thread()
+    return alone and signal.getsignal(number) is signal.SIG_DFL
+
+
+def exit_code(stopped: KeyboardInterrupt) -> int:
+    """Return 128 and the signal's number, as shells do: 130 for Ctrl-C."""
+    return 128 + (int(stopped.args[0]) if stopped.args else signal.SIGINT)

@@ -1,0 +1,53 @@
+"""What commands do when a signal ends them, in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from hvae_codec_cli.app import main
+from hvae_codec_cli.display import interruptible
+
+
+@pytest.fixture(autouse=True)
+def _defaults(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    assert all(signal.getsignal(number) is signal.SIG_DFL for number in before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def stopped_by(number: signal.Signals, monkeypatch: pytest.MonkeyPatch, advice: str | None = None) -> int:
+    def invoke(*_: object) -> None:
+        def work() -> None:
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                if number != signal.SIGINT:
+                    os.kill(os.getpid(), number)  # again, while it cleans up
+
+        if advice is None:
+            work()
+        with interruptible(advice):
+            work()
+
+    monkeypatch.setattr("typer.core.TyperGroup.invoke", invoke)
+    with pytest.raises(SystemExit) as stopped:
+        main(["info", "anything"])
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=lambda value: str(value),
+)
+def test_a_stopped_command_says_so(number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys):
+    assert stopped_by(number, monkeypatch) == code
+    assert capsys.readouterr().err == "Stopped.\n"
+    assert stopped_by(number, monkeypatch, "Nothing was written.") == code
+    assert capsys.readouterr().err == "Stopped. Nothing was written.\n"
