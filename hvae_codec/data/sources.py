@@ -110,6 +110,11 @@ class ImageSource:
         """Whether there are images of that split."""
         return len(self.splits.indices(part)) > 0
 
+    @property
+    def before_skipping(self) -> ImageSource:
+        """All images of the container, also those that were left out."""
+        return _source_of(self.container)
+
     @cached_property
     def splits(self) -> Splits:
         """What the images are for."""

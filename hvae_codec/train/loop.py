@@ -110,7 +110,10 @@ def train(
     processes.run_on_main(lock.acquire)
     try:
         origin = Origin.of(options.seed, training, validation)
-        origin = processes.run_on_main(lambda: check_origin(run, origin, other_data=options.other_data))
+        unskipped = Origin.before_skipping(options.seed, training)
+        origin = processes.run_on_main(
+            lambda: check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
+        )
         state = _start_state(run, config, origin.seed, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)

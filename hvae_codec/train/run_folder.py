@@ -62,6 +62,12 @@ class Origin:
         """Describe a run on these images."""
         return cls(seed, training.fingerprint, validation.fingerprint)
 
+    @classmethod
+    def before_skipping(cls, seed: int, training: ImageSource) -> Origin | None:
+        """Describe a run on the images before unusable ones were left out of them; None if none were."""
+        whole = training.before_skipping
+        return cls.of(seed, whole.split("train"), whole.split("val")) if training.skipped else None
+
 
 def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = None, device: str = "cpu") -> Config:
     """Check that `run` is free for a new run, or is one to continue; returns the configuration to train.
@@ -161,14 +167,18 @@ def read_origin(run: Path) -> Origin | None:
         raise ModelError(f"cannot read {path} ({error}); copy it from a backup, or give another --out") from None
 
 
-def check_origin(run: Path, origin: Origin, *, other_data: bool) -> Origin:
+def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:
     """Return what a new run is made from; of an older one, check the images and take its seed.
+
+    The older one may have been begun `unskipped`: with images that are left out now, which it could not read either.
 
     Raises `DataError` if it was begun on other images, unless `other_data` allows that.
     """
     saved = read_origin(run)
     if saved is None:
         return origin
+    if unskipped and saved == dataclasses.replace(unskipped, seed=saved.seed):
+        return saved
     origin = dataclasses.replace(origin, seed=saved.seed)
     if saved != origin and not other_data and steps_taken(run):
         which = "training" if saved.training != origin.training else "held-out"
