@@ -441,7 +441,11 @@ def interrupt(*_: object) -> None:
         (2, "train data --steps 0", "or equal to 1"),
         (2, "train data --resume --preset tiny32", "leave out --preset"),
         (1, "train data --resume --out runs/nowhere", "no run at runs/nowhere"),
-        (1, "train data --config tiny.toml --steps 9 --out runs/first", "train.steps = 30, not 9;"),
+        (
+            1,
+            "train data --config tiny.toml --steps 9 --out runs/first",
+            "has 30 steps, more than train.steps = 9; give --steps above 30",
+        ),
         (1, "train data --config tiny.toml --out data", "give another --out"),
         (2, "encode data new.zarr --keep 0%", "keep is 0%; "),
         (2, "encode data new.zarr --keep 150%", "keep is 150%"),
@@ -514,9 +518,10 @@ def test_bad_input(work, refused, code, arguments, message):
 
 def test_no_run_yet(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    advice = ("no run at runs/latest", "hvae-codec train DATA", "--model")
     for arguments in ("encode data new.zarr", "analyze-kl data", "info runs/latest", "train data --resume"):
         sentence = refused(1, *arguments.split())
+        option = "--out" if arguments.startswith("train") else "--model"
+        advice = ("no run at runs/latest", "hvae-codec train DATA", option)
         assert all(part in sentence for part in advice), sentence
     assert not list(tmp_path.iterdir())
 
