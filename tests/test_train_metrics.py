@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hvae_codec.model.hvae import HVAE, Elbo
 from hvae_codec.train.metrics import StepMetrics
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.run_files import METRICS_COLUMNS, RunFiles
+from hvae_codec.train.run_folder import Origin
 from hvae_codec.train.state import TrainState
 
 NUMBERS = [5.0, 3.0, 700.0, 1.0, 4.0, 2.0]
@@ -53,15 +55,23 @@ def state(tiny_config) -> TrainState:
     return TrainState(model, FlatOptimizer(model, tiny_config.optimizer, 0.5))
 
 
-def test_rows_after_the_step_that_is_gone_on_from_are_dropped(metrics, state: TrainState, tmp_path: Path):
+@pytest.fixture
+def run_files(tiny_config) -> Callable[[Path, TrainState], RunFiles]:
+    def make(run: Path, state: TrainState) -> RunFiles:
+        return RunFiles(run, state, tiny_config, Origin(seed=0, training="", validation=""), print)
+
+    return make
+
+
+def test_rows_after_the_step_that_is_gone_on_from_are_dropped(metrics, run_files, state: TrainState, tmp_path: Path):
     def write(*steps: int) -> None:
-        files.open(None, tensorboard=False)
+        files.open(tensorboard=False)
         for step in steps:
             state.step, state.seconds = step, 1.5 * step
             files.add_step(metrics(step))
         files.close()
 
-    files = RunFiles(tmp_path, state)
+    files = run_files(tmp_path, state)
     write(2, 4, 6)
     path = tmp_path / "metrics.csv"
     whole = path.read_text()
@@ -73,8 +83,8 @@ def test_rows_after_the_step_that_is_gone_on_from_are_dropped(metrics, state: Tr
     assert whole.splitlines()[1] == "2,3.75,0.75,3,5,700,0.008,0.0476190476,2,4,3.0"
 
 
-def test_validations_are_kept_by_step(state: TrainState, photo_patches, tmp_path: Path):
-    files, held_out = RunFiles(tmp_path, state), as_source(photo_patches)
+def test_validations_are_kept_by_step(run_files, state: TrainState, photo_patches, tmp_path: Path):
+    files, held_out = run_files(tmp_path, state), as_source(photo_patches)
     state.step = 3
     assert files.read_validation() is None
     files.make_consistent()
