@@ -68,12 +68,15 @@ def progress_bar(unit: str = "images", *, quiet: bool = False) -> Iterator[Progr
         console=Console(stderr=True),
         disable=quiet,
     )
-    with progress:
-        try:
-            yield progress
-        except BaseException:
-            progress.live.transient = True
-            raise
+    progress.start()
+    try:
+        yield progress
+    except BaseException:
+        progress.live.transient = True
+        raise
+    finally:
+        shown = any(task.visible for task in progress.tasks)
+        (progress.stop if shown else progress.live.stop)()  # the former ends a line, even if there is none
 
 
 @contextmanager

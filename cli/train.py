@@ -241,9 +241,13 @@ def _report(result: TrainResult, config: Config, training: int, validation: Imag
             f"{result.run} was finished before; to train it for longer give --resume --steps N", markup=False
         )
     console().print(
-        f"{result.run}: {result.step:,} steps on {training:,} images in {result.seconds / 60:.1f} minutes, "
-        f"{result.skipped} updates skipped\n"
+        f"{result.run}: {_count(result.step, 'step')} on {_count(training, 'image')} in {result.seconds / 60:.1f} minutes, "
+        f"{_count(result.skipped, 'update')} skipped\n"
         f"{image_kind(validation.held_out)} NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction "
-        f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({len(validation):,} images)",
+        f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({_count(len(validation), 'image')})",
         markup=False,
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
