@@ -240,9 +240,9 @@ def _report(result: TrainResult, config: Config, training: int, validation: Imag
         console().print(
             f"{result.run} was finished before; to train it for longer give --resume --steps N", markup=False
         )
+    steps = f"{_count(result.step, 'step')} on {_count(training, 'image')}"
     console().print(
-        f"{result.run}: {_count(result.step, 'step')} on {_count(training, 'image')} in {result.seconds / 60:.1f} minutes, "
-        f"{_count(result.skipped, 'update')} skipped\n"
+        f"{result.run}: {steps} in {result.seconds / 60:.1f} minutes, {_count(result.skipped, 'update')} skipped\n"
         f"{image_kind(validation.held_out)} NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction "
         f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({_count(len(validation), 'image')})",
         markup=False,
