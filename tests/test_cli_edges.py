@@ -29,15 +29,12 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "import": ["nowhere", "--config", "nowhere.cfg", "--out", "{}"],
 }
 EDGES = {
-    "int": ["-1", "0", str(2**63), str(10**30), "1.5"],
-    "float": ["-1", "0", "nan", "inf", "1e308", "1e-308"],
-    "other": ["ü", "a\nb", "x" * 300, "0", "-1", str(10**30), "nan", "/dev/null/x"],
+    "int": ["-1", "0", str(2**63), "1.5"],
+    "float": ["-1", "nan", "inf", "1e308"],
+    "other": ["a\nü", "x" * 300, str(10**30), "nan"],
 }
-ENDLESS = {
-    ("sample", "--n"),
-    ("train", "--steps"),
-    ("evaluate", "--samples"),
-}  # options of which a large value is meant to take for ever
+ENDLESS = {("sample", "--n"), ("train", "--steps"), ("evaluate", "--samples")}
+"""Options of which a large value is meant to take for ever."""
 
 
 def cases() -> Iterator[tuple[str, str]]:
