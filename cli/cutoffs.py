@@ -86,7 +86,8 @@ def _share(text: str, name: str, advice: str) -> float:
     """Read a percentage or a fraction; a whole number could be meant as either."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     if re.fullmatch("[1-9][0-9]*", number) and not percent:
-        raise UsageError(f"{name} is {text}, perhaps a percentage; give {text}%, or {text}.0 if a fraction is meant")
+        everything = ", or 1.0 for all" if number == "1" else ""
+        raise UsageError(f"{name} is {text}, perhaps a percentage; give {text}%{everything}")
     try:
         return float(number) / (100.0 if percent else 1.0)
     except ValueError:

@@ -139,3 +139,24 @@ def test_splits_without_images_are_refused(tmp_path: Path):
         source.split("train")
     assert source.split("val").names == ("x/val/1.png",)
     assert "training images: none; held-out images: 1 (*/val/); neither: 1 (*/test/)" in splits_sentence(source)
+
+
+def test_a_folder_above_all_may_be_called_training():
+    names = ["training/train/cats/1.png", "training/val/cats/2.png", "training/val/cats/3.png"]
+    splits = find_splits(names)
+    assert (splits.train.tolist(), splits.val.tolist()) == ([0], [1, 2])
+    assert splits.folders["val"] == ["*/val/"]
+
+
+@pytest.mark.parametrize(
+    "pair", ["trainA testA", "train test1", "train_set test_set", "trainset TestSet", "train_images val_images"]
+)
+def test_names_of_public_data_sets(pair: str):
+    train, held_out = pair.split()
+    splits = find_splits([f"{train}/1.png", f"{train}/2.png", f"{held_out}/3.png"])
+    assert (splits.train.tolist(), splits.val.tolist()) == ([0, 1], [2])
+
+
+@pytest.mark.parametrize("name", ["trains", "testate", "devices", "validated", "evaluations", "testa", "trainspotting"])
+def test_words_that_only_begin_like_a_split_are_classes(name: str):
+    assert not find_splits([f"{name}/{i}.png" for i in range(40)] + ["cats/1.png"]).folders

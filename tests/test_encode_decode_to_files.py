@@ -16,12 +16,13 @@ from PIL import Image
 from hvae_codec import open_store
 from hvae_codec.data.sources import as_source, open_images
 from hvae_codec.encode import decode_to_files
-from hvae_codec.encode.decode_to_files import MARKER, decode_to_folder
+from hvae_codec.encode.decode_to_files import decode_to_folder
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.encode.png_names import _inside, png_names
 from hvae_codec.errors import DataError, StoreError
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.storage.new_folder import MARKER
 from stores import tree
 
 NAMES = ["1.png", "cats/1.jpg", "cats/2.jpg", "cats/2.png", "cats/Ä b.webp", "dogs/old.2020/1.tiff", "train/x/y/z.GIF"]

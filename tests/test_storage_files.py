@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from hvae_codec.errors import DataError
 from hvae_codec.storage.files import lock_file, write_atomically
 from hvae_codec.storage.locks import ProcessLock
-from hvae_codec.storage.new_folder import new_folder
+from hvae_codec.storage.new_folder import MARKER, finish_folder, new_folder
 
 ROUNDS, BYTES = 25, 200_000
 
@@ -55,22 +56,25 @@ def test_no_folder_is_made_for_a_file_that_cannot_be_written(tmp_path: Path) -> 
 def test_a_new_folder_removes_what_a_kill_has_left(tmp_path: Path) -> None:
     (tmp_path / "images.partial").mkdir()
     (tmp_path / "images.partial" / "0.png").touch()
+    (tmp_path / "images.partial" / MARKER).write_text("null")
     with new_folder(tmp_path / "images") as partial:
         (partial / "1.png").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["images", "images/1.png"]
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_new_folder_after_an_error(tmp_path: Path, kept: bool) -> None:
+@pytest.mark.parametrize("job", [None, {"store": "a"}])
+def test_a_new_folder_after_an_error(tmp_path: Path, job: dict[str, str] | None) -> None:
+    kept = job is not None
+
     def interrupted() -> None:
-        with new_folder(tmp_path / "images", kept=kept) as partial:
+        with new_folder(tmp_path / "images", job) as partial:
             (partial / "0.png").touch()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert (tmp_path / "images.partial" / "0.png").exists() == kept
-    with new_folder(tmp_path / "images", kept=kept) as partial:
+    with new_folder(tmp_path / "images", job) as partial:
         assert (partial / "0.png").exists() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
@@ -85,3 +89,40 @@ def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="images is being written by another process"), new_folder(tmp_path / "images"):
         pass
     other.remove()
+
+
+def test_another_job_begins_anew(tmp_path: Path) -> None:
+    for job in ({"store": "a"}, {"store": "b"}):
+        stack = ExitStack()
+        partial = stack.enter_context(new_folder(tmp_path / "images", job))
+        assert [path.name for path in partial.iterdir()] == [MARKER]
+        (partial / "0.png").touch()
+        assert not stack.__exit__(OSError, OSError("the disk is full"), None)
+
+
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "images.partial" / "mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
+    for job in (None, {"store": "a"}):
+        with pytest.raises(DataError, match=r"images.partial is in the way"), new_folder(tmp_path / "images", job):
+            pass
+    assert mine.exists()
+
+
+def test_a_kill_after_the_renaming_is_made_good(tmp_path: Path) -> None:
+    job = {"store": "a"}
+    with new_folder(tmp_path / "images", job) as partial:
+        (partial / "0.png").touch()
+    (tmp_path / "images" / MARKER).write_text('{"store": "a"}')
+    assert not finish_folder(tmp_path / "images", {"store": "b"})
+    assert finish_folder(tmp_path / "images", job)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["0.png"]
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "images").symlink_to(tmp_path / "disk")
+    with new_folder(tmp_path / "images") as partial:
+        (partial / "0.png").touch()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["0.png"]

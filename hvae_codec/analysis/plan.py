@@ -76,7 +76,7 @@ def _about(
 ) -> dict[str, Any]:
     granularities = {mask.granularity for mask in analysis.masks}
     tolerated = next((each.cutoff.mask for each in chosen if each.tolerated), None)
-    first = tolerated and [mask.keeps_the_same(tolerated) for mask in analysis.masks].index(True)
+    same = [mask.keeps_the_same(tolerated) for mask in analysis.masks] if tolerated else []
     return {
         "images": len(held_out),
         "held_out": held_out.held_out,
@@ -89,5 +89,5 @@ def _about(
         "model_hash": analysis.stats.model_hash,
         "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",
         "count": plan.cutoffs[0].count,
-        "chosen": first,  # the row that the page shows first
+        "chosen": same.index(True) if same else None,  # the row that the page shows first
     }

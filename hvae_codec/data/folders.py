@@ -30,10 +30,16 @@ class Folder(FileContainer):
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
         name = self.names[position]
         path = os.path.join(os.fsencode(self.path), name.encode())
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
             problem = f"{self.path / name} is not a regular file but a pipe, a device or a socket; remove it"
             raise UnusableImageError(problem, "not a regular file")
-        return open(path, "rb")
+        return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def open_folder(path: Path, *, size: int, channels: int) -> Folder:

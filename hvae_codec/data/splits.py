@@ -20,8 +20,9 @@ Split = Literal["train", "val", "test", "all"]
 HELD_OUT = 10  # without val and test folders, one image in this many is held out, chosen by a hash of its name
 
 _SPLIT_FOLDER = re.compile(
-    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev)|(?P<test>test(?:ing)?|eval(?:uation)?))"
-    r"(?:[-_]?(?:(?:19|20)\d\d|\d+x\d+))?",  # with a year or a size, as in val2017 and train_64x64
+    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev|hold[-_]?out)|(?P<test>test(?:ing)?|eval(?:uation)?))"
+    # As in val2017 and train_64x64, test1 and trainA, and train_set and val_images.
+    r"(?:[-_]?(?:(?:19|20)\d\d|\d+x\d+|\d|(?-i:[AB])|set|data|images?))?",
     re.IGNORECASE,
 )
 
@@ -59,10 +60,11 @@ def find_splits(names: Sequence[str]) -> Splits:
       choice is the same on every machine and does not change as images are added. If that would be none or all of them
       (a data set of one image), all images are in both.
 
-    A class folder may be called train: one at the top with others beside it, none of them a val or test folder.
+    A class folder may be called train: one at the top with others beside it, none of them a val or test folder. So may
+    the folder above all: one at the top with val or test folders in it, and none beside it.
     """
     tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
-    levels = (1,) if "" in tops and not tops & {"val", "test"} else (0, 1)
+    levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
     shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
     kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
     numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
@@ -74,6 +76,12 @@ def find_splits(names: Sequence[str]) -> Splits:
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
     }
     return Splits(train if len(train) else others, val if len(val) else test, test, folders)
+
+
+def _any_held_out_below(names: Sequence[str]) -> bool:
+    """Whether there is a val or test folder one level down."""
+    folders = {"/".join(name.split("/", 2)[1:-1]) for name in names}
+    return any(_kind(folder) in ("val", "test") for folder in folders)
 
 
 def _split_by_hash(names: Sequence[str]) -> Splits:

@@ -22,12 +22,15 @@ class WholeZarr:
         self.path, self.shape, self.dtype = path, array.shape, array.dtype
         self._array = array
         self._chunk = tuple(array.shards or array.chunks)
+        self._whole: set[int] = set()  # rows of chunks that were seen to be there
 
     def __getitem__(self, images: slice) -> NDArray[np.uint8]:
         """Read images, [stop - start, ...]; raises `DataError` naming the images of the first chunk that is missing."""
         size = self._chunk[0]
         for row in range(images.start // size, -(-images.stop // size)):
-            self._check_row(row)
+            if row not in self._whole:
+                self._check_row(row)
+                self._whole.add(row)
         return np.asarray(self._array[images])
 
     def _check_row(self, row: int) -> None:

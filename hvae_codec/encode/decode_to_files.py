@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import itertools
-import json
 import os
-import shutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ from ..lookahead import write_behind
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Progress
-from ..storage.new_folder import new_folder
+from ..storage.new_folder import discard, empty, finish_folder, new_folder
 from .encoded_store import EncodedStore
 from .png_names import NPY, png_names
 
@@ -37,7 +36,6 @@ Format = Literal["png", "npy"]
 Batches = Iterator[NDArray[np.uint8]]
 """Pixels, [B, H, W, C]."""
 
-MARKER = ".decode.json"
 _END_OF_PNG = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND, which is the same in all files
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
@@ -64,15 +62,14 @@ def decode_to_folder(
     Raises `DataError` if the folder, or the one that it is built in, has something else in it, or if PNG cannot hold
     the model's channels; `StoreError` if the store is of another model, damaged, or has names that cannot be files.
     """
-    images, folder = images if images is not None else range(len(store)), folder.absolute()
+    images = images if images is not None else range(len(store))
     files = (_PngFiles if file_format == "png" else _ArrayFile)(store, images)
     store.coder(model)  # raises before anything is written
-    job = {"store": store.metadata.fingerprint, "model": model_hash(model), "images": str(images)}
-    job |= {"format": file_format, "batch_size": str(batch_size), "device": str(model.device)}
-    marker = json.dumps(job).encode()
-    if _read(folder / MARKER) != marker:  # else a kill came at the very end
-        with new_folder(folder, kept=True) as partial:
-            _claim(partial, marker)
+    digests = hashlib.sha256(store.arrays.read("committed").tobytes()).hexdigest()  # the fingerprint is of names alone
+    job = {"store": store.metadata.fingerprint, "row_groups": digests, "model": model_hash(model)}
+    job |= {"images": str(images), "format": file_format, "batch_size": str(batch_size), "device": str(model.device)}
+    if not finish_folder(folder, job):
+        with new_folder(folder, job) as partial:
             done = files.resume(partial, batch_size)
             decoded = store.decode_batches(images[done:], model, batch_size)
             batches = (np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) for pixels in decoded)
@@ -80,32 +77,7 @@ def decode_to_folder(
                 for written in itertools.accumulate(counts, initial=done):
                     if progress is not None and written > 0:
                         progress(written, len(images))
-    (folder / MARKER).unlink()  # not before: a folder without it is not continued
     return len(images)
-
-
-def _read(marker: Path) -> bytes:
-    return marker.read_bytes() if marker.is_file() else b""
-
-
-def _claim(partial: Path, job: bytes) -> None:
-    """Leave what the same `job` wrote into `partial`, and remove what another decode did.
-
-    Raises `DataError` if it is somebody else's.
-    """
-    marker = partial / MARKER
-    if not marker.exists() and any(partial.iterdir()):
-        raise DataError(f"{partial} is in the way, and was not left by decode; move it or give another folder")
-    if _read(marker) != job:
-        _empty(partial)
-        marker.write_bytes(job)
-
-
-def _empty(partial: Path) -> None:
-    """Remove what was decoded; the marker stays, so that a kill leaves a folder that is known."""
-    for path in partial.iterdir():
-        if path.name != MARKER:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
@@ -113,8 +85,7 @@ def _removed_on_name_error(partial: Path) -> Iterator[None]:
     try:
         yield
     except _NameError:
-        _empty(partial)
-        shutil.rmtree(partial)
+        discard(partial)
         raise
 
 
@@ -136,9 +107,9 @@ class _PngFiles:
         for target in self._targets[done : whole + 1]:
             with suppress(OSError):  # not there, or a folder, which writing the file will tell of
                 (folder / target).unlink()
-        if sum(path.is_file() for path in folder.rglob("*")) - 1 == done:
+        if sum((folder / target).exists() for target in self._targets) == done:
             return done
-        _empty(folder)  # a power cut tore more than the last file, or the file system takes two of the names for one
+        empty(folder)  # a power cut tore more than the last file, or the file system takes two of the names for one
         return 0
 
     def write(self, folder: Path, done: int, batches: Batches) -> Generator[int]:

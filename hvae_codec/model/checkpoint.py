@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import CONFIG_FILE, LATEST_RUN, Config, config_to_dict, load_config
+from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
 from ..errors import ModelError
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
@@ -34,12 +34,17 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically; `ModelError` if they cannot be written."""
     try:
         with replaced_atomically(path) as partial:
-            partial.touch()
-            mode = partial.stat().st_mode  # as the user's umask has it; safetensors lets nobody else read its files
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial)
-            partial.chmod(mode)
+            _write_weights(partial, weights)
     except SafetensorError as error:  # a full disk is no OSError here
         raise ModelError(f"cannot write {path} ({error}); make room on the disk and try again") from None
+
+
+def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a new file, which others may read as the user's umask says: safetensors lets nobody."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+    path.chmod(mode)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -148,11 +153,10 @@ def keep_weights(model: HVAE) -> str:
     try:
         path.parent.mkdir(exist_ok=True)
         with replaced_atomically(path) as partial:
-            partial.unlink(missing_ok=True)  # what a kill left
             if not _link_weights(model, partial):
                 partial.unlink(missing_ok=True)
-                save_weights(partial, model.state_dict())
-    except (OSError, ModelError) as error:
+                _write_weights(partial, model.state_dict())
+    except (OSError, SafetensorError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
 
@@ -185,12 +189,17 @@ def model_hash(model: HVAE) -> str:
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in weights.values())
     trained = any(parameter.requires_grad for parameter in model.parameters())
     if trained or model.known_hash is None or model.known_hash[0] != versions:
-        config = config_to_dict(Config(model.config))["model"]
-        if model.config.resample == "projected":
-            del config["resample"]  # as before that key existed: stores and statistics hold such hashes
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted(weights.items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        model.known_hash = (versions, digest.hexdigest())
+        model.known_hash = (versions, weights_hash(model.config, weights))
     return model.known_hash[1]
+
+
+def weights_hash(config: ModelConfig, weights: dict[str, Tensor]) -> str:
+    """Compute what `model_hash` does, of the model of `config` with these weights."""
+    described = config_to_dict(Config(config))["model"]
+    if config.resample == "projected":
+        del described["resample"]  # as before that key existed: stores and statistics hold such hashes
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

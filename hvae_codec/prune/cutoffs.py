@@ -93,19 +93,22 @@ def tolerated_cutoff(found: Tolerated) -> Cutoff:
 def merge_equal(cutoffs: Sequence[Cutoff]) -> list[Cutoff]:
     """Join the cutoffs that came to one mask, and sort them from the smallest mask to the largest.
 
-    The keep of several is the smallest of theirs.
+    The keep of several is the smallest share that was asked for.
     """
     groups: list[list[Cutoff]] = []
-    for cutoff in sorted(cutoffs, key=lambda cutoff: cutoff.mask.kept_dims):
+    for cutoff in sorted(cutoffs, key=lambda cutoff: (cutoff.mask.kept_dims, cutoff.keep)):
         equal = next((group for group in groups if group[0].mask.keeps_the_same(cutoff.mask)), None)
         if equal:
             equal.append(cutoff)
         else:
             groups.append([cutoff])
-    return [
-        replace(group[0], rule=_joint_rule([each.rule for each in group]), keep=min(each.keep for each in group))
-        for group in groups
-    ]
+    return [_joint(group) for group in groups]
+
+
+def _joint(equal: Sequence[Cutoff]) -> Cutoff:
+    shares = [cutoff.keep for cutoff in equal if cutoff.rule.startswith(KEEP)]
+    rule = _joint_rule([cutoff.rule for cutoff in equal])
+    return replace(equal[0], rule=rule, keep=min(shares, default=equal[0].keep))
 
 
 def _joint_rule(rules: Sequence[str]) -> str:
@@ -114,6 +117,7 @@ def _joint_rule(rules: Sequence[str]) -> str:
     >>> _joint_rule(["keep 5%, by position", "tolerance 1%", "keep 7%, by position", "keep 10%, by position"])
     'keep 5% to 10%, by position and tolerance 1%'
     """
+    rules = list(dict.fromkeys(rules))
     shares = [rule for rule in rules if rule.startswith(KEEP)]
     if len(shares) > 1:
         shares = [f"{shares[0].partition('%')[0]}% to {shares[-1].removeprefix(KEEP)}"]

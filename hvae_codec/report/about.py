@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..config import CONFIG_FILE, Config, config_from_dict, config_to_dict
+from ..config import CONFIG_FILE, Config, ModelConfig, config_from_dict, config_to_dict
 from ..errors import DataError, ModelError, StoreError
 from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
@@ -111,7 +111,7 @@ def _run_facts(path: Path) -> Facts:
     config = load_run_config(run)
     model, parameters = config.model, count_parameters(config)
     shape = f"{model.channels} × {model.image_size} × {model.image_size}"
-    trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run)
+    trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run, model)
     steps, kept = steps_taken(run), kept_hashes(run)
     pairs = {
         "images": f"{shape}, {_bits(model.pixel_bits)}, {model.output}",
@@ -139,15 +139,15 @@ def _run_facts(path: Path) -> Facts:
     return Facts(run, data, pairs, () if cutoffs is None else (cutoff_table(*cutoffs),))
 
 
-def _weights_in(run: Path) -> tuple[str | None, str]:
+def _weights_in(run: Path, model: ModelConfig) -> tuple[str | None, str]:
     """The hash of the weights of a run and its beginning, or None and what is wrong with them."""
-    from ..model.checkpoint import WEIGHTS_FILE, load_model, model_hash
+    from ..model.checkpoint import WEIGHTS_FILE, load_weights, weights_hash
 
     if not (run / WEIGHTS_FILE).exists():
         return None, "not yet: training has not reached its first state"
     try:
-        hash_ = model_hash(load_model(run))
-    except ModelError as error:
+        hash_ = weights_hash(model, load_weights(run / WEIGHTS_FILE))
+    except (ModelError, OSError) as error:
         return None, str(error)
     return hash_, hash_[:12]
 

@@ -35,6 +35,7 @@ class SampleTarget:
     count: int  # images that will be written
     channels: int
     size: int
+    overwrite: bool = False  # whether a grid or array that is there is replaced
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -60,23 +61,24 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
     if suffix in {*EXTENSIONS, ".npz", ".zarr"} - {".png"}:
         raise UsageError(f"{path} cannot be written; give a name ending in .png (a grid), .npy (an array), or a folder")
     kind: Kind = "grid" if suffix == ".png" else "array" if suffix == ".npy" else "folder"
-    target = SampleTarget(path, kind, count, config.channels, config.image_size)
+    target = SampleTarget(path, kind, count, config.channels, config.image_size, overwrite)
     if kind != "array" and config.channels not in (1, 3):
         what = f"PNG files hold 1 or 3 channels, this model's images have {config.channels}"
         raise UsageError(f"{what}; give a name ending in .npy")
     if kind == "grid" and math.prod(target.grid_pixels) > MAX_PIXELS:
         what = f"a grid of {count:,} images has more than {MAX_PIXELS:,} pixels"
         raise UsageError(f"{what}; give fewer images, or a folder for single files")
-    _check_free(path, kind, overwrite)
+    _check_free(target)
     return target
 
 
-def _check_free(path: Path, kind: Kind, overwrite: bool) -> None:
-    if kind == "folder":
+def _check_free(target: SampleTarget) -> None:
+    path = target.path
+    if target.kind == "folder":
         check_new(path)
     elif path.is_dir():
         raise DataError(f"{path} is a folder; give another name")
-    elif path.exists() and not overwrite:
+    elif path.exists() and not target.overwrite:
         raise DataError(f"{path} exists; give another name or pass --overwrite")
 
 
@@ -107,12 +109,14 @@ def _write_grid(target: SampleTarget, images: Numbered) -> None:
         top, left = (index * (target.size + GAP) for index in divmod(number, target.grid_shape[1]))
         grid[top : top + target.size, left : left + target.size] = pixels
     with replaced_atomically(target.path) as partial:
+        _check_free(target)  # again: another process may have written it meanwhile
         _image(grid).save(partial, format="PNG")
 
 
 def _write_array(target: SampleTarget, images: Numbered) -> None:
     shape = (target.count, target.size, target.size, target.channels)
     with replaced_atomically(target.path) as partial, open(partial, "wb") as file:
+        _check_free(target)
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for _, pixels in images:
             file.write(pixels.data)

@@ -50,6 +50,7 @@ def replaced_atomically(
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial" if unique else f"{path.name}.partial")
     with nullcontext() if unique else waiting_lock(lock_file(path)):
         try:
+            partial.unlink(missing_ok=True)  # what a kill has left may have the rights of another
             yield partial
             if not name_first:
                 sync(partial)

@@ -53,7 +53,7 @@ class ProcessLock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._lock = FileLock(file, thread_local=False, fallback_to_soft=False)
+        self._lock = FileLock(file, mode=0o666, thread_local=False, fallback_to_soft=False)
 
     def acquire(self, *, wait: bool = False) -> bool:
         """Take the lock; the file and its folder are created. False if another process has it; `wait` waits for that.

@@ -1,15 +1,17 @@
 """A folder of results that appears when it is whole.
 
-new_folder ──> NAME.partial ── filled ── renamed ──> NAME
+new_folder ──> NAME.partial, with a marker ── filled ── renamed ──> NAME ── marker removed
 
-A kill leaves NAME.partial, and the next process that makes NAME removes it or goes on with it.
+A kill leaves NAME.partial. The next process that makes NAME goes on with it, if its job is the same, or begins anew. A
+folder of that name without the marker is somebody else's, and is never touched.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,29 +19,33 @@ from ..errors import DataError
 from .files import lock_file
 from .locks import ProcessLock
 
+MARKER = ".hvae-codec.json"  # the job that fills a folder
+
 
 @contextmanager
-def new_folder(folder: Path, *, kept: bool = False) -> Iterator[Path]:
-    """Give the folder to be filled, which becomes `folder` afterwards, or is removed on an error.
+def new_folder(folder: Path, job: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Give the folder to be filled, which becomes `folder` afterwards.
 
-    If it is `kept`, it stays on an error, and the next call gives it as it is. Raises `DataError` if `folder` exists
-    and is not empty, or if another process is making it.
+    It is empty, but for what the same `job` left. On an error it stays if there is a job, and is removed if not.
+    Raises `DataError` if `folder` exists and is not empty, if another process is making it, or if its name is taken.
     """
-    folder = folder.absolute()  # "." itself cannot be replaced
-    check_new(folder)
+    folder = Path(os.path.realpath(folder))  # neither "." nor a link can be replaced
     lock = ProcessLock(lock_file(folder))
     if not lock.acquire():
         raise DataError(f"{folder} is being written by another process; wait for it or give another folder")
     partial = folder.with_name(f"{folder.name}.partial")
     try:
-        if not kept:
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(exist_ok=kept)
+        finish_folder(folder, job)
+        check_new(folder)
+        _claim(partial, job)
         yield partial
         os.replace(partial, folder)  # onto nothing, or onto an empty folder
+        (folder / MARKER).unlink()  # not before: a folder without it is not known
+    except BaseException:
+        if job is None and (partial / MARKER).exists():
+            discard(partial)
+        raise
     finally:
-        if not kept:
-            shutil.rmtree(partial, ignore_errors=True)
         lock.remove()
 
 
@@ -47,3 +53,44 @@ def check_new(folder: Path) -> None:
     """Raise `DataError` if `folder` exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give another folder")
+
+
+def finish_folder(folder: Path, job: Mapping[str, str] | None) -> bool:
+    """Finish what a kill at the very end has left of `job`; whether there was that."""
+    if _marked(folder) != _text(job):
+        return False
+    (folder / MARKER).unlink()
+    return True
+
+
+def empty(partial: Path) -> None:
+    """Remove what is in a folder that is being filled, but for the marker: a kill leaves a folder that is known."""
+    for path in partial.iterdir():
+        if path.name != MARKER:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def discard(partial: Path) -> None:
+    """Remove a folder that is being filled."""
+    empty(partial)
+    shutil.rmtree(partial)
+
+
+def _claim(partial: Path, job: Mapping[str, str] | None) -> None:
+    """Make `partial` the folder of `job`: what the same job left in it stays, what another left is removed."""
+    partial.mkdir(exist_ok=True)
+    marked = _marked(partial)
+    if marked is None and any(partial.iterdir()):
+        raise DataError(f"{partial} is in the way, and is no unfinished result; move it or give another folder")
+    if job is None or marked != _text(job):
+        empty(partial)
+        (partial / MARKER).write_text(_text(job))
+
+
+def _marked(folder: Path) -> str | None:
+    marker = folder / MARKER
+    return marker.read_text() if marker.is_file() else None
+
+
+def _text(job: Mapping[str, str] | None) -> str:
+    return json.dumps(job)

@@ -125,7 +125,8 @@ def train(
             processes.run_on_main(files.make_consistent)
         elbo = loop.last_validation()
     finally:
-        lock.release()
+        if processes.is_main:
+            lock.release()
     return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
 
 

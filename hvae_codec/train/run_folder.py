@@ -34,6 +34,7 @@ class RunLock:
 
     def __init__(self, run: Path) -> None:
         self._run, self._lock = run, ProcessLock(run / LOCK_FILE)
+        self._missing = [folder for folder in (run, *run.parents) if not folder.exists()]
 
     def acquire(self) -> None:
         """Raise `ModelError` if another process trains this run; its folder is created."""
@@ -41,12 +42,13 @@ class RunLock:
             raise ModelError(f"{self._run} is being trained by another process; wait for it or stop it")
 
     def release(self) -> None:
-        """Let others have it; a folder in which no run was begun goes, if nothing else is in it."""
+        """Let others have it; folders that were made for a run that was not begun go, if nothing else is in them."""
         if (self._run / CONFIG_FILE).exists():
             self._lock.release()
         else:
             self._lock.remove()
-            remove_empty(self._run)
+            for folder in self._missing:
+                remove_empty(folder)
 
 
 @dataclass(frozen=True)
