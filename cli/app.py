@@ -115,8 +115,8 @@ def _one_line(message: str) -> str:
 
 def _memory_message(error: Exception, arguments: list[str]) -> str | None:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return memory_message(error, command, {option.name for option in options})
+    found = typer.main.get_command(app).commands.get(command)  # type: ignore[attr-defined]
+    return memory_message(error, command, {option.name for option in found.params} if found else {})
 
 
 def _os_message(error: OSError) -> str:
