@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from rich.text import Text
 from hvae_codec.progress import Progress as ProgressFunction
 from hvae_codec.progress import Stage
 
+from .plain_text import print_to_nobody
 from .signals import exit_code
 from .tables import in_parts
 
@@ -26,6 +27,14 @@ CONTINUES = "The same command continues where it stopped."
 """What to do after Ctrl-C, of commands that can be resumed."""
 
 SHOWN_NAMES = 10  # names of files in a message, at most
+
+
+class Console(RichConsole):
+    """A console that does not end the command if nobody reads on: what it computes may have taken days."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without output."""
+        print_to_nobody(self.file)
 
 
 def console() -> Console:

@@ -147,6 +147,7 @@ def _encode(
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
     batch_size, seed = request.options.batch_size, request.options.seed
+    wanted = source.split(request.split.value)  # raises before anything is measured
     images = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
         ranking = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
@@ -161,7 +162,7 @@ def _encode(
             console().print(ranking_sentence(ranking), *choice_sentences(chosen), sep="\n")
         return encode_worker(
             model,
-            source.split(request.split.value),
+            wanted,
             request.store,
             worker,
             mask=chosen.cutoff.mask,

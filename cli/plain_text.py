@@ -1,10 +1,12 @@
-"""Writes on terminals and into files whose encoding lacks characters: something near, never an error."""
+"""Writes on terminals and into files whose encoding lacks characters, or that nobody reads on: never an error."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from io import TextIOWrapper
+from typing import IO
 
 NEAR = {"±": "+/-", "×": "x", "–": "-", "…": "...", "—": "-", "’": "'", "·": "*"}
 
@@ -23,3 +25,10 @@ def _near(error: UnicodeError) -> tuple[str, int]:
         raise error
     characters = error.object[error.start : error.end]
     return "".join(NEAR.get(character, "?") for character in characters), error.end
+
+
+def print_to_nobody(stream: IO[str]) -> None:
+    """Let `stream` take what is still printed, though whoever read it, such as `head`, has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

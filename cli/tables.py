@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterable
 
@@ -28,7 +29,7 @@ def in_parts(table: Table, width: int) -> list[Table]:
 
 def _part(table: Table, columns: list[Column], number: int, parts: int) -> Table:
     part = copy.copy(table)
-    part.columns = columns
+    part.columns = [dataclasses.replace(column, overflow="fold") for column in columns]  # a word is never cut
     part.title = table.title if number == 1 else None
     part.caption = table.caption if number == parts else None
     return part

@@ -84,3 +84,11 @@ def test_a_data_set_without_training_images_is_refused(hvae: Call, photo_patches
     assert out == ""
     assert "all images in data are held out (in val/ and test/)" in errors
     assert not Path(command[-1]).exists()
+
+
+def test_a_split_without_images_is_refused_before_anything_is_measured(hvae: Call, photo_patches):
+    save_photos(photo_patches, "train", "val")
+    out, errors = hvae(1, "encode", "data", "a.zarr", "--split", "test", "--device", "cpu")
+    assert out == ""
+    assert "no image in data is in a folder test/" in errors
+    assert "Ranking" not in errors

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hvae_codec_cli.app import main
 
 STORE = str(Path(__file__).parent / "golden" / "stores" / "variate-int.zarr")
 HEAVY = {"torch", "matplotlib", "plotly", "sklearn", "scipy", "pandas", "skimage", "tensorboard", "jinja2"}
@@ -53,3 +57,20 @@ def test_shell_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMP_CWORD", "1")
     done = subprocess.run([sys.executable, "-m", "hvae_codec"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["analyze-kl"]
+
+
+class FullDisk(io.StringIO):
+    """A file that takes no character."""
+
+    def write(self, text: str) -> int:
+        """Fail as a full disk does."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["presets", "tiny16"]])
+def test_help_onto_a_full_disk_is_one_sentence(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("hvae-codec: no space left")

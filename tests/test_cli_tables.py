@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hvae_codec.report.presets import preset_rows, preset_table, reported_table
+from hvae_codec_cli.display import Console as LastingConsole
 from hvae_codec_cli.plain_text import never_fail_to_print
 from hvae_codec_cli.tables import in_parts
 
@@ -45,6 +47,15 @@ def test_every_figure_is_whole_at_any_width(width: int):
     assert len(parts) == {34: 3, 40: 3, 48: 2, 200: 1}[width]
 
 
+@pytest.mark.parametrize("width", [24, 80])
+def test_no_word_is_cut_at_any_width(width: int):
+    table, path = Table(show_header=False), "runs/r/weights/" + "0123456789abcdef" * 5
+    table.add_row("weights", path)
+    text = shown(in_parts(table, width), width)
+    assert path in "".join(text.split()).replace("│", "").replace("weights", "", 1)
+    assert max(map(len, text.splitlines())) <= width
+
+
 @pytest.mark.parametrize("table", [preset_table, reported_table])
 def test_presets_fit_80_columns(table):
     text = shown(in_parts(table(preset_rows()), 80), 80)
@@ -59,6 +70,15 @@ def test_text_of_any_kind_is_printed_in_any_encoding(monkeypatch):
         never_fail_to_print()
         print("0.1 ± 0.2, 3 × 4 – 漢", end="", flush=True)
         assert raw.getvalue().decode(encoding) == expected
+
+
+def test_a_command_goes_on_if_nobody_reads_what_it_prints():
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf-8") as pipe:
+        out = LastingConsole(file=pipe)
+        out.print("step 1")
+        out.print("step 2")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_an_item_is_an_images_latents_and_class(store, given_as):
         dataset = pickle.loads(pickle.dumps(dataset))
     assert len(dataset) == 30
     assert dataset.classes == ["ant", "cat", "dog"]
-    for index in (0, 7, 29, -1, np.int64(23)):
+    for index in (0, 7, 29, -1, np.int64(23), np.array(5), torch.tensor(5), torch.tensor(-2)):
         latents, label = dataset[index]
         assert_latents(latents, store.latents(index))
         assert label == {"ant": 0, "cat": 1, "dog": 2, "": -1}[store.labels[index]]

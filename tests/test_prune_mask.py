@@ -178,6 +178,12 @@ def test_damaged_masks(data: object):
         LatentMask.from_dict(data)
 
 
+@pytest.mark.parametrize("data", [[], 3, None, "mask"])
+def test_a_mask_that_is_no_table_is_said_so(data: object):
+    with pytest.raises(ModelError, match="it is no table of keys"):
+        LatentMask.from_dict(data)
+
+
 def test_an_undamaged_mask():
     assert LatentMask.from_dict(group()).keep[0].tolist() == [True, False, True]
 

@@ -73,9 +73,9 @@ class LatentDataset(Dataset[Any]):
 
     def __getitem__(self, index: int | Sequence[int]) -> Any:
         """An item, or a batch if `index` is a list; `UsageError` if there is no such image."""
-        if hasattr(index, "__len__"):
+        if hasattr(index, "__len__") and getattr(index, "shape", None) != ():  # scalars of torch have `__len__`, too
             return self._batch(list(cast(Sequence[int], index)))
-        return self.__getitems__([index])[0]
+        return self.__getitems__([cast(int, index)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Items of several images, read together: what a `DataLoader` asks for."""

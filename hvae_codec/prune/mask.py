@@ -163,6 +163,8 @@ class LatentMask:
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
         """Invert `to_dict`; `ModelError` if `data` is no mask."""
         try:
+            if not isinstance(data, Mapping):
+                raise TypeError("it is no table of keys")
             read = {"variate": _read_variates, "position": _read_positions}[data.get("granularity", "variate")]
             keep = tuple(read(group) for group in data["groups"])
             if not any(k.any() for k in keep):
