@@ -107,7 +107,8 @@ class _PngFiles:
         for target in self._targets[done : whole + 1]:
             with suppress(OSError):  # not there, or a folder, which writing the file will tell of
                 (folder / target).unlink()
-        if sum((folder / target).exists() for target in self._targets) == done:
+        # Hidden files are the marker, and what file systems and desktops put there.
+        if sum(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")) == done:
             return done
         empty(folder)  # a power cut tore more than the last file, or the file system takes two of the names for one
         return 0
