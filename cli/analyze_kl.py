@@ -25,6 +25,7 @@ from .options import (
     Seed,
     SkipBroken,
     Step,
+    latent_codec,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def command(
     pictures: Pictures = 256,
     out: Out = None,
     codec: Codec = CodecName.int,
-    step: Step = 1.0,
+    step: Step = None,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
@@ -83,13 +84,12 @@ def command(
     torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
     """
     from hvae_codec.analysis.plan import AnalysisPlan
-    from hvae_codec.store.quantiser import make_codec
 
     plan = AnalysisPlan(
         cutoffs=parse_cutoffs(
             "" if keep == "none" else keep, cutoff, tolerance, mask or (), granularity.value, count.value
         ),
-        codec=make_codec(codec.value, step),
+        codec=latent_codec(codec, step),
         images=images,
         pictures=pictures,
         batch_size=batch_size,

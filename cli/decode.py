@@ -42,6 +42,7 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
     from hvae_codec.encode.encoded_store import open_store
+    from hvae_codec.report.counts import count as counted
     from hvae_codec.storage.location import location_of
 
     folder = location_of(out).folder
@@ -61,7 +62,7 @@ def command(
             batch_size=batch_size,
             progress=stage("Decoding"),
         )
-    console().print(f"{out}: {count:,} decoded images")
+    console().print(f"{out}: {counted(count, 'decoded image')}")
 
 
 def parse_range(text: str, count: int) -> range:

@@ -41,6 +41,7 @@ from .options import (
     Split,
     SplitName,
     Step,
+    latent_codec,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def command(
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
-    step: Step = 1.0,
+    step: Step = None,
     split: Split = SplitName.all,
     worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
@@ -99,7 +100,6 @@ def command(
     encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
     """
     from hvae_codec.encode.pipeline import EncodeOptions
-    from hvae_codec.store.quantiser import make_codec
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     options = EncodeOptions(
@@ -112,7 +112,7 @@ def command(
         embed_model=embed_model,
         verify=verify,
     )
-    request = EncodeRequest(store, split, spec, make_codec(codec.value, step), parse_evaluate(evaluate), options)
+    request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options)
     _run(request, data, model, device, worker_option, skip_broken)
 
 

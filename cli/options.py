@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvae_codec import config
 from hvae_codec.errors import UsageError
+
+if TYPE_CHECKING:
+    from hvae_codec.store.quantiser import Codec as LatentCodec
 
 
 class CodecName(StrEnum):
@@ -65,9 +68,10 @@ Codec = Annotated[
     typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),
 ]
 Step = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--step", help="Quantiser step of --codec int, in posterior standard deviations (averages per variate)."
+        "--step",
+        help="Quantiser step of --codec int, in posterior standard deviations (averages per variate).  [default: 1.0]",
     ),
 ]
 Granularity = Annotated[
@@ -89,6 +93,15 @@ SkipBroken = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)
+
+
+def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
+    """Make the codec; raises `UsageError` if it has no step and one is given."""
+    from hvae_codec.store.quantiser import make_codec
+
+    if step is not None and codec != CodecName.int:
+        raise UsageError(f"--codec {codec.value} has no --step; leave one of the two out")
+    return make_codec(codec.value, 1.0 if step is None else step)
 
 
 def torch_device(device: str, worker: int = 0) -> str:

@@ -47,6 +47,7 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.sampling import sample_images
+    from hvae_codec.report.counts import count as counted
     from hvae_codec.report.samples import sample_target, write_samples
 
     reuse_freed_memory()
@@ -58,5 +59,4 @@ def command(
     )
     with interruptible("Nothing was written."), stages() as stage:
         write_samples(target, batches, stage("Sampling"))
-    drawn = "1 image" if count == 1 else f"{count:,} images"
-    console().print(f"{out}: {drawn} drawn at temperature {temperature}")
+    console().print(f"{out}: {counted(count, 'image')} drawn at temperature {temperature}")

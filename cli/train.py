@@ -233,6 +233,7 @@ def _launcher(processes: DistributedContext) -> str:
 
 
 def _report(result: TrainResult, config: Config, training: int, validation: ImageSource) -> None:
+    from hvae_codec.report.counts import count
     from hvae_codec.report.splits import image_kind
 
     elbo, model = result.validation, config.model
@@ -241,14 +242,10 @@ def _report(result: TrainResult, config: Config, training: int, validation: Imag
         console().print(
             f"{result.run} was finished before; to train it for longer give --resume --steps N", markup=False
         )
-    steps = f"{_count(result.step, 'step')} on {_count(training, 'image')}"
+    steps = f"{count(result.step, 'step')} on {count(training, 'image')}"
     console().print(
-        f"{result.run}: {steps} in {result.seconds / 60:.1f} minutes, {_count(result.skipped, 'update')} skipped\n"
+        f"{result.run}: {steps} in {result.seconds / 60:.1f} minutes, {count(result.skipped, 'update')} skipped\n"
         f"{image_kind(validation.held_out)} NELBO {elbo.nelbo:.3f} bits/dim{nats} = reconstruction "
-        f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({_count(len(validation), 'image')})",
+        f"{elbo.distortion:.3f} + KL {elbo.rate:.3f} ({count(len(validation), 'image')})",
         markup=False,
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

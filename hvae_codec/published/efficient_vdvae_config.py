@@ -139,6 +139,8 @@ def read_published_config(path: Path) -> Config:
         if path.stat().st_size > _LARGEST_FILE:
             raise ConfigError(f"{path} is too large for a configuration; is it the checkpoint?")
         parser.read_string(read_text(path))
+    except configparser.MissingSectionHeaderError:
+        raise ConfigError(f"{path} has no [sections]; give the .cfg file of the checkpoint") from None
     except (OSError, ValueError, configparser.Error) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read the configuration {path}: {reason[:200]}") from None

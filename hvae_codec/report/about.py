@@ -16,6 +16,7 @@ from ..storage.location import Location, LocationLike, location_of
 from ..store.group_file import find_copy
 from ..store.reader import Store
 from ..store.workers import Worker
+from .counts import count
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _run_facts(path: Path) -> Facts:
     trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run, model)
     steps, kept = steps_taken(run), kept_hashes(run)
     pairs = {
-        "images": f"{shape}, {_bits(model.pixel_bits)}, {model.output}",
+        "images": f"{shape}, {count(model.pixel_bits, 'bit')}, {model.output}",
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": f"{model.latent_dims:,}",
@@ -162,17 +163,13 @@ def store_sizes(store: Store) -> dict[str, int]:
     """Return the bytes of the store's images in several forms; the store itself comes last."""
     codes = " (int codes)" if store.codec.name == "int" else ""
     model = config_from_dict({"model": store.config}).model
-    depth = "" if model.pixel_bits == 8 else f" ({_bits(model.pixel_bits)})"
+    depth = "" if model.pixel_bits == 8 else f" ({count(model.pixel_bits, 'bit')})"
     return {
         "dense latents (mean and std, float32)": 8 * model.latent_dims * len(store),
         f"pixels{depth}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
         f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
-
-
-def _bits(bits: int) -> str:
-    return "1 bit" if bits == 1 else f"{bits} bits"
 
 
 def _kind_of_source(store: Store) -> str:
@@ -184,7 +181,7 @@ def _kind_of_source(store: Store) -> str:
 
 def store_table(store: Store) -> Table:
     """Make the table of sizes for the terminal, and how many times the store's each is."""
-    title = f"{store.path}: {len(store):,} images, {store.kept_dims:,} latents each"
+    title = f"{store.path}: {count(len(store), 'image')}, {count(store.kept_dims, 'latent')} each"
     rich, sizes, images = Table(title=title, title_justify="left"), store_sizes(store), len(store)
     rich.add_column("")
     for heading in ("bytes", "bytes an image", "bits/dim", "times the store"):

@@ -14,6 +14,7 @@ from ..analysis.ranking_file import FoundRanking
 from ..prune.cutoffs import TOLERANCE
 from ..prune.mask import LatentMask
 from ..prune.tolerance import Tolerated
+from .counts import count
 from .cutoffs import Row, percent
 from .splits import count_images, image_kind
 
@@ -26,7 +27,7 @@ def ranking_sentence(found: FoundRanking) -> str:
     if not found.is_new:
         images = "these training images" if found.is_of_these_images else "other images than these"
         return f"Ranking: {found.path}, of {found.stats.images:,} of {images}."
-    made = f"The run had no ranking of this model; made one of {found.stats.images:,} training images"
+    made = f"The run had no ranking of this model; made one of {count(found.stats.images, 'training image')}"
     failed = f"could not be kept in {found.path} ({found.write_error})"
     return f"{made}; kept: {failed if found.write_error else found.path}." if found.path else f"{made}."
 
@@ -93,7 +94,9 @@ def best_sentence(table: pd.DataFrame, images: int) -> str:
     errors = -best["nelbo_change"] / max(best["nelbo_change_se"], 1e-12)
     critical = student_t.isf(0.05 / len(rows), images - 1)  # Bonferroni, one-sided
     sure = "significant" if errors > critical else "which may be chance"
-    return f"{change}: {errors:.1f} standard errors, {sure} at the 5% level for the best of {len(rows)} cutoffs."
+    return (
+        f"{change}: {errors:.1f} standard errors, {sure} at the 5% level for the best of {count(len(rows), 'cutoff')}."
+    )
 
 
 def cutoff_sentences(row: Row, kl_share: float) -> str:

@@ -14,6 +14,7 @@ from ..analysis.evaluation import Evaluation, Figure
 from ..errors import DataError
 from ..storage.files import write_atomically
 from ..train.metrics import ACTIVE_NATS
+from .counts import count
 from .splits import count_images
 
 LABELS = {
@@ -33,10 +34,10 @@ LABELS = {
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Make the table for the terminal."""
-    figures, count, samples = evaluation.figures, len(evaluation.images), evaluation.samples
+    figures, samples = evaluation.figures, evaluation.samples
     active = f"{evaluation.active_groups} of {len(evaluation.kl_nats)}"
     table = Table(
-        title=f"{count_images(count, evaluation.held_out)}, {samples:,} posterior sample{'s' * (samples > 1)} each",
+        title=f"{count_images(len(evaluation.images), evaluation.held_out)}, {count(samples, 'posterior sample')} each",
         caption=f"± is the standard error over images\nactive latent groups (KL above {ACTIVE_NATS:g} nats): {active}",
     )
     table.add_column("")

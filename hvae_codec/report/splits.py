@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..data.sources import ImageSource
+from .counts import count
 
 NONE_HELD_OUT = "no image is held out, so all figures are of training images"
 
@@ -12,13 +13,13 @@ def image_kind(held_out: bool | None) -> str:
     return "" if held_out is None else "held-out" if held_out else "training"
 
 
-def count_images(count: int, held_out: bool | None) -> str:
+def count_images(number: int, held_out: bool | None) -> str:
     """Write a number of images and their kind.
 
     >>> count_images(800, True), count_images(1, False), count_images(12, None)
     ('800 held-out images', '1 training image', '12 images')
     """
-    return " ".join([f"{count:,}", *image_kind(held_out).split(), "image" if count == 1 else "images"])
+    return count(number, f"{image_kind(held_out)} image".strip())
 
 
 def splits_sentence(source: ImageSource) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..store.rowgroups import runs
 from ..verification.verify import VerifyReport
+from .counts import count
 
 if TYPE_CHECKING:
     from ..encode.repair import RepairReport
@@ -39,11 +40,11 @@ def verified_data(report: VerifyReport) -> dict[str, Any]:
 
 def verified_sentence(report: VerifyReport) -> str:
     """Say the result in one line."""
-    what = f"{report.path}: {report.images:,} images in {report.row_groups:,} row groups, {report.files:,} files"
+    what = f"{report.path}: {count(report.images, 'image')} in {count(report.row_groups, 'row group')}, {count(report.files, 'file')}"
     if report.ok:
         return f"{what}: all is well"
-    count = len({damage.file for damage in report.damages})
-    return f"{what}: {count:,} {'file is' if count == 1 else 'files are'} damaged or missing"
+    damaged = len({damage.file for damage in report.damages})
+    return f"{what}: {damaged:,} {'file is' if damaged == 1 else 'files are'} damaged or missing"
 
 
 def repaired_sentence(report: RepairReport, restored: Sequence[str] = ()) -> str:
