@@ -40,7 +40,8 @@ def verified_data(report: VerifyReport) -> dict[str, Any]:
 
 def verified_sentence(report: VerifyReport) -> str:
     """Say the result in one line."""
-    what = f"{report.path}: {count(report.images, 'image')} in {count(report.row_groups, 'row group')}, {count(report.files, 'file')}"
+    images = f"{count(report.images, 'image')} in {count(report.row_groups, 'row group')}"
+    what = f"{report.path}: {images}, {count(report.files, 'file')}"
     if report.ok:
         return f"{what}: all is well"
     damaged = len({damage.file for damage in report.damages})
