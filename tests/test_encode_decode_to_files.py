@@ -366,3 +366,21 @@ def test_after_a_repair_the_same_call_goes_on(make_store, tiny_model, tmp_path):
     shard.write_bytes(content)
     assert decode_to_folder(open_store(store.path), tiny_model, tmp_path / "out") == 7
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_images_of_two_stores_are_not_mixed(tiny_model, stats, photo_patches, tmp_path):
+    """Stores of equal names, sizes and fingerprints, but of other pixels."""
+    stores = []
+    for name, pixels in (("a", photo_patches[:6]), ("b", photo_patches[6:12])):
+        source = as_source(pixels)
+        source = dataclasses.replace(source, names=tuple(f"{i}.png" for i in range(6)))
+        source.__dict__["fingerprint"] = "the same"
+        mask = LatentMask.from_keep(stats, 0.5)
+        stores.append(encode_images(tiny_model, source, tmp_path / f"{name}.zarr", mask=mask, stats=stats))
+    first, second = stores
+    assert first.metadata.fingerprint == second.metadata.fingerprint
+    with pytest.raises(Stop):
+        decode_to_folder(first, tiny_model, tmp_path / "out", batch_size=2, progress=interrupt_at(4, Stop()))
+    decode_to_folder(second, tiny_model, tmp_path / "out", batch_size=2)
+    decode_to_folder(second, tiny_model, tmp_path / "whole", batch_size=2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")

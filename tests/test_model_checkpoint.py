@@ -245,6 +245,7 @@ def test_the_hash_follows_an_optimiser_that_owns_the_weights(tiny_config):
 
 def test_others_may_read_weights_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o022)
+    (tmp_path / "model.safetensors.partial").touch(0o600)  # left by a kill
     try:
         save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(1)})
     finally:

@@ -202,3 +202,13 @@ def test_an_unfinished_run_is_told_from_a_finished_or_imported_one(run: Path):
             (run / STATE_FOLDER / f"step-{step:09d}.{ending}").touch()
         (run / STATE_FOLDER / "step-000000009.safetensors").touch()  # not complete: its counters come last
         assert (f"{run} has {step} of 8 steps" in unfinished_sentence(run)) == said
+
+
+def test_folders_of_a_run_that_was_not_begun_go_but_not_those_of_the_user(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    for run in (tmp_path / "mine", tmp_path / "deep" / "runs" / "a"):
+        lock = RunLock(run)
+        lock.acquire()
+        assert run.is_dir()
+        lock.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
