@@ -339,6 +339,6 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_commands_that_are_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(signals, "SIGNALS", (signals.signal.SIGTERM,))
-    signals.main(["--moments", "1", "--images", "40", "--commands", "sample"])
+    signals.main(["--moments", "1", "--images", "24", "--commands", "decode"])
     out = capsys.readouterr().out
     assert "1 of 1" in out, out
