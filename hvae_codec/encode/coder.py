@@ -142,11 +142,12 @@ def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tenso
     """
     model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
     outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
-    stored = [choice.stored() for choice in choices]
-    for coder, numbers in zip(coders, stored, strict=True):
-        check_clipped(coder.codec, numbers, "the images measured")
-    images = [model.likelihood.to_pixels(model.likelihood.mean(output)) for output in outputs]
-    return list(zip(stored, images, strict=True))
+    results = []
+    for coder, choice, output in zip(coders, choices, outputs, strict=True):  # each output is computed when it is taken
+        stored = choice.stored()
+        check_clipped(coder.codec, stored, "the images measured")
+        results.append((stored, model.likelihood.to_pixels(model.likelihood.mean(output))))
+    return results
 
 
 class _EncodeChooser:
