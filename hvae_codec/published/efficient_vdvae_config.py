@@ -140,7 +140,9 @@ def read_published_config(path: Path) -> Config:
             raise ConfigError(f"{path} is too large for a configuration; is it the checkpoint?")
         parser.read_string(read_text(path))
     except configparser.MissingSectionHeaderError:
-        raise ConfigError(f"{path} has no [sections]; give the .cfg file of the checkpoint") from None
+        raise ConfigError(
+            f"cannot read the configuration {path}: it has no [sections]; give the checkpoint's own"
+        ) from None
     except (OSError, ValueError, configparser.Error) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read the configuration {path}: {reason[:200]}") from None
