@@ -166,10 +166,13 @@ def finish(folder: Path, command: Sequence[str]) -> None:
 
 
 def result(root: Path, command: str) -> dict[str, bytes]:
-    """The files that the command makes; of a training, those that do not hold the time it took."""
+    """The files that the command makes; of a training, those that do not hold the time it took, and the last state."""
     place = root / "work" / RESULTS.get(command, "result")
-    without = (".csv", ".json") if command == "train" else ()
-    return {str(p.relative_to(place)): p.read_bytes() for p in files(place) if p.suffix not in without}
+    found = files(place)
+    if command == "train":  # one that was stopped has a state of that step, too
+        last = max((p.stem for p in found if p.parent.name == "state"), default="")
+        found = [p for p in found if p.suffix not in (".csv", ".json") and (p.parent.name != "state" or p.stem == last)]
+    return {str(p.relative_to(place)): p.read_bytes() for p in found}
 
 
 def others(root: Path, command: str) -> dict[str, bytes]:
