@@ -38,6 +38,10 @@ from .signals import signals_interrupt
 class _Commands(TyperGroup):
     """All commands; one that is stopped before or after its long work says so, too."""
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with interruptible(""):
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
         with interruptible(""):
             return super().invoke(ctx)

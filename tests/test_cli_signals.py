@@ -51,3 +51,11 @@ def test_a_stopped_command_says_so(number: signal.Signals, code: int, monkeypatc
     assert capsys.readouterr().err == "Stopped.\n"
     assert stopped_by(number, monkeypatch, "Nothing was written.") == code
     assert capsys.readouterr().err == "Stopped. Nothing was written.\n"
+
+
+def test_a_signal_while_the_command_line_is_read(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("typer.core.TyperGroup.make_context", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
+    with pytest.raises(SystemExit) as stopped:
+        main(["info", "anything"])
+    assert stopped.value.code == 129
+    assert capsys.readouterr().err == "Stopped.\n"
