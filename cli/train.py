@@ -83,8 +83,7 @@ def command(
 ) -> None:
     """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, continues.
 
-    runs/latest points to the last run that has weights. Several processes: torchrun --nproc-per-node N -m hvae_codec
-    train ...
+    runs/latest is the last run with weights. Several processes: torchrun --nproc-per-node N -m hvae_codec train ...
     """
     from hvae_codec.train.loop import TrainOptions
 

@@ -37,7 +37,6 @@ LARGEST_SEED = 2**63 - 1  # of everything random: what all generators take
 
 _LARGEST_SIZE = 2**16  # of anything in a network: its parameters then are too many for any memory, but can be counted
 _LARGEST_COUNT = 999_999_999  # of steps, whose states have names of nine digits, and of images a step
-
 _LARGEST_NUMBER = 1e20  # float32 holds it, also divided by the smallest 1 - beta1
 
 

@@ -2,7 +2,7 @@
 
 write_atomically ──> NAME.partial ── synced ── renamed ──> NAME ── its folder synced
 
-Of several processes that write one file, each waits for the one before it. What a kill leaves, the next one reuses.
+Of several processes that write one file, each waits for the one before it. What a kill leaves, the next one removes.
 """
 
 from __future__ import annotations
