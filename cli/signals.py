@@ -43,4 +43,7 @@ def _ends_this_process(number: int) -> bool:
 
 def exit_code(stopped: KeyboardInterrupt) -> int:
     """Return 128 and the signal's number, as shells do: 130 for Ctrl-C."""
+    # An interrupted `exec` of a text, as dataclasses use it, makes `python -m` end as by Ctrl-C, even if the interrupt
+    # was caught (CPython's `unhandled_keyboard_interrupt`). The next one that runs to its end takes that back.
+    exec("")
     return 128 + (int(stopped.args[0]) if stopped.args else signal.SIGINT)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,14 @@ def test_a_signal_while_the_command_line_is_read(monkeypatch: pytest.MonkeyPatch
         main(["info", "anything"])
     assert stopped.value.code == 129
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_signal_while_python_makes_a_class(tmp_path: Path):
+    """Dataclasses `exec` a text; after an interrupt in one, `python -m` would end as by Ctrl-C."""
+    (tmp_path / "stopped.py").write_text(
+        "from hvae_codec_cli import app\n"
+        "app.TyperGroup.make_context = lambda *_, **__: exec('import os; os.kill(os.getpid(), 15)')\n"
+        "app.main(['info', 'anything'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (143, "Stopped.\n")
