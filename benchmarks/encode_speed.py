@@ -39,7 +39,8 @@ from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.pipeline import EncodeOptions, encode_images
 from hvae_codec.model.checkpoint import load_model, model_hash
-from hvae_codec.model.hvae import HVAE, posterior_mean
+from hvae_codec.model.choices import posterior_mean
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import KLStats, load_kl_stats
@@ -155,7 +156,7 @@ def model_row(case: Case, options: argparse.Namespace) -> list[str]:
 
 @torch.no_grad()
 def bare_forward(model: HVAE, pixels: torch.Tensor) -> None:
-    model.top_down(model.activations(pixels), posterior_mean, len(pixels))
+    model.top_down(model.activations(pixels), posterior_mean(), len(pixels))
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from hvae_codec.analysis.cutoff_table import analyze
 from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.model.checkpoint import load_model
-from hvae_codec.model.hvae import HVAE, gaussian_noise
+from hvae_codec.model.choices import gaussian_noise
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.sweep import sweep

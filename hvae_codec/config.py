@@ -129,6 +129,7 @@ class ModelConfig(_Section):
     pointwise_ends: bool = True  # whether a cell's first and last convolutions are 1 × 1, or k × k like the middle ones
     stable_init: bool = True  # whether last convolutions start scaled by 1/sqrt(latent groups)
     zero_prior_weights: bool = False  # whether the prior cells' last convolutions start at zero
+    learned_steps: bool = False  # whether z are codes: posterior means rounded to multiples of a learned step a variate
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,6 +231,24 @@ class TrainConfig(_Section):
     compile: bool = False  # whether the network is compiled first (torch.compile): slow to start, then faster on GPUs
 
 
+@dataclass(frozen=True, kw_only=True)
+class PruningConfig(_Section):
+    """What `prune` took away from a model before it was trained on, and how."""
+
+    from_0_to_1 = ("share",)
+
+    run: str  # the run of the unpruned model
+    model_hash: str  # the unpruned model, by its configuration and weights
+    rule: str  # what was asked for, such as `keep 1%`
+    share: float  # share of the unpruned model's latent dimensions that was asked for
+    kept: tuple[
+        str, ...
+    ]  # of each latent group in top-down order, the unpruned model's variates that are left: `0-3 7`
+    # What a pruned variate is: the prior's mean, so that the model can do without it, or a sample of the prior, so that
+    # the bound is one of the whole model.
+    collapse: Literal["mean", "sample"] = "mean"
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything a run is made from."""
@@ -238,6 +257,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pruning: PruningConfig | None = None  # of a run that was pruned
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -310,6 +330,13 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     """Convert to plain data for JSON."""
     data = dataclasses.asdict(config)
     data["model"]["stages"] = list(data["model"]["stages"])
+    # As before these keys existed: hashes of models, and with them stores and rankings, depend on what is written here.
+    if not config.model.learned_steps:
+        del data["model"]["learned_steps"]
+    if config.pruning is None:
+        del data["pruning"]
+    else:
+        data["pruning"]["kept"] = list(config.pruning.kept)
     return data
 
 

@@ -12,7 +12,8 @@ from hypothesis import settings
 
 from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from hvae_codec.model.checkpoint import load_model, save_model
-from hvae_codec.model.hvae import HVAE, gaussian_noise
+from hvae_codec.model.choices import gaussian_noise
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
 from photos import Patches, cut

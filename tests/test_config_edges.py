@@ -11,7 +11,8 @@ import torch
 
 from hvae_codec.config import Config, config_from_dict, config_to_dict, load_config, with_settings
 from hvae_codec.errors import ConfigError
-from hvae_codec.model.hvae import HVAE, gaussian_noise
+from hvae_codec.model.choices import gaussian_noise
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
 

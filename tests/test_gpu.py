@@ -14,7 +14,8 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.checkpoint import load_model
-from hvae_codec.model.hvae import HVAE, Noise, Terms
+from hvae_codec.model.choices import Noise
+from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import same_algorithms
 from hvae_codec.prune.kl_stats import kl_stats

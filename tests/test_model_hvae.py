@@ -9,7 +9,8 @@ import torch
 
 from hvae_codec.config import ModelConfig, StageConfig
 from hvae_codec.errors import DataError
-from hvae_codec.model.hvae import HVAE, gaussian_noise, normal_like, prior_sample
+from hvae_codec.model.choices import gaussian_noise, normal_like, prior_sample
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.likelihood import Bernoulli
 
 

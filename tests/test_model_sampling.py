@@ -11,7 +11,8 @@ import torch
 
 from hvae_codec.errors import UsageError
 from hvae_codec.model.checkpoint import fill_model
-from hvae_codec.model.hvae import HVAE, gaussian_noise, prior_sample
+from hvae_codec.model.choices import gaussian_noise, prior_sample
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.sampling import sample_images
 from hvae_codec.model.temperature import group_temperatures
 from hvae_codec.published.efficient_vdvae import import_published

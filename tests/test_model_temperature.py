@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hvae_codec.config import ModelConfig, StageConfig
 from hvae_codec.errors import UsageError
-from hvae_codec.model.hvae import prior_sample
+from hvae_codec.model.choices import prior_sample
 from hvae_codec.model.image_noise import ImageNoise
 from hvae_codec.model.temperature import group_temperatures
 

@@ -14,7 +14,8 @@ import torch
 
 from hvae_codec.config import Config
 from hvae_codec.model.checkpoint import fill_model
-from hvae_codec.model.hvae import HVAE, SampledPosterior, gaussian_noise, prior_sample
+from hvae_codec.model.choices import SampledPosterior, gaussian_noise, kept_of, prior_sample
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.published.efficient_vdvae import import_published, published_names
@@ -148,10 +149,10 @@ def test_the_published_mask_and_rates(case: Case):
     positions = np.array([[group.resolution**2] for group in case.config.model.groups])
     bits = golden["pruned/kl_stats"] * positions / model.config.image_dims
     assert distance(bits.sum(), golden["pruned/kl_all_variates"]) < OUTPUT
-    mean_noise = SampledPosterior(lambda group: torch.zeros_like(group.prior.mean), mask.tensors("cpu"))
+    mean_noise = SampledPosterior(lambda group: torch.zeros_like(group.prior.mean), kept_of(mask.tensors("cpu")))
     with torch.no_grad():
         model.top_down(model.activations(case.images), mean_noise, 4)
-    rate = torch.stack(mean_noise.kl).sum(dim=0).mean() / model.nats_per_bit_dim
+    rate = mean_noise.kl.sum(dim=0).mean() / model.nats_per_bit_dim
     assert distance(rate, (bits * golden["pruned/mask"]).sum()) < OUTPUT
 
 

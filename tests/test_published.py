@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hvae_codec.config import ModelConfig, StageConfig
 from hvae_codec.errors import HvaeCodecError, ModelError
 from hvae_codec.model.checkpoint import fill_model
-from hvae_codec.model.hvae import HVAE, gaussian_noise
+from hvae_codec.model.choices import gaussian_noise
+from hvae_codec.model.hvae import HVAE
 from hvae_codec.published.efficient_vdvae import import_published, published_names
 from hvae_codec.published.efficient_vdvae_config import evaluate, read_published_config
 

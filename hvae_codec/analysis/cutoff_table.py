@@ -87,7 +87,7 @@ def analyze(
     cutoffs = merge_equal(cutoffs)
     masks = [cutoff.mask for cutoff in cutoffs]
     everything = LatentMask.everything(stats)
-    measured = masks if masks[-1].kept_dims == everything.dims else [*masks, everything]
+    measured = masks if masks[-1].kept_dims == everything.kept_dims else [*masks, everything]
     elbo = ElboSweep(model, measured, held_out, seed)
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
     meter = ReconstructionMeter(coders, seen)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..model.checkpoint import model_hash
-from ..model.hvae import HVAE, posterior_mean
+from ..model.hvae import HVAE
 from ..model.image_noise import ImageNoise
 from ..model.importance import posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
@@ -140,7 +140,7 @@ def _measure(
         part["importance_bound"] = bound
     if len(likelihoods) > 1:
         part |= {f"nelbo_{bins}_bins": rate + row for bins, row in sorted(zip(likelihoods, distortions, strict=True))}
-    output = model.top_down(activations, posterior_mean, len(images))
+    output = model.top_down(activations, model.choose_best(), len(images))
     decoded = model.likelihood.to_pixels(model.likelihood.mean(output)).cpu().numpy()
     seen = model.likelihood.quantised(images).cpu().numpy()
     part |= {"mse": mean_squared_error(seen, decoded), "ssim": ssim(seen, decoded)}

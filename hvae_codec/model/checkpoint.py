@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, config_to_dict, load_config
-from ..errors import ModelError
+from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, PruningConfig, config_to_dict, load_config
+from ..errors import ConfigError, ModelError
+from ..number_ranges import flags_of
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
 from .kept_weights import kept_weights
@@ -121,6 +122,22 @@ def _is_pointer(path: Path) -> bool:
     return path.is_file() and path.stat().st_size < 4096 and (path.parent / _target(path)).is_dir()
 
 
+def apply_pruning(model: HVAE, pruning: PruningConfig | None) -> HVAE:
+    """Let `model`, on its device, be what its run pruned it to; a whole model collapses what is not left.
+
+    Raises `ConfigError` if what is left is not of this model.
+    """
+    model.pruning = pruning
+    if pruning is not None and pruning.collapse == "sample":
+        each = zip(pruning.kept, model.config.groups, strict=True)
+        try:
+            keep = [flags_of(text, group.variates, "variates") for text, group in each]
+        except ValueError as error:
+            raise ConfigError(f"pruning.kept does not fit the model's latent groups ({error})") from None
+        model.prune_to([torch.from_numpy(flags).view(-1, 1, 1) for flags in keep])
+    return model
+
+
 def load_run_config(run: Path | str) -> Config:
     """Read the configuration of a run."""
     return load_config(find_run(run) / CONFIG_FILE)
@@ -136,11 +153,13 @@ def load_model(run: Path | str = LATEST_RUN, device: str | torch.device = "cpu",
     file = kept_weights(folder, kept)
     if not (kept and file.exists()):
         file = folder / WEIGHTS_FILE
-    model = HVAE(load_run_config(folder).model)
+    config = load_run_config(folder)
+    model = HVAE(config.model)
     fill_model(model, load_weights(file), file)
     model.run = folder
     model.requires_grad_(False)
-    return model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return apply_pruning(model, config.pruning)
 
 
 def keep_weights(model: HVAE) -> str:

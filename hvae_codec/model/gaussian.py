@@ -19,6 +19,8 @@ ScaleBase = Literal["std", "logstd"]
 SMALLEST_STD = 1e-8
 LARGEST_STD = 1e8
 _LOG_LARGEST = math.log(LARGEST_STD)
+_FARTHEST = 1e3  # standard deviations from the mean beyond which a mass falls no more
+_NARROWEST = 1e-3  # difference of the two logarithms that float32 still has to three digits
 
 
 def std_from_raw(raw: Tensor, base: ScaleBase, beta: float) -> Tensor:
@@ -51,6 +53,21 @@ class DiagonalGaussian(NamedTuple):
         ratio = self.std / prior.std
         shift = (self.mean - prior.mean) / prior.std
         return torch.addcmul(ratio.square() - 1.0, shift, shift).mul(0.5) - ratio.log()
+
+    def log_mass(self, z: Tensor, width: Tensor) -> Tensor:
+        """Compute log of the mass in the bins of `width` around `z`, in nats: minus the ideal code length of z's bin.
+
+        By symmetry both edges are taken at or below the mean's nearer side: log(F(a) - F(b)) = log F(a) +
+        log(1 - F(b) / F(a)), whose terms are stable in both tails. Bins too narrow for that difference have
+        the density times the width.
+        """
+        distance, half = (z - self.mean).abs() / self.std, 0.5 * width / self.std
+        distance = distance.clamp(max=_FARTHEST)
+        upper, lower = torch.special.log_ndtr(half - distance), torch.special.log_ndtr(-half - distance)
+        difference = upper - lower
+        exact = upper + torch.log(-torch.expm1(-difference.clamp(min=_NARROWEST)))
+        density = torch.log(2.0 * half) - 0.5 * (distance.square() + math.log(2.0 * math.pi))
+        return torch.where(difference > _NARROWEST, exact, density)
 
     def variates(self, numbers: Tensor | None) -> DiagonalGaussian:
         """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]; all for None."""

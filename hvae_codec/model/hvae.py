@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ModelConfig, PruningConfig
 from ..errors import DataError
 from .activations import checkpointing
 from .bottom_up import BottomUp
+from .choices import (
+    Kept,
+    Noise,
+    RoundedPosterior,
+    SampledPosterior,
+    gaussian_noise,
+    kept_of,
+    posterior_mean,
+    prior_sample,
+)
 from .likelihood import make_likelihood
 from .precision import full_float32
 from .temperature import Temperature, group_temperatures
-from .top_down import LatentGroup, TopDown, TopDownBlock
-
-Noise = Callable[[LatentGroup], Tensor]
-"""Standard normal numbers for a group, [B, variates, H, W]."""
+from .top_down import Choose, TopDown, TopDownBlock
 
 
 class Elbo(NamedTuple):
@@ -42,87 +48,6 @@ class Terms(NamedTuple):
     kl: Tensor  # [groups, B]: KL of each latent group
 
 
-def gaussian_noise(generator: torch.Generator | None = None) -> Noise:
-    """Make fresh noise for each group, from `generator` (on the model's device) or the default one."""
-    return lambda group: normal_like(group.prior.mean, generator)
-
-
-def normal_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw standard normal numbers, [B, variates, H, W]; which ones does not depend on the memory format of `z`."""
-    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-    # Arithmetic on tensors of different memory formats is several times slower.
-    return noise.to(memory_format=torch.channels_last) if z.stride(1) == 1 else noise
-
-
-@dataclass
-class SampledPosterior:
-    """Chooses z from the posterior, collapsed to the prior where pruned; records each group's KL.
-
-    A pruned dimension's posterior *is* the prior: its z is a prior sample and its KL is exactly 0, so the bound stays
-    a bound.
-    """
-
-    noise: Noise
-    mask: Sequence[Tensor] | None = None  # per group True = keep, [variates, 1, 1] or [variates, H, W]; None keeps all
-
-    def __post_init__(self) -> None:
-        self.recorded: dict[int, Tensor] = {}
-        """KL of each group seen so far, [B] nats."""
-        self._kept = None if self.mask is None else [_kept_variates(keep) for keep in self.mask]
-
-    @property
-    def kl(self) -> list[Tensor]:
-        """[B] nats of each group seen so far."""
-        return list(self.recorded.values())
-
-    def __call__(self, group: LatentGroup) -> Tensor:
-        """Choose z of `group`, [B, variates, H, W]."""
-        kept = None if self._kept is None else self._kept[group.index]
-        noise = self.noise(group)
-        z, kl = group.sample_posterior(noise) if kept is None else _sample_kept(group, *kept, noise)
-        self.recorded.setdefault(group.index, kl)  # a checkpointed block is run again in the backward pass
-        return z
-
-
-def _kept_variates(keep: Tensor) -> tuple[Tensor, Tensor | None] | None:
-    """Read a group's mask: variates kept at one position at least, int64 [k], and which positions, bool [k, H, W].
-
-    The positions are None if all are kept, and the result is None if the whole group is.
-    """
-    if keep.all():
-        return None
-    variates = keep.flatten(1).any(dim=1).nonzero().flatten()
-    return variates, None if keep[variates].all() else keep[variates]
-
-
-def _sample_kept(
-    group: LatentGroup, variates: Tensor, positions: Tensor | None, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sample z, [B, variates, H, W], and its KL in nats, [B]; what is pruned is of the prior."""
-    z = group.prior.sample(noise)
-    if not len(variates):
-        return z, z.new_zeros(len(z))
-    if positions is None:
-        of_kept, kl = group.sample_posterior(noise[:, variates], variates)
-    else:
-        prior = group.prior.variates(variates)
-        q = group.posterior(variates).where(positions, prior)
-        of_kept, kl = q.sample(noise[:, variates]), q.kl(prior).flatten(1).sum(dim=1)
-    return z.index_copy(1, variates, of_kept), kl
-
-
-def posterior_mean(group: LatentGroup) -> Tensor:
-    """Choose the posterior's mean: the deterministic reconstruction."""
-    return group.posterior().mean
-
-
-def prior_sample(noise: Noise, temperature: float | Sequence[float] = 1.0) -> Callable[[LatentGroup], Tensor]:
-    """Sample the prior at `temperature`, one for all groups or one per group; 0 is the prior's mean."""
-    if isinstance(temperature, Sequence):
-        return lambda group: group.prior.sample(noise(group), temperature[group.index])
-    return lambda group: group.prior.sample(noise(group), temperature)
-
-
 class HVAE(nn.Module):
     """Efficient-VDVAE (arXiv 2203.13751): images uint8 [B, C, H, W] in, latent groups and likelihood out."""
 
@@ -137,6 +62,12 @@ class HVAE(nn.Module):
         self.bottom_up = BottomUp(config)
         self.top_down = TopDown(config, self.likelihood.out_channels)
         self._nll: Callable[[Tensor, Tensor], Tensor] = self.likelihood.nll
+        self.pruning: PruningConfig | None = None
+        """What its run says was pruned away."""
+        self.keep: Sequence[Tensor] | None = None
+        """Of each group what pruning left, True = keep, if its run was pruned and is whole; see `prune_to`."""
+        self.kept: Kept | None = None
+        """The same in numbers."""
 
     @property
     def device(self) -> torch.device:
@@ -182,11 +113,28 @@ class HVAE(nn.Module):
             raise DataError(f"images are {shape[1:]}; this model takes {[self.config.channels, size, size]}")
         return self.bottom_up(self.likelihood.to_input(images.to(self.device)))
 
+    def prune_to(self, keep: Sequence[Tensor]) -> None:
+        """Collapse posteriors to the prior from now on, wherever `keep` (per group bool [variates, 1, 1]) is False."""
+        self.keep = [group.to(self.device) for group in keep]
+        self.kept = kept_of(self.keep)
+
+    def choose_posterior(self, noise: Noise, kept: Kept | None = None) -> SampledPosterior | RoundedPosterior:
+        """Make the choice of z that this model's bound is of: posterior samples or, if it was trained for codes, codes.
+
+        `kept` is a part of what pruning left; None: all of that.
+        """
+        kept = self.kept if kept is None else kept
+        return RoundedPosterior(kept) if self.config.learned_steps else SampledPosterior(noise, kept)
+
+    def choose_best(self) -> Choose:
+        """Make the choice of z whose image is nearest: the posterior's mean, or codes if it was trained for these."""
+        return RoundedPosterior(self.kept) if self.config.learned_steps else posterior_mean(self.kept)
+
     def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
-        """Compute the terms of the loss along one posterior sample, with gradients."""
-        choose = SampledPosterior(noise, mask)
+        """Compute the terms of the loss along one choice of z (see `choose_posterior`), with gradients."""
+        choose = self.choose_posterior(noise, None if mask is None else kept_of(mask))
         output = self.top_down(self._activations(images), choose, len(images))
-        return Terms(self._nll(output, images.to(self.device)), torch.stack(choose.kl))
+        return Terms(self._nll(output, images.to(self.device)), choose.kl)
 
     @torch.no_grad()
     @full_float32()
@@ -205,7 +153,7 @@ class HVAE(nn.Module):
     @full_float32()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Compute the expected images at the posterior's mean, uint8 [B, C, H, W]."""
-        output = self.top_down(self.activations(images), posterior_mean, len(images))
+        output = self.top_down(self.activations(images), self.choose_best(), len(images))
         return self.likelihood.to_pixels(self.likelihood.mean(output))
 
     @torch.no_grad()

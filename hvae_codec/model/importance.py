@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .choices import Noise, RoundedPosterior
 from .gaussian import DiagonalGaussian
-from .hvae import HVAE, Noise
+from .hvae import HVAE
 from .likelihood import Likelihood
 from .precision import full_float32
 from .top_down import LatentGroup
@@ -44,15 +45,18 @@ def log_density_ratio(posterior: DiagonalGaussian, prior: DiagonalGaussian, nois
 
 @dataclass
 class WeighedPosterior:
-    """Chooses z from the posterior; remembers each group's KL and the log-density ratio at z."""
+    """Chooses z from the posterior, or the prior where pruned; remembers each group's KL and log-density ratio at z."""
 
     noise: Noise
+    keep: Sequence[Tensor] | None = None  # of each group, True = keep, to broadcast against z; None: everything
     kl: list[Tensor] = field(default_factory=list)  # [B] nats of each group seen so far
     log_ratio: list[Tensor] = field(default_factory=list)  # [B] log p(z) - log q(z) of each group seen so far, in nats
 
     def __call__(self, group: LatentGroup) -> Tensor:
         """Choose z of `group`, [B, variates, H, W]."""
         q, p = group.posterior(), group.prior
+        if self.keep is not None:
+            q = q.where(self.keep[group.index], p)
         noise = self.noise(group)
         z = q.sample(noise)
         self.kl.append(q.kl(p).flatten(1).sum(dim=1, dtype=torch.float64))
@@ -85,15 +89,28 @@ def posterior_estimates(
     log_sum = torch.full((len(likelihoods), len(images)), -torch.inf, dtype=torch.float64, device=model.device)
     kl = nll = log_sum.new_zeros(())
     for done in range(1, samples + 1):
-        choose = WeighedPosterior(noise)
-        output = model.top_down(activations, choose, len(images))
+        output, kl_k, log_ratio = _weighed(model, activations, noise, len(images))
         nll_k = torch.stack([likelihood.nll(output, images).double() for likelihood in likelihoods])
-        kl = kl + torch.stack(choose.kl)
+        kl = kl + kl_k
         nll = nll + nll_k
-        log_sum = torch.logaddexp(log_sum, torch.stack(choose.log_ratio).sum(dim=0) - nll_k)
+        log_sum = torch.logaddexp(log_sum, log_ratio - nll_k)
         if on_sample is not None:
             on_sample(done)
     return PosteriorEstimates(kl / samples, nll / samples, math.log(samples) - log_sum)
+
+
+def _weighed(model: HVAE, activations: Sequence[Tensor], noise: Noise, images: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output, KL of each group [groups, B] and log p(z) - log q(z) [B] of one choice of z.
+
+    Codes have no other choice: q(z) = 1.
+    """
+    if model.config.learned_steps:
+        codes = RoundedPosterior(model.kept)
+        output = model.top_down(activations, codes, images)
+        return output, codes.kl.double(), -codes.kl.double().sum(dim=0)
+    choose = WeighedPosterior(noise, model.keep)
+    output = model.top_down(activations, choose, images)
+    return output, torch.stack(choose.kl), torch.stack(choose.log_ratio).sum(dim=0)
 
 
 def importance_bound(model: HVAE, images: Tensor, noise: Noise, samples: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from .hvae import Noise
+from .choices import Noise
 from .top_down import LatentGroup
 
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .hvae import HVAE, prior_sample
+from .choices import prior_sample
+from .hvae import HVAE
 from .image_noise import ImageNoise
 from .precision import full_float32
 from .temperature import Temperature, group_temperatures

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
+from ..store.quantiser import MAX_STEP, MIN_STEP
 from .activations import RunBlock
 from .blocks import Cell, Unpool, conv, residual_cells
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
 from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
 from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
+
+STEP_RATE = 20.0  # how much faster than other weights a learned step changes (docs/pruning.md)
 
 
 class LatentGroup:
@@ -72,6 +75,21 @@ class LatentGroup:
         prior_raw = self._prior_raw.variates(variates)  # first: autograd adds up gradients in this order
         return self._block.sample_and_kl(self._posterior_raw(variates), prior_raw, noise)
 
+    @property
+    def steps(self) -> Tensor:
+        """The learned steps of codes, [variates, 1, 1]."""
+        return self._block.steps()
+
+    def rounded_posterior(self, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the posterior's mean, rounded to a multiple of the learned step, and the code's length in nats.
+
+        Both are [B, k, H, W]. Gradients pass the rounding as if it were not there (straight-through).
+        """
+        steps = self._block.steps(variates)
+        scaled = self.posterior(variates).mean / steps
+        z = (scaled + (scaled.round() - scaled).detach()) * steps
+        return z, -self.prior.variates(variates).log_mass(z, steps)
+
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
         """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
         return observed_z(self._posterior_raw(), self._prior_raw, noise, self._block.form, observe)
@@ -98,6 +116,16 @@ class TopDownBlock(nn.Module):
         # Without the scale the state's variance grows with every group and training diverges at once.
         self.z_conv = conv(stage.variates, width, weight_scale=1.0 / math.sqrt(len(config.groups)))
         self.cells = residual_cells(config, stage)
+        if config.learned_steps:
+            self.log_step = nn.Parameter(torch.zeros(stage.variates))
+
+    def steps(self, variates: Tensor | None = None) -> Tensor:
+        """Return the learned steps of codes, [k, 1, 1]: exp(20 · log_step), so that they learn 20 times as fast.
+
+        An optimiser that moves every weight by about its rate moves a step by 20 times that share of it.
+        """
+        logs = self.log_step if variates is None else self.log_step[variates]
+        return torch.exp(STEP_RATE * logs).clamp(MIN_STEP, MAX_STEP).view(-1, 1, 1)
 
     def forward(self, state: Tensor, skip: Tensor | None, index: int, choose: Choose) -> Tensor:
         """Return the state [B, width, H, W] after this group's z."""

@@ -7,10 +7,10 @@ import json
 import math
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError, ModelError
 from ..model.checkpoint import model_hash
-from ..model.hvae import HVAE, Noise
+from ..model.choices import Noise
+from ..model.hvae import HVAE
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
+from ..number_ranges import flags_of, ranges_text
 from ..progress import Progress
 from ..storage.files import write_atomically
 from .rank_batches import image_keys, rank_batches
@@ -42,6 +44,13 @@ class KLStats:
     images: int  # images averaged over
     model_hash: str  # the model they were measured with
     source: str = ""  # fingerprint of the images they were measured on
+    unpruned_dims: int = 0  # latent dimensions before the run was pruned; 0 if it was not
+    left: tuple[NDArray[np.bool_], ...] | None = None  # variates that pruning left, [variates] per group; None: all
+
+    @property
+    def dims(self) -> int:
+        """Latent dimensions that shares are of: those of the unpruned model."""
+        return self.unpruned_dims or sum(kl.size for kl in self.kl_bits)
 
     @property
     def per_variate(self) -> tuple[NDArray[np.float64], ...]:
@@ -60,20 +69,29 @@ class Ranking:
 
     kl_bits: NDArray[np.float64]  # average KL of each unit, bits per latent dimension (paper, section 7)
     dims: NDArray[np.int64]  # latent dimensions of each unit
+    left: NDArray[np.bool_]  # whether the run's own pruning left each unit
 
     @classmethod
     def of(cls, stats: KLStats, granularity: Granularity) -> Ranking:
         """Collect the units of a granularity."""
+        sizes = [math.prod(kl.shape[1:]) for kl in stats.kl_bits]
+        left = stats.left or [np.ones(len(kl), dtype=bool) for kl in stats.kl_bits]
         if granularity == "position":
             kl = np.concatenate([kl.ravel() for kl in stats.kl_bits])
-            return cls(kl, np.ones(len(kl), dtype=np.int64))
-        dims = [np.full(len(kl), kl[0].size, dtype=np.int64) for kl in stats.kl_bits]
-        return cls(np.concatenate(stats.per_variate), np.concatenate(dims))
+            each = [np.repeat(flags, size) for flags, size in zip(left, sizes, strict=True)]
+            return cls(kl, np.ones(len(kl), dtype=np.int64), np.concatenate(each))
+        dims = [np.full(len(kl), size, dtype=np.int64) for kl, size in zip(stats.kl_bits, sizes, strict=True)]
+        return cls(np.concatenate(stats.per_variate), np.concatenate(dims), np.concatenate(left))
+
+    @property
+    def units(self) -> int:
+        """Units that are left."""
+        return int(self.left.sum())
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """Numbers of the units from the highest KL to the lowest; ties go to the earlier one."""
-        return np.argsort(-self.kl_bits, kind="stable")
+        """Numbers of the units that are left, from the highest KL to the lowest; ties go to the earlier one."""
+        return np.lexsort((-self.kl_bits, ~self.left))[: self.units]
 
     @cached_property
     def cumulative_dims(self) -> NDArray[np.int64]:
@@ -99,8 +117,9 @@ def kl_stats(
 ) -> KLStats:
     """Average the KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
-    z is a posterior sample in each group, or the posterior's mean if not `sample`; an image's noise depends on `seed`
-    and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each of
+    z is a posterior sample in each group, or the posterior's mean if not `sample`; a model that was trained for codes
+    has these, their lengths in place of the KL, and its learned steps in place of the std. An image's noise depends on
+    `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each of
     `processes` takes whole batches, and all get the averages of all. Raises `DataError` if there are no images, they
     do not fit the model, or its output is not finite.
     """
@@ -133,12 +152,24 @@ class _Sums:
         activations, top_down = self.model.activations(images), self.model.top_down
 
         def choose(group: LatentGroup) -> Tensor:
-            return group.observed_z(None if noise is None else noise(group), partial(self._add, group.index))
+            return self._choose(group, None if noise is None else noise(group))
 
         # What the last group's z would lead to is of no interest.
         last = len(self.kl) - 1
         state = top_down.run_groups(activations, choose, len(images), range(last))
-        top_down.group(activations, last, state).observed_z(None, partial(self._add, last))
+        self._choose(top_down.group(activations, last, state), None)
+
+    def _choose(self, group: LatentGroup, noise: Tensor | None) -> Tensor:
+        """Choose z of `group` as the model's bound has it, and add what is measured of it."""
+        if self.model.config.learned_steps:
+            z, lengths, steps = *group.rounded_posterior(), group.steps
+            self._add(group.index, lengths, steps.expand_as(lengths))
+            return z
+        z = group.observed_z(noise, partial(self._add, group.index))
+        if self.model.keep is None:
+            return z
+        of_prior = group.prior_mean if noise is None else group.prior.sample(noise)
+        return torch.where(self.model.keep[group.index], z, of_prior)
 
     def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
         if kl[0].numel() > 4096:  # for so many, several times faster than a sum over the first axis
@@ -159,13 +190,25 @@ class _Sums:
         parts = (sums / images).split([tensor.numel() for tensor in tensors])
         kl, std = zip(parts[:groups], self.kl, strict=True), parts[groups:]
         kl_bits = tuple((part.view(own.shape) / math.log(2.0)).numpy() for part, own in kl)
-        return KLStats(kl_bits, tuple(part.numpy() for part in std), images, model_hash(self.model), source)
+        stats = KLStats(kl_bits, tuple(part.numpy() for part in std), images, model_hash(self.model), source)
+        return _restricted(stats, self.model)
+
+
+def _restricted(stats: KLStats, model: HVAE) -> KLStats:
+    """Say what the model's run was pruned to; the KL of what is not left is 0."""
+    if model.keep is None:
+        return replace(stats, unpruned_dims=model.config.unpruned_dims if model.pruning else 0)
+    left = tuple(keep.flatten().cpu().numpy() for keep in model.keep)
+    kl = tuple(np.where(keep[:, None, None], kl, 0.0) for keep, kl in zip(left, stats.kl_bits, strict=True))
+    return replace(stats, kl_bits=kl, left=left, unpruned_dims=model.config.unpruned_dims)
 
 
 def save_kl_stats(path: Path, stats: KLStats) -> None:
     """Write `stats` as `.npz` (no pickles), atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = {"images": stats.images, "model_hash": stats.model_hash, "source": stats.source}
+    header: dict[str, Any] = {"images": stats.images, "model_hash": stats.model_hash, "source": stats.source}
+    header |= {"unpruned_dims": stats.unpruned_dims} if stats.unpruned_dims else {}
+    header |= {"left": [ranges_text(flags) for flags in stats.left]} if stats.left else {}
     named = {"kl_bits": stats.kl_bits, "posterior_std": stats.posterior_std}
     arrays = {f"{name}_{i}": array for name, arrays in named.items() for i, array in enumerate(arrays)}
     whole = io.BytesIO()
@@ -182,7 +225,9 @@ def load_kl_stats(path: Path) -> KLStats:
             if not groups or len(file.files) != 1 + 2 * len(groups):
                 raise ValueError("arrays are missing")
             kl, std = (tuple(file[f"{name}_{i}"] for i in groups) for name in ("kl_bits", "posterior_std"))
-            return KLStats(kl, std, header["images"], header["model_hash"], header["source"])
+            left = [flags_of(*pair, "variates") for pair in zip(header.get("left", ()), map(len, kl), strict=False)]
+            of_run = header.get("unpruned_dims", 0), tuple(left) or None
+            return KLStats(kl, std, header["images"], header["model_hash"], header["source"], *of_run)
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None
     except PermissionError:

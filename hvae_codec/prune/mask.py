@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ModelError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..number_ranges import flags_of, ranges_text
 from ..storage.files import write_atomically
 from ..text_files import read_text
 from .kl_stats import Granularity, KLStats, Ranking
@@ -33,6 +34,7 @@ class LatentMask:
     keep: tuple[NDArray[np.bool_], ...]  # [variates] per group; of granularity position, [variates, H, W]
     resolutions: tuple[int, ...]  # height and width of each group
     model_hash: str = ""  # the model it was made for; empty if it fits any of this shape
+    unpruned_dims: int = 0  # latent dimensions that shares are of, if pruning left fewer than there are here; 0 if not
 
     @classmethod
     def from_keep(
@@ -54,11 +56,11 @@ class LatentMask:
             if granularity == "position":
                 raise UsageError("--count variates counts whole variates; with --granularity position count dimensions")
             kl = ranking.kl_bits
-            keep = kl > (-np.inf if fraction == 1.0 else np.quantile(kl, 1.0 - fraction))
+            keep = ranking.left & (kl > (-np.inf if fraction == 1.0 else np.quantile(kl, 1.0 - fraction)))
             keep[np.argmax(kl)] = True  # also if all of the highest are equal
             return cls._split(stats, granularity, keep)
         # The product may round just below a whole number of dimensions.
-        budget = math.floor(fraction * ranking.dims.sum() + 1e-6)
+        budget = math.floor(fraction * stats.dims + 1e-6)
         kept = max(1, int(np.searchsorted(ranking.cumulative_dims, budget, side="right")))
         return cls._split(stats, granularity, ranking.highest(kept))
 
@@ -73,15 +75,16 @@ class LatentMask:
 
         Raises `UsageError` if none is, or `bits` is not a number.
         """
-        kl = Ranking.of(stats, granularity).kl_bits
-        if not (kl > bits).any():
+        ranking = Ranking.of(stats, granularity)
+        kl = ranking.kl_bits
+        if not (ranking.left & (kl > bits)).any():
             what = "variate" if granularity == "variate" else "latent dimension"
             raise UsageError(f"no {what} has more than {bits:g} bits per latent dimension; the most is {kl.max():g}")
-        return cls._split(stats, granularity, kl > bits)
+        return cls._split(stats, granularity, ranking.left & (kl > bits))
 
     @classmethod
     def everything(cls, stats: KLStats) -> LatentMask:
-        """Keep all latent dimensions: what pruning is measured against."""
+        """Keep all latent dimensions that the run has: what pruning is measured against."""
         return cls.from_keep(stats, 1.0)
 
     @classmethod
@@ -89,7 +92,7 @@ class LatentMask:
         shapes = [a.shape if granularity == "position" else a.shape[:1] for a in stats.kl_bits]
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = tuple(part.reshape(shape) for part, shape in zip(np.split(keep, ends), shapes, strict=True))
-        return cls(parts, tuple(a.shape[-1] for a in stats.kl_bits), stats.model_hash)
+        return cls(parts, tuple(a.shape[-1] for a in stats.kl_bits), stats.model_hash, stats.unpruned_dims)
 
     @property
     def granularity(self) -> Granularity:
@@ -98,8 +101,8 @@ class LatentMask:
 
     @property
     def dims(self) -> int:
-        """Latent dimensions in all."""
-        return sum(len(k) * r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
+        """Latent dimensions in all, of the unpruned model."""
+        return self.unpruned_dims or sum(len(k) * r**2 for k, r in zip(self.keep, self.resolutions, strict=True))
 
     def keeps_the_same(self, other: LatentMask) -> bool:
         """Whether another mask of this model keeps the same, in the same units."""
@@ -118,7 +121,7 @@ class LatentMask:
 
     @property
     def kept_share(self) -> float:
-        """Share of the latent dimensions that is kept, 0 to 1."""
+        """Share of the unpruned model's latent dimensions that is kept, 0 to 1."""
         return self.kept_dims / self.dims
 
     def cutoff_bits(self, stats: KLStats) -> float:
@@ -145,6 +148,13 @@ class LatentMask:
         groups = [(group.variates, group.resolution) for group in model.config.groups]
         if own != groups or (self.model_hash and self.model_hash != model_hash(model)):
             raise UsageError("the mask was made for another model; make one from this model's KL statistics")
+        if model.keep is not None and not self._is_part_of(model.keep):
+            raise UsageError(
+                "the mask keeps latents that its run has pruned away; make one from this run's KL statistics"
+            )
+
+    def _is_part_of(self, left: Sequence[Tensor]) -> bool:
+        return not any((keep & ~flags.cpu()).any() for keep, flags in zip(self.tensors("cpu"), left, strict=True))
 
     def tensors(self, device: torch.device | str) -> list[Tensor]:
         """Return bool [variates, 1, 1] (or [variates, H, W]) per group on `device`, to broadcast against z."""
@@ -157,7 +167,8 @@ class LatentMask:
         """
         each = zip(self.keep, self.resolutions, strict=True)
         groups = [{"resolution": r, "variates": len(k), "keep": _kept_numbers(k)} for k, r in each]
-        return {"granularity": self.granularity, "model_hash": self.model_hash, "groups": groups}
+        more = {"unpruned_dims": self.unpruned_dims} if self.unpruned_dims else {}
+        return {"granularity": self.granularity, "model_hash": self.model_hash, **more, "groups": groups}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatentMask:
@@ -169,7 +180,8 @@ class LatentMask:
             keep = tuple(read(group) for group in data["groups"])
             if not any(k.any() for k in keep):
                 raise ValueError("nothing is kept")
-            return cls(keep, tuple(int(group["resolution"]) for group in data["groups"]), str(data["model_hash"]))
+            resolutions = tuple(int(group["resolution"]) for group in data["groups"])
+            return cls(keep, resolutions, str(data["model_hash"]), int(data.get("unpruned_dims", 0)))
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
             raise ModelError(f"the mask is damaged ({error}); make it again with hvae-codec analyze-kl") from None
 
@@ -194,7 +206,7 @@ def load_mask(path: Path) -> LatentMask:
 def _kept_numbers(keep: NDArray[np.bool_]) -> Any:
     if keep.ndim == 1:
         return np.flatnonzero(keep).tolist()
-    return {str(v): _ranges_text(plane.ravel()) for v, plane in enumerate(keep) if plane.any()}
+    return {str(v): ranges_text(plane.ravel()) for v, plane in enumerate(keep) if plane.any()}
 
 
 def _read_variates(group: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -208,27 +220,5 @@ def _read_positions(group: Mapping[str, Any]) -> NDArray[np.bool_]:
     variates, resolution = int(group["variates"]), int(group["resolution"])
     keep = np.zeros((variates, resolution**2), dtype=bool)
     for number, text in group["keep"].items():
-        parts = (part.partition("-") for part in text.split())
-        ranges = ((int(first), int(last if dash else first)) for first, dash, last in parts)
-        keep[_flags(variates, [(int(number), int(number))], "variates")] = _flags(resolution**2, ranges, "positions")
+        keep[flags_of(number, variates, "variates")] = flags_of(text, resolution**2, "positions")
     return keep.reshape(variates, resolution, resolution)
-
-
-def _flags(length: int, ranges: Iterable[tuple[int, int]], what: str) -> NDArray[np.bool_]:
-    """Set the flags from the first to the last number of each range, inclusive."""
-    flags = np.zeros(length, dtype=bool)
-    for first, last in ranges:
-        if not 0 <= first <= last < length:
-            raise ValueError(f"kept {what} {first} to {last} of {length}")
-        flags[first : last + 1] = True
-    return flags
-
-
-def _ranges_text(flags: NDArray[np.bool_]) -> str:
-    """Write the numbers of the True ones as ranges.
-
-    >>> _ranges_text(np.array([True, True, False, True]))
-    '0-1 3'
-    """
-    starts, ends = np.flatnonzero(np.diff(flags, prepend=False, append=False)).reshape(-1, 2).T.tolist()
-    return " ".join(f"{a}" if a == b - 1 else f"{a}-{b - 1}" for a, b in zip(starts, ends, strict=True))

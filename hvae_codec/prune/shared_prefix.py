@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..model.choices import RecordingChoice
 from ..model.hvae import HVAE
-from ..model.top_down import LatentGroup
 from .mask import LatentMask
-
-
-class RecordingChoice(Protocol):
-    """Chooses z as a mask says, and records something of each group."""
-
-    recorded: dict[int, Any]  # what was recorded, by group
-
-    def __call__(self, group: LatentGroup) -> Tensor:
-        """Choose z of `group`; depends on what the mask says of this group and the ones before, and on nothing else."""
 
 
 def masked_outputs(

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError
-from ..model.hvae import HVAE, SampledPosterior
+from ..model.choices import kept_of
+from ..model.hvae import HVAE
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..progress import Progress
@@ -82,7 +83,7 @@ class ElboSweep:
         for mask in masks:
             mask.check_fits(model)
         self.model, self.masks, self._source, self._seed = model, masks, source, seed
-        self._tensors = [mask.tensors(model.device) for mask in masks]
+        self._kept = [kept_of(mask.tensors(model.device)) for mask in masks]
         self._terms = np.zeros((len(masks), 2, len(source)))
 
     @torch.no_grad()
@@ -92,10 +93,10 @@ class ElboSweep:
         rows = slice(first, first + len(images))
         noise = keyed_noise(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)
         images = images.to(self.model.device)
-        choices = [SampledPosterior(noise, tensors) for tensors in self._tensors]
+        choices = [self.model.choose_posterior(noise, kept) for kept in self._kept]
         outputs = masked_outputs(self.model, activations, self.masks, choices)
         for terms, choose, output in zip(self._terms, choices, outputs, strict=True):
-            both = torch.stack([torch.stack(choose.kl).sum(dim=0), self.model.likelihood.nll(output, images)])
+            both = torch.stack([choose.kl.sum(dim=0), self.model.likelihood.nll(output, images)])
             terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
 
     def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:

@@ -18,7 +18,7 @@ from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
-from .kl_stats import Granularity, KLStats
+from .kl_stats import Granularity, KLStats, Ranking
 from .mask import LatentMask
 from .sweep import SweepRow, standard_error, sweep
 
@@ -67,7 +67,7 @@ def find_tolerated(
     if not tolerance >= 0.0:
         raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
     source = as_source(images)
-    units = sum(kl.size if granularity == "position" else len(kl) for kl in stats.kl_bits)
+    units = Ranking.of(stats, granularity).units
     sizes = np.unique(np.geomspace(1, units, GRID).round().astype(int)).tolist()
     passes, numbers = 1 + math.ceil(math.log2(max(np.diff([0, *sizes])))), itertools.count()
     report = progress or (lambda done, total: None)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..config import Config, LossConfig, ModelConfig, TrainConfig
 from ..distributed import DistributedContext
-from ..model.hvae import HVAE, Noise, Terms
+from ..model.choices import Noise
+from ..model.hvae import HVAE, Terms
 from ..model.precision import autocast, resolve_precision
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
