@@ -241,9 +241,8 @@ class PruningConfig(_Section):
     model_hash: str  # the unpruned model, by its configuration and weights
     rule: str  # what was asked for, such as `keep 1%`
     share: float  # share of the unpruned model's latent dimensions that was asked for
-    kept: tuple[
-        str, ...
-    ]  # of each latent group in top-down order, the unpruned model's variates that are left: `0-3 7`
+    # Of each latent group, in top-down order, the variates of the unpruned model that are left: `0-3 7`.
+    kept: tuple[str, ...]
     # What a pruned variate is: the prior's mean, so that the model can do without it, or a sample of the prior, so that
     # the bound is one of the whole model.
     collapse: Literal["mean", "sample"] = "mean"

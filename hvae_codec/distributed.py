@@ -119,15 +119,18 @@ class DistributedContext:
             dist.broadcast(tensor, src=0)
         return result
 
-    def synchronised(self, model: nn.Module) -> nn.Module:
+    def synchronised(self, model: nn.Module, *, some_unused: bool = False) -> nn.Module:
         """Wrap `model` so that its backward pass averages gradients over the processes.
 
-        Gradients stay the tensors that they are: the optimiser has them as parts of a flat one.
+        Gradients stay the tensors that they are: the optimiser has them as parts of a flat one. `some_unused`: whether
+        there are weights that no loss depends on.
         """
         if self.world_size == 1:
             return model
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=False)
+        return DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=False, find_unused_parameters=some_unused
+        )
 
 
 class StopAgreement:

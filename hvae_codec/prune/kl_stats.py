@@ -119,8 +119,8 @@ def kl_stats(
 
     z is a posterior sample in each group, or the posterior's mean if not `sample`; a model that was trained for codes
     has these, their lengths in place of the KL, and its learned steps in place of the std. An image's noise depends on
-    `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each of
-    `processes` takes whole batches, and all get the averages of all. Raises `DataError` if there are no images, they
+    `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each
+    of `processes` takes whole batches, and all get the averages of all. Raises `DataError` if there are no images, they
     do not fit the model, or its output is not finite.
     """
     source = as_source(images)

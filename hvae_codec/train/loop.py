@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from ..config import LARGEST_SEED, Config
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
+from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import same_algorithms
 from ..progress import Progress
@@ -90,6 +91,7 @@ def train(
     on_warning: Callable[[str], None] | None = None,
     processes: DistributedContext | None = None,
     on_start: Callable[[int], None] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> TrainResult:
     """Train `config`, as `start_run` gave it, on `training` in the folder `run`, from its newest state if it has one.
 
@@ -98,6 +100,7 @@ def train(
     reason to stop (default: the log). Ctrl-C, SIGTERM or SIGHUP saves after the step at hand and raises
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
+    A run without a state begins with the weights `initial`, if given, instead of random ones.
 
     Raises `DataError` naming an image that cannot be read, or if the run was begun on other images; `TrainingError` if
     training diverged; `ModelError` if no state can be read, or another process trains this run.
@@ -114,7 +117,7 @@ def train(
         origin = processes.run_on_main(
             lambda: check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
         )
-        state = _start_state(run, config, origin.seed, processes, on_warning)
+        state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)
         loop = _Loop(config, options, state, processes, validation, files, on_warning)
@@ -146,13 +149,21 @@ def _check_processes(
 
 
 def _start_state(
-    run: Path, config: Config, seed: int, processes: DistributedContext, on_warning: Callable[[str], None]
+    run: Path,
+    config: Config,
+    seed: int,
+    initial: Mapping[str, Tensor] | None,
+    processes: DistributedContext,
+    on_warning: Callable[[str], None],
 ) -> TrainState:
     """Read the newest state of `run`, or make a new one, on the first process, and hand it to all."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = HVAE(config.model)
+    if initial is not None:
+        fill_model(model, dict(initial), "the pruned model")
     model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    apply_pruning(model, config.pruning)
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
     state = TrainState(model, optimizer, seed=seed)
 
@@ -292,6 +303,7 @@ class _Loop:
             model = HVAE(self.config.model).eval()
         # It shares its weights with the optimiser's average.
         model.load_state_dict(self.state.optimizer.named(self.state.optimizer.ema), assign=True)
+        apply_pruning(model, self.config.pruning)
         size, images = max(1, self.config.train.batch_size // self.processes.world_size), self.options.validation_images
         self.elbo = validate(model, self.validation, size, self.state.seed, images, self.processes)
         if self.processes.is_main:

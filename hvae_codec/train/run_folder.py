@@ -22,7 +22,7 @@ from .state import has_state, steps_taken
 ORIGIN_FILE = "origin.json"
 LOCK_FILE = ".lock"
 
-_FIXED = ("model.", "optimizer.name", "train.batch_size")
+_FIXED = ("model.", "optimizer.name", "train.batch_size", "pruning.")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
 
 _BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial", f".{CONFIG_FILE}.lock"}
@@ -124,9 +124,9 @@ def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, 
 
 
 def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> None:
-    values = _flat(config_to_dict(wanted))
-    for name, before in _flat(config_to_dict(saved)).items():
-        now = values.get(name)
+    old, values = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
+    for name in dict.fromkeys([*old, *values]):
+        before, now = old.get(name), values.get(name)
         if before == now or (name == "train.precision" and before == "auto"):  # written before it was resolved
             continue
         if name.startswith(_FIXED):

@@ -28,7 +28,7 @@ def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext
         model.checkpoint_activations()
     if config.compile:
         model.compile_parts()
-    synchronised = processes.synchronised(model)
+    synchronised = processes.synchronised(model, some_unused=model.keep is not None)
     precision = resolve_precision(config.precision, model.device.type)
 
     def network(images: Tensor, noise: Noise) -> Terms:
