@@ -61,7 +61,7 @@ def parse_cutoff(
     specs = parse_cutoffs(keep, bits, tolerance, [] if file is None else [file], granularity, count)
     if len(specs) > 1:
         raise UsageError("several cutoffs are asked for; give one of --keep, --cutoff, --tolerance and --mask")
-    return specs[0] if specs else CutoffSpec(keep=DEFAULT_KEEP, granularity=granularity, count=count)
+    return specs[0] if specs else CutoffSpec(keep=DEFAULT_KEEP, granularity=granularity, count=count, is_default=True)
 
 
 def _parts(text: str) -> list[str]:

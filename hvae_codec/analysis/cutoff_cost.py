@@ -10,7 +10,7 @@ from ..distributed import DistributedContext
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..model.hvae import HVAE
 from ..progress import Progress, Stage
-from ..prune.cutoffs import Cutoff, CutoffSpec, tolerated_cutoff
+from ..prune.cutoffs import Cutoff, CutoffSpec, fitting, tolerated_cutoff
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.sweep import sweep
@@ -49,7 +49,7 @@ def choose_cutoff(
     processes: DistributedContext | None = None,
 ) -> ChosenCutoff:
     """Choose the cutoff that `spec` asks for; if that is a tolerance, search for it on `images`."""
-    cutoff = spec.cutoff(model, stats)
+    cutoff = fitting([spec], model)[-1].cutoff(model, stats)
     if cutoff is not None:
         return ChosenCutoff(cutoff)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}

@@ -37,6 +37,7 @@ class Analysis:
     originals: NDArray[np.uint8]  # a few of the images as the model sees them, uint8 [n, C, H, W]
     decoded: tuple[NDArray[np.uint8], ...]  # the same ones encoded and decoded at each cutoff
     masks: tuple[LatentMask, ...]  # what each row of the table keeps
+    rows: tuple[SweepRow, ...]  # rate and distortion of every image at each, in the table's order
 
 
 COLUMNS = {
@@ -103,7 +104,9 @@ def analyze(
     originals, decoded = meter.results(processes)
     each = zip(cutoffs, rows[: len(masks)], decoded, strict=True)
     table = pd.DataFrame([_table_row(*one, rows[-1], stats, model) for one in each])
-    return Analysis(stats, table, originals, tuple(d.examples for d in decoded), tuple(masks))
+    return Analysis(
+        stats, table, originals, tuple(d.examples for d in decoded), tuple(masks), tuple(rows[: len(masks)])
+    )
 
 
 def _table_row(

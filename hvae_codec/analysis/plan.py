@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.sources import ImageSource
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
-from ..prune.cutoffs import CutoffSpec
+from ..prune.cutoffs import CutoffSpec, fitting
 from ..prune.kl_stats import kl_stats
 from ..store.quantiser import Codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
@@ -60,6 +60,7 @@ def run_analysis(
         if own != processes.run_on_main(lambda: own):
             who = f"process {processes.rank} sees other images or another model than process 0"
             raise UsageError(f"{who}; give all the same")
+    plan = replace(plan, cutoffs=fitting(plan.cutoffs, model))
     for spec in plan.cutoffs:
         spec.check(model)
     common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+from ..config import PruningConfig
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from .kl_stats import Granularity, KLStats
@@ -14,6 +16,7 @@ from .mask import Count, LatentMask, load_mask
 from .tolerance import Tolerated
 
 KEEP = "keep "  # first word of the rule of a share
+ALL_LEFT = "all that is left"  # the rule of all that a pruned run has
 TOLERANCE = "tolerance"  # first word of the rule of a cutoff that was found for a tolerance
 
 
@@ -29,7 +32,7 @@ class Cutoff:
 
 @dataclass(frozen=True, kw_only=True)
 class CutoffSpec:
-    """What to keep: one of `keep`, `bits`, `tolerance` and `file`."""
+    """What to keep: one of `keep`, `bits`, `tolerance` and `file`, or all that is there."""
 
     keep: float | None = None  # share of the latent dimensions, or of what `count` names, 0 to 1
     bits: float | None = None  # KL in bits per latent dimension that is to be exceeded
@@ -37,15 +40,37 @@ class CutoffSpec:
     file: Path | None = None  # a mask
     granularity: Granularity = "variate"
     count: Count = "dimensions"
+    is_default: bool = False  # whether nobody asked for it; see `fitting`
 
     def __post_init__(self) -> None:
         if self.count == "variates" and (self.keep is None or self.granularity == "position"):
             raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
 
+    @property
+    def rule(self) -> str:
+        """Write what is asked for, as the cutoff's `rule` has it."""
+        by = ", by position" if self.granularity == "position" else ""
+        if self.keep is not None:
+            return f"{KEEP}{100 * self.keep:g}%{' of variates' if self.count == 'variates' else by}"
+        if self.bits is not None:
+            return f"cutoff {self.bits:g} bits{by}"
+        if self.tolerance is not None:
+            return f"{TOLERANCE} {100 * self.tolerance:g}%{by}"
+        if self.file is not None:
+            return self.file.name.encode(errors="replace").decode()  # names of files need not be valid Unicode
+        return ALL_LEFT
+
     def check(self, model: HVAE) -> None:
         """Raise as `cutoff` does, if that can be known before there are statistics."""
         if self.file is not None:
-            _cutoff_of_file(model, self.file)
+            _cutoff_of_file(model, self)
+        if self.keep is not None and model.pruning is not None and self.keep > _left(model.pruning):
+            raise UsageError(
+                f"keep is {100 * self.keep:g}%, and {model.run} was pruned to {model.pruning.rule.removeprefix(KEEP)}; "
+                f"leave it out for all that is left, or give the unpruned run as --model, which was {model.pruning.run}"
+            )
+        if self.count == "variates" and model.pruning is not None:
+            raise UsageError(f"--count variates is of whole models, and {model.run} was pruned; leave it out")
 
     def cutoff(self, model: HVAE, stats: KLStats) -> Cutoff | None:
         """Make the cutoff; None for a tolerance, which needs images: `find_tolerated`, then `tolerated_cutoff`.
@@ -53,35 +78,57 @@ class CutoffSpec:
         Raises `UsageError` if nothing can be kept that way or the mask is another model's, `ModelError` if the mask is
         missing or damaged.
         """
+        self.check(model)
         if self.keep is not None:
-            return _cutoff_at_keep(stats, self.keep, self.granularity, self.count)
+            return _cutoff_at_keep(stats, self, self.keep)
         if self.bits is not None:
             mask = LatentMask.from_cutoff(stats, self.bits, granularity=self.granularity)
-            return Cutoff(f"cutoff {self.bits:g} bits{_by(mask)}", mask.kept_share, mask)
-        return None if self.file is None else _cutoff_of_file(model, self.file)
+            return Cutoff(self.rule, mask.kept_share, mask)
+        if self.file is not None:
+            return _cutoff_of_file(model, self)
+        mask = LatentMask.everything(stats)
+        return Cutoff(self.rule, mask.kept_share, mask) if self.tolerance is None else None
 
 
-def _cutoff_at_keep(stats: KLStats, keep: float, granularity: Granularity, count: Count) -> Cutoff:
-    mask = LatentMask.from_keep(stats, keep, granularity=granularity, count=count)
-    if count == "variates":
+def fitting(specs: Sequence[CutoffSpec], model: HVAE) -> list[CutoffSpec]:
+    """Of the `specs` that nobody asked for, leave out what a pruned run has not; add all that it has left, as the last.
+
+    Of an unpruned run's, all stay as they are.
+    """
+    pruning = model.pruning
+    if pruning is None or not any(spec.is_default for spec in specs):
+        return list(specs)
+    asked = [spec for spec in specs if not spec.is_default]
+    possible = [spec for spec in specs if spec.is_default and (spec.keep or 0.0) < _left(pruning)]
+    return [*asked, *possible, CutoffSpec()]
+
+
+def _left(pruning: PruningConfig) -> float:
+    """Return the share that a run was pruned to; a little more, as shares are written with few digits."""
+    return pruning.share * (1.0 + 1e-6)
+
+
+def _cutoff_at_keep(stats: KLStats, spec: CutoffSpec, keep: float) -> Cutoff:
+    mask = LatentMask.from_keep(stats, keep, granularity=spec.granularity, count=spec.count)
+    if spec.count == "variates":
         few = mask.kept_variates == 1 > keep * sum(len(k) for k in mask.keep)
         note = f"{100 * keep:g}% of the variates are less than one; kept the highest-ranked." if few else ""
-        return Cutoff(f"{KEEP}{100 * keep:g}% of variates", keep, mask, note)
-    what = "latent dimension" if granularity == "position" else "variate"
+        return Cutoff(spec.rule, keep, mask, note)
+    what = "latent dimension" if spec.granularity == "position" else "variate"
     share = f"{100 * mask.kept_share:.2g}% of the dimensions, more than {100 * keep:g}%"
     over = mask.kept_dims > math.floor(keep * mask.dims + 1e-6)
     note = f"The highest-ranked {what} alone holds {share}; kept it." if over else ""
-    return Cutoff(f"{KEEP}{100 * keep:g}%{_by(mask)}", keep, mask, note)
+    return Cutoff(spec.rule, keep, mask, note)
 
 
-def _cutoff_of_file(model: HVAE, path: Path) -> Cutoff:
+def _cutoff_of_file(model: HVAE, spec: CutoffSpec) -> Cutoff:
+    path = cast(Path, spec.file)
     mask = load_mask(path)
     try:
         mask.check_fits(model)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    name = path.name.encode(errors="replace").decode()  # names of files need not be valid Unicode
-    return Cutoff(name, mask.kept_share, mask)
+    return Cutoff(spec.rule, mask.kept_share, mask)
 
 
 def tolerated_cutoff(found: Tolerated) -> Cutoff:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,27 @@ def _with_precision(run: Path, saved: Config | None, config: Config, device: str
 def _check_new(run: Path, resume: bool) -> None:
     if resume:
         raise ModelError(f"there is no run at {run} to resume; leave out --resume to start it")
+    check_free(run)
+
+
+def check_free(run: Path, beside: Collection[str] = ()) -> None:
+    """Raise `ModelError` if `run` is neither a run nor free for one; names `beside` those of a run may be there."""
     if run.exists() and not run.is_dir():
         raise ModelError(f"{run} exists and is a file; give another --out")
-    if run.exists() and any(path.name not in _BEGUN for path in run.iterdir()):
+    is_run = (run / CONFIG_FILE).is_file()
+    if run.exists() and not is_run and any(path.name not in {*_BEGUN, *beside} for path in run.iterdir()):
         raise ModelError(f"{run} exists and is not a run; give another --out")
+
+
+def check_same(run: Path, saved: Config, wanted: Config) -> None:
+    """Raise `ModelError` if `run`, begun with the configuration `saved`, is to be continued with another."""
+    old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            raise ModelError(
+                f"{run} was begun with {name} = {old.get(name)}, not {new.get(name)}; give what it was begun with, or "
+                "another --out"
+            )
 
 
 def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, resume: bool) -> None:

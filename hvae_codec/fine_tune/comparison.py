@@ -1,0 +1,129 @@
+"""What pruning and fine-tuning made of a model: before, after and, if one was trained, the control, on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from ..analysis.cutoff_table import Analysis, analyze
+from ..analysis.ranking_file import find_ranking
+from ..data.sources import ImageSource
+from ..model.checkpoint import load_model
+from ..number_ranges import flags_of
+from ..progress import Stage
+from ..prune.cutoffs import Cutoff
+from ..prune.kl_stats import KLStats
+from ..prune.mask import LatentMask
+from ..prune.sweep import SweepRow
+from ..store.quantiser import IntCodec
+from .plan import PrunePlan
+from .prune import PrunedRun
+
+COLUMNS = {
+    "model": "before, control (trained for as long without a mask) or after",
+    "kept": "what is kept: all latents, or those that the pruned run has",
+    "kept_dims": "latent dimensions kept",
+    "dims": "latent dimensions of the unpruned model",
+    "nelbo": "negative ELBO, bits/dim; with codes, their length in place of the KL",
+    "nelbo_change": "mean difference of the NELBO from the reference, image by image, bits/dim",
+    "nelbo_change_se": "standard error of that difference, bits/dim",
+    "rate": "KL or length of the codes, bits/dim",
+    "distortion": "-log p(x given z), bits/dim",
+    "psnr": "of the images encoded and decoded, from their mean squared error, dB",
+    "ssim": "of the images encoded and decoded, mean",
+    "bytes": "compressed latents, bytes per image",
+}
+
+ALL, LEFT = "all latents", "what is left"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table, and how it was measured."""
+
+    table: pd.DataFrame  # `COLUMNS` says what is in it; the reference is the last row of all latents
+    about: dict[str, Any]  # plain data
+    after: Analysis  # of the pruned run
+
+
+def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage, device: str = "cpu") -> Comparison:
+    """Measure the unpruned model, the control and the pruned run on held-out images, with steps of 1.
+
+    Differences are from the control with all latents or, without a control, from the unpruned model. The unpruned
+    model and the control see the same noise; a slim model has other groups, and only the images in common.
+    """
+    held_out = source.split("val").evenly(plan.images)
+    models = {"before": load_model(pruned.unpruned, device, kept=pruned.kept_hash)}
+    if pruned.control is not None:
+        models["control"] = load_model(pruned.control, device)
+    models["after"] = load_model(pruned.run, device)
+    analyses = {}
+    for name, model in models.items():
+        stats = find_ranking(model, source, plan.batch_size, plan.seed, stage).stats
+        cutoffs = [_everything(stats)] if name == "after" else [_left(stats, pruned.kept), _everything(stats)]
+        analyses[name] = analyze(
+            model,
+            stats,
+            held_out,
+            cutoffs,
+            IntCodec(),
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            pictures=plan.pictures,
+            progress=stage(f"Measuring {name}"),
+        )
+    table = _table(analyses)
+    about = {
+        "images": len(held_out),
+        "held_out": held_out.held_out,
+        "pictures": min(plan.pictures, len(held_out)),
+        "source": held_out.fingerprint,
+        "rule": pruned.rule,
+        "collapse": plan.collapse,
+        "codes": plan.codes,
+        "reference": "control" if pruned.control else "before",
+        "model_hash": analyses["after"].stats.model_hash,
+    }
+    return Comparison(table, about, analyses["after"])
+
+
+def _everything(stats: KLStats) -> Cutoff:
+    mask = LatentMask.everything(stats)
+    return Cutoff(ALL, mask.kept_share, mask)
+
+
+def _left(stats: KLStats, kept: Sequence[str]) -> Cutoff:
+    """Make the cutoff of a whole model that keeps what the pruned run has left."""
+    everything = LatentMask.everything(stats)
+    keep = tuple(flags_of(text, len(kl), "variates") for text, kl in zip(kept, stats.kl_bits, strict=True))
+    mask = replace(everything, keep=keep)
+    return Cutoff(LEFT, mask.kept_share, mask)
+
+
+def _table(analyses: dict[str, Analysis]) -> pd.DataFrame:
+    reference = analyses["control" if "control" in analyses else "before"].rows[-1]
+    rows = []
+    for name, analysis in analyses.items():
+        for measured, row in zip(analysis.table.to_dict(orient="records"), analysis.rows, strict=True):
+            kept = LEFT if name == "after" else measured["rule"]
+            rows.append(_row(name, kept, measured, row, reference))
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, kept: str, measured: dict[Any, Any], row: SweepRow, reference: SweepRow) -> dict[str, Any]:
+    change, error = row.change_from(reference)
+    return {
+        "model": name,
+        "kept": kept,
+        "kept_dims": measured["kept_dims"],
+        "dims": measured["dims"],
+        "nelbo": measured["nelbo"],
+        "nelbo_change": change,
+        "nelbo_change_se": error,
+        "rate": measured["kl"],
+        "distortion": measured["reconstruction"],
+        **{key: measured[key] for key in ("psnr", "ssim", "bytes")},
+    }
