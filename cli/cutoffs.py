@@ -82,6 +82,20 @@ def parse_keep(text: str) -> float:
     return fraction
 
 
+def parse_share(text: str) -> float:
+    """Read a share of a run's steps from `30%` or `0.3`; more than all are possible.
+
+    >>> parse_share("30%"), parse_share("200%")
+    (0.3, 2.0)
+
+    Raises `UsageError` if `text` is no number above 0%, or above 10,000%.
+    """
+    share = _share(text, "the share", "give a share of the run's steps such as 30% or 0.3")
+    if not 0.0 < share <= 100.0:
+        raise UsageError(f"the share is {text}; it must be above 0% of the run's steps and at most 10,000%")
+    return share
+
+
 def _share(text: str, name: str, advice: str) -> float:
     """Read a percentage or a fraction; a whole number could be meant as either."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")

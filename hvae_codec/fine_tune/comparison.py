@@ -1,4 +1,4 @@
-"""What pruning and fine-tuning made of a model: before, after and, if one was trained, the control, on held-out images."""
+"""What pruning and fine-tuning made of a model, on held-out images: before, after and, if there is one, the control."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.cutoff_table import Analysis, analyze
+from ..analysis.plan import AnalysisPlan, AnalysisResult, run_analysis
 from ..analysis.ranking_file import find_ranking
 from ..data.sources import ImageSource
 from ..model.checkpoint import load_model
+from ..model.hvae import HVAE
 from ..number_ranges import flags_of
 from ..progress import Stage
-from ..prune.cutoffs import Cutoff
+from ..prune.cutoffs import Cutoff, CutoffSpec
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.sweep import SweepRow
@@ -46,7 +48,7 @@ class Comparison:
 
     table: pd.DataFrame  # `COLUMNS` says what is in it; the reference is the last row of all latents
     about: dict[str, Any]  # plain data
-    after: Analysis  # of the pruned run
+    after: AnalysisResult  # of the pruned run
 
 
 def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage, device: str = "cpu") -> Comparison:
@@ -55,39 +57,48 @@ def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stag
     Differences are from the control with all latents or, without a control, from the unpruned model. The unpruned
     model and the control see the same noise; a slim model has other groups, and only the images in common.
     """
-    held_out = source.split("val").evenly(plan.images)
     models = {"before": load_model(pruned.unpruned, device, kept=pruned.kept_hash)}
     if pruned.control is not None:
         models["control"] = load_model(pruned.control, device)
-    models["after"] = load_model(pruned.run, device)
-    analyses = {}
-    for name, model in models.items():
-        stats = find_ranking(model, source, plan.batch_size, plan.seed, stage).stats
-        cutoffs = [_everything(stats)] if name == "after" else [_left(stats, pruned.kept), _everything(stats)]
-        analyses[name] = analyze(
-            model,
-            stats,
-            held_out,
-            cutoffs,
-            IntCodec(),
-            batch_size=plan.batch_size,
-            seed=plan.seed,
-            pictures=plan.pictures,
-            progress=stage(f"Measuring {name}"),
-        )
-    table = _table(analyses)
+    analyses = {name: _of_whole(name, model, pruned, source, plan, stage) for name, model in models.items()}
+    after = run_analysis(load_model(pruned.run, device), source, _plan_of_all_left(plan), stage)
     about = {
-        "images": len(held_out),
-        "held_out": held_out.held_out,
-        "pictures": min(plan.pictures, len(held_out)),
-        "source": held_out.fingerprint,
+        **{key: after.about[key] for key in ("images", "held_out", "pictures", "source", "seed", "model_hash")},
         "rule": pruned.rule,
         "collapse": plan.collapse,
         "codes": plan.codes,
         "reference": "control" if pruned.control else "before",
-        "model_hash": analyses["after"].stats.model_hash,
     }
-    return Comparison(table, about, analyses["after"])
+    return Comparison(_table(analyses | {"after": after.analysis}), about, after)
+
+
+def _of_whole(
+    name: str, model: HVAE, pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage
+) -> Analysis:
+    """Measure a whole model with what the pruned run has left, and with all latents."""
+    stats = find_ranking(model, source, plan.batch_size, plan.seed, stage).stats
+    return analyze(
+        model,
+        stats,
+        source.split("val").evenly(plan.images),
+        [_left(stats, pruned.kept), _everything(stats)],
+        IntCodec(),
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        pictures=plan.pictures,
+        progress=stage(f"Measuring {name}"),
+    )
+
+
+def _plan_of_all_left(plan: PrunePlan) -> AnalysisPlan:
+    return AnalysisPlan(
+        cutoffs=[CutoffSpec()],
+        codec=IntCodec(),
+        images=plan.images,
+        pictures=plan.pictures,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+    )
 
 
 def _everything(stats: KLStats) -> Cutoff:

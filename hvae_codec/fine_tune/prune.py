@@ -69,8 +69,8 @@ def prune(
     """Prune the model of `run` as `plan` says, and train what is left in `out`.
 
     Masks are of rankings on training images of `source`; each stage has one of its own, and nothing is ranked while a
-    stage is trained. Of several `processes`, the first one ranks and writes. Raises `ModelError` if `out` is something else, or was begun with another plan;
-    `UsageError` if nothing can be kept that way; and what training raises.
+    stage is trained. Of several `processes`, the first one ranks and writes. Raises `ModelError` if `out` is something
+    else, or was begun with another plan; `UsageError` if nothing can be kept that way; and what training raises.
     """
     return _Pruning(run, out, source, plan, train, stage, processes or DistributedContext()).run_all()
 
@@ -156,7 +156,7 @@ class _Pruning:
 
     def chosen(self, model: HVAE, spec: CutoffSpec, stats: KLStats) -> PruningConfig:
         """Choose what is kept; a tolerance is looked for on held-out images."""
-        images, options = self.source.split("val").evenly(self.plan.images), {"seed": self.plan.seed}
+        images, size, seed = self.source.split("val").evenly(self.plan.images), self.plan.batch_size, self.plan.seed
         chosen = self.on_main(
             lambda: (
                 choose_cutoff(

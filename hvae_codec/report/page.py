@@ -26,6 +26,7 @@ from .cutoffs import COLUMNS, Row, cell, percent
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
 from .page_figures import cutoff_figures, kl_figures
 from .plots import displayable
+from .pruning_rows import HEADINGS, load_rows
 from .splits import image_kind
 
 PAGE_FILE = "report.html"
@@ -42,15 +43,21 @@ def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], senten
     `about` says how it was measured; what it lacks is left out of the page: `images`, `ranking_images`, `codec` (plain
     data), `seed`, `model_hash`, `source` and `ranking_source` (fingerprints), `granularity` of the masks, `count`, and
     `chosen`, the number of the table's row to show first. The images are called held-out unless `held_out` is false.
-    `sentences` stand at the top, under the page's own.
+    `sentences` stand at the top, under the page's own. What prune measured stands in `folder`, if it did.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / PAGE_FILE, render_page(analysis, about, sentences).encode("utf-8"))
+    page = render_page(analysis, about, sentences, load_rows(folder))
+    write_atomically(folder / PAGE_FILE, page.encode("utf-8"))
     return folder / PAGE_FILE
 
 
-def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequence[str] = ()) -> str:
-    """Make the page as text; see `save_page`."""
+def render_page(
+    analysis: Analysis,
+    about: Mapping[str, Any],
+    sentences: Sequence[str] = (),
+    pruning: Mapping[str, Any] | None = None,
+) -> str:
+    """Make the page as text; see `save_page`. `pruning` is what `load_rows` gives."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     rows: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
@@ -62,6 +69,8 @@ def render_page(analysis: Analysis, about: Mapping[str, Any], sentences: Sequenc
         **_content(analysis, rows, Ranking.of(analysis.stats, granularity), image_kind(about.get("held_out", True))),
         chosen=chosen,
         sentences=sentences,
+        pruning=pruning,
+        pruning_headings=HEADINGS,
         measured=measured(about),
         percent=percent,
         active_bits=ACTIVE_BITS,

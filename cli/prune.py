@@ -1,0 +1,185 @@
+"""`hvae-codec prune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hvae_codec.errors import UsageError
+
+from . import prune_options as option
+from . import train_options
+from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
+from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages
+from .distributed_session import distributed_session
+from .options import LATEST_RUN, BatchSize, Data, DeviceOption, Model, SkipBroken
+from .training_display import training_display
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hvae_codec.config import Config
+    from hvae_codec.data.sources import ImageSource
+    from hvae_codec.distributed import DistributedContext
+    from hvae_codec.fine_tune.comparison import Comparison
+    from hvae_codec.fine_tune.plan import PrunePlan
+    from hvae_codec.prune.cutoffs import CutoffSpec
+    from hvae_codec.train.loop import TrainOptions
+
+
+def command(
+    data: Data,
+    keep: option.Keep = "",
+    cutoff: option.Cutoff = "",
+    tolerance: option.Tolerance = "",
+    mask: option.Mask = None,
+    schedule: option.Schedule = "",
+    codes: option.Codes = False,
+    collapse: option.Collapse = option.CollapseName.mean,
+    slim: option.Slim = None,
+    steps: option.Steps = None,
+    share: option.Share = "30%",
+    control: option.Control = False,
+    model: Model = LATEST_RUN,
+    out: option.Out = None,
+    save_every: train_options.SaveEvery = 500,
+    keep_states: train_options.KeepStates = 3,
+    eval_every: train_options.EvalEvery = 500,
+    validation_images: train_options.ValidationImages = 800,
+    log_every: train_options.LogEvery = 20,
+    max_skips: train_options.MaxSkips = 100,
+    tensorboard: train_options.Tensorboard = True,
+    workers: train_options.Workers = None,
+    graph: train_options.Graph = train_options.GraphName.auto,
+    deterministic: train_options.Deterministic = False,
+    device: DeviceOption = "auto",
+    batch_size: BatchSize = 64,
+    seed: train_options.RunSeed = None,
+    skip_broken: SkipBroken = False,
+) -> None:
+    """Prune a run's model and train what is left, so that it costs little; writes a run of its own.
+
+    A mask made afterwards is done to a model; here it learns to do without. The new run knows what was pruned: encode,
+    analyze-kl, evaluate and sample use what is left, and shares stay those of the unpruned model's dimensions. Ends
+    with a table of before and after. Several processes: torchrun --nproc-per-node N -m hvae_codec prune ...
+    """
+    from hvae_codec.fine_tune.plan import PrunePlan
+    from hvae_codec.train.loop import TrainOptions
+
+    plan = PrunePlan(
+        cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule),
+        steps=steps,
+        share=parse_share(share),
+        collapse=collapse.value,
+        codes=codes,
+        slim=slim,
+        control=control,
+        batch_size=batch_size,
+        seed=seed or 0,
+    )
+    options = TrainOptions(
+        seed=seed or 0,
+        save_every=save_every,
+        keep_states=keep_states,
+        eval_every=eval_every,
+        log_every=log_every,
+        validation_images=validation_images,
+        max_skips=max_skips,
+        workers=workers,
+        tensorboard=tensorboard,
+        graph=graph.value,
+        deterministic=deterministic,
+    )
+    _prune(PruneRequest(data, model, out, plan, options, skip_broken), device)
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What a user asks for, read from the command line."""
+
+    data: Path
+    model: Path
+    out: Path | None
+    plan: PrunePlan
+    options: TrainOptions
+    skip_broken: bool
+
+
+def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule: str) -> list[CutoffSpec]:
+    if schedule and (keep or cutoff or tolerance or mask):
+        raise UsageError("--schedule ends with what is kept; leave out --keep, --cutoff, --tolerance and --mask")
+    if schedule:
+        return parse_cutoffs(schedule)[::-1]
+    if not (keep or cutoff or tolerance or mask):
+        raise UsageError("nothing says what to keep; give --keep, such as --keep 1%")
+    return [parse_cutoff(keep, cutoff, tolerance, mask)]
+
+
+def _prune(request: PruneRequest, device: str) -> None:
+    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.sources import open_images
+    from hvae_codec.fine_tune.comparison import compare
+    from hvae_codec.fine_tune.prune import prune
+    from hvae_codec.model.checkpoint import find_run, load_run_config
+
+    reuse_freed_memory()
+    with interruptible(CONTINUES), distributed_session(device) as processes:
+        run = find_run(request.model)
+        out, config = request.out or run.with_name(f"{run.name}-pruned"), load_run_config(run).model
+        source = open_images(
+            request.data, size=config.image_size, channels=config.channels, skip_broken=request.skip_broken
+        )
+        if processes.is_main:
+            report_splits(source)
+        train = _Trainer(source, request.options, processes)
+        with stages(quiet=not processes.is_main) as stage:
+            pruned = prune(run, out, source, request.plan, train, stage, processes=processes)
+        with stages(quiet=not processes.is_main) as stage:
+            found = processes.run_on_main(lambda: compare(pruned, source, request.plan, stage, processes.device))
+        if processes.is_main:
+            report_source(source)
+            _report(found, out)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains the run of a stage, and shows how that goes."""
+
+    source: ImageSource
+    options: TrainOptions
+    processes: DistributedContext
+
+    def __call__(self, run: Path, config: Config, initial: Mapping[str, Tensor] | None) -> None:
+        from hvae_codec.cpu import tuned_for_training
+        from hvae_codec.train.loop import train
+        from hvae_codec.train.progress import ProgressReporter
+
+        is_main = self.processes.is_main
+        with tuned_for_training(), training_display(quiet=not is_main) as display:
+            reporter = ProgressReporter(
+                config.train.steps, config.train.batch_size, display.show, display.every_seconds
+            )
+            train(
+                run,
+                config,
+                self.source.split("train"),
+                self.source.split("val"),
+                self.options,
+                reporter if is_main else None,
+                display.reading,
+                display.warn,
+                self.processes,
+                lambda step: display.say(f"{run}: from step {step:,} to {config.train.steps:,}"),
+                initial,
+            )
+
+
+def _report(found: Comparison, out: Path) -> None:
+    from hvae_codec.report.pruning import comparison_sentences, comparison_table, save_comparison
+
+    written = save_comparison(found, out)
+    show(comparison_table(found), *comparison_sentences(found))
+    for name, path in written.items():
+        console().print(f"{name}: {path}", soft_wrap=True)
