@@ -171,7 +171,7 @@ class _Trainer:
                 display.reading,
                 display.warn,
                 self.processes,
-                lambda step: display.say(f"{run}: from step {step:,} to {config.train.steps:,}"),
+                lambda step: display.say(f"{run}: from step {step:,} to {steps:,}"),
                 initial,
             )
 

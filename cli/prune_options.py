@@ -16,9 +16,7 @@ class CollapseName(StrEnum):
     sample = "sample"
 
 
-Keep = Annotated[
-    str, typer.Option("--keep", help="Share of the unpruned model's latent dimensions to keep, such as 1%.")
-]
+Keep = Annotated[str, typer.Option("--keep", help="Share of the unpruned model's latent dimensions to keep, as 1%.")]
 Cutoff = Annotated[
     str, typer.Option("--cutoff", help="Or keep what has a higher KL than this, bits per latent dimension.")
 ]
@@ -36,9 +34,7 @@ Steps = Annotated[
 Share = Annotated[str, typer.Option("--share", help="Updates as a share of the steps that the run was trained for.")]
 Codes = Annotated[
     bool,
-    typer.Option(
-        "--codes", help="Round kept latents to codes while training, with steps that are learned for each variate."
-    ),
+    typer.Option("--codes", help="Round kept latents to codes while training, with a learned step for each variate."),
 ]
 Collapse = Annotated[
     CollapseName,
@@ -50,9 +46,7 @@ Collapse = Annotated[
 ]
 Slim = Annotated[
     bool | None,
-    typer.Option(
-        "--slim/--no-slim", help="Whether the run does without what was pruned.  [default: if --collapse mean]"
-    ),
+    typer.Option("--slim/--no-slim", help="Write a run without what was pruned.  [default: if --collapse mean]"),
 ]
 Control = Annotated[
     bool, typer.Option("--control", help="Also train the whole model for as many steps, and compare with that.")

@@ -158,11 +158,7 @@ class _Pruning:
         """Choose what is kept; a tolerance is looked for on held-out images."""
         images, size, seed = self.source.split("val").evenly(self.plan.images), self.plan.batch_size, self.plan.seed
         chosen = self.on_main(
-            lambda: (
-                choose_cutoff(
-                    spec, model, stats, images, batch_size=self.plan.batch_size, stage=self.stage, **options
-                ).cutoff
-            )
+            lambda: choose_cutoff(spec, model, stats, images, batch_size=size, seed=seed, stage=self.stage).cutoff
         )
         if chosen.mask.kept_dims == model.config.latent_dims and model.pruning is None:
             raise UsageError(f"{chosen.rule} keeps all latent dimensions of {self.run}; keep less, such as --keep 1%")
