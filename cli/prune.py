@@ -158,9 +158,8 @@ class _Trainer:
 
         is_main = self.processes.is_main
         with tuned_for_training(), training_display(quiet=not is_main) as display:
-            reporter = ProgressReporter(
-                config.train.steps, config.train.batch_size, display.show, display.every_seconds
-            )
+            steps, size = config.train.steps, config.train.batch_size
+            reporter = ProgressReporter(steps, size, display.show, display.every_seconds)
             train(
                 run,
                 config,
