@@ -41,6 +41,7 @@ def command(
     slim: option.Slim = None,
     steps: option.Steps = None,
     share: option.Share = "30%",
+    settings: option.Settings = None,
     control: option.Control = False,
     model: Model = LATEST_RUN,
     out: option.Out = None,
@@ -76,6 +77,7 @@ def command(
         codes=codes,
         slim=slim,
         control=control,
+        settings=settings or (),
         batch_size=batch_size,
         seed=seed or 0,
     )

@@ -48,6 +48,10 @@ Slim = Annotated[
     bool | None,
     typer.Option("--slim/--no-slim", help="Write a run without what was pruned.  [default: if --collapse mean]"),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one value of the training, such as optimizer.learning_rate=0.0002."),
+]
 Control = Annotated[
     bool, typer.Option("--control", help="Also train the whole model for as many steps, and compare with that.")
 ]

@@ -26,6 +26,9 @@ class PrunePlan:
     collapse: Collapse = "mean"
     codes: bool = False  # whether kept variates are rounded to codes while training, with learned steps
     slim: bool | None = None  # whether the run becomes physically smaller; None: if `collapse` is the mean
+    settings: Sequence[
+        str
+    ] = ()  # changes to the configuration of the fine-tuning, such as `optimizer.learning_rate=1e-4`
     control: bool = False  # whether the whole model is trained for as many steps, to compare with
     images: int = 1000  # for the ranking and for the comparison each, at most
     pictures: int = 256  # of those compared, at most, that are also encoded and decoded
@@ -37,6 +40,9 @@ class PrunePlan:
             raise UsageError("nothing says what to keep; give --keep, such as --keep 1%")
         if self.steps is not None and self.steps < len(self.cutoffs):
             raise UsageError(f"{self.steps} steps are too few for {len(self.cutoffs)} stages; give one each at least")
+        for setting in self.settings:
+            if not setting.strip().startswith(("optimizer.", "loss.", "train.")):
+                raise UsageError(f"--set {setting}: prune changes keys of optimizer, loss and train alone")
         if self.codes and self.collapse == "sample":
             raise UsageError(
                 "--codes trains what decode does, which puts the prior's mean where variates were pruned; "

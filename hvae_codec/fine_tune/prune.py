@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..analysis.cutoff_cost import choose_cutoff
 from ..analysis.ranking_file import find_ranking
-from ..config import CONFIG_FILE, Config, PruningConfig
+from ..config import CONFIG_FILE, Config, PruningConfig, with_settings
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..errors import ModelError, UsageError
@@ -143,7 +143,7 @@ class _Pruning:
             assert stats is not None
             pruning = self.chosen(model, spec, stats)
         left = left_of(model, pruning.kept)
-        config = fine_tuning_config(self.resolved(model), steps)
+        config = self.fine_tuning(steps)
         config = replace(config, model=pruned_config(model.config, pruning, left, self.plan.codes), pruning=pruning)
         if saved is not None:
             check_same(folder, saved, config)
@@ -174,15 +174,16 @@ class _Pruning:
             collapse=self.plan.collapse,
         )
 
-    def resolved(self, model: HVAE) -> Config:
-        """Return the unpruned run's configuration, with the numbers to compute with."""
-        precision = resolve_precision(self.base_config.train.precision, self.device)
-        return replace(self.base_config, train=replace(self.base_config.train, precision=precision))
+    def fine_tuning(self, steps: int) -> Config:
+        """Make the configuration of `steps` steps on the unpruned model, with the numbers to compute with."""
+        config = with_settings(fine_tuning_config(self.base_config, steps), self.plan.settings)
+        precision = resolve_precision(config.train.precision, self.device)
+        return replace(config, train=replace(config.train, precision=precision))
 
     def train_control(self, base: HVAE, steps: int) -> Path:
         """Train the whole model for as long, on the same images."""
         folder = self.out / CONTROL_FOLDER
-        config = fine_tuning_config(self.resolved(base), steps)
+        config = self.fine_tuning(steps)
         if (folder / CONFIG_FILE).is_file():
             check_same(folder, load_run_config(folder), config)
         self.train(folder, config, dict(base.state_dict()))
