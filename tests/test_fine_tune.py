@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from hvae_codec.analysis.ranking_file import find_ranking
-from hvae_codec.data.sources import ArraySource, as_source
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.fine_tune.comparison import ALL, LEFT, compare
@@ -160,7 +161,8 @@ def test_a_schedule_prunes_what_is_left(base, source, tmp_path, changes):
     assert sizes == sorted(sizes, reverse=True)
     # In numbers of the unpruned model's variates, each is a part of the one before.
     numbers = [[set(map(int, _numbers(text))) for text in mask.kept] for mask in masks]
-    assert all(later <= earlier for a, b in zip(numbers, numbers[1:], strict=False) for earlier, later in zip(a, b))
+    for earlier, later in itertools.pairwise(numbers):
+        assert all(b <= a for a, b in zip(earlier, later, strict=True))
     assert pruned.kept == masks[-1].kept
 
 
@@ -272,27 +274,26 @@ def test_the_fine_tuning_ends_low_and_its_average_forgets(tiny_config, base):
     assert share_of_training(base, tiny_config, 0.5) == 4
 
 
-def work(base: Path, out: Path, patches) -> None:
+def work(base: Path, out: Path, patches: np.ndarray) -> None:
     torch.set_num_threads(1)
-    source = ArraySource(patches) if not isinstance(patches, ArraySource) else patches
-    prune_to(base, out, source, plan_of(0.5, 0.1, steps=24, codes=True))
+    prune_to(base, out, as_source(patches), plan_of(0.5, 0.1, steps=24, codes=True))
 
 
 @pytest.mark.slow
 def test_kills_in_every_stage_change_nothing(base, source, photo_patches, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hvae_codec.fine_tune.prune", __name__])
-    work(base, tmp_path / "unbroken", as_source(photo_patches))
+    work(base, tmp_path / "unbroken", photo_patches)
     killed = tmp_path / "killed"
     for folder, step in ((killed / "stages" / "1", 3), (killed / "stages" / "1", 9), (killed, 3), (killed, 8)):
-        process = context.Process(target=work, args=(base, killed, as_source(photo_patches)))
+        process = context.Process(target=work, args=(base, killed, photo_patches))
         process.start()
         end = time.monotonic() + 60
         while (steps_taken(folder) or 0) < step and time.monotonic() < end and process.is_alive():
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    work(base, killed, as_source(photo_patches))
+    work(base, killed, photo_patches)
     for run in (Path(), Path("stages/1")):
         for name in ("model.safetensors", "config.json"):
             assert (killed / run / name).read_bytes() == (tmp_path / "unbroken" / run / name).read_bytes()
