@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .bottom_up import Activations
 from .gaussian import DiagonalGaussian
 from .hvae import HVAE, Noise
 from .likelihood import Likelihood
@@ -65,7 +66,7 @@ class WeighedPosterior:
 def posterior_estimates(
     model: HVAE,
     images: Tensor,
-    activations: Sequence[Tensor],
+    activations: Activations,
     noise: Noise,
     samples: int = 1,
     *,

@@ -67,7 +67,7 @@ class Ranking:
         if granularity == "position":
             kl = np.concatenate([kl.ravel() for kl in stats.kl_bits])
             return cls(kl, np.ones(len(kl), dtype=np.int64))
-        dims = [np.full(len(kl), kl[0].size, dtype=np.int64) for kl in stats.kl_bits]
+        dims = [np.full(len(kl), math.prod(kl.shape[1:]), dtype=np.int64) for kl in stats.kl_bits]
         return cls(np.concatenate(stats.per_variate), np.concatenate(dims))
 
     @cached_property
