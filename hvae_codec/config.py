@@ -80,6 +80,18 @@ class StageConfig:
     extra_bottom_up: int = 0  # blocks without a skip, before the first linked block of the bottom-up path
     extra_top_down: int = 0  # further latent groups that reuse a linked block's skip
     extra_top_down_after: int = 0  # the linked block they follow, counted from 0 in top-down order
+    # Variates that each latent group of this stage still has, in top-down order, if others were pruned away.
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def latent_groups(self) -> int:
+        """Latent groups of this stage, one for each linked block and each extra top-down block."""
+        return self.linked_blocks + self.extra_top_down
+
+    @property
+    def group_variates(self) -> tuple[int, ...]:
+        """Variates of each latent group of this stage, in top-down order."""
+        return (self.variates,) * self.latent_groups if self.kept is None else self.kept
 
     @property
     def state_size(self) -> int:
@@ -91,7 +103,7 @@ class StageConfig:
 class GroupShape:
     """One latent group: all z of one top-down block, [variates, resolution, resolution]."""
 
-    variates: int
+    variates: int  # 0 if all were pruned away
     resolution: int
 
     @property
@@ -164,15 +176,43 @@ class ModelConfig(_Section):
     def groups(self) -> tuple[GroupShape, ...]:
         """Shapes of the latent groups, in top-down order."""
         return tuple(
-            GroupShape(stage.variates, stage.resolution)
+            GroupShape(variates, stage.resolution)
             for stage in reversed(self.stages)
-            for _ in range(stage.linked_blocks + stage.extra_top_down)
+            for variates in stage.group_variates
         )
+
+    @property
+    def group_skips(self) -> tuple[int, ...]:
+        """The skip that each latent group's posterior reads, in top-down order: a linked block's number, bottom-up."""
+        skips: list[int] = []
+        linked = sum(stage.linked_blocks for stage in self.stages)
+        for stage in reversed(self.stages):
+            for number in range(stage.linked_blocks):
+                linked -= 1
+                extra = stage.extra_top_down if number == stage.extra_top_down_after else 0
+                skips += [linked] * (1 + extra)
+        return tuple(skips)
 
     @property
     def latent_dims(self) -> int:
         """Latent dimensions of all groups."""
         return sum(group.dims for group in self.groups)
+
+    @property
+    def unpruned_groups(self) -> tuple[GroupShape, ...]:
+        """Shapes of the latent groups before any variates were pruned away; those of `groups` if none were."""
+        each = ((stage, _) for stage in reversed(self.stages) for _ in range(stage.latent_groups))
+        return tuple(GroupShape(stage.variates, stage.resolution) for stage, _ in each)
+
+    @property
+    def unpruned_dims(self) -> int:
+        """Latent dimensions of all groups before any were pruned away; those of `latent_dims` if none were."""
+        return sum(group.dims for group in self.unpruned_groups)
+
+    @property
+    def is_slim(self) -> bool:
+        """Whether variates were pruned away."""
+        return any(stage.kept is not None for stage in self.stages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +319,7 @@ def _check_model(model: ModelConfig) -> None:
     for above, below in itertools.pairwise(model.stages):
         _check_neighbours(above, below)
     widths = list(dict.fromkeys(stage.width for stage in model.stages))
+    _require(any(group.variates for group in model.groups), "the stages' kept leave no variate; keep at least one")
     one = model.resample == "projected" or len(widths) == 1
     _require(one, f"the stages' widths are {widths}; model.resample = plain needs one width, projected takes any")
 
@@ -294,6 +335,16 @@ def _check_stage(stage: StageConfig) -> None:
     _require(middle <= _LARGEST_SIZE, f"{where}{most}")
     after = stage.extra_top_down_after
     _require(after < stage.linked_blocks, f"{where}extra_top_down_after is {after}, beyond the last linked block")
+    if stage.kept is not None:
+        _check_kept(stage, stage.kept, where)
+
+
+def _check_kept(stage: StageConfig, kept: tuple[int, ...], where: str) -> None:
+    remedy = f"give one number for each of its latent groups, {stage.latent_groups} in all"
+    _require(len(kept) == stage.latent_groups, f"{where}kept is {reprlib.repr(list(kept))}; {remedy}")
+    for number, variates in enumerate(kept):
+        inside = 0 <= variates <= stage.variates
+        _require(inside, f"{where}kept[{number}] is {variates}; it must be 0 to {stage.variates}, the variates")
 
 
 def _check_size(least: int, config: object, where: str, *names: str) -> None:
@@ -328,7 +379,7 @@ def _require(condition: bool, message: str) -> None:
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Convert to plain data for JSON."""
     data = dataclasses.asdict(config)
-    data["model"]["stages"] = list(data["model"]["stages"])
+    data["model"]["stages"] = [_stage_to_dict(stage) for stage in data["model"]["stages"]]
     # As before these keys existed: hashes of models, and with them stores and rankings, depend on what is written here.
     if not config.model.learned_steps:
         del data["model"]["learned_steps"]
@@ -337,6 +388,12 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     else:
         data["pruning"]["kept"] = list(config.pruning.kept)
     return data
+
+
+def _stage_to_dict(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out `kept` if nothing was pruned away, as before that key existed: hashes of models depend on it."""
+    kept = data.pop("kept")
+    return data if kept is None else {**data, "kept": list(kept)}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:

@@ -34,18 +34,20 @@ POSITIVE = st.floats(1e-9, 1e9)
 def stage_lists(draw: st.DrawFn) -> tuple[StageConfig, ...]:
     stages, resolution = [], 2 ** draw(st.integers(2, 6))
     while resolution >= 1 and len(stages) < 4:
-        linked = draw(SMALL)
+        linked, variates, extra = draw(SMALL), draw(SMALL), draw(st.integers(0, 3))
+        kept = st.tuples(st.integers(1, variates), *[st.integers(0, variates)] * (linked + extra - 1))
         stages.append(
             StageConfig(
                 resolution,
                 width=draw(st.integers(8, 40)),
-                variates=draw(SMALL),
+                variates=variates,
                 kernel=draw(ODD),
                 bottleneck=draw(st.sampled_from([0.125, 0.25, 1.0, 1.5])),
                 linked_blocks=linked,
                 extra_bottom_up=draw(st.integers(0, 3)),
-                extra_top_down=draw(st.integers(0, 3)),
+                extra_top_down=extra,
                 extra_top_down_after=draw(st.integers(0, linked - 1)),
+                kept=draw(st.none() | kept),
             )
         )
         resolution //= draw(st.sampled_from([2, 4]))
@@ -130,6 +132,31 @@ def test_groups_are_in_top_down_order():
     assert model.groups == (*[GroupShape(5, 2)] * 2, *[GroupShape(3, 8)] * 3)
     assert model.latent_dims == 2 * 5 * 4 + 3 * 3 * 64
     assert (model.image_size, model.image_dims) == (8, 3 * 64)
+
+
+def test_a_slim_models_groups_have_the_variates_that_are_left():
+    stages = (StageConfig(8, 4, 3, extra_top_down=2, kept=(0, 3, 1)), StageConfig(2, 4, 5, linked_blocks=2))
+    model = ModelConfig(8, stages)
+    assert [group.variates for group in model.groups] == [5, 5, 0, 3, 1]
+    assert (model.latent_dims, model.unpruned_dims) == (2 * 5 * 4 + 4 * 64, 2 * 5 * 4 + 9 * 64)
+    assert model.is_slim
+    whole = dataclasses.replace(model, stages=(dataclasses.replace(stages[0], kept=None), stages[1]))
+    assert (whole.latent_dims, whole.is_slim) == (model.unpruned_dims, False)
+
+
+def test_each_group_reads_the_skip_of_its_linked_block():
+    stages = (StageConfig(8, 4, 3, linked_blocks=2, extra_top_down=2, extra_top_down_after=1), StageConfig(2, 4, 5))
+    assert ModelConfig(8, stages).group_skips == (2, 1, 0, 0, 0)
+
+
+def test_configurations_of_whole_models_are_written_as_before(config: Config):
+    """Stores hold them, and hashes of models depend on them."""
+    assert all("kept" not in stage for stage in config_to_dict(config)["model"]["stages"])
+    assert "kept" not in config_to_toml(config)
+    slim = with_settings(config, ["stage32.kept=[0, 2]"])
+    assert config_to_dict(slim)["model"]["stages"][0]["kept"] == [0, 2]
+    assert "kept = [0, 2]" in config_to_toml(slim)
+    assert with_settings(slim, ["stage.kept=none"]) == config
 
 
 def test_binarised_images_are_28_pixels_wide_at_resolution_32():
@@ -228,6 +255,11 @@ def test_models_that_cannot_be(model, message):
         ({"bottleneck": float("inf")}, "bottleneck"),
         ({"extra_top_down": -1}, "extra_top_down is -1"),
         ({"extra_top_down_after": 1}, "extra_top_down_after is 1"),
+        ({"kept": (1, 1)}, "kept is [1, 1]; give one number for each of its latent groups, 1 in all"),
+        ({"kept": (1,), "extra_top_down": 1}, "kept is [1]; give one number for each of its latent groups, 2 in all"),
+        ({"kept": (3,)}, "kept[0] is 3; it must be 0 to 2"),
+        ({"kept": (-1,)}, "kept[0] is -1"),
+        ({"kept": (0,)}, "keep at least one"),
     ],
 )
 def test_stages_that_cannot_be(stage, message):
@@ -280,6 +312,8 @@ def test_later_settings_win(config: Config):
         ("train.batch_size=many", "train.batch_size is 'many'; "),
         ("train.batch_size=3.5", "train.batch_size is 3.5"),
         ("stage16.kernel=2", "resolution 16: kernel is 2;"),
+        ("stage16.kept=2", "kept is 2; it must be a list"),
+        ("stage16.kept=[1.5]", "kept[0] is 1.5; it must be of type int"),
         ("model.stages=3", "model.stages is 3;"),
     ],
 )

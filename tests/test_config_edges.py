@@ -26,7 +26,7 @@ def fields(data: dict[str, Any], where: tuple[str | int, ...] = ()) -> list[tupl
     found: list[tuple[str | int, ...]] = []
     for key, value in data.items():
         if key == "stages":
-            found += [(*where, key, 1, name) for name in value[1]]
+            found += [(*where, key, 1, name) for name in (*value[1], "kept")]
         else:
             found += fields(value, (*where, key)) if isinstance(value, dict) else [(*where, key)]
     return found

@@ -257,13 +257,15 @@ def test_the_encoder_computes_nothing_that_nobody_needs(model, images, stats, mo
     stored = coder.encode(images)
     with_latents = [i for i, keep in enumerate(mask.keep) if keep.any()]
     assert posteriors == dict.fromkeys(with_latents, 1)
-    # The last group's posterior needs its prior only where it is relative to it.
-    assert priors == dict.fromkeys(range(with_latents[-1] + model.config.residual_distribution), 1)
+    # A group that is kept whole needs its prior only if its posterior is relative to it, and so does the last one.
+    pruned = [i for i, keep in enumerate(mask.keep) if not keep.all()]
+    relative = with_latents if model.config.residual_distribution else []
+    assert priors == dict.fromkeys({*(i for i in pruned if i < with_latents[-1]), *relative}, 1)
     priors.clear()
     posteriors.clear()
     coder.decode(stored)
     assert not posteriors
-    assert priors == dict.fromkeys(range(len(blocks)), 1)
+    assert priors == dict.fromkeys(pruned, 1)
 
 
 def test_errors_do_not_pile_up(rgb_model, cut_patches):

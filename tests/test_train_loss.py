@@ -62,6 +62,13 @@ def test_alphas_sum_to_the_number_of_groups(by_size: bool, kl: list[float]):
         assert alpha.sum().item() == pytest.approx(3, rel=1e-5)
 
 
+def test_groups_without_variates_are_not_counted():
+    slim = ModelConfig(4, (StageConfig(4, 4, 2, linked_blocks=2, kept=(0, 2)), StageConfig(2, 4, 3)), channels=1)
+    for by_size, expected in ((True, [2 / 1.5, 0.0, 1 / 1.5]), (False, [48 / 56, 0.0, 64 / 56])):
+        alpha = balance(torch.tensor([12.0, 0.0, 16.0]), slim, loss_config(balance_by_size=by_size))
+        assert alpha.tolist() == pytest.approx(expected)
+
+
 def test_alphas_have_no_gradient():
     kl = KL.clone().requires_grad_()
     loss_at(1, loss_config(), kl).backward()

@@ -52,6 +52,7 @@ def test_the_same_command_again_goes_on(tiny_config, run: Path):
         ("optimizer.clip_norm=2", r"optimizer.clip_norm = None, not 2.0; .* --resume --set optimizer.clip_norm=2.0"),
         ("stage8.width=10", "model.stages.1.width = 8, not 10; give another --out"),
         ("train.batch_size=4", "train.batch_size = 8, not 4; give another --out"),
+        ("stage16.kept=[2]", r"model.stages.0.kept \(number\) = None, not 1; give another --out"),
     ],
 )
 def test_another_configuration_is_refused(tiny_config, run: Path, setting: str, difference: str):
@@ -59,6 +60,15 @@ def test_another_configuration_is_refused(tiny_config, run: Path, setting: str, 
     with pytest.raises(ModelError, match=difference):
         start_run(run, with_settings(tiny_config, [setting]), resume=False)
     assert tree(run) == before
+
+
+@pytest.mark.parametrize(("setting", "difference"), [("[1]", r"kept.0 = 2, not 1;"), ("none", "kept.* = 1, not None;")])
+def test_a_slim_run_stays_as_slim(tiny_config, tmp_path: Path, setting: str, difference: str):
+    save_config(
+        tmp_path / "run", start_run(tmp_path / "run", with_settings(tiny_config, ["stage16.kept=[2]"]), resume=False)
+    )
+    with pytest.raises(ModelError, match=f"{difference} give another --out"):
+        start_run(tmp_path / "run", with_settings(tiny_config, [f"stage16.kept={setting}"]), resume=True)
 
 
 def test_another_number_of_stages_is_refused(tiny_config, run: Path):

@@ -16,6 +16,7 @@ from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..errors import UsageError
+from ..model.bottom_up import first_images
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
 from ..progress import Progress
@@ -99,7 +100,7 @@ def analyze(
         elbo.add(activations, images, first)
         shown = max(0, min(len(images), pictures - first))
         if shown:
-            meter.add([activation[:shown] for activation in activations], images[:shown], first)
+            meter.add(first_images(activations, shown), images[:shown], first)
     rows = elbo.rows(processes)
     originals, decoded = meter.results(processes)
     each = zip(cutoffs, rows[: len(masks)], decoded, strict=True)

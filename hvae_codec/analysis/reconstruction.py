@@ -14,6 +14,7 @@ from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, encode_and_decode
+from ..model.bottom_up import Activations
 from ..store.arrays import chunk_length, compressed_bytes
 from ..store.reader import Stored
 from .quality import mean_squared_error, psnr, ssim
@@ -42,7 +43,7 @@ class ReconstructionMeter:
         shape = (1 + len(coders), len(self._shown), source.channels, source.size, source.size)
         self._examples = np.zeros(shape, np.uint8)
 
-    def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
+    def add(self, activations: Activations, images: Tensor, first: int) -> None:
         """Encode and decode uint8 `images` [B, C, H, W], the first of which is number `first`."""
         seen = self.coders[0].model.likelihood.quantised(images).cpu().numpy()
         self._copy_examples(0, seen, first)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import StoreError
+from ..model.bottom_up import Activations, image_count
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
@@ -36,6 +37,7 @@ class GroupColumns:
     variates: Tensor  # the variates that something is kept of, int64 [k]
     positions: tuple[Tensor, Tensor, Tensor] | None  # number among `variates`, y and x, [kept] each; None: all kept
     steps: Tensor  # quantiser steps, float32, to broadcast against stored numbers
+    whole: bool  # whether all latents of the group are kept, so that what is stored is z
 
     def take(self, z: Tensor) -> Tensor:
         """Of z [B, k, H, W] of `variates` what is stored: [B, kept, H, W] or [B, kept]."""
@@ -64,7 +66,8 @@ class LatentCoder:
         mask.check_fits(model)
         self.model, self.mask, self.codec, self.steps = model, mask, codec, steps
         self.columns = stored_columns(mask)
-        self.groups = _group_columns(self.columns, steps, model.device)
+        variates = [len(keep) for keep in mask.keep]
+        self.groups = _group_columns(self.columns, steps, variates, model.device)
 
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
@@ -91,10 +94,10 @@ class LatentCoder:
 
     @torch.no_grad()
     @full_float32()
-    def encode_activations(self, activations: Sequence[Tensor]) -> Stored:
+    def encode_activations(self, activations: Activations) -> Stored:
         """The same from the images' bottom-up activations; computes nothing after the last kept group's posterior."""
         choose, top_down, last = _EncodeChooser(self), self.model.top_down, self.mask.groups_needed - 1
-        state = top_down.run_groups(activations, choose, len(activations[0]), range(last))
+        state = top_down.run_groups(activations, choose, image_count(activations), range(last))
         choose.store(top_down.group(activations, last, state), self.groups[last])
         return choose.stored()
 
@@ -103,8 +106,8 @@ class LatentCoder:
         kept = self.groups.get(group.index)
         if kept is None:
             return group.prior_mean
-        stored = stored_of(kept)
-        return kept.put_into(group.prior_mean, self.codec.decode(stored, kept.steps))
+        z = self.codec.decode(stored_of(kept), kept.steps)
+        return group.in_its_layout(z) if kept.whole else kept.put_into(group.prior_mean, z)
 
     @torch.no_grad()
     @full_float32()
@@ -134,7 +137,7 @@ class LatentCoder:
 
 @torch.no_grad()
 @full_float32()
-def encode_and_decode(coders: Sequence[LatentCoder], activations: Sequence[Tensor]) -> list[tuple[Stored, Tensor]]:
+def encode_and_decode(coders: Sequence[LatentCoder], activations: Activations) -> list[tuple[Stored, Tensor]]:
     """Stored numbers of each of `coders` and its own reconstruction, uint8 [B, C, H, W], from bottom-up activations.
 
     The coders have one model. Latent groups that masks prune alike are run once, from coder to coder: give them by
@@ -201,7 +204,7 @@ def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int,
 
 
 def _group_columns(
-    columns: Columns, steps: Mapping[int, NDArray[np.float32]], device: torch.device
+    columns: Columns, steps: Mapping[int, NDArray[np.float32]], variates_of: Sequence[int], device: torch.device
 ) -> dict[int, GroupColumns]:
     """Number of the latent group to its columns; groups that nothing is kept of are left out."""
     groups = {}
@@ -213,7 +216,8 @@ def _group_columns(
             y_x = [_on(device, axis) for axis in places[own, 2:].T]
             positions = (_on(device, number), y_x[0], y_x[1]) if y_x else None
             step = _on(device, columns.spread(steps[resolution][own]))
-            groups[group] = GroupColumns(resolution, own, _on(device, variates), positions, step)
+            whole = positions is None and len(variates) == variates_of[group]
+            groups[group] = GroupColumns(resolution, own, _on(device, variates), positions, step, whole)
     return groups
 
 

@@ -1,8 +1,14 @@
-"""The bottom-up path: an image to the skip activations that the posteriors read."""
+"""The bottom-up path: an image to the skip activations that the posteriors read.
+
+A skip that no latent group reads, as all groups that did have lost their variates, is not computed: its place in the
+list stays and holds None. Nor is anything computed after the last skip that is read.
+"""
 
 from __future__ import annotations
 
+import itertools
 import operator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -10,15 +16,28 @@ from ..config import ModelConfig, StageConfig
 from .activations import RunBlock
 from .blocks import Pool, conv, residual_cells
 
+Activations = Sequence[Tensor | None]
+"""The skips, [B, width, H, W] each, in bottom-up order; None in the place of one that no posterior reads."""
+
+
+def image_count(activations: Activations) -> int:
+    """Count the images that `activations` are of."""
+    return next(len(skip) for skip in activations if skip is not None)
+
+
+def first_images(activations: Activations, count: int) -> Activations:
+    """Take the activations of the first `count` images."""
+    return [None if skip is None else skip[:count] for skip in activations]
+
 
 class BottomUpBlock(nn.Module):
-    """Residual cells; a linked block also projects a skip, and pools if it is the last of its stage."""
+    """Residual cells; a block whose skip is read projects it; the last of a stage pools if another stage follows."""
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, *, linked: bool, pool: Pool | None) -> None:
+    def __init__(self, config: ModelConfig, stage: StageConfig, *, skip: bool, pool: Pool | None) -> None:
         super().__init__()
         self.state_size = stage.state_size
         self.cells = residual_cells(config, stage)
-        self.skip = conv(stage.width, stage.width) if linked else None
+        self.skip = conv(stage.width, stage.width) if skip else None
         self.pool = pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -29,33 +48,45 @@ class BottomUpBlock(nn.Module):
 
 
 class BottomUp(nn.Module):
-    """All bottom-up blocks, from the highest resolution to the lowest."""
+    """The bottom-up blocks, from the highest resolution to the lowest, up to the last one whose skip is read."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
         self.run_block: RunBlock = operator.call
-        pairs = zip(config.stages, [*config.stages[1:], None], strict=True)
-        self.blocks = nn.ModuleList(block for stage, below in pairs for block in _stage_blocks(config, stage, below))
+        blocks = list(_blocks(config))
+        self.blocks = nn.ModuleList(block for _, block in blocks)
+        self.skips = [skip for skip, _ in blocks]
+        self.skip_count = sum(stage.linked_blocks for stage in config.stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> Activations:
         """Return the linked blocks' skips [B, width, H, W] for input [B, C, H, W], in this path's order."""
         x = self.input_conv(x)
-        skips = []
-        for block in self.blocks:
+        skips: list[Tensor | None] = [None] * self.skip_count
+        for number, block in zip(self.skips, self.blocks, strict=True):
             x, skip = self.run_block(block, x)
-            if skip is not None:
-                skips.append(skip)
+            if number is not None:
+                skips[number] = skip
         return skips
 
 
-def _stage_blocks(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> list[BottomUpBlock]:
-    pool = None
-    if below is not None and below.resolution < stage.resolution:
-        stride = stage.resolution // below.resolution
-        pool = Pool(stage.width, below.width, stride, projected=config.resample == "projected")
-    count = stage.extra_bottom_up + stage.linked_blocks
-    return [
-        BottomUpBlock(config, stage, linked=i >= stage.extra_bottom_up, pool=pool if i == count - 1 else None)
-        for i in range(count)
-    ]
+def _blocks(config: ModelConfig) -> Iterator[tuple[int | None, BottomUpBlock]]:
+    """Yield each block with the number of its skip; None for a block that is not linked."""
+    read = {skip for skip, group in zip(config.group_skips, config.groups, strict=True) if group.variates}
+    linked = itertools.count()
+    for stage, below in zip(config.stages, [*config.stages[1:], None], strict=True):
+        pool, count = _pool(config, stage, below), stage.extra_bottom_up + stage.linked_blocks
+        for i in range(count):
+            skip = next(linked) if i >= stage.extra_bottom_up else None
+            ends = skip == max(read)
+            pools = i == count - 1 and not ends
+            yield skip, BottomUpBlock(config, stage, skip=skip in read, pool=pool if pools else None)
+            if ends:
+                return
+
+
+def _pool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Pool | None:
+    if below is None or below.resolution == stage.resolution:
+        return None
+    projected = config.resample == "projected"
+    return Pool(stage.width, below.width, stage.resolution // below.resolution, projected=projected)

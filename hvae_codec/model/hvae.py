@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig, PruningConfig
 from ..errors import DataError
 from .activations import checkpointing
-from .bottom_up import BottomUp
+from .bottom_up import Activations, BottomUp
 from .choices import (
     Kept,
     Noise,
@@ -94,14 +94,14 @@ class HVAE(nn.Module):
         self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
 
     @full_float32()
-    def activations(self, images: Tensor) -> list[Tensor]:
+    def activations(self, images: Tensor) -> Activations:
         """Compute the skip activations of the bottom-up path for uint8 `images` [B, C, H, W].
 
         Raises `DataError` if the images are not what the model was made for.
         """
         return self._activations(images)
 
-    def _activations(self, images: Tensor) -> list[Tensor]:
+    def _activations(self, images: Tensor) -> Activations:
         """`activations`, in the precision that is set."""
         if not isinstance(images, Tensor):
             kind = type(images).__name__

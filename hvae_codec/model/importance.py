@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .bottom_up import Activations
 from .choices import Noise, RoundedPosterior
 from .gaussian import DiagonalGaussian
 from .hvae import HVAE
@@ -69,7 +70,7 @@ class WeighedPosterior:
 def posterior_estimates(
     model: HVAE,
     images: Tensor,
-    activations: Sequence[Tensor],
+    activations: Activations,
     noise: Noise,
     samples: int = 1,
     *,
@@ -99,7 +100,7 @@ def posterior_estimates(
     return PosteriorEstimates(kl / samples, nll / samples, math.log(samples) - log_sum)
 
 
-def _weighed(model: HVAE, activations: Sequence[Tensor], noise: Noise, images: int) -> tuple[Tensor, Tensor, Tensor]:
+def _weighed(model: HVAE, activations: Activations, noise: Noise, images: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, KL of each group [groups, B] and log p(z) - log q(z) [B] of one choice of z.
 
     Codes have no other choice: q(z) = 1.

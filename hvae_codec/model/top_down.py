@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import cast
 
@@ -21,6 +21,7 @@ from ..config import ModelConfig, StageConfig
 from ..store.quantiser import MAX_STEP, MIN_STEP
 from .activations import RunBlock
 from .blocks import Cell, Unpool, conv, residual_cells
+from .bottom_up import Activations
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
 from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
 from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
@@ -32,7 +33,8 @@ class LatentGroup:
     """One latent group whose z is to be chosen: its prior and posterior; shapes are [B, variates, H, W].
 
     Nothing is computed before it is asked for: of the last group that a mask keeps, an encoder asks for no prior.
-    `variates`, int64 [k], asks for these alone: [B, k, H, W].
+    `variates`, int64 [k], asks for these alone: [B, k, H, W]. A group whose variates were all pruned away has z, prior
+    and posterior of [B, 0, H, W] and a KL of 0.
     """
 
     def __init__(self, index: int, block: TopDownBlock, state: Tensor, skip: Tensor | None) -> None:
@@ -46,6 +48,13 @@ class LatentGroup:
     def residual_and_prior(self) -> tuple[Tensor, RawGaussian]:
         """The term that the block adds to the state besides z, [B, width, H, W], and the prior's raw output."""
         return self._block.residual_and_prior(self.state)
+
+    @property
+    def residual(self) -> Tensor:
+        """The term that the block adds to the state besides z; alone, if the prior was not asked for before."""
+        if "residual_and_prior" in self.__dict__:
+            return self.residual_and_prior[0]
+        return self._block.residual(self.state)
 
     @property
     def _prior_raw(self) -> RawGaussian:
@@ -63,6 +72,10 @@ class LatentGroup:
     def prior_mean(self) -> Tensor:
         """The prior's mean, without its std."""
         return self._prior_raw.widened().mean
+
+    def in_its_layout(self, z: Tensor) -> Tensor:
+        """Return `z` in the memory format of this group's tensors; the rounding of what follows depends on it."""
+        return z.contiguous(memory_format=torch.channels_last) if self.state.stride(1) == 1 else z
 
     def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
         """Return q(z_i | z_<i, image)."""
@@ -100,30 +113,36 @@ Choose = Callable[[LatentGroup], Tensor]
 
 
 class TopDownBlock(nn.Module):
-    """One latent group: unpool, prior, posterior, the state's update by z, residual cells."""
+    """One latent group: unpool, prior, posterior, the state's update by z, residual cells.
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, *, unpool: Unpool | None) -> None:
+    Without `variates` the prior cell gives only the residual term, and there is no posterior.
+    """
+
+    def __init__(self, config: ModelConfig, stage: StageConfig, variates: int, *, unpool: Unpool | None) -> None:
         super().__init__()
         self.state_size = stage.state_size
         self.form = GaussianForm(config.posterior_scale, config.posterior_beta, config.residual_distribution)
         width, both = stage.width, 2 * stage.width
-        self.unpool = unpool
-        prior_scale = 0.0 if config.zero_prior_weights else 1.0
-        self.prior_cell = Cell(config, width, int(width * stage.bottleneck), both, stage.kernel, prior_scale)
-        self.prior_conv = conv(width, 2 * stage.variates)
-        self.posterior_cell = Cell(config, both, int(both * stage.bottleneck / 2), width, stage.kernel)
-        self.posterior_conv = conv(width, 2 * stage.variates)
-        # Without the scale the state's variance grows with every group and training diverges at once.
-        self.z_conv = conv(stage.variates, width, weight_scale=1.0 / math.sqrt(len(config.groups)))
+        self.variates, self.unpool = variates, unpool
+        prior_scale, outputs = 0.0 if config.zero_prior_weights else 1.0, both if variates else width
+        self.prior_cell = Cell(config, width, int(width * stage.bottleneck), outputs, stage.kernel, prior_scale)
+        if variates:
+            self.prior_conv = conv(width, 2 * variates)
+            self.posterior_cell = Cell(config, both, int(both * stage.bottleneck / 2), width, stage.kernel)
+            self.posterior_conv = conv(width, 2 * variates)
+            # Without the scale the state's variance grows with every group and training diverges at once.
+            self.z_conv = conv(variates, width, weight_scale=1.0 / math.sqrt(len(config.groups)))
         self.cells = residual_cells(config, stage)
-        if config.learned_steps:
-            self.log_step = nn.Parameter(torch.zeros(stage.variates))
+        if config.learned_steps and variates:
+            self.log_step = nn.Parameter(torch.zeros(variates))
 
     def steps(self, variates: Tensor | None = None) -> Tensor:
         """Return the learned steps of codes, [k, 1, 1]: exp(20 · log_step), so that they learn 20 times as fast.
 
         An optimiser that moves every weight by about its rate moves a step by 20 times that share of it.
         """
+        if not self.variates:
+            return torch.ones(0, 1, 1)
         logs = self.log_step if variates is None else self.log_step[variates]
         return torch.exp(STEP_RATE * logs).clamp(MIN_STEP, MAX_STEP).view(-1, 1, 1)
 
@@ -131,19 +150,27 @@ class TopDownBlock(nn.Module):
         """Return the state [B, width, H, W] after this group's z."""
         group = self.open(state, skip, index)
         z = choose(group)
-        return self.after_z(group.state, group.residual_and_prior[0], z)
+        return self.after_z(group.state, group.residual, z)
 
     def open(self, state: Tensor, skip: Tensor | None, index: int) -> LatentGroup:
         """Return the group whose z is to be chosen, from the state before this block."""
         return LatentGroup(index, self, state if self.unpool is None else self.unpool(state), skip)
 
+    def residual(self, state: Tensor) -> Tensor:
+        """Compute the residual term alone, from the state at this block's resolution."""
+        return self.prior_cell.before_last([state], self._residual_head())[0]
+
     def residual_and_prior(self, state: Tensor) -> tuple[Tensor, RawGaussian]:
         """Compute the residual term, and the output for p(z_i | z_<i), from the state at this block's resolution."""
+        if not self.variates:
+            return self.residual(state), _no_variates(state)
         residual, *prior_raw = self.prior_cell.before_last([state], *self._prior_heads())
         return residual, RawGaussian(*prior_raw)
 
     def posterior_raw(self, state: Tensor, skip: Tensor | None, variates: Tensor | None = None) -> RawGaussian:
         """Compute the output for q(z_i | z_<i, image), from the state before z and the skip; of `variates` if given."""
+        if not self.variates:
+            return _no_variates(state)
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
         heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
@@ -157,17 +184,29 @@ class TopDownBlock(nn.Module):
 
     def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
         """Compute the state after z."""
-        return self.cells(residual.add_(state).add_(self.z_conv(z)))
+        residual.add_(state)
+        return self.cells(residual.add_(self.z_conv(z)) if self.variates else residual)
 
     def compile_parts(self, backend: str) -> None:
         """Compile what lies before, at and after the choice of z, which the caller's code makes."""
-        for name in ("residual_and_prior", "posterior_raw", "sample_and_kl", "after_z"):
+        for name in ("residual", "residual_and_prior", "posterior_raw", "sample_and_kl", "after_z"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
+
+    def _residual_head(self) -> Kernel:
+        """Return the kernel of the residual term: the first of the prior cell's two halves, or all of it."""
+        last = kernel_of(self.prior_cell.convs[-1])
+        return halves(last)[0] if self.variates else last
 
     def _prior_heads(self) -> list[Kernel]:
         """Return the kernels of the residual term, the prior's mean and its scale; all contain the cell's last one."""
         of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
         return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
+
+
+def _no_variates(state: Tensor) -> RawGaussian:
+    """Return the prior or posterior of a group without variates, [B, 0, H, W]."""
+    nothing = state.new_empty(len(state), 0, *state.shape[2:])
+    return RawGaussian(nothing, nothing)
 
 
 class TopDown(nn.Module):
@@ -179,13 +218,12 @@ class TopDown(nn.Module):
         bound = math.sqrt(3.0 / (lowest.width * lowest.resolution**2))
         start = torch.empty(1, lowest.width, lowest.resolution, lowest.resolution)
         self.start = nn.Parameter(start.uniform_(-bound, bound))
-        blocks = list(_blocks(config))
-        self.blocks = nn.ModuleList(block for _, block in blocks)
-        self.skips = [skip for skip, _ in blocks]
+        self.blocks = nn.ModuleList(_blocks(config))
+        self.skips = config.group_skips
         self.run_block: RunBlock = operator.call
         self.output_conv = conv(highest.width, out_channels, config.output_kernel)
 
-    def forward(self, activations: Sequence[Tensor] | None, choose: Choose, batch: int) -> Tensor:
+    def forward(self, activations: Activations | None, choose: Choose, batch: int) -> Tensor:
         """Compute the parameters of the output distribution, [batch, out_channels, H, W].
 
         `activations` are the bottom-up path's skips, in its order; None if no posterior will be asked for.
@@ -194,7 +232,7 @@ class TopDown(nn.Module):
 
     def run_groups(
         self,
-        activations: Sequence[Tensor] | None,
+        activations: Activations | None,
         choose: Choose,
         batch: int,
         groups: range,
@@ -211,24 +249,21 @@ class TopDown(nn.Module):
             state = self.run_block(self.blocks[index], state, self._skip(activations, index), index, choose)
         return state
 
-    def group(self, activations: Sequence[Tensor] | None, index: int, state: Tensor) -> LatentGroup:
+    def group(self, activations: Activations | None, index: int, state: Tensor) -> LatentGroup:
         """Return latent group `index`, from the state before it, to callers that want nothing that comes after it."""
         return cast(TopDownBlock, self.blocks[index]).open(state, self._skip(activations, index), index)
 
-    def _skip(self, activations: Sequence[Tensor] | None, index: int) -> Tensor | None:
+    def _skip(self, activations: Activations | None, index: int) -> Tensor | None:
         return None if activations is None else activations[self.skips[index]]
 
 
-def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
-    """Yield each latent group's skip (its number in bottom-up order) and block, in top-down order."""
-    skip = sum(stage.linked_blocks for stage in config.stages)
+def _blocks(config: ModelConfig) -> Iterator[TopDownBlock]:
+    """Yield each latent group's block, in top-down order."""
     stages = config.stages[::-1]
     for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
-        for linked in range(stage.linked_blocks):
-            skip -= 1
-            yield skip, TopDownBlock(config, stage, unpool=_unpool(config, stage, below) if linked == 0 else None)
-            for _ in range(stage.extra_top_down if linked == stage.extra_top_down_after else 0):
-                yield skip, TopDownBlock(config, stage, unpool=None)
+        for number, variates in enumerate(stage.group_variates):
+            unpool = _unpool(config, stage, below) if number == 0 else None
+            yield TopDownBlock(config, stage, variates, unpool=unpool)
 
 
 def _unpool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:

@@ -100,7 +100,7 @@ class Ranking:
 
     def highest(self, count: int) -> NDArray[np.bool_]:
         """Mark the `count` first units of `order`, in the order of the statistics."""
-        keep = np.zeros(len(self.order), dtype=bool)
+        keep = np.zeros(len(self.dims), dtype=bool)
         keep[self.order[:count]] = True
         return keep
 

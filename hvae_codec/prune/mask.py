@@ -117,7 +117,7 @@ class LatentMask:
     @property
     def kept_variates(self) -> int:
         """Variates that are kept, at one position at least."""
-        return sum(int(k.reshape(len(k), -1).any(axis=1).sum()) for k in self.keep)
+        return sum(int(k.any(axis=tuple(range(1, k.ndim))).sum()) for k in self.keep)
 
     @property
     def kept_share(self) -> float:

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from ..model.bottom_up import Activations, image_count
 from ..model.choices import RecordingChoice
 from ..model.hvae import HVAE
 from .mask import LatentMask
 
 
 def masked_outputs(
-    model: HVAE, activations: Sequence[Tensor], masks: Sequence[LatentMask], choices: Sequence[RecordingChoice]
+    model: HVAE, activations: Activations, masks: Sequence[LatentMask], choices: Sequence[RecordingChoice]
 ) -> Iterator[Tensor]:
     """Yield parameters of the output distribution, [B, out_channels, H, W], under each of `masks`, in order.
 
@@ -35,7 +36,9 @@ def masked_outputs(
         start = first
         for stop in sorted({stop for stop in later if stop > first} | {groups}):
             before = states[start] if start else None
-            states[stop] = top_down.run_groups(activations, choose, len(activations[0]), range(start, stop), before)
+            states[stop] = top_down.run_groups(
+                activations, choose, image_count(activations), range(start, stop), before
+            )
             start = stop
         states = {group: kept for group, kept in states.items() if group in later or group == groups}
         yield top_down.output_conv(states[groups])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError
+from ..model.bottom_up import Activations
 from ..model.choices import kept_of
 from ..model.hvae import HVAE
 from ..model.keyed_noise import keyed_noise
@@ -88,7 +89,7 @@ class ElboSweep:
 
     @torch.no_grad()
     @full_float32()
-    def add(self, activations: Sequence[Tensor], images: Tensor, first: int) -> None:
+    def add(self, activations: Activations, images: Tensor, first: int) -> None:
         """Measure uint8 `images` [B, C, H, W], the first of which is number `first`, from their activations."""
         rows = slice(first, first + len(images))
         noise = keyed_noise(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)

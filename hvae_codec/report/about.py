@@ -118,7 +118,7 @@ def _run_facts(path: Path) -> Facts:
         "images": f"{shape}, {count(model.pixel_bits, 'bit')}, {model.output}",
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
-        "latent dimensions": f"{model.latent_dims:,}",
+        "latent dimensions": _latent_dims_text(model),
         "weights": weights,
         "steps": _steps_text(steps, config.train.steps, trained),
         "kept weights": f"{len(kept)}, of stores: {', '.join(name[:12] for name in kept)}" if kept else "none",
@@ -133,11 +133,17 @@ def _run_facts(path: Path) -> Facts:
         "kept_weights": kept,
         "parameters": parameters,
         "latent_dims": model.latent_dims,
+        "unpruned_dims": model.unpruned_dims,
         "groups": len(model.groups),
         "config": config_to_dict(config),
         "cutoffs": None if cutoffs is None else plain_rows(cutoffs[0]),
     }
     return Facts(run, data, pairs, () if cutoffs is None else (cutoff_table(*cutoffs),))
+
+
+def _latent_dims_text(model: ModelConfig) -> str:
+    pruned = f" of {model.unpruned_dims:,}; the rest was pruned away" if model.is_slim else ""
+    return f"{model.latent_dims:,}{pruned}"
 
 
 def _weights_in(run: Path, model: ModelConfig) -> tuple[str | None, str]:

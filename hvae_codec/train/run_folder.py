@@ -141,9 +141,9 @@ def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, 
 
 
 def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> None:
-    old, values = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
-    for name in dict.fromkeys([*old, *values]):
-        before, now = old.get(name), values.get(name)
+    old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
+    for name in old | new:
+        before, now = old.get(name), new.get(name)
         if before == now or (name == "train.precision" and before == "auto"):  # written before it was resolved
             continue
         if name.startswith(_FIXED):

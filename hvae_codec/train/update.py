@@ -99,15 +99,20 @@ def training_loss(
 
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
-    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: a group's KL, or KL per dimension."""
+    """Compute alpha_i = n a_i / sum(a), [groups], without gradient; a_i: a group's KL, or KL per dimension.
+
+    n counts the groups that have variates.
+    """
     share = kl.detach().clamp(min=0.0)  # rounding may leave a KL of 0 below 0
     if loss.balance_by_size:
         share = share / _group_dims(model, kl.device)
     # All groups may have collapsed; equal zeros then weigh nothing, rather than 0 / 0.
-    return len(share) * share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+    return (
+        sum(group.variates > 0 for group in model.groups) * share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+    )
 
 
 @functools.cache  # a copy to a GPU makes the host wait for it
 def _group_dims(model: ModelConfig, device: torch.device) -> Tensor:
-    """Count the latent dimensions of each group, [groups]."""
-    return torch.tensor([float(group.dims) for group in model.groups], device=device)
+    """Count the latent dimensions of each group, [groups]; 1 for one that has none, as its KL of 0 is divided by it."""
+    return torch.tensor([float(max(group.dims, 1)) for group in model.groups], device=device)
