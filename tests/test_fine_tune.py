@@ -276,7 +276,7 @@ def test_the_fine_tuning_ends_low_and_its_average_forgets(tiny_config, base):
 
 def work(base: Path, out: Path, patches: np.ndarray) -> None:
     torch.set_num_threads(1)
-    prune_to(base, out, as_source(patches), plan_of(0.5, 0.1, steps=24, codes=True))
+    prune_to(base, out, as_source(patches), plan_of(0.5, 0.1, steps=12, codes=True))
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_kills_in_every_stage_change_nothing(base, source, photo_patches, tmp_pa
     context.set_forkserver_preload(["hvae_codec.fine_tune.prune", __name__])
     work(base, tmp_path / "unbroken", photo_patches)
     killed = tmp_path / "killed"
-    for folder, step in ((killed / "stages" / "1", 3), (killed / "stages" / "1", 9), (killed, 3), (killed, 8)):
+    for folder, step in ((killed / "stages" / "1", 2), (killed / "stages" / "1", 5), (killed, 2)):
         process = context.Process(target=work, args=(base, killed, photo_patches))
         process.start()
         end = time.monotonic() + 60

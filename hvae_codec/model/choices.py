@@ -110,10 +110,11 @@ class RoundedPosterior(_Recording):
     def __call__(self, group: LatentGroup) -> Tensor:
         """Choose z of `group`, [B, variates, H, W]."""
         kept = None if self.kept is None else self.kept[group.index]
-        variates = None if kept is None else kept.variates
-        z, lengths = group.rounded_posterior(variates)
-        if kept is not None:
-            z, lengths = _rest_at_mean(group, kept, z, lengths)
+        if kept is not None and not len(kept.variates):
+            z, lengths = group.prior_mean, group.prior_mean[:, :0]
+        else:
+            z, lengths = group.rounded_posterior(None if kept is None else kept.variates)
+            z, lengths = (z, lengths) if kept is None else _rest_at_mean(group, kept, z, lengths)
         self.recorded.setdefault(group.index, lengths.flatten(1).sum(dim=1))
         return z
 
@@ -134,6 +135,8 @@ def posterior_mean(kept: Kept | None = None) -> Choose:
         of_group = None if kept is None else kept[group.index]
         if of_group is None:
             return group.posterior().mean
+        if not len(of_group.variates):
+            return group.prior_mean
         mean = group.posterior(of_group.variates).mean
         return _rest_at_mean(group, of_group, mean, mean)[0]
 

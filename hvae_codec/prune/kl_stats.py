@@ -163,7 +163,7 @@ class _Sums:
         """Choose z of `group` as the model's bound has it, and add what is measured of it."""
         if self.model.config.learned_steps:
             z, lengths, steps = *group.rounded_posterior(), group.steps
-            self._add(group.index, lengths, steps.expand_as(lengths))
+            self._add(group.index, lengths, steps.expand(len(z), -1, 1, 1))  # averages of which are exact
             return z
         z = group.observed_z(noise, partial(self._add, group.index))
         if self.model.keep is None:

@@ -117,7 +117,7 @@ def check_free(run: Path, beside: Collection[str] = ()) -> None:
 def check_same(run: Path, saved: Config, wanted: Config) -> None:
     """Raise `ModelError` if `run`, begun with the configuration `saved`, is to be continued with another."""
     old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
-    for name in dict.fromkeys([*old, *new]):
+    for name in sorted(old | new, key=lambda name: name.startswith("optimizer.")):  # its rates follow from the steps
         if old.get(name) != new.get(name):
             raise ModelError(
                 f"{run} was begun with {name} = {old.get(name)}, not {new.get(name)}; give what it was begun with, or "
