@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
 
 
+DEFAULT_KEEPS = "1%,2%,3%,5%,7%,10%,20%,100%"
+"""Of a pruned run, those that it has, and all that is left."""
+
 Keep = Annotated[
     str,
     typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas, or none."),
@@ -59,7 +62,7 @@ Out = Annotated[
 
 def command(
     data: Data,
-    keep: Keep = "1%,2%,3%,5%,7%,10%,20%,100%",
+    keep: Keep = DEFAULT_KEEPS,
     cutoff: Cutoff = "",
     tolerance: Tolerance = "",
     mask: Masks = None,
@@ -87,7 +90,13 @@ def command(
 
     plan = AnalysisPlan(
         cutoffs=parse_cutoffs(
-            "" if keep == "none" else keep, cutoff, tolerance, mask or (), granularity.value, count.value
+            "" if keep == "none" else keep,
+            cutoff,
+            tolerance,
+            mask or (),
+            granularity.value,
+            count.value,
+            is_default=keep == DEFAULT_KEEPS,
         ),
         codec=latent_codec(codec, step),
         images=images,

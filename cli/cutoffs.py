@@ -26,10 +26,12 @@ def parse_cutoffs(
     files: Sequence[Path] = (),
     granularity: Granularity = "variate",
     count: Count = "dimensions",
+    *,
+    is_default: bool = False,
 ) -> list[CutoffSpec]:
     """Read lists of values separated by commas: `3%,10%`, `0.01,0.1`, `0.5%`; and masks in `files`.
 
-    Raises `UsageError` if one cannot be read.
+    `is_default` says that nobody asked for the shares. Raises `UsageError` if one cannot be read.
     """
     from hvae_codec.prune.cutoffs import CutoffSpec
 
@@ -37,7 +39,7 @@ def parse_cutoffs(
     if count == "variates" and (bits or tolerance or files) and not keeps:
         raise UsageError("--count variates is for --keep of whole variates; leave one of the two out")
     return [
-        *(CutoffSpec(keep=share, granularity=granularity, count=count) for share in keeps),
+        *(CutoffSpec(keep=k, granularity=granularity, count=count, is_default=is_default) for k in keeps),
         *(CutoffSpec(bits=kl, granularity=granularity) for kl in sorted(set(map(parse_bits, _parts(bits))))),
         *(
             CutoffSpec(tolerance=loss, granularity=granularity)

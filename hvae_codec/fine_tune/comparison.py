@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from ..analysis.ranking_file import find_ranking
 from ..data.sources import ImageSource
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
-from ..number_ranges import flags_of
 from ..progress import Stage
 from ..prune.cutoffs import Cutoff, CutoffSpec
 from ..prune.kl_stats import KLStats
@@ -23,6 +21,7 @@ from ..prune.sweep import SweepRow
 from ..store.quantiser import IntCodec
 from .plan import PrunePlan
 from .prune import PrunedRun
+from .pruned_model import Flags, left_of
 
 COLUMNS = {
     "model": "before, control (trained for as long without a mask) or after",
@@ -77,11 +76,12 @@ def _of_whole(
 ) -> Analysis:
     """Measure a whole model with what the pruned run has left, and with all latents."""
     stats = find_ranking(model, source, plan.batch_size, plan.seed, stage).stats
+    left, everything = _left(stats, left_of(model, pruned.kept)), _everything(stats)
     return analyze(
         model,
         stats,
         source.split("val").evenly(plan.images),
-        [_left(stats, pruned.kept), _everything(stats)],
+        [everything] if left.mask.keeps_the_same(everything.mask) else [left, everything],
         IntCodec(),
         batch_size=plan.batch_size,
         seed=plan.seed,
@@ -106,11 +106,9 @@ def _everything(stats: KLStats) -> Cutoff:
     return Cutoff(ALL, mask.kept_share, mask)
 
 
-def _left(stats: KLStats, kept: Sequence[str]) -> Cutoff:
-    """Make the cutoff of a whole model that keeps what the pruned run has left."""
-    everything = LatentMask.everything(stats)
-    keep = tuple(flags_of(text, len(kl), "variates") for text, kl in zip(kept, stats.kl_bits, strict=True))
-    mask = replace(everything, keep=keep)
+def _left(stats: KLStats, keep: Flags) -> Cutoff:
+    """Make the cutoff that keeps what the pruned run has left."""
+    mask = replace(LatentMask.everything(stats), keep=tuple(keep))
     return Cutoff(LEFT, mask.kept_share, mask)
 
 

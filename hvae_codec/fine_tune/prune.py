@@ -26,6 +26,7 @@ from ..model.precision import resolve_precision
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec
 from ..prune.kl_stats import KLStats
+from ..prune.mask import LatentMask
 from ..train.run_folder import check_free, check_same
 from ..train.state import has_state
 from .plan import PrunePlan
@@ -116,7 +117,8 @@ class _Pruning:
     def unpruned(self) -> HVAE:
         """Load the model to prune: with the weights that an earlier call of this began with, if there was one."""
         first = self.folder(0)
-        begun = load_run_config(first).pruning if (first / CONFIG_FILE).is_file() else None
+        saved = self.saved(first)
+        begun = saved.pruning if saved else None
         model = load_model(self.run, self.device, kept=begun.model_hash if begun else "")
         if begun and begun.model_hash != model_hash(model):
             raise ModelError(
@@ -132,10 +134,14 @@ class _Pruning:
         made_slim = plan.ends_slim and plan.collapse == "sample"
         return self.out if is_last and not made_slim else self.out / STAGES_FOLDER / str(stage + 1)
 
+    def saved(self, folder: Path) -> Config | None:
+        """Read the configuration of a run that was begun, as the first process sees it; None if it was not."""
+        return self.on_main(lambda: load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None)
+
     def train_stage(self, folder: Path, model: HVAE, spec: CutoffSpec, steps: int) -> None:
         """Prune `model` as `spec` says, unless that was done before, and train it in `folder`."""
-        saved = load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None
-        stats = None if saved is not None and has_state(folder) else self.ranked(model)
+        saved = self.saved(folder)
+        stats = None if self.on_main(lambda: has_state(folder)) else self.ranked(model)
         if saved is not None:
             assert saved.pruning is not None
             pruning = self.pruning(spec.rule or saved.pruning.rule, saved.pruning.share, saved.pruning.kept)
@@ -147,7 +153,14 @@ class _Pruning:
         config = replace(config, model=pruned_config(model.config, pruning, left, self.plan.codes), pruning=pruning)
         if saved is not None:
             check_same(folder, saved, config)
+        self.on_main(self.keep_unpruned)
         self.train(folder, config, None if stats is None else pruned_weights(model, config, left, stats))
+
+    def keep_unpruned(self) -> None:
+        """Keep the unpruned weights in their run, so that this continues if that is trained on."""
+        error = keep_weights(self.base)
+        if error:
+            raise ModelError(f"the weights of {self.run} cannot be kept there ({error}); copy it to where they can")
 
     def ranked(self, model: HVAE) -> KLStats:
         """Rank the variates of `model` on training images, or read the ranking that its run has."""
@@ -160,7 +173,8 @@ class _Pruning:
         chosen = self.on_main(
             lambda: choose_cutoff(spec, model, stats, images, batch_size=size, seed=seed, stage=self.stage).cutoff
         )
-        if chosen.mask.kept_dims == model.config.latent_dims and model.pruning is None:
+        all_kept = chosen.mask.kept_dims == LatentMask.everything(stats).kept_dims
+        if all_kept and model is self.base and not (self.plan.codes and model.pruning):
             raise UsageError(f"{chosen.rule} keeps all latent dimensions of {self.run}; keep less, such as --keep 1%")
         return self.pruning(chosen.rule, chosen.keep, kept_numbers(model, chosen.mask.keep))
 
@@ -184,7 +198,8 @@ class _Pruning:
         """Train the whole model for as long, on the same images."""
         folder = self.out / CONTROL_FOLDER
         config = self.fine_tuning(steps)
-        if (folder / CONFIG_FILE).is_file():
-            check_same(folder, load_run_config(folder), config)
+        saved = self.saved(folder)
+        if saved is not None:
+            check_same(folder, saved, config)
         self.train(folder, config, dict(base.state_dict()))
         return folder

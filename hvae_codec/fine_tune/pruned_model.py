@@ -60,6 +60,8 @@ def pruned_weights(model: HVAE, config: Config, left: Flags, stats: KLStats) -> 
     """Make the weights that the run of `config` begins with, from those of `model` and the stds in `stats`."""
     small = slim(model, left) if config.model.is_slim else model
     weights = dict(small.state_dict())
+    if not config.model.learned_steps:  # they may have been learned before
+        weights = {name: weight for name, weight in weights.items() if not name.endswith(".log_step")}
     if config.model.learned_steps and not model.config.learned_steps:
         kept = left if config.model.is_slim else [np.ones(len(std), dtype=bool) for std in stats.posterior_std]
         for index, (std, flags) in enumerate(zip(stats.posterior_std, kept, strict=True)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..config import CONFIG_FILE, Config, ModelConfig, config_from_dict, config_to_dict
+from ..config import CONFIG_FILE, Config, ModelConfig, PruningConfig, config_from_dict, config_to_dict
 from ..errors import DataError, ModelError, StoreError
 from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
@@ -119,6 +119,7 @@ def _run_facts(path: Path) -> Facts:
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": _latent_dims_text(model),
+        **({"pruned": _pruned_text(config.pruning, config.model)} if config.pruning else {}),
         "weights": weights,
         "steps": _steps_text(steps, config.train.steps, trained),
         "kept weights": f"{len(kept)}, of stores: {', '.join(name[:12] for name in kept)}" if kept else "none",
@@ -144,6 +145,13 @@ def _run_facts(path: Path) -> Facts:
 def _latent_dims_text(model: ModelConfig) -> str:
     pruned = f" of {model.unpruned_dims:,}; the rest was pruned away" if model.is_slim else ""
     return f"{model.latent_dims:,}{pruned}"
+
+
+def _pruned_text(pruning: PruningConfig, model: ModelConfig) -> str:
+    """Say what the run was pruned to, of which one, and what became of the rest."""
+    what = {"mean": "the rest at the prior's mean", "sample": "the rest sampled from the prior"}[pruning.collapse]
+    codes = ", trained for codes with learned steps" if model.learned_steps else ""
+    return f"to {pruning.rule} of {pruning.run} ({pruning.model_hash[:12]}), {what}{codes}"
 
 
 def _weights_in(run: Path, model: ModelConfig) -> tuple[str | None, str]:

@@ -32,7 +32,8 @@ def comparison_sentences(found: Comparison) -> list[str]:
     """Say what pruning costs now, and what it would have cost without training."""
     rows = {(row["model"], row["kept"]): row for row in plain_rows(found.table)}
     base = found.about["reference"]
-    dense, untrained, after = rows[base, ALL], rows[base, LEFT], rows["after", LEFT]
+    dense, after = rows[base, ALL], rows["after", LEFT]
+    untrained = rows.get((base, LEFT), dense)  # a pruned run may have been pruned to the same again, for codes
     costs = [row["nelbo_change"] / dense["nelbo"] for row in (after, untrained)]
     share = percent(after["kept_dims"] / after["dims"])
     return [
