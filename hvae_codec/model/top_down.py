@@ -198,12 +198,14 @@ def _blocks(config: ModelConfig) -> Iterator[tuple[int, TopDownBlock]]:
     for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
         for linked in range(stage.linked_blocks):
             skip -= 1
-            yield skip, TopDownBlock(config, stage, unpool=_unpool(config, stage, below) if linked == 0 else None)
+            unpool = unpool_between(config, stage, below) if linked == 0 else None
+            yield skip, TopDownBlock(config, stage, unpool=unpool)
             for _ in range(stage.extra_top_down if linked == stage.extra_top_down_after else 0):
                 yield skip, TopDownBlock(config, stage, unpool=None)
 
 
-def _unpool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
+def unpool_between(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
+    """Make what enlarges the state of the stage `below` to that of `stage`; None if nothing is to be enlarged."""
     if below is None or below.resolution == stage.resolution:
         return None
     projected = config.resample == "projected"
