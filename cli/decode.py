@@ -30,7 +30,8 @@ def command(
         FormatName, typer.Option("--format", help="png restores names and class folders; npy is one array.")
     ] = FormatName.png,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+        Path | None,
+        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
@@ -51,7 +52,7 @@ def command(
     opened = open_store(store)
     wanted = parse_range(images, len(opened))
     reuse_freed_memory()
-    hvae = opened.load_model(torch_device(device), model)
+    hvae = opened.load_decoder(torch_device(device), model)
     with interruptible(CONTINUES), stages() as stage:
         count = decode_to_folder(
             opened,

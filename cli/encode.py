@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.hvae import HVAE
     from hvae_codec.prune.cutoffs import CutoffSpec
+    from hvae_codec.store.metadata import Embedded
     from hvae_codec.store.quantiser import Codec as LatentCodec
     from hvae_codec.store.workers import Worker
 
@@ -84,6 +85,7 @@ def command(
     evaluate: option.Evaluate = "1000",
     row_group_size: option.Shard = ROW_GROUP_SIZE,
     chunk: option.Chunk = CHUNK_BYTES,
+    embed: option.Embed = None,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
     overwrite: option.Overwrite = False,
@@ -99,6 +101,7 @@ def command(
     if the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
     encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
     """
+    from hvae_codec.encode.embedded_model import check_granularity
     from hvae_codec.encode.pipeline import EncodeOptions
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
@@ -109,9 +112,10 @@ def command(
         chunk_bytes=chunk,
         evaluate=evaluate == "all",
         seed=seed,
-        embed_model=embed_model,
+        embed=parse_embed(embed, embed_model),
         verify=verify,
     )
+    check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options)
     _run(request, data, model, device, worker_option, skip_broken)
 
@@ -172,6 +176,19 @@ def _encode(
             progress=stage("Encoding"),
             on_warning=warn if processes.is_main else lambda _: None,
         )
+
+
+def parse_embed(embed: option.EmbedName | None, embed_model: bool) -> Embedded:
+    """Read what the store is to carry of its model; `UsageError` if `--embed` and `--embed-model` say different things.
+
+    >>> parse_embed(option.EmbedName.decoder, False), parse_embed(None, True)
+    ('decoder', 'whole')
+    """
+    if embed_model and embed not in (None, option.EmbedName.whole):
+        raise UsageError(f"--embed-model means --embed whole, and --embed is {embed.value}; leave one of the two out")
+    if embed_model:
+        return "whole"
+    return embed.value if embed else ""
 
 
 def parse_evaluate(text: str) -> int | None:

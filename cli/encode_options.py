@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class EmbedName(StrEnum):
+    """What a store carries of its model."""
+
+    decoder = "decoder"
+    whole = "whole"
+
 
 Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
 Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]
@@ -34,9 +43,15 @@ Chunk = Annotated[
     int,
     typer.Option("--chunk", min=1, help="Uncompressed bytes of a chunk, at most; a chunk of one image may have more."),
 ]
-EmbedModel = Annotated[
-    bool, typer.Option("--embed-model", help="Put the model into the store, so that decoding needs no run.")
+Embed = Annotated[
+    EmbedName | None,
+    typer.Option(
+        "--embed",
+        help="Put the model into the store, so that decoding needs no run: what decoding takes, or all of it, which "
+        "append and repair take.",
+    ),
 ]
+EmbedModel = Annotated[bool, typer.Option("--embed-model", help="The same as --embed whole.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Decode each row group, read it back, and store what verify --deep compares.")
 ]

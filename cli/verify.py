@@ -23,7 +23,8 @@ def command(
     ] = False,
     as_json: AsJson = False,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+        Path | None,
+        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:

@@ -61,8 +61,8 @@ def stats(tiny_model, images):
     return kl_stats(tiny_model, images[:OLD])
 
 
-def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int", embed=False):
-    options = EncodeOptions(batch_size=4, row_group_size=8, chunk_bytes=500, evaluate=evaluate, embed_model=embed)
+def first_store(model, stats, images, path: Path, *, evaluate=True, granularity="variate", codec="int", embed=""):
+    options = EncodeOptions(batch_size=4, row_group_size=8, chunk_bytes=500, evaluate=evaluate, embed=embed)
     mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
     return encode_images(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
 
@@ -109,14 +109,14 @@ def test_all_images_are_there_as_if_encoded_at_once(
 
 def test_again_and_again(tiny_model, stats, images, tmp_path):
     path = tmp_path / "out.zarr"
-    first_store(tiny_model, stats, images[:5], path, evaluate=False, embed=True)
+    first_store(tiny_model, stats, images[:5], path, evaluate=False, embed="whole")
     for first, last in ((5, 7), (7, 8), (8, 16), (16, 17), (17, 40)):
         append(tiny_model, images[first:last], path)
     store = open_store(path)
     assert store.names == [f"{i:08d}" for i in range(40)]
     assert [part.images for part in store.metadata.source.parts] == [5, 2, 1, 8, 1, 23]
     np.testing.assert_array_equal(store.decode([39]), store.decode([39], tiny_model))
-    whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False, embed=True)
+    whole = first_store(tiny_model, stats, images[:40], tmp_path / "whole.zarr", evaluate=False, embed="whole")
     assert tree(path / "model") == tree(whole.path / "model")
     for resolution, numbers in store.stored(slice(None)).items():
         np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)

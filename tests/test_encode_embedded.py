@@ -31,7 +31,7 @@ def made(tiny_model, tiny_run, photo_patches, tmp_path_factory):
     run = shutil.copytree(tiny_run, folder / "run")
     model = load_model(run)
     stats = kl_stats(model, photo_patches)
-    options = EncodeOptions(embed_model=True)
+    options = EncodeOptions(embed="whole")
     mask = LatentMask.from_keep(stats, 0.3)
     store = encode_images(model, photo_patches, folder / "out.zarr", mask=mask, stats=stats, options=options)
     shutil.rmtree(run)

@@ -343,7 +343,7 @@ def test_row_groups_are_mended_where_names_cannot_be(store, run_repair, source):
 
 @pytest.mark.parametrize("file", ["zarr.json", "c/0"])
 def test_a_model_that_a_store_carries_is_put_back(tiny_model, source, stats, tiny_config, tmp_path, file):
-    path, options = tmp_path / "out.zarr", EncodeOptions(row_group_size=SHARD, embed_model=True)
+    path, options = tmp_path / "out.zarr", EncodeOptions(row_group_size=SHARD, embed="whole")
     encode_images(tiny_model, source, path, mask=LatentMask.from_keep(stats, 0.5), stats=stats, options=options)
     whole = tree(path)
     assert verify_deep(path).ok

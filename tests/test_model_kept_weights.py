@@ -82,7 +82,7 @@ def test_a_run_that_cannot_be_written_is_told_and_a_store_with_its_model_needs_n
     run: Path, photo_patches, tmp_path: Path
 ):
     model, warnings = load_model(run), []
-    encode(model, photo_patches, tmp_path / "a.zarr", options=EncodeOptions(embed_model=True))
+    encode(model, photo_patches, tmp_path / "a.zarr", options=EncodeOptions(embed="whole"))
     assert not (run / "weights").exists()
     (run / "weights").write_text("in the way")
     assert len(encode(model, photo_patches, tmp_path / "b.zarr", on_warning=warnings.append)) == 24

@@ -348,7 +348,7 @@ def test_an_encode_into_a_bucket_goes_on_after_an_interruption(
 
 def test_damage_in_a_bucket_is_repaired(tmp_path, bucket, tiny_model, photo_patches):
     stats = kl_stats(tiny_model, photo_patches)
-    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
+    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed="whole", verify=True)
     arguments = {"mask": LatentMask.from_keep(stats, 0.1), "stats": stats, "options": options}
     encode_images(tiny_model, photo_patches, url := f"{bucket}/out.zarr", **arguments)
     path, before = BucketLocation.of(url), remote_tree(url)
@@ -375,7 +375,7 @@ OLD = 10
 def shorter(tiny_model, photo_patches, tmp_path_factory) -> Path:
     """A store that has all that append knows of: rate, distortion, sketches and the model."""
     stats, path = kl_stats(tiny_model, photo_patches), tmp_path_factory.mktemp("stores") / "out.zarr"
-    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed_model=True, verify=True)
+    options = EncodeOptions(batch_size=4, row_group_size=4, evaluate=True, embed="whole", verify=True)
     encode_images(
         tiny_model, photo_patches[:OLD], path, mask=LatentMask.from_keep(stats, 0.1), stats=stats, options=options
     )

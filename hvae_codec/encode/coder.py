@@ -37,7 +37,6 @@ class GroupColumns:
     variates: Tensor  # the variates that something is kept of, int64 [k]
     positions: tuple[Tensor, Tensor, Tensor] | None  # number among `variates`, y and x, [kept] each; None: all kept
     steps: Tensor  # quantiser steps, float32, to broadcast against stored numbers
-    whole: bool  # whether all latents of the group are kept, so that what is stored is z
 
     def take(self, z: Tensor) -> Tensor:
         """Of z [B, k, H, W] of `variates` what is stored: [B, kept, H, W] or [B, kept]."""
@@ -66,8 +65,7 @@ class LatentCoder:
         mask.check_fits(model)
         self.model, self.mask, self.codec, self.steps = model, mask, codec, steps
         self.columns = stored_columns(mask)
-        variates = [len(keep) for keep in mask.keep]
-        self.groups = _group_columns(self.columns, steps, variates, model.device)
+        self.groups = group_columns(self.columns, steps, model.device)
 
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
@@ -79,12 +77,7 @@ class LatentCoder:
                 f"{store.path} was made with model {store.model_hash[:12]}, and this one{where} is {own[:12]}; "
                 "give the run it was made with as --model; if that was trained on and kept no weights, encode again"
             )
-        mask = LatentMask.from_dict(store.mask)
-        if not stored_columns(mask).agree_with(store.columns):
-            raise StoreError(
-                f"{store.path} has damaged metadata (not the latents of its mask); encode the images again"
-            )
-        return cls(model, mask, store.codec, store.steps)
+        return cls(model, mask_of(store), store.codec, store.steps)
 
     @torch.no_grad()
     @full_float32()
@@ -107,14 +100,21 @@ class LatentCoder:
         if kept is None:
             return group.prior_mean
         z = self.codec.decode(stored_of(kept), kept.steps)
-        return group.in_its_layout(z) if kept.whole else kept.put_into(group.prior_mean, z)
+        stored_whole = kept.positions is None and len(kept.variates) == len(self.mask.keep[group.index])
+        return group.in_its_layout(z) if stored_whole else kept.put_into(group.prior_mean, z)
 
     @torch.no_grad()
     @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
+        return self.model.likelihood.mean(self.output(stored))
+
+    @torch.no_grad()
+    @full_float32()
+    def output(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
+        """Parameters of the output distribution, [B, out_channels, H, W]."""
         choose = _DecodeChooser(self, stored)
-        return self.model.likelihood.mean(self.model.top_down(None, choose, choose.images))
+        return self.model.top_down(None, choose, choose.images)
 
     @torch.no_grad()
     @full_float32()
@@ -181,10 +181,23 @@ class _DecodeChooser:
 
     def __init__(self, coder: LatentCoder, stored: Mapping[int, NDArray[np.generic]]) -> None:
         self.coder, self.images = coder, len(next(iter(stored.values())))
-        self.stored = {r: torch.from_numpy(np.ascontiguousarray(s)).to(coder.model.device) for r, s in stored.items()}
+        self.stored = to_tensors(stored, coder.model.device)
 
     def __call__(self, group: LatentGroup) -> Tensor:
         return self.coder.z_of(group, lambda kept: self.stored[kept.resolution][:, kept.columns])
+
+
+def to_tensors(stored: Mapping[int, NDArray[np.generic]], device: torch.device) -> dict[int, Tensor]:
+    """Stored numbers by resolution, on `device`."""
+    return {r: torch.from_numpy(np.ascontiguousarray(numbers)).to(device) for r, numbers in stored.items()}
+
+
+def mask_of(store: Store) -> LatentMask:
+    """The mask that `store` was made with; `StoreError` if it has the latents of another one."""
+    mask = LatentMask.from_dict(store.mask)
+    if not stored_columns(mask).agree_with(store.columns):
+        raise StoreError(f"{store.path} has damaged metadata (not the latents of its mask); encode the images again")
+    return mask
 
 
 def stored_columns(mask: LatentMask) -> Columns:
@@ -203,8 +216,8 @@ def quantiser_steps(mask: LatentMask, codec: Codec, stats: KLStats) -> dict[int,
     return {r: codec.steps(np.array([stats.posterior_std[g][v] for g, v in table])) for r, table in places.items()}
 
 
-def _group_columns(
-    columns: Columns, steps: Mapping[int, NDArray[np.float32]], variates_of: Sequence[int], device: torch.device
+def group_columns(
+    columns: Columns, steps: Mapping[int, NDArray[np.float32]], device: torch.device
 ) -> dict[int, GroupColumns]:
     """Number of the latent group to its columns; groups that nothing is kept of are left out."""
     groups = {}
@@ -216,8 +229,7 @@ def _group_columns(
             y_x = [_on(device, axis) for axis in places[own, 2:].T]
             positions = (_on(device, number), y_x[0], y_x[1]) if y_x else None
             step = _on(device, columns.spread(steps[resolution][own]))
-            whole = positions is None and len(variates) == variates_of[group]
-            groups[group] = GroupColumns(resolution, own, _on(device, variates), positions, step, whole)
+            groups[group] = GroupColumns(resolution, own, _on(device, variates), positions, step)
     return groups
 
 

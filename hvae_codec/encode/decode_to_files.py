@@ -26,6 +26,7 @@ from PIL import Image
 from ..errors import DataError, StoreError
 from ..lookahead import write_behind
 from ..model.checkpoint import model_hash
+from ..model.decoder import Decoder, decoder_hash
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.new_folder import discard, empty, finish_folder, new_folder
@@ -46,7 +47,7 @@ class _NameError(StoreError):
 
 def decode_to_folder(
     store: EncodedStore,
-    model: HVAE,
+    model: HVAE | Decoder,
     folder: Path,
     *,
     images: range | None = None,
@@ -64,9 +65,10 @@ def decode_to_folder(
     """
     images = images if images is not None else range(len(store))
     files = (_PngFiles if file_format == "png" else _ArrayFile)(store, images)
-    store.coder(model)  # raises before anything is written
+    store.decoder(model)  # raises before anything is written
     digests = hashlib.sha256(store.arrays.read("committed").tobytes()).hexdigest()  # the fingerprint is of names alone
-    job = {"store": store.metadata.fingerprint, "row_groups": digests, "model": model_hash(model)}
+    hash_ = decoder_hash(model) if isinstance(model, Decoder) else model_hash(model)
+    job = {"store": store.metadata.fingerprint, "row_groups": digests, "model": hash_}
     job |= {"images": str(images), "format": file_format, "batch_size": str(batch_size), "device": str(model.device)}
     if not finish_folder(folder, job):
         with new_folder(folder, job) as partial:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import LATEST_RUN
 from ..errors import StoreError
 from ..model.checkpoint import load_model
+from ..model.decoder import Decoder
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import LocationLike, location_of
@@ -24,7 +25,8 @@ from ..store.reader import Store, Stored
 from ..verification import verify as plain
 from ..verification.verify import VerifyReport
 from .coder import LatentCoder
-from .encoded_store import find_run, open_store
+from .encoded_store import EncodedStore, find_run, open_store
+from .latent_decoder import LatentDecoder
 from .sketch import SKETCH, rms_difference, sketch
 
 ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
@@ -34,20 +36,23 @@ the pixels to a neighbouring level is 0.3; other images are tens of levels away.
 
 def verify_deep(
     store_path: LocationLike,
-    model: HVAE | None = None,
+    model: HVAE | Decoder | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
     run: Path | None = None,
 ) -> VerifyReport:
-    """`verify`, which also decodes every image whose latents are whole, by `model` or as `load_store_model` finds it.
+    """`verify`, which also decodes every image whose latents are whole, by `model`, or by what the store carries.
+
+    The model is that of `run`, if it is given, or of the run that the store names if it carries none that is whole.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
-    model is not here or another one.
+    model is not here or another one, or if the one that the store carries was replaced.
     """
-    sketches = None
+    sketches = fault = None
     try:
-        store = Store.open(store_path)
-        coder = LatentCoder.of_store(store, model or load_store_model(store_path, device, run))
+        store = open_store(store_path)
+        model, fault = (model, None) if model else _load_decoder(store, device, run)
+        coder = store.decoder(model)
         with contextlib.suppress(StoreError):  # if there are none, or not of all images
             sketches = store.per_image(SKETCH)
     except StoreError:
@@ -57,6 +62,8 @@ def verify_deep(
         return replace(report, notes=[*report.notes, "images were not decoded: metadata or tables are damaged"])
     check_images = functools.partial(_damages, store, coder, sketches)
     report = plain.verify(store_path, check_images=check_images, progress=progress)
+    if fault and report.ok:  # the file is as it was written, by somebody else
+        raise fault
     if sketches is not None:
         return report
     note = "images were decoded, but not compared: the store has no sketches, see encode --verify"
@@ -76,7 +83,17 @@ def load_store_model(where: LocationLike, device: str | torch.device = "cpu", ru
         return load_model(run or find_run(location, model.run or LATEST_RUN), device, kept=model.hash)
 
 
-def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
+def _load_decoder(
+    store: EncodedStore, device: str | torch.device, run: Path | None
+) -> tuple[HVAE | Decoder, StoreError | None]:
+    """What decodes `store`; if what it carries is damaged, the model of the run that it names, and the damage."""
+    try:
+        return store.load_decoder(device, run), None
+    except StoreError as error:
+        return load_store_model(store.path, device, run), error
+
+
+def decode_checked(coder: LatentCoder | LatentDecoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
     """Decoded images, uint8 [B, C, H, W]; `StoreError` if a pixel is not finite."""
     batches = []
     for first in range(0, len(next(iter(stored.values()))), batch_size):
@@ -87,7 +104,9 @@ def decode_checked(coder: LatentCoder, stored: Stored, batch_size: int = 64) -> 
     return np.concatenate(batches)
 
 
-def _damages(store: Store, coder: LatentCoder, sketches: NDArray[np.float32] | None, rows: range) -> Iterator[Damage]:
+def _damages(
+    store: Store, coder: LatentCoder | LatentDecoder, sketches: NDArray[np.float32] | None, rows: range
+) -> Iterator[Damage]:
     """What is wrong with the images `rows`, of one row group whose latents are whole; `sketches` are of all images."""
     row_group = store.row_groups.of(rows.start)
     try:

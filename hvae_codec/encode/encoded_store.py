@@ -2,6 +2,7 @@
 
     Store (reads)  <── EncodedStore ── decode(indices) ──> uint8 [n, C, H, W]
                                     ├─ dense(i) ────────> z of every latent group
+                                    ├─ load_decoder() ──> Decoder, if the store carries it alone, or HVAE
                                     └─ load_model() ────> HVAE
 
 Torch is imported when something is decoded: reading takes none of it.
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
+    from ..model.decoder import Decoder
     from ..model.hvae import HVAE
     from .coder import LatentCoder
+    from .latent_decoder import LatentDecoder
 
 _BATCH_SIZE = 64  # images through the model at once
 
@@ -41,8 +44,8 @@ def open_store(path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> Encoded
 class EncodedStore(Store):
     """A finished store, open for reading and decoding."""
 
-    def decode(self, indices: Sequence[int], model: HVAE | None = None) -> NDArray[np.uint8]:
-        """Images at `indices`, in that order, uint8 [n, C, H, W], decoded by `model` or the one the store names.
+    def decode(self, indices: Sequence[int], model: HVAE | Decoder | None = None) -> NDArray[np.uint8]:
+        """Images at `indices`, in that order, uint8 [n, C, H, W], decoded by `model` or what `load_decoder` loads.
 
         Raises `ModelError` or `StoreError` if there is no such run, it is another model or the store is damaged;
         `UsageError` if torch is not installed.
@@ -51,17 +54,19 @@ class EncodedStore(Store):
         nothing = np.empty((0, image.channels, image.size, image.size), np.uint8)
         return np.concatenate([nothing, *self.decode_batches(indices, model, _BATCH_SIZE)])
 
-    def decode_batches(self, indices: Sequence[int], model: HVAE | None, size: int) -> Iterator[NDArray[np.uint8]]:
+    def decode_batches(
+        self, indices: Sequence[int], model: HVAE | Decoder | None, size: int
+    ) -> Iterator[NDArray[np.uint8]]:
         """What `decode` gives, in batches of `size` images; raises what it does."""
-        coder = self.coder(model)
+        coder = self.decoder(model)
         return (coder.decode_pixels(stored).cpu().numpy() for stored in self._batches(indices, size))
 
     def dense(self, index: int | slice, model: HVAE | None = None) -> list[NDArray[np.float32]]:
         """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.
 
         [variates, H, W] each for one image, [images, variates, H, W] for a slice. The prior's mean depends on the z of
-        the groups before it, so this takes a model's top-down pass: `model`, or the one the store names. Raises as
-        `stored` and `decode` do.
+        the groups before it, so this takes a whole model's top-down pass: `model`, or what `load_model` loads. Raises
+        as `stored` and `decode` do.
         """
         coder, rows = self.coder(model), self.rows(index)
         batches = [[z.cpu().contiguous().numpy() for z in coder.dense(stored)] for stored in self._batches(rows)]
@@ -73,8 +78,21 @@ class EncodedStore(Store):
     def _batches(self, indices: Sequence[int], size: int = _BATCH_SIZE) -> Iterator[Stored]:
         return (self.gather(indices[first : first + size]) for first in range(0, len(indices), size))
 
+    def decoder(self, model: HVAE | Decoder | None = None) -> LatentCoder | LatentDecoder:
+        """What decodes the store, with `model` or what `load_decoder` loads."""
+        if model is None and self.metadata.model.embedded == "decoder":
+            return self._own_decoder
+        with _installed("decoding"):
+            from ..model.decoder import Decoder
+            from .latent_decoder import LatentDecoder
+        return LatentDecoder.of_store(self, model) if isinstance(model, Decoder) else self.coder(model)
+
+    @functools.cached_property
+    def _own_decoder(self) -> LatentCoder | LatentDecoder:
+        return self.decoder(self.load_decoder())
+
     def coder(self, model: HVAE | None = None) -> LatentCoder:
-        """The coder that made the store, with `model` or the one the store names; the last one is made once."""
+        """The coder that made the store, with `model` or what `load_model` loads; the last one is made once."""
         with _installed("decoding"):
             from ..model.checkpoint import model_hash
             from .coder import LatentCoder
@@ -92,8 +110,18 @@ class EncodedStore(Store):
         """`load_model` on the CPU, loaded on first use."""
         return self.load_model()
 
+    def load_decoder(self, device: str | torch.device = "cpu", run: Path | None = None) -> HVAE | Decoder:
+        """The decoder that the store carries alone or, if it carries none or a `run` is given, what `load_model` loads.
+
+        Raises what that does.
+        """
+        with _installed("decoding"):
+            from .embedded_model import load_embedded_decoder
+        embedded = None if run else load_embedded_decoder(self, device)
+        return embedded or self.load_model(device, run)
+
     def load_model(self, device: str | torch.device = "cpu", run: Path | None = None) -> HVAE:
-        """The model of `run` or, if none is given, the one that the store carries, else that of the run it names.
+        """The model of `run` or, if none is given, the whole one that the store carries, else that of the run it names.
 
         Of a run that was trained on since, it is the model of the weights that were kept for the store. Raises
         `StoreError` if there is no such run, or if the model in the store is damaged; `ModelError` if the run is.
@@ -102,7 +130,15 @@ class EncodedStore(Store):
             from ..model.checkpoint import load_model
             from .embedded_model import load_embedded
         embedded = None if run else load_embedded(self, device)
-        return embedded or load_model(run or find_run(self.path, self.run), device, kept=self.model_hash)
+        return embedded or load_model(run or self._find_run(), device, kept=self.model_hash)
+
+    def _find_run(self) -> Path:
+        try:
+            return find_run(self.path, self.run)
+        except StoreError as error:
+            if self.metadata.model.embedded != "decoder":
+                raise
+            raise StoreError(f"this takes the whole model, {self.path} carries its decoder alone: {error}") from None
 
     def to_xarray(self) -> xarray.DataTree:
         """Names, labels and figures of the images, and below them a node for each latent resolution.

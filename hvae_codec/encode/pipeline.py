@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from ..prune.mask import LatentMask
 from ..prune.sweep import ElboSweep
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces, chunk_length
-from ..store.metadata import ImageRecord, ModelRecord, SourceRecord
+from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import ClippedError, Codec, IntCodec, check_clipped
 from ..store.reader import Stored
@@ -41,7 +42,7 @@ from ..store.writer import StoreWriter
 from ..verification.verify import check_written
 from .coder import LatentCoder, quantiser_steps
 from .deep_verify import decode_checked
-from .embedded_model import model_weights
+from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
 
@@ -67,7 +68,7 @@ class EncodeOptions:
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
     evaluate: bool = False  # whether each image's rate and distortion are stored; about two passes more
     seed: int = 0  # of the noise that rate and distortion are measured with
-    embed_model: bool = False  # whether the store carries the model, so that it can be decoded without the run
+    embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class EncodeOptions:
             if not 1 <= getattr(self, name) <= most:
                 option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
                 raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
+        if self.embed not in get_args(Embedded):
+            raise UsageError(f"embed is {self.embed!r}; give decoder or whole, or nothing")
 
 
 def encode_images(
@@ -96,11 +99,12 @@ def encode_images(
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
     called with the images done, those of an earlier, interrupted call included, and the images in all.
-    The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries them; if it
-    cannot, `on_warning` is called with a sentence (it logs by default).
+    The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
+    it cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, `StoreError` if `path` exists, `UsageError`
-    if the mask or the statistics are another model's, or if latents are too large for the codec: then what was written
-    of the store is removed.
+    if the mask or the statistics are another model's, if the mask keeps single positions and the decoder is to be
+    embedded, or if latents are too large for the codec: then what was written of the store is removed; `ModelError` if
+    the decoder that is to be embedded decodes to something else than the model.
     """
     store = encode_worker(
         model,
@@ -141,6 +145,7 @@ def encode_worker(
     """
     options, codec, source = options or EncodeOptions(), codec or IntCodec(), as_source(images)
     check_images(model, source)
+    check_granularity(options.embed, mask.granularity)
     stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
     if stats.model_hash != model_hash(model):
         raise UsageError("the KL statistics were measured with another model; measure them with this one")
@@ -161,11 +166,16 @@ def encode_worker(
 def finish_store(
     writer: StoreWriter, model: HVAE, on_warning: Callable[[str], None] | None = None
 ) -> EncodedStore | None:
-    """Publish and open the store if all workers are done; its weights are kept first, so that it can be decoded."""
-    error = "" if writer.spec.model.embedded else keep_weights(model)
+    """Publish and open the store if all workers are done; its weights are kept first, so that it can be decoded.
+
+    If it carries its decoder, they are kept too: to append and to repair takes the whole model.
+    """
+    embedded = writer.spec.model.embedded
+    error = "" if embedded == "whole" else keep_weights(model)
     if error:
+        lost = "appended to or repaired" if embedded else "decoded"
         (on_warning or logging.getLogger(__name__).warning)(
-            f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be decoded any more if that "
+            f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be {lost} any more if that "
             "run is trained on, so copy the run first"
         )
     return open_store(writer.path) if writer.finish() else None
@@ -292,18 +302,25 @@ def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
     coder, source, config = encoder.coder, encoder.source, encoder.coder.model.config
     model_config = config_to_dict(Config(config))["model"]
     run = "" if coder.model.run is None else coder.model.run.as_posix()
+    weights, decoder_hash = weights_to_embed(coder, options.embed, source)
     return StoreSpec(
         names=source.names,
         labels=source.labels,
         columns=coder.columns,
         steps=coder.steps,
         codec=coder.codec,
-        model=ModelRecord(hash=model_hash(coder.model), config=model_config, run=run, embedded=options.embed_model),
+        model=ModelRecord(
+            hash=model_hash(coder.model),
+            config=model_config,
+            run=run,
+            embedded=options.embed,
+            decoder_hash=decoder_hash,
+        ),
         mask=coder.mask.to_dict(),
         image=ImageRecord(size=config.image_size, channels=config.channels, bits=config.bits),
         source=SourceRecord(fingerprint=source.fingerprint, bytes=source.source_bytes),
         row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
         per_image=encoder.per_image,
-        weights=model_weights(coder.model) if options.embed_model else b"",
+        weights=weights,
     )

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ..data.sources import ImageSource
 from ..data.splits import PARTS
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
-from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
@@ -38,7 +37,7 @@ from ..verification.inspection import Inspection
 from ..verification.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
 from ..verification.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from .coder import LatentCoder, quantiser_steps, stored_columns
-from .embedded_model import model_weights
+from .embedded_model import weights_again
 from .pipeline import ImageEncoder
 from .repair_row_groups import RowGroupRepairer
 
@@ -73,7 +72,7 @@ def repair(
     """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
 
     `images` hold those that were encoded; they are found by name if others are among them. `model` is needed with
-    `images`, or if the one that the store carries is damaged. Damaged tables are made anew, steps from `stats`.
+    `images`, or if what the store carries of it is damaged. Damaged tables are made anew, steps from `stats`.
     Without images, metadata and those tables are repaired that do not take them. With the batch size, machine and
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
     those to encode.
@@ -141,14 +140,13 @@ class _Repair:
             return []
         spec = self._proven_spec(store, wanted)
         if WEIGHTS in wanted:
-            spec = replace(spec, weights=self._proven_weights(store))
+            if self.model is None:
+                what = "decoder" if store.metadata.model.embedded == "decoder" else "model"
+                raise StoreError(
+                    f"{store.path} carries a {what} that is damaged; give the run it was made with as --model"
+                )
+            spec = replace(spec, weights=weights_again(store, self.model))
         return write_tables(store, spec, wanted)
-
-    def _proven_weights(self, store: Store) -> bytes:
-        if self.model is None or model_hash(self.model) != store.model_hash:
-            what = "another model than this one" if self.model else "a model that is damaged"
-            raise StoreError(f"{store.path} carries {what}; give the run it was made with as --model")
-        return model_weights(self.model)
 
     def _proven_spec(self, store: Store, damaged: Sequence[str]) -> StoreSpec:
         shown, images = ", ".join(damaged), self.images

@@ -95,12 +95,7 @@ class _Pruning:
         """Go through all stages, then make what is to be compared."""
         plan = self.plan
         self.on_main(lambda: check_free(self.out, beside=(STAGES_FOLDER, CONTROL_FOLDER)))
-        base = self.unpruned()
-        error = self.on_main(lambda: keep_weights(base))
-        if error:
-            raise ModelError(
-                f"the weights of {self.run} cannot be kept in it ({error}); copy that run to where they can"
-            )
+        base = self.base = self.unpruned()
         self.base_config, self.base_hash = load_run_config(self.run), model_hash(base)
         total = plan.steps or share_of_training(self.run, self.base_config, plan.share)
         model = base

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, PruningConfig, config_to_dict, load_config
 from ..errors import ConfigError, ModelError
@@ -59,8 +59,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"cannot read the weights {path}: {error}; copy or train the run again") from None
 
 
-def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> None:
-    """Load `weights` into `model`; `ModelError` names a tensor that is missing, unknown or of another shape."""
+def fill_model(model: nn.Module, weights: dict[str, Tensor], source: Path | str, *, assign: bool = False) -> None:
+    """Load `weights` into `model`; `ModelError` names a tensor that is missing, unknown or of another shape.
+
+    With `assign` they are not copied: a model on the meta device, which has none, takes them as they are.
+    """
     own = model.state_dict()
     for name in own.keys() | weights.keys():
         if name not in weights:
@@ -70,7 +73,7 @@ def fill_model(model: HVAE, weights: dict[str, Tensor], source: Path | str) -> N
         given, expected = list(weights[name].shape), list(own[name].shape)
         if given != expected:
             raise ModelError(f"{source}: the tensor {name} is {given}, its configuration says {expected}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=assign)
 
 
 def find_run(run: Path | str, option: str = "--model") -> Path:

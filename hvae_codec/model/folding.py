@@ -6,6 +6,7 @@ features f = C_f h + c_f, the prior mean of pruned variates m = P_m f + p_m and 
     state + r + W z + w  =  state + (C_r + W_m P_m C_f) h + (c_r + W_m (P_m c_f + p_m)) + W_k z_k + w
 
 so that one convolution gives the residual and what pruned variates add, and z_k is of the kept ones alone.
+Sums are in float64 and in one order, so every machine gets the same weights: their hash is in stores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
+from .kernels.silu_conv import Kernel, halves, kernel_of
 from .top_down import TopDownBlock
 
 
@@ -23,10 +24,25 @@ def folded_residual(block: TopDownBlock, kept: Tensor) -> Kernel:
 
     `kept` is bool [variates], True = keep.
     """
-    (weight, bias), features = halves(kernel_of(block.prior_cell.convs[-1]))
-    of_mean = kernel_of(block.prior_conv)
-    pruned = (~kept).nonzero().flatten()  # their means are the first half of the prior's outputs
-    mean_weight, mean_bias = joined_kernel(features, (of_mean[0][pruned], of_mean[1][pruned]))
-    projection = kernel_of(block.z_conv)[0][:, pruned].flatten(1)
-    added = torch.tensordot(projection, mean_weight, dims=([1], [0]))
-    return weight + added, torch.addmv(bias, projection, mean_bias)
+    residual, features = halves(kernel_of(block.prior_cell.convs[-1]))
+    pruned = (~kept).nonzero().flatten().cpu()  # their means are the first half of the prior's outputs
+    of_mean = _matrix(kernel_of(block.prior_conv))[pruned]
+    means = _product(of_mean[:, :-1], _matrix(features))
+    means[:, -1] += of_mean[:, -1]
+    projection = _matrix(kernel_of(block.z_conv))[:, pruned]
+    folded = (_matrix(residual) + _product(projection, means)).to(residual[0])
+    return folded[:, :-1].reshape(residual[0].shape), folded[:, -1].contiguous()
+
+
+def _matrix(kernel: Kernel) -> Tensor:
+    """Return weight and bias of a convolution as one float64 matrix [outputs, inputs · k · k + 1]; the bias is last."""
+    weight, bias = kernel
+    return torch.cat([weight.flatten(1), bias[:, None]], dim=1).double().cpu()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices; library routines add up in an order of their own on each machine."""
+    product = a.new_zeros(len(a), b.shape[1])
+    for column, row in zip(a.T, b, strict=True):
+        product += column[:, None] * row
+    return product

@@ -262,11 +262,12 @@ def _blocks(config: ModelConfig) -> Iterator[TopDownBlock]:
     stages = config.stages[::-1]
     for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
         for number, variates in enumerate(stage.group_variates):
-            unpool = _unpool(config, stage, below) if number == 0 else None
+            unpool = unpool_between(config, stage, below) if number == 0 else None
             yield TopDownBlock(config, stage, variates, unpool=unpool)
 
 
-def _unpool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
+def unpool_between(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Unpool | None:
+    """Make what enlarges the state of the stage `below` to that of `stage`; None if nothing is to be enlarged."""
     if below is None or below.resolution == stage.resolution:
         return None
     projected = config.resample == "projected"

@@ -82,8 +82,8 @@ def _weights_of(store: Store) -> str:
     """Say where the weights are that decode the store, as far as names of files tell."""
     from ..encode.encoded_store import find_run
 
-    if store.metadata.model.embedded:
-        return "in the store"
+    if embedded := store.metadata.model.embedded:
+        return "the decoder, in the store" if embedded == "decoder" else "in the store"
     try:
         run = find_run(store.path, store.run)
     except StoreError:

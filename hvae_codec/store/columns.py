@@ -31,7 +31,7 @@ class Columns:
     coordinates: Mapping[int, Coordinates]  # by latent resolution, ascending; the first are latent group and variate
 
     granularity: ClassVar[Granularity]
-    format_version: ClassVar[int]  # the lowest version of the format that a reader must know
+    format_version: ClassVar[int]  # the lowest version of the format that has them
 
     @property
     def resolutions(self) -> tuple[int, ...]:

@@ -9,18 +9,19 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from ..errors import HvaeCodecError, StoreError
 from .quantiser import Codec, codec_from_dict
 
 ATTRIBUTE = "hvae_codec"
-FORMAT_VERSION = 2
-"""The newest that is read. A store has the lowest one that suffices: 2 if it keeps single latent dimensions."""
+FORMAT_VERSION = 3
+"""The newest that is read. A store has the lowest one that suffices, see `StoreSpec.format_version`."""
 COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
 """The second copy of the attribute is this attribute of this array."""
 
-
+Embedded = Literal["", "decoder", "whole"]
+"""What a store carries of its model: nothing, what decoding takes, or all of it."""
 Record = TypeVar("Record")
 
 
@@ -31,7 +32,21 @@ class ModelRecord:
     hash: str  # SHA-256 of its configuration and weights
     config: Mapping[str, Any] = field(default_factory=dict)  # its configuration, plain data
     run: str = ""  # the run that it is from, as it was given; empty if it is from none
-    embedded: bool = False  # whether the store carries the weights
+    embedded: Embedded = ""  # what the store carries of it
+    decoder_hash: str = ""  # SHA-256 of the decoder's configuration and weights; empty if the store carries none
+
+    @classmethod
+    def from_attribute(cls, attribute: Mapping[str, Any]) -> ModelRecord:
+        """The inverse of `to_attribute`; raises `LookupError` or `TypeError` if something is missing or unknown."""
+        embedded = {False: "", True: "whole", "decoder": "decoder"}[attribute.get("embedded", False)]
+        return _record(cls, {**attribute, "embedded": embedded})
+
+    def to_attribute(self) -> dict[str, Any]:
+        """The record as in the file, where `embedded` is true for the whole model, as before there were decoders."""
+        known = {"hash": self.hash, "config": self.config, "run": self.run}
+        if self.embedded == "decoder":
+            return {**known, "embedded": self.embedded, "decoder_hash": self.decoder_hash}
+        return {**known, "embedded": True} if self.embedded else known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +119,7 @@ class StoreMetadata:
                 codec=codec_from_dict(attribute["codec"]),
                 columns={key: attribute[key] for key in _COLUMN_KEYS if key in attribute},
                 image=_record(ImageRecord, attribute["image"]),
-                model=_record(ModelRecord, attribute["model"]),
+                model=ModelRecord.from_attribute(attribute["model"]),
                 mask={**attribute["mask"]},
                 source=_record(SourceRecord, {**source, "parts": parts}),
                 has_copy="copy" in attribute,
@@ -128,7 +143,7 @@ class StoreMetadata:
             "codec": self.codec.to_dict(),
             **self.columns,
             "image": vars(self.image),
-            "model": {key: value for key, value in vars(self.model).items() if key != "embedded" or value},
+            "model": self.model.to_attribute(),
             "mask": self.mask,
             "source": {key: value for key, value in asdict(self.source).items() if key != "parts" or value},
             **({"copy": COPY_HOLDER} if self.has_copy else {}),

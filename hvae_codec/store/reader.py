@@ -355,6 +355,7 @@ def _schema(arrays: ArrayFiles, columns: Columns, row_groups: RowGroups) -> Mapp
     more = sorted((metadata.arrays or {}).keys() - store_schema(*fixed).keys() - {WEIGHTS})
     found = {name: arrays.find(name) for name in more}
     per_image = [name for name, array in found.items() if array is None or dimension_names(array) == ("image",)]
-    weights = arrays.find(WEIGHTS) if metadata.model.embedded else None
-    length = weights.shape[0] if weights is not None and weights.ndim else int(metadata.model.embedded)
+    embedded = bool(metadata.model.embedded)
+    weights = arrays.find(WEIGHTS) if embedded else None
+    length = weights.shape[0] if weights is not None and weights.ndim else int(embedded)
     return store_schema(*fixed, per_image, length)

@@ -29,7 +29,7 @@ NO_TEXT = "\uffff"
 
 TABLE_CHUNK = 65536  # entries in a chunk of a table
 
-WEIGHTS = "model"  # the array of the weights of a model that the store carries, as the bytes of a safetensors file
+WEIGHTS = "model"  # the array of the weights that the store carries of its model, as the bytes of a safetensors file
 WEIGHTS_CHUNK = 4 * 2**20  # bytes in a chunk of weights, which do not compress
 
 WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -103,7 +103,7 @@ def store_schema(
     per_image: Sequence[str] = (),
     weights: int = 0,
 ) -> dict[str, ArraySchema]:
-    """The arrays of a store by name, in the order in which they are made; `weights`: bytes of a model it carries."""
+    """The arrays of a store by name, in the order in which they are made; `weights`: bytes of its model that it has."""
     schema = {}
     for resolution in columns.resolutions:
         schema[f"z{resolution}"] = _latents(columns, codec, row_groups, chunk_bytes, resolution)
@@ -152,7 +152,7 @@ _FILL_VALUES: Mapping[str, Any] = {"float32": np.nan, "int32": -1, "str": NO_TEX
 
 
 def weights_schema(length: int) -> ArraySchema:
-    """The weights of a model that the store carries, `length` bytes."""
+    """The weights that the store carries of its model, `length` bytes."""
     chunk = min(length, WEIGHTS_CHUNK)
     return _vector(length, chunk, "uint8", 0, "byte")
 

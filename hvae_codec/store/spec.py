@@ -37,7 +37,7 @@ class StoreSpec:
     row_group_size: int = ROW_GROUP_SIZE  # images in each row group but the last
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
     per_image: tuple[str, ...] = ()  # further arrays, one float32 per image, written with each row group
-    weights: bytes = b""  # of a model that the store carries; `model` then says `embedded`
+    weights: bytes = b""  # of what the store carries of its model, which `model.embedded` says
 
     def __post_init__(self) -> None:
         _check(self)
@@ -46,6 +46,11 @@ class StoreSpec:
     def resolutions(self) -> tuple[int, ...]:
         """Latent resolutions that something is kept of, ascending."""
         return self.columns.resolutions
+
+    @property
+    def format_version(self) -> int:
+        """The lowest version of the format that a reader must know: 3 of a store that carries its decoder alone."""
+        return 3 if self.model.embedded == "decoder" else self.columns.format_version
 
     @property
     def row_groups(self) -> RowGroups:
@@ -63,7 +68,7 @@ class StoreSpec:
         """What the store says of itself; `arrays` are the checksums of its arrays' metadata."""
         return StoreMetadata(
             **{name: getattr(self, name) for name in _SHARED},
-            format_version=self.columns.format_version,
+            format_version=self.format_version,
             package_version=_package_version(),
             fingerprint=spec_fingerprint(self),
             columns=self.columns.attributes(),
@@ -136,7 +141,7 @@ def _check_steps(spec: StoreSpec, resolution: int) -> None:
 def spec_fingerprint(spec: StoreSpec) -> str:
     """SHA-256 of all that decides a store's arrays: equal for two encodes that may continue each other."""
     facts = {
-        "format_version": spec.columns.format_version,
+        "format_version": spec.format_version,
         "names": spec.names,
         "labels": spec.labels,
         **spec.columns.attributes(),
@@ -150,7 +155,8 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "shard": spec.row_group_size,
         "chunk_bytes": spec.chunk_bytes,
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
-        **({"embedded": True} if spec.model.embedded else {}),
+        **({"embedded": True} if spec.model.embedded == "whole" else {}),
+        **({"decoder": spec.model.decoder_hash} if spec.model.embedded == "decoder" else {}),
     }
     digest = hashlib.sha256()
     for part in _json_parts(facts):
