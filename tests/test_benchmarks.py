@@ -43,6 +43,7 @@ import read_speed
 import scale
 import scale_simulation
 import signals
+import slim_models
 import start_time
 import step_cost
 import study
@@ -220,6 +221,20 @@ def test_encode_speed_of_the_model(encode_speed_rows: Callable[..., list[list[st
     for row in rows:
         assert re.fullmatch(r"\d+ of \d+", row[1])
         assert min(numbers(row[2:])) > 0.0
+
+
+def test_slim_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(slim_models.torch, "set_num_threads", lambda _count: None)  # of this process, as above
+    monkeypatch.setattr(slim_models, "reuse_freed_memory", lambda: None)
+    told = ["--presets", "digits8", "--keep", "0.2", "--seconds", "0", "--batch-size", "4", "--out", str(tmp_path)]
+    slim_models.main(told)
+    assert "digits8, anywhere" in capsys.readouterr().out
+    rows = pd.DataFrame(json.loads((tmp_path / "slim_models.json").read_text())["rows"])
+    assert rows["case"].tolist() == ["digits8, lowest", "digits8, anywhere"]
+    for what in ("parameters_{}", "encode_{}_multiplications", "decode_{}_multiplications"):
+        assert (rows[what.format("after")] < rows[what.format("before")]).all(), what
+    assert (rows["decoder_parameters_after"] < rows["parameters_after"]).all()
+    assert (rows[[f"{work}_after_images_per_second" for work in ("encode", "decode")]] > 0.0).all(axis=None)
 
 
 def test_encode_speed_of_the_pipeline(

@@ -303,6 +303,17 @@ def test_a_slim_model_encodes_to_a_store_and_decodes(slim_model, photo_patches, 
     assert model_hash(store.load_model()) == model_hash(slim_model)
 
 
+def test_stored_z_is_in_the_memory_format_of_the_state(tiny_model, photo_patches):
+    """A single variate's strides may mean either format; convolutions take the other one and are slow."""
+    model = slim(tiny_model, keeping(tiny_model.config, lambda group, variate: variate == 0))
+    mask, stats = everything(model.config), kl_stats(model, photo_patches[:2])
+    coder = LatentCoder(model, mask, IntCodec(), quantiser_steps(mask, IntCodec(), stats))
+    stored = coder.encode(torch.from_numpy(photo_patches[:2]))
+    for z, group in zip(coder.dense(stored), model.config.groups, strict=True):
+        assert z.shape == (2, 1, group.resolution, group.resolution)
+        assert z.stride(1) == 1
+
+
 # --- what is refused
 
 

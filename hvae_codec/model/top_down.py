@@ -75,7 +75,10 @@ class LatentGroup:
 
     def in_its_layout(self, z: Tensor) -> Tensor:
         """Return `z` in the memory format of this group's tensors; the rounding of what follows depends on it."""
-        return z.contiguous(memory_format=torch.channels_last) if self.state.stride(1) == 1 else z
+        if self.state.stride(1) != 1 or z.stride(1) == 1:
+            return z
+        # `contiguous` would leave a single variate's strides alone, and a convolution would give the other format.
+        return torch.empty_like(z, memory_format=torch.channels_last).copy_(z)
 
     def posterior(self, variates: Tensor | None = None) -> DiagonalGaussian:
         """Return q(z_i | z_<i, image)."""
