@@ -296,7 +296,7 @@ def test_a_slim_model_encodes_to_a_store_and_decodes(slim_model, photo_patches, 
     images = photo_patches[:5]
     stats = kl_stats(slim_model, images)
     mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
-    options = EncodeOptions(evaluate=True, embed_model=True, verify=True)
+    options = EncodeOptions(evaluate=True, embed="whole", verify=True)
     store = encode_images(slim_model, images, tmp_path / "out.zarr", mask=mask, stats=stats, options=options)
     assert store.decode([0, 3]).shape == (2, 3, 16, 16)
     assert [z.shape[0] for z in store.dense(0)] == [0, 3, 0, 2]
