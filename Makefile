@@ -7,6 +7,8 @@ VENV ?= .venv
 QUICKSTART ?= quickstart
 # More options for `hvae-codec train` in the quickstart, such as TRAIN="--steps 20".
 TRAIN ?=
+# The same for `hvae-codec prune`.
+PRUNE ?=
 
 HVAE = $(abspath $(VENV))/bin/hvae-codec
 IN_QUICKSTART = cd $(QUICKSTART) && $(HVAE)
@@ -22,9 +24,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Each step leaves a mark when it is done, so that an interrupted quickstart goes on where it stopped.
-quickstart: $(QUICKSTART)/.decoded
+quickstart: $(QUICKSTART)/.pruned
 	$(IN_QUICKSTART) info runs/latest
 	$(IN_QUICKSTART) info out.zarr
+	$(IN_QUICKSTART) info small.zarr
 	@echo 'Pictures: $(QUICKSTART)/runs/photos/analysis/cutoffs.png (what a cutoff costs),'
 	@echo '          $(QUICKSTART)/runs/photos/analysis/reconstructions.png (originals above decoded images),'
 	@echo '          $(QUICKSTART)/images/ (all decoded images)'
@@ -49,6 +52,12 @@ $(QUICKSTART)/.encoded: $(QUICKSTART)/.analyzed
 $(QUICKSTART)/.decoded: $(QUICKSTART)/.encoded
 	rm -rf $(QUICKSTART)/images
 	$(IN_QUICKSTART) decode out.zarr images
+	@touch $@
+
+# Into a run and a store of its own: the commands above go on with the whole model.
+$(QUICKSTART)/.pruned: $(QUICKSTART)/.decoded
+	$(IN_QUICKSTART) prune data --keep 1% --codes --model runs/photos --out runs/pruned $(PRUNE)
+	$(IN_QUICKSTART) encode --model runs/pruned --overwrite data small.zarr
 	@touch $@
 
 clean-quickstart:

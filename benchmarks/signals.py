@@ -41,6 +41,7 @@ COMMANDS = {
     "decode": ["decode", "store.zarr", "result", *STORE],
     "append": ["append", "more.npy", "store.zarr", *STORE],
     "repair": ["repair", "damaged.zarr", "all.npy", *STORE],
+    "prune": ["prune", "all.npy", "--keep", "20%", "--steps", "60", "--out", "result", "--model", "run", *TRAIN],
     "sample": ["sample", "--n", "1000", "--out", "result", *STORE],
 }
 RESULTS = {"append": "store.zarr", "repair": "damaged.zarr"}
@@ -169,7 +170,7 @@ def result(root: Path, command: str) -> dict[str, bytes]:
     """The files that the command makes; of a training, those that do not hold the time it took, and the last state."""
     place = root / "work" / RESULTS.get(command, "result")
     found = files(place)
-    if command == "train":  # one that was stopped has a state of that step, too
+    if command in ("train", "prune"):  # one that was stopped has a state of that step, too
         last = max((p.stem for p in found if p.parent.name == "state"), default="")
         found = [p for p in found if p.suffix not in (".csv", ".json") and (p.parent.name != "state" or p.stem == last)]
     return {str(p.relative_to(place)): p.read_bytes() for p in found}

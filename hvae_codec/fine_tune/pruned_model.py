@@ -14,9 +14,9 @@ from ..config import Config, ModelConfig, PruningConfig
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..model.top_down import STEP_RATE
-from ..number_ranges import flags_of, ranges_text
 from ..prune.kl_stats import KLStats
 from ..prune.slim import slim, slim_config
+from ..ranges import flags_of, ranges_text
 
 FIRST_STEP = 1.5
 """Step of a code before it is learned, in average posterior standard deviations."""

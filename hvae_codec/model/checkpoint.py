@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import CONFIG_FILE, LATEST_RUN, Config, ModelConfig, PruningConfig, config_to_dict, load_config
 from ..errors import ConfigError, ModelError
-from ..number_ranges import flags_of
+from ..ranges import flags_of
 from ..storage.files import replaced_atomically, write_atomically
 from .hvae import HVAE
 from .kept_weights import kept_weights

@@ -26,8 +26,8 @@ from ..model.hvae import HVAE
 from ..model.keyed_noise import keyed_noise
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
-from ..number_ranges import flags_of, ranges_text
 from ..progress import Progress
+from ..ranges import flags_of, ranges_text
 from ..storage.files import write_atomically
 from .rank_batches import image_keys, rank_batches
 

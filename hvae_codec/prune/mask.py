@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import ModelError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..number_ranges import flags_of, ranges_text
+from ..ranges import flags_of, ranges_text
 from ..storage.files import write_atomically
 from ..text_files import read_text
 from .kl_stats import Granularity, KLStats, Ranking
