@@ -38,7 +38,7 @@ class Analysis:
     originals: NDArray[np.uint8]  # a few of the images as the model sees them, uint8 [n, C, H, W]
     decoded: tuple[NDArray[np.uint8], ...]  # the same ones encoded and decoded at each cutoff
     masks: tuple[LatentMask, ...]  # what each row of the table keeps
-    rows: tuple[SweepRow, ...]  # rate and distortion of every image at each, in the table's order
+    rows: tuple[SweepRow, ...] = ()  # rate and distortion of every image at each, in the table's order
 
 
 COLUMNS = {
