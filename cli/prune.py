@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hvae_codec.errors import UsageError
 from . import prune_options as option
 from . import train_options
 from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
-from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages
+from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages, warn
 from .distributed_session import distributed_session
 from .options import LATEST_RUN, BatchSize, Data, DeviceOption, Model, SkipBroken
 from .training_display import training_display
@@ -53,6 +54,7 @@ def command(
     max_skips: train_options.MaxSkips = 100,
     tensorboard: train_options.Tensorboard = True,
     workers: train_options.Workers = None,
+    allow_other_data: train_options.AllowOtherData = False,
     graph: train_options.Graph = train_options.GraphName.auto,
     deterministic: train_options.Deterministic = False,
     device: DeviceOption = "auto",
@@ -70,7 +72,7 @@ def command(
     from hvae_codec.train.loop import TrainOptions
 
     plan = PrunePlan(
-        cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule),
+        cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule, codes),
         steps=steps,
         share=parse_share(share),
         collapse=collapse.value,
@@ -91,6 +93,7 @@ def command(
         max_skips=max_skips,
         workers=workers,
         tensorboard=tensorboard,
+        other_data=allow_other_data,
         graph=graph.value,
         deterministic=deterministic,
     )
@@ -109,11 +112,15 @@ class PruneRequest:
     skip_broken: bool
 
 
-def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule: str) -> list[CutoffSpec]:
+def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule: str, codes: bool) -> list[CutoffSpec]:
+    from hvae_codec.prune.cutoffs import CutoffSpec
+
     if schedule and (keep or cutoff or tolerance or mask):
         raise UsageError("--schedule ends with what is kept; leave out --keep, --cutoff, --tolerance and --mask")
     if schedule:
         return parse_cutoffs(schedule)[::-1]
+    if not (keep or cutoff or tolerance or mask) and codes:
+        return [CutoffSpec()]  # of a pruned run, all that is left
     if not (keep or cutoff or tolerance or mask):
         raise UsageError("nothing says what to keep; give --keep, such as --keep 1%")
     return [parse_cutoff(keep, cutoff, tolerance, mask)]
@@ -125,6 +132,7 @@ def _prune(request: PruneRequest, device: str) -> None:
     from hvae_codec.fine_tune.comparison import compare
     from hvae_codec.fine_tune.prune import prune
     from hvae_codec.model.checkpoint import find_run, load_run_config
+    from hvae_codec.train.run_folder import unfinished_sentence
 
     reuse_freed_memory()
     with interruptible(CONTINUES), distributed_session(device) as processes:
@@ -134,11 +142,13 @@ def _prune(request: PruneRequest, device: str) -> None:
             request.data, size=config.image_size, channels=config.channels, skip_broken=request.skip_broken
         )
         if processes.is_main:
+            if sentence := unfinished_sentence(run):
+                warn(sentence)
             report_splits(source)
         train = _Trainer(source, request.options, processes)
-        with stages(quiet=not processes.is_main) as stage:
-            pruned = prune(run, out, source, request.plan, train, stage, processes=processes)
-        with stages(quiet=not processes.is_main) as stage:
+        show_stages = partial(stages, quiet=not processes.is_main)
+        pruned = prune(run, out, source, request.plan, train, show_stages, processes=processes)
+        with show_stages() as stage:
             found = processes.run_on_main(lambda: compare(pruned, source, request.plan, stage, processes.device))
         if processes.is_main:
             report_source(source)
@@ -153,7 +163,7 @@ class _Trainer:
     options: TrainOptions
     processes: DistributedContext
 
-    def __call__(self, run: Path, config: Config, initial: Mapping[str, Tensor] | None) -> None:
+    def __call__(self, run: Path, config: Config, seed: int, initial: Mapping[str, Tensor] | None) -> None:
         from hvae_codec.cpu import tuned_for_training
         from hvae_codec.train.loop import train
         from hvae_codec.train.progress import ProgressReporter
@@ -162,12 +172,12 @@ class _Trainer:
         with tuned_for_training(), training_display(quiet=not is_main) as display:
             steps, size = config.train.steps, config.train.batch_size
             reporter = ProgressReporter(steps, size, display.show, display.every_seconds)
-            train(
+            result = train(
                 run,
                 config,
                 self.source.split("train"),
                 self.source.split("val"),
-                self.options,
+                replace(self.options, seed=seed),
                 reporter if is_main else None,
                 display.reading,
                 display.warn,
@@ -175,6 +185,8 @@ class _Trainer:
                 lambda step: display.say(f"{run}: from step {step:,} to {steps:,}"),
                 initial,
             )
+        if result.stopped:  # in the last step, and there is more to do
+            raise KeyboardInterrupt(result.stopped)
 
 
 def _report(found: Comparison, out: Path) -> None:

@@ -277,8 +277,8 @@ class PruningConfig(_Section):
 
     from_0_to_1 = ("share",)
 
-    run: str  # the run of the unpruned model
-    model_hash: str  # the unpruned model, by its configuration and weights
+    run: str  # the run that it was pruned from
+    model_hash: str  # the model of that, by its configuration and weights
     rule: str  # what was asked for, such as `keep 1%`
     share: float  # share of the unpruned model's latent dimensions that was asked for
     # Of each latent group, in top-down order, the variates of the unpruned model that are left: `0-3 7`.

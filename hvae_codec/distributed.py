@@ -91,6 +91,10 @@ class DistributedContext:
         dist.all_reduce(result, operation)
         return result
 
+    def any(self, own: bool) -> bool:
+        """Whether `own` is true in any process."""
+        return bool(self._all_reduce(torch.tensor(int(own)), dist.ReduceOp.MAX))
+
     def run_on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on the first process alone, and return its result on all; its error is raised by all."""
         if self.world_size == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -34,8 +35,12 @@ from hvae_codec.train.state import steps_taken
 OPTIONS = TrainOptions(seed=3, save_every=2, eval_every=4, log_every=1, validation_images=5)
 
 
-def quietly(name: str):
+def quiet(name: str):
     return lambda done, total: None
+
+
+def quietly():
+    return contextlib.nullcontext(quiet)
 
 
 @pytest.fixture
@@ -54,8 +59,9 @@ def plan_of(*keep: float, steps: int = 4, **changes) -> PrunePlan:
     return PrunePlan(cutoffs=cutoffs, steps=steps, images=8, pictures=4, batch_size=4, **changes)
 
 
-def train_on(source, run: Path, config, initial) -> None:
-    train(run, config, source.subset(range(16)), source.subset(range(16, 24)), OPTIONS, initial=initial)
+def train_on(source, run: Path, config, seed, initial) -> None:
+    options = replace(OPTIONS, seed=seed)
+    train(run, config, source.subset(range(16)), source.subset(range(16, 24)), options, initial=initial)
 
 
 def prune_to(base: Path, out: Path, source, plan: PrunePlan) -> PrunedRun:
@@ -67,7 +73,7 @@ def test_a_run_is_pruned_and_knows_it(base, source, tmp_path):
     config, model = load_run_config(tmp_path / "out"), load_model(tmp_path / "out")
     assert (pruned.rule, config.pruning.rule, config.pruning.share) == ("keep 20%", "keep 20%", 0.2)
     assert config.pruning.model_hash == pruned.kept_hash
-    stats = find_ranking(load_model(base), source, 4, 0, quietly).stats
+    stats = find_ranking(load_model(base), source, 4, 0, quiet).stats
     mask = LatentMask.from_keep(stats, 0.2)
     assert [len(keep) for keep in mask.keep] == [group.variates for group in load_model(base).config.groups]
     assert [int(keep.sum()) for keep in mask.keep] == [group.variates for group in model.config.groups]
@@ -88,7 +94,7 @@ def test_larger_shares_name_the_unpruned_run(base, source, tmp_path):
     with pytest.raises(UsageError, match=r"keep is 30%.*pruned to 20%.*--model.*base"):
         CutoffSpec(keep=0.3).cutoff(model, stats)
     assert CutoffSpec(keep=0.2).cutoff(model, stats).mask.keeps_the_same(LatentMask.everything(stats))
-    whole = LatentMask.from_keep(find_ranking(load_model(base), source, 4, 0, quietly).stats, 0.5)
+    whole = LatentMask.from_keep(find_ranking(load_model(base), source, 4, 0, quiet).stats, 0.5)
     with pytest.raises(UsageError, match="another model"):
         whole.check_fits(model)
 
@@ -97,7 +103,7 @@ def test_pruned_to_means_the_first_step_begins_with_the_same_function(base, sour
     """Slim before training: what the pruned variates gave at the prior's mean is in the other weights."""
     seen = []
 
-    def look(run, config, initial):
+    def look(run, config, seed, initial):
         model = load_model(base)
         small = type(model)(config.model)
         small.load_state_dict(dict(initial))
@@ -105,7 +111,7 @@ def test_pruned_to_means_the_first_step_begins_with_the_same_function(base, sour
 
     with pytest.raises(ModelError):  # as nothing is trained
         prune(base, tmp_path / "out", source, plan_of(0.2), look, quietly)
-    stats = find_ranking(load_model(base), source, 4, 0, quietly).stats
+    stats = find_ranking(load_model(base), source, 4, 0, quiet).stats
     keep = LatentMask.from_keep(stats, 0.2).tensors("cpu")
     model, images = load_model(base), torch.from_numpy(photo_patches[:4])
 
@@ -145,7 +151,9 @@ def test_sample_runs_can_be_made_slim(base, source, tmp_path):
     assert differences.max() <= 1
     config = load_run_config(tmp_path / "out")
     longer = replace(config, train=replace(config.train, steps=6))
-    result = train(tmp_path / "out", longer, source.subset(range(16)), source.subset(range(16, 24)), OPTIONS)
+    result = train(
+        tmp_path / "out", longer, source.subset(range(16)), source.subset(range(16, 24)), replace(OPTIONS, seed=0)
+    )
     assert (result.step, result.steps_taken) == (6, 2)
 
 
@@ -195,7 +203,7 @@ def test_codes_are_what_encode_stores(base, source, tmp_path):
 
 def test_what_is_compared(base, source, tmp_path):
     plan = plan_of(0.2, control=True)
-    found = compare(prune_to(base, tmp_path / "out", source, plan), source, plan, quietly)
+    found = compare(prune_to(base, tmp_path / "out", source, plan), source, plan, quiet)
     table = found.table.set_index(["model", "kept"])
     assert list(table.index) == [
         ("before", LEFT),
@@ -251,7 +259,7 @@ def test_plans_that_cannot_be(base, source, tmp_path):
     with pytest.raises(UsageError, match="less and less"):
         plan_of(0.1, 0.3)
     with pytest.raises(UsageError, match="too few for 2 stages"):
-        plan_of(0.3, 0.1, steps=1)
+        prune_to(base, tmp_path / "out", source, plan_of(0.3, 0.1, steps=1))
     with pytest.raises(UsageError, match="whole variates"):
         PrunePlan(cutoffs=[CutoffSpec(keep=0.1, granularity="position")])
     with pytest.raises(UsageError, match="keeps all latent dimensions"):

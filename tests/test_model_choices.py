@@ -51,6 +51,16 @@ def test_log_masses_of_all_bins_sum_to_one():
     assert p.log_mass(codes, torch.tensor(0.1)).exp().sum().item() == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("std", [1e-4, 4e-4, 0.03, 3.0])
+def test_no_length_of_a_code_is_too_short(std: float):
+    """Masses sum to at most 1, also if a bin is wider than the distribution."""
+    p = DiagonalGaussian(torch.tensor(0.4), torch.tensor(std))
+    masses = p.log_mass(torch.arange(-3.0, 4.0), torch.tensor(1.0)).exp()
+    assert masses.sum().item() <= 1.0 + 1e-5
+    far = p.log_mass(torch.tensor(40.0), torch.tensor(1.0)).item()
+    assert far == pytest.approx(-0.5 * (39.1 / std) ** 2, rel=0.02, abs=5)
+
+
 def test_log_mass_has_finite_gradients():
     mean, std, width = (torch.tensor(value, requires_grad=True) for value in (0.0, 1.0, 0.5))
     for z in (0.0, 1.0, 50.0, 1e5):

@@ -9,7 +9,6 @@ import pandas as pd
 
 from ..analysis.cutoff_table import Analysis, analyze
 from ..analysis.plan import AnalysisPlan, AnalysisResult, run_analysis
-from ..analysis.ranking_file import find_ranking
 from ..data.sources import ImageSource
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
@@ -22,6 +21,7 @@ from ..store.quantiser import IntCodec
 from .plan import PrunePlan
 from .prune import PrunedRun
 from .pruned_model import Flags, left_of
+from .unpruned import load_unpruned, ranking_of
 
 COLUMNS = {
     "model": "before, control (trained for as long without a mask) or after",
@@ -56,15 +56,17 @@ def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stag
     Differences are from the control with all latents or, without a control, from the unpruned model. The unpruned
     model and the control see the same noise; a slim model has other groups, and only the images in common.
     """
-    models = {"before": load_model(pruned.unpruned, device, kept=pruned.kept_hash)}
+    models = {"before": load_unpruned(pruned.unpruned, pruned.kept_hash, device)}
     if pruned.control is not None:
         models["control"] = load_model(pruned.control, device)
     analyses = {name: _of_whole(name, model, pruned, source, plan, stage) for name, model in models.items()}
-    after = run_analysis(load_model(pruned.run, device), source, _plan_of_all_left(plan), stage)
+    model = load_model(pruned.run, device)
+    after = run_analysis(model, source, _plan_of_all_left(plan), stage)
+    assert model.pruning is not None
     about = {
         **{key: after.about[key] for key in ("images", "held_out", "pictures", "source", "seed", "model_hash")},
         "rule": pruned.rule,
-        "collapse": plan.collapse,
+        "collapse": model.pruning.collapse,
         "codes": plan.codes,
         "reference": "control" if pruned.control else "before",
     }
@@ -75,7 +77,7 @@ def _of_whole(
     name: str, model: HVAE, pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage
 ) -> Analysis:
     """Measure a whole model with what the pruned run has left, and with all latents."""
-    stats = find_ranking(model, source, plan.batch_size, plan.seed, stage).stats
+    stats = ranking_of(model, source, plan, stage)
     left, everything = _left(stats, left_of(model, pruned.kept)), _everything(stats)
     return analyze(
         model,

@@ -38,11 +38,11 @@ class PrunePlan:
     def __post_init__(self) -> None:
         if not self.cutoffs:
             raise UsageError("nothing says what to keep; give --keep, such as --keep 1%")
-        if self.steps is not None and self.steps < len(self.cutoffs):
-            raise UsageError(f"{self.steps} steps are too few for {len(self.cutoffs)} stages; give one each at least")
         for setting in self.settings:
             if not setting.strip().startswith(("optimizer.", "loss.", "train.")):
                 raise UsageError(f"--set {setting}: prune changes keys of optimizer, loss and train alone")
+            if setting.strip().startswith("train.steps"):
+                raise UsageError(f"--set {setting}: give --steps, of all stages together")
         if self.codes and self.collapse == "sample":
             raise UsageError(
                 "--codes trains what decode does, which puts the prior's mean where variates were pruned; "

@@ -7,7 +7,8 @@ Each folder is a run, with all that `train` promises: killed at any moment, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ..analysis.cutoff_cost import choose_cutoff
-from ..analysis.ranking_file import find_ranking
 from ..config import CONFIG_FILE, Config, PruningConfig, with_settings
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
@@ -26,13 +26,14 @@ from ..model.precision import resolve_precision
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec
 from ..prune.kl_stats import KLStats
-from ..prune.mask import LatentMask
+from ..prune.mask import LatentMask, load_mask
 from ..train.run_folder import check_free, check_same
 from ..train.state import has_state
 from .plan import PrunePlan
 from .pruned_model import kept_numbers, left_of, pruned_config, pruned_weights
 from .schedule import fine_tuning_config, share_of_training, stage_steps
-from .slim_run import slim_run
+from .slim_run import SLIM_FILES, slim_run
+from .unpruned import check_plan, load_unpruned, ranking_of
 
 STAGES_FOLDER, CONTROL_FOLDER = "stages", "control"
 """Runs beside the pruned one, in its folder: those on the way to it, and the whole model trained for as long."""
@@ -41,8 +42,15 @@ STAGES_FOLDER, CONTROL_FOLDER = "stages", "control"
 class Trainer(Protocol):
     """Trains a run; it shows how that goes."""
 
-    def __call__(self, run: Path, config: Config, initial: Mapping[str, Tensor] | None) -> None:
-        """Train `config` in the folder `run`, from its newest state or, if it has none, from the weights `initial`."""
+    def __call__(self, run: Path, config: Config, seed: int, initial: Mapping[str, Tensor] | None) -> None:
+        """Train `config` in the folder `run`, from its newest state or, if it has none, from the weights `initial`.
+
+        Raises `KeyboardInterrupt` also after a signal in the last step: there may be more to come.
+        """
+
+
+Stages = Callable[[], AbstractContextManager[Stage]]
+"""Shows pieces of long work, between trainings, which show themselves."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def prune(
     source: ImageSource,
     plan: PrunePlan,
     train: Trainer,
-    stage: Stage,
+    stages: Stages,
     *,
     processes: DistributedContext | None = None,
 ) -> PrunedRun:
@@ -73,7 +81,7 @@ def prune(
     stage is trained. Of several `processes`, the first one ranks and writes. Raises `ModelError` if `out` is something
     else, or was begun with another plan; `UsageError` if nothing can be kept that way; and what training raises.
     """
-    return _Pruning(run, out, source, plan, train, stage, processes or DistributedContext()).run_all()
+    return _Pruning(run, out, source, plan, train, stages, processes or DistributedContext()).run_all()
 
 
 @dataclass
@@ -85,71 +93,65 @@ class _Pruning:
     source: ImageSource
     plan: PrunePlan
     train: Trainer
-    stage: Stage
+    stages: Stages
     processes: DistributedContext
 
     def __post_init__(self) -> None:
         self.device, self.on_main = self.processes.device, self.processes.run_on_main
+        self.made_slim = self.plan.ends_slim and self.plan.collapse == "sample"
 
     def run_all(self) -> PrunedRun:
         """Go through all stages, then make what is to be compared."""
-        plan = self.plan
-        self.on_main(lambda: check_free(self.out, beside=(STAGES_FOLDER, CONTROL_FOLDER)))
-        base = self.base = self.unpruned()
-        self.base_config, self.base_hash = load_run_config(self.run), model_hash(base)
-        total = plan.steps or share_of_training(self.run, self.base_config, plan.share)
-        model = base
-        for number, (spec, steps) in enumerate(zip(plan.cutoffs, stage_steps(total, len(plan.cutoffs)), strict=True)):
-            folder = self.folder(number)
-            self.train_stage(folder, model, spec, steps)
-            model = load_model(folder, self.device)
-        assert model.pruning is not None
-        if plan.ends_slim and not model.config.is_slim:
-            self.on_main(lambda: slim_run(folder, self.out))
-        control = self.train_control(base, total) if plan.control else None
-        return PrunedRun(self.out, self.run, self.base_hash, model.pruning.kept, model.pruning.rule, control)
+        self.on_main(self.check_out)
+        begun = self.saved(self.folder(0))
+        self.base = load_unpruned(self.run, begun.model_hash if begun else "", self.device)
+        check_plan(self.base, self.run, self.plan)
+        self.base_config, self.base_hash = load_run_config(self.run), model_hash(self.base)
+        total = self.plan.steps or share_of_training(self.run, self.base_config, self.plan.share)
+        model, pruning = self.base, begun
+        for number, steps in enumerate(stage_steps(total, len(self.plan.cutoffs))):
+            pruning = self.train_stage(number, model, steps)
+            model = load_model(self.folder(number), self.device)
+        if self.made_slim:
+            self.on_main(lambda: slim_run(self.folder(number), self.out))
+        control = self.train_control(total) if self.plan.control else None
+        assert pruning is not None  # there is a stage
+        return PrunedRun(self.out, self.run, self.base_hash, pruning.kept, pruning.rule, control)
 
-    def unpruned(self) -> HVAE:
-        """Load the model to prune: with the weights that an earlier call of this began with, if there was one."""
-        first = self.folder(0)
-        saved = self.saved(first)
-        begun = saved.pruning if saved else None
-        model = load_model(self.run, self.device, kept=begun.model_hash if begun else "")
-        if begun and begun.model_hash != model_hash(model):
-            raise ModelError(
-                f"{first} was begun with model {begun.model_hash[:12]}, and that of {self.run} is "
-                f"{model_hash(model)[:12]} by now; give another --out"
-            )
-        return model
+    def check_out(self) -> None:
+        """Raise `ModelError` if what is in the folder of the pruned run is not of such a run."""
+        check_free(self.out, beside=(STAGES_FOLDER, CONTROL_FOLDER, *(SLIM_FILES if self.made_slim else ())))
+        if (self.out / CONFIG_FILE).is_file() and load_run_config(self.out).pruning is None:
+            raise ModelError(f"{self.out} is a run that was not pruned; give another --out")
 
     def folder(self, stage: int) -> Path:
         """Return the folder of a stage's run: `out` of the last one, unless that is made slim afterwards."""
-        plan = self.plan
-        is_last = stage == len(plan.cutoffs) - 1
-        made_slim = plan.ends_slim and plan.collapse == "sample"
-        return self.out if is_last and not made_slim else self.out / STAGES_FOLDER / str(stage + 1)
+        is_last = stage == len(self.plan.cutoffs) - 1
+        return self.out if is_last and not self.made_slim else self.out / STAGES_FOLDER / str(stage + 1)
 
-    def saved(self, folder: Path) -> Config | None:
-        """Read the configuration of a run that was begun, as the first process sees it; None if it was not."""
-        return self.on_main(lambda: load_run_config(folder) if (folder / CONFIG_FILE).is_file() else None)
+    def saved(self, folder: Path) -> PruningConfig | None:
+        """Read what a run that was begun was pruned to, as the first process sees it; None if there is no such run."""
+        return self.on_main(lambda: load_run_config(folder).pruning if (folder / CONFIG_FILE).is_file() else None)
 
-    def train_stage(self, folder: Path, model: HVAE, spec: CutoffSpec, steps: int) -> None:
-        """Prune `model` as `spec` says, unless that was done before, and train it in `folder`."""
-        saved = self.saved(folder)
-        stats = None if self.on_main(lambda: has_state(folder)) else self.ranked(model)
-        if saved is not None:
-            assert saved.pruning is not None
-            pruning = self.pruning(spec.rule or saved.pruning.rule, saved.pruning.share, saved.pruning.kept)
-        else:
-            assert stats is not None
-            pruning = self.chosen(model, spec, stats)
+    def train_stage(self, number: int, model: HVAE, steps: int) -> PruningConfig:
+        """Prune `model`, unless that was done before, and train what is left."""
+        folder, spec = self.folder(number), self.plan.cutoffs[number]
+        saved, is_under_way = self.saved(folder), self.on_main(lambda: has_state(folder))
+        stats = None if is_under_way else self.ranked(model)
+        pruning = self.continued(saved, model, spec) if saved else self.chosen(model, spec, stats or self.ranked(model))
         left = left_of(model, pruning.kept)
         config = self.fine_tuning(steps)
         config = replace(config, model=pruned_config(model.config, pruning, left, self.plan.codes), pruning=pruning)
-        if saved is not None:
-            check_same(folder, saved, config)
         self.on_main(self.keep_unpruned)
-        self.train(folder, config, None if stats is None else pruned_weights(model, config, left, stats))
+        initial = None if stats is None else pruned_weights(model, config, left, stats)
+        # Of another seed in each stage: all would see the same images in the same order with the same noise.
+        self.train_in(folder, config, self.plan.seed + number, initial)
+        return pruning
+
+    def train_in(self, folder: Path, config: Config, seed: int, initial: Mapping[str, Tensor] | None) -> None:
+        """Train, unless `folder` was begun with something else."""
+        self.on_main(lambda: check_same(folder, config, seed))
+        self.train(folder, config, seed, initial)
 
     def keep_unpruned(self) -> None:
         """Keep the unpruned weights in their run, so that this continues if that is trained on."""
@@ -158,28 +160,35 @@ class _Pruning:
             raise ModelError(f"the weights of {self.run} cannot be kept there ({error}); copy it to where they can")
 
     def ranked(self, model: HVAE) -> KLStats:
-        """Rank the variates of `model` on training images, or read the ranking that its run has."""
-        plan = self.plan
-        return self.on_main(lambda: find_ranking(model, self.source, plan.batch_size, plan.seed, self.stage).stats)
+        """Rank the variates of `model`, on the first process."""
+        with self.stages() as stage:
+            return self.on_main(lambda: ranking_of(model, self.source, self.plan, stage))
+
+    def continued(self, saved: PruningConfig, model: HVAE, spec: CutoffSpec) -> PruningConfig:
+        """Return what this call would have pruned to where an earlier one did, to compare the two."""
+        kept = saved.kept if spec.file is None else kept_numbers(model, load_mask(spec.file).keep)
+        return replace(saved, rule=spec.rule, kept=kept, collapse=self.plan.collapse)
 
     def chosen(self, model: HVAE, spec: CutoffSpec, stats: KLStats) -> PruningConfig:
         """Choose what is kept; a tolerance is looked for on held-out images."""
         images, size, seed = self.source.split("val").evenly(self.plan.images), self.plan.batch_size, self.plan.seed
-        chosen = self.on_main(
-            lambda: choose_cutoff(spec, model, stats, images, batch_size=size, seed=seed, stage=self.stage).cutoff
-        )
-        all_kept = chosen.mask.kept_dims == LatentMask.everything(stats).kept_dims
-        if all_kept and model is self.base and not (self.plan.codes and model.pruning):
-            raise UsageError(f"{chosen.rule} keeps all latent dimensions of {self.run}; keep less, such as --keep 1%")
-        return self.pruning(chosen.rule, chosen.keep, kept_numbers(model, chosen.mask.keep))
-
-    def pruning(self, rule: str, share: float, kept: tuple[str, ...]) -> PruningConfig:
+        with self.stages() as stage:
+            chosen = self.on_main(
+                lambda: choose_cutoff(spec, model, stats, images, batch_size=size, seed=seed, stage=stage).cutoff
+            )
+        everything = LatentMask.everything(stats)
+        adds_codes = self.plan.codes and not model.config.learned_steps and model.pruning is not None
+        if chosen.mask.kept_dims == everything.kept_dims and model is self.base and not adds_codes:
+            raise UsageError(
+                f"{chosen.rule} keeps all latent dimensions of {self.run}, {100 * everything.kept_share:.3g}% of the "
+                "unpruned model's; keep less"
+            )
         return PruningConfig(
             run=self.run.as_posix(),
             model_hash=self.base_hash,
-            rule=rule,
-            share=share,
-            kept=kept,
+            rule=chosen.rule,
+            share=chosen.keep,
+            kept=kept_numbers(model, chosen.mask.keep),
             collapse=self.plan.collapse,
         )
 
@@ -189,12 +198,8 @@ class _Pruning:
         precision = resolve_precision(config.train.precision, self.device)
         return replace(config, train=replace(config.train, precision=precision))
 
-    def train_control(self, base: HVAE, steps: int) -> Path:
+    def train_control(self, steps: int) -> Path:
         """Train the whole model for as long, on the same images."""
         folder = self.out / CONTROL_FOLDER
-        config = self.fine_tuning(steps)
-        saved = self.saved(folder)
-        if saved is not None:
-            check_same(folder, saved, config)
-        self.train(folder, config, dict(base.state_dict()))
+        self.train_in(folder, self.fine_tuning(steps), self.plan.seed, dict(self.base.state_dict()))
         return folder

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config, LossConfig
+from ..errors import UsageError
 from ..train.state import steps_taken
 
 PEAK = 1 / 8
@@ -24,7 +25,11 @@ def stage_steps(steps: int, stages: int) -> list[int]:
 
     >>> stage_steps(10, 3)
     [4, 3, 3]
+
+    Raises `UsageError` if a stage would have none.
     """
+    if steps < stages:
+        raise UsageError(f"{steps} steps are too few for {stages} stages; give --steps {stages} or more")
     bounds = [-(-steps * stage // stages) for stage in range(stages + 1)]
     return [b - a for a, b in itertools.pairwise(bounds)]
 

@@ -11,8 +11,11 @@ from ..model.checkpoint import WEIGHTS_FILE, load_model, load_run_config, save_w
 from ..prune.slim import slim
 from ..train.optimizer import FlatOptimizer
 from ..train.run_folder import read_origin, save_run
-from ..train.state import TrainState, save_state, steps_taken
+from ..train.state import STATE_FOLDER, TrainState, save_state, steps_taken
 from .pruned_model import left_of
+
+SLIM_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.partial", f".{WEIGHTS_FILE}.lock", STATE_FOLDER)
+"""What a kill may leave before the folder is a run."""
 
 
 def slim_run(whole: Path, out: Path) -> None:

@@ -131,12 +131,16 @@ def apply_pruning(model: HVAE, pruning: PruningConfig | None) -> HVAE:
     Raises `ConfigError` if what is left is not of this model.
     """
     model.pruning = pruning
-    if pruning is not None and pruning.collapse == "sample":
-        each = zip(pruning.kept, model.config.groups, strict=True)
-        try:
-            keep = [flags_of(text, group.variates, "variates") for text, group in each]
-        except ValueError as error:
-            raise ConfigError(f"pruning.kept does not fit the model's latent groups ({error})") from None
+    if pruning is None:
+        return model
+    try:
+        each = zip(pruning.kept, model.config.unpruned_groups, strict=True)
+        keep = [flags_of(text, group.variates, "variates") for text, group in each]
+        if model.config.is_slim and [group.variates for group in model.config.groups] != [int(k.sum()) for k in keep]:
+            raise ValueError("their numbers of variates are others")
+    except ValueError as error:
+        raise ConfigError(f"pruning.kept does not fit the model's latent groups ({error})") from None
+    if pruning.collapse == "sample":
         model.prune_to([torch.from_numpy(flags).view(-1, 1, 1) for flags in keep])
     return model
 

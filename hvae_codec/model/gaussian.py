@@ -19,7 +19,7 @@ ScaleBase = Literal["std", "logstd"]
 SMALLEST_STD = 1e-8
 LARGEST_STD = 1e8
 _LOG_LARGEST = math.log(LARGEST_STD)
-_FARTHEST = 1e3  # standard deviations from the mean beyond which a mass falls no more
+_FAR = 30.0  # standard deviations from the mean beyond which a bin is far
 _NARROWEST = 1e-3  # difference of the two logarithms that float32 still has to three digits
 
 
@@ -59,15 +59,20 @@ class DiagonalGaussian(NamedTuple):
 
         By symmetry both edges are taken at or below the mean's nearer side: log(F(a) - F(b)) = log F(a) +
         log(1 - F(b) / F(a)), whose terms are stable in both tails. Bins too narrow for that difference have
-        the density times the width.
+        the density times the width, and far ones Mills' ratio for F(a): float32 has no more there.
         """
         distance, half = (z - self.mean).abs() / self.std, 0.5 * width / self.std
-        distance = distance.clamp(max=_FARTHEST)
-        upper, lower = torch.special.log_ndtr(half - distance), torch.special.log_ndtr(-half - distance)
+        near = distance - half  # of the nearer edge from the mean, below 0 if the mean is in the bin
+        upper = torch.special.log_ndtr(-near.clamp(max=_FAR))
+        lower = torch.special.log_ndtr(-(distance + half).clamp(max=2.0 * _FAR))
         difference = upper - lower
         exact = upper + torch.log(-torch.expm1(-difference.clamp(min=_NARROWEST)))
-        density = torch.log(2.0 * half) - 0.5 * (distance.square() + math.log(2.0 * math.pi))
-        return torch.where(difference > _NARROWEST, exact, density)
+        half_log = 0.5 * math.log(2.0 * math.pi)
+        density = torch.log(2.0 * half) - 0.5 * distance.square() - half_log
+        edge = near.clamp(min=_FAR)
+        rest = torch.log(-torch.expm1(-(2.0 * edge * half).clamp(min=SMALLEST_STD)))
+        far = -0.5 * edge.square() - half_log - torch.log(edge) + rest
+        return torch.where(near > _FAR, far, torch.where(difference > _NARROWEST, exact, density))
 
     def variates(self, numbers: Tensor | None) -> DiagonalGaussian:
         """Select the variates `numbers`, int64 [k]: [B, k, H, W] of [B, variates, H, W]; all for None."""

@@ -145,7 +145,7 @@ class TopDownBlock(nn.Module):
         An optimiser that moves every weight by about its rate moves a step by 20 times that share of it.
         """
         if not self.variates:
-            return torch.ones(0, 1, 1)
+            return kernel_of(self.prior_cell.convs[-1])[0].new_ones(0, 1, 1)
         logs = self.log_step if variates is None else self.log_step[variates]
         return torch.exp(STEP_RATE * logs).clamp(MIN_STEP, MAX_STEP).view(-1, 1, 1)
 

@@ -58,7 +58,7 @@ class CutoffSpec:
             return f"{TOLERANCE} {100 * self.tolerance:g}%{by}"
         if self.file is not None:
             return self.file.name.encode(errors="replace").decode()  # names of files need not be valid Unicode
-        return ALL_LEFT
+        return f"{ALL_LEFT}{by}"
 
     def check(self, model: HVAE) -> None:
         """Raise as `cutoff` does, if that can be known before there are statistics."""
@@ -66,8 +66,8 @@ class CutoffSpec:
             _cutoff_of_file(model, self)
         if self.keep is not None and model.pruning is not None and self.keep > _left(model.pruning):
             raise UsageError(
-                f"keep is {100 * self.keep:g}%, and {model.run} was pruned to {model.pruning.rule.removeprefix(KEEP)}; "
-                f"leave it out for all that is left, or give the unpruned run as --model, which was {model.pruning.run}"
+                f"keep is {100 * self.keep:g}%, and {model.run} was pruned to {100 * model.pruning.share:g}%; give at "
+                f"most that, or the run it was pruned from as --model: {model.pruning.run}"
             )
         if self.count == "variates" and model.pruning is not None:
             raise UsageError(f"--count variates is of whole models, and {model.run} was pruned; leave it out")
@@ -86,7 +86,7 @@ class CutoffSpec:
             return Cutoff(self.rule, mask.kept_share, mask)
         if self.file is not None:
             return _cutoff_of_file(model, self)
-        mask = LatentMask.everything(stats)
+        mask = LatentMask.from_keep(stats, 1.0, granularity=self.granularity)
         return Cutoff(self.rule, mask.kept_share, mask) if self.tolerance is None else None
 
 
@@ -100,7 +100,7 @@ def fitting(specs: Sequence[CutoffSpec], model: HVAE) -> list[CutoffSpec]:
         return list(specs)
     asked = [spec for spec in specs if not spec.is_default]
     possible = [spec for spec in specs if spec.is_default and (spec.keep or 0.0) < _left(pruning)]
-    return [*asked, *possible, CutoffSpec()]
+    return [*asked, *possible, CutoffSpec(granularity=specs[0].granularity)]
 
 
 def _left(pruning: PruningConfig) -> float:

@@ -7,6 +7,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -216,6 +217,12 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
     write_atomically(path, whole.getvalue())
 
 
+def _left(header: Mapping[str, Any], kl: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.bool_], ...] | None:
+    if "left" not in header:
+        return None
+    return tuple(flags_of(*pair, "variates") for pair in zip(header["left"], map(len, kl), strict=True))
+
+
 def load_kl_stats(path: Path) -> KLStats:
     """Read what `save_kl_stats` wrote; `ModelError` if it is missing or damaged, `PermissionError` if it is shut."""
     try:
@@ -225,7 +232,10 @@ def load_kl_stats(path: Path) -> KLStats:
             if not groups or len(file.files) != 1 + 2 * len(groups):
                 raise ValueError("arrays are missing")
             kl, std = (tuple(file[f"{name}_{i}"] for i in groups) for name in ("kl_bits", "posterior_std"))
-            left = [flags_of(*pair, "variates") for pair in zip(header.get("left", ()), map(len, kl), strict=False)]
+            texts = header.get("left") or [None] * len(kl)
+            left = [
+                flags_of(*pair, "variates") for pair in zip(texts, map(len, kl), strict=True) if pair[0] is not None
+            ]
             of_run = header.get("unpruned_dims", 0), tuple(left) or None
             return KLStats(kl, std, header["images"], header["model_hash"], header["source"], *of_run)
     except FileNotFoundError:

@@ -36,6 +36,12 @@ def comparison_sentences(found: Comparison) -> list[str]:
     untrained = rows.get((base, LEFT), dense)  # a pruned run may have been pruned to the same again, for codes
     costs = [row["nelbo_change"] / dense["nelbo"] for row in (after, untrained)]
     share = percent(after["kept_dims"] / after["dims"])
+    if found.about["codes"]:  # whose length is no KL
+        return [
+            f"With {share} of the latent dimensions an image takes {after['bytes']:,.0f} bytes at "
+            f"{after['psnr']:.2f} dB; without having been trained for it, {untrained['bytes']:,.0f} bytes at "
+            f"{untrained['psnr']:.2f} dB."
+        ]
     return [
         f"With {share} of the latent dimensions the NELBO is {_by(costs[0])} than with all of {_model(base)}; "
         f"without having been trained for it, it would be {_by(costs[1])}."

@@ -75,6 +75,7 @@ class TrainResult:
     validation: Elbo  # means over the held-out images, bits/dim, with the averaged weights
     seconds: float  # spent on all steps, also before the run was continued
     steps_taken: int  # steps of this call; 0 if the run was finished before
+    stopped: int | None = None  # number of a signal that came too late to stop it, for callers with more to do
 
 
 OnStep = Callable[[StepMetrics], None]
@@ -130,7 +131,8 @@ def train(
     finally:
         if processes.is_main:
             lock.release()
-    return TrainResult(run, state.step, int(state.optimizer.skipped), elbo, state.seconds, state.step - begun)
+    skipped, taken = int(state.optimizer.skipped), state.step - begun
+    return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
 
 
 def _check_processes(
@@ -190,6 +192,7 @@ class _Loop:
     files: RunFiles
     on_warning: Callable[[str], None]
     elbo: Elbo | None = None  # the last validation of this call
+    stopped: int | None = None  # number of the signal that asked to stop, also in the last step
 
     def __post_init__(self) -> None:
         self.first_bad = torch.full((), _NEVER, device=self.state.model.device)
@@ -229,6 +232,7 @@ class _Loop:
                     stopping = agreement.reached(interrupt.requested)
                     self.finish_step(stopping=stopping)
             agreement.close()
+            self.stopped = interrupt.signal if self.processes.any(interrupt.requested) else None
             if self.state.step < self.config.train.steps:
                 raise KeyboardInterrupt(interrupt.signal)
 

@@ -25,7 +25,9 @@ LOCK_FILE = ".lock"
 _FIXED = ("model.", "optimizer.name", "train.batch_size", "pruning.")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
 
-_BEGUN = {LOCK_FILE, f"{CONFIG_FILE}.partial", f".{CONFIG_FILE}.lock"}
+_BEGUN = {LOCK_FILE, ORIGIN_FILE} | {
+    name for file in (CONFIG_FILE, ORIGIN_FILE) for name in (f"{file}.partial", f".{file}.lock")
+}
 """Files that a command that was killed at its very beginning may leave."""
 
 
@@ -114,8 +116,13 @@ def check_free(run: Path, beside: Collection[str] = ()) -> None:
         raise ModelError(f"{run} exists and is not a run; give another --out")
 
 
-def check_same(run: Path, saved: Config, wanted: Config) -> None:
-    """Raise `ModelError` if `run`, begun with the configuration `saved`, is to be continued with another."""
+def check_same(run: Path, wanted: Config, seed: int) -> None:
+    """Raise `ModelError` if `run` was begun with another configuration or seed; a new run was with none."""
+    if not (run / CONFIG_FILE).is_file():
+        return
+    origin, saved = read_origin(run), load_run_config(run)
+    if origin is not None and origin.seed != seed:
+        raise ModelError(f"{run} was begun with seed {origin.seed}, not {seed}; give that as --seed, or another --out")
     old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
     for name in sorted(old | new, key=lambda name: name.startswith("optimizer.")):  # its rates follow from the steps
         if old.get(name) != new.get(name):
@@ -210,6 +217,7 @@ def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Orig
 
 def save_run(run: Path, config: Config, origin: Origin) -> None:
     """Write down what the states of `run` are from now on trained with."""
-    save_config(run, config)
     if origin != read_origin(run):
+        run.mkdir(parents=True, exist_ok=True)
         write_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
+    save_config(run, config)
