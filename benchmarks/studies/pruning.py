@@ -69,7 +69,7 @@ def main() -> None:
         trials = list(all_trials(options.seeds))
         documents = list(pool.map(lambda trial: prune(options, trial, rates), trials))
     rows = [row for trial, document in zip(trials, documents, strict=True) for row in rows_of(trial, document)]
-    report(options, rows)
+    report(options, against_controls(rows))
 
 
 def parse() -> argparse.Namespace:
@@ -111,10 +111,11 @@ def prune(options: argparse.Namespace, trial: Trial, rates: Mapping[str, str]) -
     measured = out / "analysis" / "pruning.json"
     if not measured.exists():
         control = options.out / "runs" / control_trial(trial.seed).folder / "control"
-        if control.exists() and not (out / "control").exists():
+        if control.exists() and not (out / "control").exists() and "--set" not in trial.options:
             shutil.copytree(control, out / "control")
         changed = [word.format(**rates) for word in trial.options]
-        common = ["--model", options.model, "--out", out, "--steps", options.steps, "--seed", trial.seed, "--control"]
+        common = ["--model", options.model, "--out", out, "--steps", options.steps, "--seed", trial.seed]
+        common += [] if "--set" in changed else ["--control"]  # a control has the same settings; here it is of others
         words = [sys.executable, "-m", "hvae_codec", "prune", options.data, *changed, *common, "--no-tensorboard"]
         ended = subprocess.run(
             list(map(str, words)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
@@ -128,7 +129,18 @@ def prune(options: argparse.Namespace, trial: Trial, rates: Mapping[str, str]) -
 
 def rows_of(trial: Trial, document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each model and mask that was measured."""
-    return [{"trial": trial.name, "seed": trial.seed, **row} for row in document["rows"]]
+    about = {"trial": trial.name, "seed": trial.seed, "reference": document["about"]["reference"]}
+    return [{**about, **row} for row in document["rows"]]
+
+
+def against_controls(rows: Sequence[Row]) -> list[Row]:
+    """Take all changes from the seed's control; those that were not measured so are differences of averages."""
+    dense = {row["seed"]: row["nelbo"] for row in rows if (row["model"], row["kept"]) == ("control", "all latents")}
+    nothing = {"nelbo_change_se": float("nan")}
+    return [
+        row if row["reference"] == "control" else {**row, **nothing, "nelbo_change": row["nelbo"] - dense[row["seed"]]}
+        for row in rows
+    ]
 
 
 def report(options: argparse.Namespace, rows: Sequence[Row]) -> None:
@@ -165,7 +177,7 @@ def cells_of(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
         name,
         f"{mean(rows, 'kept_dims'):,.0f}",
         f"{mean(rows, 'nelbo'):.4f}",
-        f"{mean(rows, 'nelbo_change'):+.4f} ± {error:.4f}{seeds}",
+        f"{mean(rows, 'nelbo_change'):+.4f}" + ("" if np.isnan(error) else f" ± {error:.4f}") + seeds,
         f"{mean(rows, 'rate'):.4f}",
         f"{mean(rows, 'distortion'):.4f}",
         f"{mean(rows, 'psnr'):.2f}",
