@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hvae_codec.config import Config, ModelConfig, StageConfig
 from hvae_codec.distributed import DistributedContext
+from hvae_codec.model.choices import KeptOfGroup
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.store.quantiser import IntCodec
@@ -71,6 +73,28 @@ def test_training_steps(channels: int, checkpointed: bool):
     for step in (1, 2):  # without moments, and with
         result = update(model, optimizer, config, images_of(config), noise, step)
     assert {tensor.device.type for tensor in (*result, *optimizer.tensors().values())} == {DEVICE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codes", [False, True])
+def test_a_slim_model_is_trained(codes: bool):
+    stages = (replace(STAGES[0], kept=(2,)), replace(STAGES[1], kept=(0,)))
+    config = Config(ModelConfig(8, stages, mixtures=2, middle_layers=1, learned_steps=codes))
+    model = model_of(config)
+    optimizer = FlatOptimizer(model, config.optimizer, 0.99)
+    result = update(model, optimizer, config, images_of(config), noise, 1)
+    assert {tensor.device.type for tensor in (*result, *optimizer.tensors().values())} == {DEVICE}
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_trained_with_its_mask():
+    config = config_of(3)
+    model = model_of(config)
+    optimizer = FlatOptimizer(model, config.optimizer, 0.99)
+    variates, none = torch.empty(1, dtype=torch.int64, device=DEVICE), torch.empty(0, dtype=torch.int64, device=DEVICE)
+    model.kept = [KeptOfGroup(none, None), KeptOfGroup(variates, None)]
+    result = update(model, optimizer, config, images_of(config), noise, 1)
+    assert result.loss.device.type == DEVICE
 
 
 @pytest.mark.slow

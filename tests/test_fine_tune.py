@@ -150,6 +150,10 @@ def test_sample_runs_can_be_made_slim(base, source, tmp_path):
     differences = (model.reconstruct(images).int() - whole.reconstruct(images).int()).abs()
     assert differences.max() <= 1
     config = load_run_config(tmp_path / "out")
+    # A kill between its weights and its configuration leaves a folder that the same call makes a run.
+    (tmp_path / "out" / "config.json").unlink()
+    prune_to(base, tmp_path / "out", source, plan_of(0.2, collapse="sample", slim=True))
+    assert load_run_config(tmp_path / "out") == config
     longer = replace(config, train=replace(config.train, steps=6))
     result = train(
         tmp_path / "out", longer, source.subset(range(16)), source.subset(range(16, 24)), replace(OPTIONS, seed=0)
@@ -236,6 +240,39 @@ def test_the_same_again_continues_and_another_is_refused(base, source, tmp_path)
         prune_to(base, out, source, plan_of(0.1))
     with pytest.raises(ModelError, match="exists and is not a run"):
         prune_to(base, base.parent, source, plan)
+
+
+def test_other_runs_are_left_alone(base, source, tmp_path, tiny_config):
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    for changes in ({}, {"collapse": "sample", "slim": True}):
+        with pytest.raises(ModelError, match="other is a run that was not pruned; give another --out"):
+            prune_to(base, other, source, plan_of(0.2, **changes))
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
+def test_a_slim_base_has_no_prior_to_sample_and_codes_stay_codes(base, source, tmp_path):
+    prune_to(base, tmp_path / "slim", source, plan_of(0.2, codes=True))
+    with pytest.raises(UsageError, match=r"is slim.*leave out --collapse sample"):
+        prune_to(tmp_path / "slim", tmp_path / "out", source, plan_of(0.1, collapse="sample"))
+    with pytest.raises(UsageError, match="give --codes"):
+        prune_to(tmp_path / "slim", tmp_path / "out", source, plan_of(0.1))
+    pruned = prune_to(tmp_path / "slim", tmp_path / "out", source, plan_of(0.1, codes=True))
+    earlier = load_run_config(tmp_path / "slim").pruning.kept
+    assert all(set(_numbers(b)) <= set(_numbers(a)) for a, b in zip(earlier, pruned.kept, strict=True))
+    found = compare(pruned, source, plan_of(0.1, codes=True), quiet).table.set_index(["model", "kept"])
+    assert found.loc[("before", LEFT), "kept_dims"] == found.loc[("after", LEFT), "kept_dims"]
+
+
+def test_a_signal_in_the_last_step_is_told(tiny_config, source, tmp_path):
+    def stop(metrics) -> None:
+        if metrics.step == tiny_config.train.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    parts = source.subset(range(16)), source.subset(range(16, 24))
+    result = train(tmp_path / "run", tiny_config, *parts, OPTIONS, stop)
+    assert (result.step, result.stopped) == (tiny_config.train.steps, signal.SIGTERM)
+    assert train(tmp_path / "run", tiny_config, *parts, OPTIONS).stopped is None
 
 
 def test_a_base_that_was_trained_on_is_still_there(base, source, tmp_path):
