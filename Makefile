@@ -7,6 +7,8 @@ VENV ?= .venv
 QUICKSTART ?= quickstart
 # More options for `hvae-codec train` in the quickstart, such as TRAIN="--steps 20".
 TRAIN ?=
+# Processes that run tests; a test keeps one core busy, for a moment two.
+TEST_PROCESSES ?= 2
 
 HVAE = $(abspath $(VENV))/bin/hvae-codec
 IN_QUICKSTART = cd $(QUICKSTART) && $(HVAE)
@@ -55,7 +57,7 @@ clean-quickstart:
 	rm -rf $(QUICKSTART)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
