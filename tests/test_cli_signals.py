@@ -73,3 +73,29 @@ def test_a_signal_while_python_makes_a_class(tmp_path: Path):
     )
     ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (143, "Stopped.\n")
+
+
+LOST = """
+import os, sys, time
+from hvae_codec_cli import app
+
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0)  # Python looks for signals
+
+def work(*_, **__):
+    Deleted()
+    time.sleep(100)
+
+app.TyperGroup.make_context = work
+app.main(["info", "anything"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_signal_while_an_object_is_deleted(number: signal.Signals, code: int):
+    """Python ignores what is raised then."""
+    command = [sys.executable, "-c", LOST, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "Stopped.\n")
