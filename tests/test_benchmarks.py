@@ -167,6 +167,7 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("coffee", "ihc")
     monkeypatch.setattr(sample_data, "PHOTOGRAPHS", {name: sample_data.PHOTOGRAPHS[name] for name in names})
     monkeypatch.setitem(sample_data.PATCHES, "train", 40)
+    monkeypatch.setitem(sample_data.PATCHES, "val", 80)
     monkeypatch.setattr(probe, "use_threads", lambda _count: None)
     probe.main(["--quick", "--tasks", "photos", "--out", str(tmp_path)])
     rows = results(tmp_path, "probe").set_index("representation")
