@@ -9,6 +9,8 @@ QUICKSTART ?= quickstart
 TRAIN ?=
 # The same for `hvae-codec prune`.
 PRUNE ?=
+# Processes that run tests; a test keeps one core busy, for a moment two.
+TEST_PROCESSES ?= 2
 
 HVAE = $(abspath $(VENV))/bin/hvae-codec
 IN_QUICKSTART = cd $(QUICKSTART) && $(HVAE)
@@ -64,7 +66,7 @@ clean-quickstart:
 	rm -rf $(QUICKSTART)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -33,7 +33,7 @@ from .arguments import checked, usage_sentence, with_local_paths
 from .display import interruptible
 from .memory import memory_message
 from .plain_text import never_fail_to_print
-from .signals import signals_interrupt
+from .signals import exit_code, signals_interrupt
 
 
 class _Commands(TyperGroup):
@@ -100,6 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
         with signals_interrupt():
             code = app(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0
         sys.exit(code)
+    except KeyboardInterrupt as stopped:  # while the command line is made; later `_Commands` has it
+        print("Stopped.", file=sys.stderr)
+        sys.exit(exit_code(stopped))
     except HvaeCodecError as error:
         message, code = str(error), error.exit_code
     except TyperException as error:

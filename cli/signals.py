@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from types import FrameType
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Windows has no SIGHUP."""
+
+_SOON = 0.01
+"""Seconds after which a lost interrupt comes again: what lost it is over by then."""
 
 
 @contextmanager
@@ -30,10 +34,44 @@ def signals_interrupt() -> Iterator[None]:
     for number in heard:
         signal.signal(number, stop)
     try:
-        yield
+        with _lost_interrupts_again():
+            yield
     finally:
         for number in heard:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _lost_interrupts_again() -> Iterator[None]:
+    """While active, an interrupt that Python ignores is raised once more.
+
+    A signal may come while Python runs what is done if an object is deleted, as importing does for each module. Python
+    then prints a traceback, "Exception ignored in ...", and the command would go on, deaf to further signals.
+    """
+    if not (hasattr(signal, "SIGALRM") and _ends_this_process(signal.SIGALRM)):  # Windows, or the timer is in use
+        yield
+        return
+    before = sys.unraisablehook
+
+    def hook(ignored: sys.UnraisableHookArgs) -> None:
+        if not isinstance(ignored.exc_value, KeyboardInterrupt):
+            before(ignored)
+            return
+        reason = ignored.exc_value.args
+
+        def interrupt(_number: int, _frame: FrameType | None) -> None:
+            raise KeyboardInterrupt(*reason)
+
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _ends_this_process(number: int) -> bool:

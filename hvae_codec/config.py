@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -50,7 +51,7 @@ class _Section:
 
     def __post_init__(self) -> None:
         section = type(self).__name__.removesuffix("Config").lower()
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _type_hints(typing.cast(type, type(self))).items():
             value, words = getattr(self, name), typing.get_args(hint)
             if typing.get_origin(hint) is Literal:
                 _require(value in words, f"{section}.{name} is {value!r}; it must be one of {', '.join(words)}")
@@ -407,9 +408,14 @@ def config_from_dict(data: Mapping[str, Any]) -> Config:
     return _build(Config, data, "")
 
 
+@functools.cache  # Python compiles every annotation anew, which takes most of the time of reading a configuration
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _build(cls: type, data: object, where: str) -> Any:
     data = _table(data, where.rstrip("."))
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     known = [f.name for f in fields(cls)]
     for key in data:
         if key not in known:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,16 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts processes in which everything is imported already, without this one's threads."""
+    context = multiprocessing.get_context("forkserver")
+    # The first start decides what the server imports. Training imports torch's compiler, which takes seconds.
+    rooms = ["hvae_codec.encode.append", "hvae_codec.encode.pipeline", "hvae_codec.train.loop"]
+    context.set_forkserver_preload([*rooms, "hypothesis", "pytest", "skimage.data", "torch._dynamo"])
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats, save_kl_stats
+from hvae_codec_cli.app import main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
@@ -167,6 +168,7 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("coffee", "ihc")
     monkeypatch.setattr(sample_data, "PHOTOGRAPHS", {name: sample_data.PHOTOGRAPHS[name] for name in names})
     monkeypatch.setitem(sample_data.PATCHES, "train", 40)
+    monkeypatch.setitem(sample_data.PATCHES, "val", 80)
     monkeypatch.setattr(probe, "use_threads", lambda _count: None)
     probe.main(["--quick", "--tasks", "photos", "--out", str(tmp_path)])
     rows = results(tmp_path, "probe").set_index("representation")
@@ -353,6 +355,21 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_commands_that_are_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run and a store are made in this process; the command that is stopped has its own."""
+    prepare = signals.prepare
+
+    def prepare_here(base: Path, images: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(signals, "finish", finish_here)
+            prepare(base, images)
+
+    def finish_here(folder: Path, command: list[str]) -> None:
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 0
+
+    monkeypatch.setattr(signals, "prepare", prepare_here)
     monkeypatch.setattr(signals, "SIGNALS", (signals.signal.SIGTERM,))
     signals.main(["--moments", "1", "--images", "24", "--commands", "decode"])
     out = capsys.readouterr().out

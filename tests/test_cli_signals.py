@@ -56,8 +56,9 @@ def test_a_stopped_command_says_so(number: signal.Signals, code: int, monkeypatc
     assert capsys.readouterr().err == "Stopped. Nothing was written.\n"
 
 
-def test_a_signal_while_the_command_line_is_read(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("typer.core.TyperGroup.make_context", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
+@pytest.mark.parametrize("step", ["hvae_codec_cli.app.checked", "typer.core.TyperGroup.make_context"])
+def test_a_signal_while_the_command_line_is_read(step: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(step, lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP))
     with pytest.raises(SystemExit) as stopped:
         main(["info", "anything"])
     assert stopped.value.code == 129
@@ -73,3 +74,38 @@ def test_a_signal_while_python_makes_a_class(tmp_path: Path):
     )
     ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (143, "Stopped.\n")
+
+
+LOST = """
+import os, sys, time
+from hvae_codec_cli import app
+
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0)  # Python looks for signals
+
+def work(*_, **__):
+    Deleted()
+    time.sleep(100)
+
+app.TyperGroup.make_context = work
+app.main(["info", "anything"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_signal_while_an_object_is_deleted(number: signal.Signals, code: int):
+    """Python ignores what is raised then."""
+    command = [sys.executable, "-c", LOST, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "Stopped.\n")
+
+
+def test_ctrl_c_while_python_stops():
+    """Nothing is left to be done."""
+    late = "import atexit, os, sys, hvae_codec_cli.start as start\n"
+    late += "atexit.register(os.kill, os.getpid(), 2); sys.argv[1:] = ['--version']; start.main()"
+    ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+    assert ended.stdout[0].isdigit()

@@ -20,9 +20,10 @@ COMMANDS = typer.main.get_command(app).commands
 @pytest.mark.slow
 def test_the_command_reference_is_up_to_date():
     module = script("build_commands")
-    assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run make docs"
+    reference = module.reference()
+    assert module.PAGE.read_text(encoding="utf-8") == reference, "run make docs"
     for name in COMMANDS:
-        assert f"## hvae-codec {name}\n" in module.reference()
+        assert f"## hvae-codec {name}\n" in reference
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -462,9 +461,7 @@ def work(run: Path, new, path: Path) -> None:
     append(load_model(run), new, path, batch_size=2)
 
 
-def test_killed_at_random_moments(tiny_run, tiny_model, folders, path, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hvae_codec.encode.append", __name__])
+def test_killed_at_random_moments(processes, tiny_run, tiny_model, folders, path, tmp_path):
     new, moments = source(folders, "new"), random.Random(0)
     shutil.copytree(path, tmp_path / "unbroken.zarr")
     append(tiny_model, new, tmp_path / "unbroken.zarr", batch_size=2)
@@ -472,7 +469,7 @@ def test_killed_at_random_moments(tiny_run, tiny_model, folders, path, tmp_path)
     shutil.copytree(path, tmp_path / "kept.zarr")
     killed = 0
     while killed < KILLS:
-        process = context.Process(target=work, args=(tiny_run, new, path))
+        process = processes.Process(target=work, args=(tiny_run, new, path))
         process.start()
         unfinished, end = tmp_path / "out.zarr.partial", time.monotonic() + 30
         wanted = 0 if killed % 2 else min(6, len(list(unfinished.glob("committed/c/*"))) + 1)

@@ -103,12 +103,12 @@ def log_p(model: HVAE, pixels: torch.Tensor) -> torch.Tensor:
 def test_the_model_of_one_pixel():
     """Against quadrature: the bound lies above -log p(x), falls with K and comes near it."""
     model = one_pixel_model()
-    pixels = torch.arange(0, 256, 5, dtype=torch.uint8).view(-1, 1, 1, 1)
+    pixels = torch.arange(0, 256, 10, dtype=torch.uint8).view(-1, 1, 1, 1)
     truth = -log_p(model, pixels)
     assert torch.logsumexp(log_p(model, torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)), 0) == pytest.approx(
         0, abs=1e-3
     )
-    nelbo, few, many = (importance_bound(model, pixels, ImageNoise(1, range(52)), k) for k in (1, 10, 1000))
+    nelbo, few, many = (importance_bound(model, pixels, ImageNoise(1, range(26)), k) for k in (1, 10, 500))
     assert nelbo.mean() > few.mean() > many.mean()
     assert (nelbo - truth).mean() > 0.1
     assert (many - truth).mean().item() == pytest.approx(0, abs=0.05)

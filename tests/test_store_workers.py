@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import multiprocessing
 import random
 import shutil
 import signal
@@ -173,13 +172,11 @@ def work(run: Path, images: np.ndarray, stats, path: Path, worker: Worker) -> No
 
 
 @pytest.fixture(scope="module")
-def started(tiny_run, images, stats):
-    """Starts workers in processes in which everything is imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hvae_codec.encode.pipeline", __name__])
+def started(processes, tiny_run, images, stats):
+    """Starts workers in processes of their own."""
 
     def start(path: Path, worker: Worker):
-        process = context.Process(target=work, args=(tiny_run, images, stats, path, worker))
+        process = processes.Process(target=work, args=(tiny_run, images, stats, path, worker))
         process.start()
         return process
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import random
 import signal
@@ -37,14 +36,6 @@ def rows(run: Path) -> list[list[str]]:
         return []
     with open(path, newline="") as file:
         return [row[:-1] for row in csv.reader(file)]
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """A way to start processes in which everything is imported already, without this one's threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hvae_codec.train.loop", __name__])
-    return context
 
 
 def test_a_run_killed_at_random_moments_is_the_unbroken_one(
