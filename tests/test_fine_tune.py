@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import shutil
 import signal
@@ -325,13 +324,11 @@ def work(base: Path, out: Path, patches: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-def test_kills_in_every_stage_change_nothing(base, source, photo_patches, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hvae_codec.fine_tune.prune", __name__])
+def test_kills_in_every_stage_change_nothing(processes, base, photo_patches, tmp_path):
     work(base, tmp_path / "unbroken", photo_patches)
     killed = tmp_path / "killed"
     for folder, step in ((killed / "stages" / "1", 2), (killed / "stages" / "1", 5), (killed, 2)):
-        process = context.Process(target=work, args=(base, killed, photo_patches))
+        process = processes.Process(target=work, args=(base, killed, photo_patches))
         process.start()
         end = time.monotonic() + 60
         while (steps_taken(folder) or 0) < step and time.monotonic() < end and process.is_alive():
