@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from hvae_codec.errors import UsageError
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     data: Data,
     keep: option.Keep = "",
     cutoff: option.Cutoff = "",
@@ -69,7 +72,6 @@ def command(
     with a table of before and after. Several processes: torchrun --nproc-per-node N -m hvae_codec prune ...
     """
     from hvae_codec.fine_tune.plan import PrunePlan
-    from hvae_codec.train.loop import TrainOptions
 
     plan = PrunePlan(
         cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule, codes),
@@ -83,20 +85,7 @@ def command(
         batch_size=batch_size,
         seed=seed or 0,
     )
-    options = TrainOptions(
-        seed=seed or 0,
-        save_every=save_every,
-        keep_states=keep_states,
-        eval_every=eval_every,
-        log_every=log_every,
-        validation_images=validation_images,
-        max_skips=max_skips,
-        workers=workers,
-        tensorboard=tensorboard,
-        other_data=allow_other_data,
-        graph=graph.value,
-        deterministic=deterministic,
-    )
+    options = _train_options(context)
     _prune(PruneRequest(data, model, out, plan, options, skip_broken), device)
 
 
@@ -110,6 +99,16 @@ class PruneRequest:
     plan: PrunePlan
     options: TrainOptions
     skip_broken: bool
+
+
+def _train_options(context: typer.Context) -> TrainOptions:
+    """Collect the options of how a training runs, whose names are those of `TrainOptions`."""
+    from hvae_codec.train.loop import TrainOptions
+
+    names = {field.name for field in fields(TrainOptions)} - {"device", "seed"}
+    taken = {name: value for name, value in context.params.items() if name in names}
+    taken |= {"graph": context.params["graph"].value, "other_data": context.params["allow_other_data"]}
+    return TrainOptions(**taken)
 
 
 def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule: str, codes: bool) -> list[CutoffSpec]:

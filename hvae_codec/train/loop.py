@@ -101,10 +101,9 @@ def train(
     reason to stop (default: the log). Ctrl-C, SIGTERM or SIGHUP saves after the step at hand and raises
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
-    A run without a state begins with the weights `initial`, if given, instead of random ones.
-
-    Raises `DataError` naming an image that cannot be read, or if the run was begun on other images; `TrainingError` if
-    training diverged; `ModelError` if no state can be read, or another process trains this run.
+    A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
+    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged;
+    `ModelError` if no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
     processes = processes or DistributedContext(device=options.device)
@@ -115,9 +114,8 @@ def train(
     try:
         origin = Origin.of(options.seed, training, validation)
         unskipped = Origin.before_skipping(options.seed, training)
-        origin = processes.run_on_main(
-            lambda: check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
-        )
+        check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
+        origin = processes.run_on_main(check)
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)
