@@ -75,7 +75,7 @@ def test_a_pruned_run_encodes_all_that_is_left_and_decodes(hvae):
     assert len(list(Path("images").rglob("*.png"))) == 24
     _, errors = hvae(2, "encode data.npy other.zarr --model runs/p --keep 50%")
     assert "keep is 50%, and runs/p was pruned to 20%" in errors
-    assert "--model, which was runs/a" in errors
+    assert "as --model: runs/a" in errors
     assert not Path("other.zarr").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_further_cut_is_a_part_and_training_goes_on(hvae):
     hvae(0, "encode data.npy out.zarr --model runs/p --keep 5%")
     out, _ = hvae(0, "train data.npy --resume --out runs/p --steps 6 --no-tensorboard")
     assert "runs/p: 6 steps on" in out
-    out, _ = hvae(0, "prune data.npy --model runs/p --keep 5% --out runs/q --steps 2 --batch-size 8")
+    out, _ = hvae(0, "prune data.npy --model runs/p --keep 5% --codes --out runs/q --steps 2 --batch-size 8")
     assert "runs/q" in out
 
 
@@ -120,7 +120,8 @@ WRONG = [
     ("--keep 20% --set model.bits=5", "optimizer, loss and train alone"),
     ("--keep 20% --mask tiny.toml", "give one of --keep"),
     ("--mask tiny.toml --out x", "the mask is no JSON"),
-    ("--keep 30% --model runs/p --out x", "runs/p was pruned to 20%"),
+    ("--keep 30% --codes --model runs/p --out x", "runs/p was pruned to 20%"),
+    ("--keep 5% --model runs/p --out x", "give --codes"),
     ("--keep 20% --model nowhere", "no run at nowhere"),
     ("--keep 10% --out runs/p", "runs/p was begun with"),
     ("--keep 20% --out tiny.toml", "exists and is a file"),
