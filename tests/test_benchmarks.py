@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -40,6 +41,7 @@ import linear_probe
 import model_size
 import output_bound
 import probe
+import pruning
 import read_speed
 import scale
 import scale_simulation
@@ -374,3 +376,28 @@ def test_commands_that_are_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     signals.main(["--moments", "1", "--images", "24", "--commands", "decode"])
     out = capsys.readouterr().out
     assert "1 of 1" in out, out
+
+
+def test_the_study_of_pruning_reports_what_was_measured(tmp_path: Path) -> None:
+    """Averages over seeds, changes from each seed's control, and a plot, of runs that are there already."""
+    trials = list(pruning.all_trials(2))
+    assert len(trials) == 2 * len(pruning.SHARES) + len(pruning.CHANGED)
+    for trial in trials:
+        names = ["before", "after"] if "--set" in trial.options else ["before", "control", "after"]
+        models = [(name, kept) for name in names for kept in ("what is left", "all latents")][:-1]
+        rows = [
+            {"model": model, "kept": kept, "kept_dims": 7, "dims": 700, "nelbo": 3.0 + number + trial.seed}
+            | {"nelbo_change": 0.5, "nelbo_change_se": 0.1, "rate": 0.2, "distortion": 3.0, "psnr": 30.0, "bytes": 9.0}
+            for number, (model, kept) in enumerate(models)
+        ]
+        path = tmp_path / "runs" / trial.folder / "analysis" / "pruning.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"about": {"reference": names[-2]}, "rows": rows}))
+    options = argparse.Namespace(out=tmp_path, steps=450, jobs=1, model=tmp_path, data=tmp_path)
+    documents = [pruning.prune(options, trial, {}) for trial in trials]
+    rows = [row for each in zip(trials, documents, strict=True) for row in pruning.rows_of(*each)]
+    pruning.report(options, pruning.against_controls(rows))
+    table = (tmp_path / "pruning.md").read_text()
+    assert "| keep 1%, trained | 7 | 7.5000 | +0.5000 ± 0.1000 (2 seeds: +0.5000, +0.5000) |" in table
+    assert "| 4 times the rate, trained | 7 | 5.0000 | -1.0000 |" in table  # 5 - 6, the control of its seed
+    assert (tmp_path / "pruning.png").stat().st_size > 1000
