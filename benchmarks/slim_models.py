@@ -1,11 +1,11 @@
-"""What a slim model saves: parameters, multiplications, images/s of encoding and decoding, before and after.
+"""What a slim model saves: parameters, bytes in a store, multiplications, images/s of encoding and decoding.
 
     python benchmarks/slim_models.py [--presets tiny32 cifar10_C1] [--keep 0.03] [--seconds 60] [--out results/slim]
 
 Before is the whole model with a mask, after is the slim model, which keeps everything it has; both take the same images
 and give the same codes. Models and masks are those of `encode_speed`: random weights, the lowest resolutions' variates
 ("lowest") or random ones of all groups ("anywhere"). Multiplications are those of convolutions and matrix products, per
-image. Encoding and decoding, before and after, alternate for `--seconds` per row, and each counts with its fastest
+image. Embedded in a store: the whole model before, the slim one's decoder after. Encoding and decoding, before and after, alternate for `--seconds` per row, and each counts with its fastest
 time, so that what else runs slows all alike.
 """
 
@@ -24,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.encode.coder import LatentCoder
+from hvae_codec.encode.embedded_model import model_weights
+from hvae_codec.model.decoder import decoder_of
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.slim import slim
@@ -69,7 +71,8 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "kept_share": mask.kept_share}
     row |= {"groups_with_latents": sum(bool(keep.any()) for keep in mask.keep), "groups": len(mask.keep)}
     row |= {f"parameters_{name}": parameters(coder.model) for name, coder in (("before", before), ("after", after))}
-    return row | {"decoder_parameters_after": decoder_parameters(after.model)} | counts | speed
+    row |= {"embedded_bytes_before": len(model_weights(before.model)), "embedded_bytes_after": decoder_bytes(after)}
+    return row | counts | speed
 
 
 def slimmed(coder: LatentCoder) -> LatentCoder:
@@ -82,10 +85,9 @@ def parameters(model: HVAE) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def decoder_parameters(model: HVAE) -> int:
-    """What decoding reads: of the top-down path everything but posteriors."""
-    named = model.top_down.named_parameters()
-    return sum(parameter.numel() for name, parameter in named if "posterior" not in name)
+def decoder_bytes(coder: LatentCoder) -> int:
+    """What a store carries of a model with `--embed decoder`."""
+    return len(model_weights(decoder_of(coder.model, coder.mask.keep)))
 
 
 def multiplications(work: Callable[[], object]) -> float:
@@ -109,9 +111,10 @@ def fastest(works: dict[str, Callable[[], object]], seconds: float) -> dict[str,
 
 def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
     pairs = [("parameters_{}", 1e6, 3), ("encode_{}_multiplications", 1e6, 3), ("decode_{}_multiplications", 1e6, 3)]
-    sizes = [[*named(row), *changes(row, pairs), decoder_share(row)] for row in rows]
+    pairs += [("embedded_bytes_{}", 1e6, 2)]
+    sizes = [[*named(row), *changes(row, pairs)] for row in rows]
     columns = ("model, kept", "groups with latents", "parameters, M", "ratio")
-    columns += ("encode, M mult.", "ratio", "decode, M mult.", "ratio", "decoder's parameters")
+    columns += ("encode, M mult.", "ratio", "decode, M mult.", "ratio", "embedded, MB", "ratio")
     print_table("Whole with a mask -> slim", columns, sizes)
     pairs = [("encode_{}_images_per_second", 1, 1), ("decode_{}_images_per_second", 1, 1)]
     speeds = [[*named(row), *changes(row, pairs)] for row in rows]
@@ -129,10 +132,6 @@ def changes(row: dict[str, Any], pairs: Sequence[tuple[str, float, int]]) -> Ite
         before, after = row[figure.format("before")], row[figure.format("after")]
         yield f"{before / unit:,.{decimals}f} -> {after / unit:,.{decimals}f}"
         yield f"{after / before:.2f}"
-
-
-def decoder_share(row: dict[str, Any]) -> str:
-    return f"{100 * row['decoder_parameters_after'] / row['parameters_after']:.0f}%"
 
 
 if __name__ == "__main__":
