@@ -5,8 +5,8 @@
 Before is the whole model with a mask, after is the slim model, which keeps everything it has; both take the same images
 and give the same codes. Models and masks are those of `encode_speed`: random weights, the lowest resolutions' variates
 ("lowest") or random ones of all groups ("anywhere"). Multiplications are those of convolutions and matrix products, per
-image. Embedded in a store: the whole model before, the slim one's decoder after. Encoding and decoding, before and after, alternate for `--seconds` per row, and each counts with its fastest
-time, so that what else runs slows all alike.
+image. A store carries the whole model before, and the slim one's decoder after. Encoding and decoding, before and
+after, alternate for `--seconds` per row, and each counts with its fastest time, so that what else runs slows all alike.
 """
 
 from __future__ import annotations
