@@ -179,7 +179,7 @@ def store_sizes(store: Store) -> dict[str, int]:
     model = config_from_dict({"model": store.config}).model
     depth = "" if model.pixel_bits == 8 else f" ({count(model.pixel_bits, 'bit')})"
     return {
-        "dense latents (mean and std, float32)": 8 * model.latent_dims * len(store),
+        "dense latents (mean and std, float32)": 8 * model.unpruned_dims * len(store),
         f"pixels{depth}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
         f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),

@@ -54,6 +54,9 @@ def cost_sentence(cost: CutoffCost, mask: LatentMask) -> str:
     """Say what a mask keeps and what that costs."""
     change = cost.kept - cost.everything
     error = "" if math.isnan(cost.change_se) else f" ± {cost.change_se:.5f}"
+    if change == 0.0:  # all that is there
+        images = count_images(cost.images, cost.held_out)
+        return f"{kept_sentence(mask)}\nNELBO {cost.kept:.3f} bits/dim on {images}, with all latents that the run has."
     return (
         f"{kept_sentence(mask)}\n"
         f"NELBO {cost.kept:.3f} bits/dim against {cost.everything:.3f} with all: {change:+.5f}{error} "
