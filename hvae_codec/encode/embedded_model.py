@@ -101,8 +101,8 @@ def load_embedded(store: Store, device: str | torch.device = "cpu") -> HVAE | No
     """
     if store.metadata.model.embedded != "whole":
         return None
-    weights = store.arrays.read(WEIGHTS).tobytes()
     try:
+        weights = store.arrays.read(WEIGHTS).tobytes()
         model = HVAE(_config(store))
         fill_model(model, load(weights), f"{store.path}/{WEIGHTS}")
     except (SafetensorError, HvaeCodecError) as error:
@@ -119,8 +119,9 @@ def load_embedded_decoder(store: Store, device: str | torch.device = "cpu") -> D
     """
     if store.metadata.model.embedded != "decoder":
         return None
-    kept, weights = [int(keep.sum()) for keep in mask_of(store).keep], store.arrays.read(WEIGHTS).tobytes()
+    kept = [int(keep.sum()) for keep in mask_of(store).keep]
     try:
+        weights = store.arrays.read(WEIGHTS).tobytes()
         decoder = load_decoder(_config(store), kept, load(weights), f"{store.path}/{WEIGHTS}")
     except (SafetensorError, HvaeCodecError) as error:
         raise StoreError(f"{store.path}: the decoder in it is damaged ({error}); {_REMEDY}") from None

@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..analysis.cutoff_cost import choose_cutoff
-from ..config import CONFIG_FILE, Config, PruningConfig, with_settings
+from ..config import CONFIG_FILE, LARGEST_SEED, Config, PruningConfig, with_settings
 from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..errors import ModelError, UsageError
@@ -120,9 +120,18 @@ class _Pruning:
 
     def check_out(self) -> None:
         """Raise `ModelError` if what is in the folder of the pruned run is not of such a run."""
-        check_free(self.out, beside=(STAGES_FOLDER, CONTROL_FOLDER, *(SLIM_FILES if self.made_slim else ())))
-        if (self.out / CONFIG_FILE).is_file() and load_run_config(self.out).pruning is None:
+        last = self.out / STAGES_FOLDER / str(len(self.plan.cutoffs))
+        was_made_slim = (last / CONFIG_FILE).is_file()
+        beside = SLIM_FILES if self.made_slim and was_made_slim else ()
+        check_free(self.out, beside=(STAGES_FOLDER, CONTROL_FOLDER, *beside))
+        if not (self.out / CONFIG_FILE).is_file():
+            return
+        if load_run_config(self.out).pruning is None:
             raise ModelError(f"{self.out} is a run that was not pruned; give another --out")
+        if was_made_slim != self.made_slim:
+            raise ModelError(
+                f"{self.out} was pruned in another way; give the options it was begun with or another --out"
+            )
 
     def folder(self, stage: int) -> Path:
         """Return the folder of a stage's run: `out` of the last one, unless that is made slim afterwards."""
@@ -145,7 +154,7 @@ class _Pruning:
         self.on_main(self.keep_unpruned)
         initial = None if stats is None else pruned_weights(model, config, left, stats)
         # Of another seed in each stage: all would see the same images in the same order with the same noise.
-        self.train_in(folder, config, self.plan.seed + number, initial)
+        self.train_in(folder, config, (self.plan.seed + number) % (LARGEST_SEED + 1), initial)
         return pruning
 
     def train_in(self, folder: Path, config: Config, seed: int, initial: Mapping[str, Tensor] | None) -> None:

@@ -10,6 +10,7 @@ from ..errors import ModelError, UsageError
 from ..model.checkpoint import load_model, model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
+from ..prune.cutoffs import CutoffSpec
 from ..prune.kl_stats import KLStats, kl_stats
 from .plan import PrunePlan
 
@@ -41,8 +42,10 @@ def check_plan(model: HVAE, run: Path, plan: PrunePlan) -> None:
         )
     if model.config.learned_steps and not plan.codes:
         raise UsageError(f"{run} was trained for codes; give --codes, or the run it was pruned from as --model")
+    if plan.cutoffs[0] == CutoffSpec() and model.pruning is None:
+        raise UsageError(f"{run} was not pruned, and nothing says what to keep; give --keep, such as --keep 1%")
     for spec in plan.cutoffs:
-        spec.check(model)
+        spec.check(model, run)
 
 
 def ranking_of(model: HVAE, source: ImageSource, plan: PrunePlan, stage: Stage) -> KLStats:

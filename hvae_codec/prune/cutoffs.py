@@ -60,17 +60,17 @@ class CutoffSpec:
             return self.file.name.encode(errors="replace").decode()  # names of files need not be valid Unicode
         return f"{ALL_LEFT}{by}"
 
-    def check(self, model: HVAE) -> None:
-        """Raise as `cutoff` does, if that can be known before there are statistics."""
+    def check(self, model: HVAE, run: Path | None = None) -> None:
+        """Raise as `cutoff` does, if that can be known before there are statistics; `run` names that of the model."""
         if self.file is not None:
             _cutoff_of_file(model, self)
         if self.keep is not None and model.pruning is not None and self.keep > _left(model.pruning):
             raise UsageError(
-                f"keep is {100 * self.keep:g}%, and {model.run} was pruned to {100 * model.pruning.share:g}%; give at "
-                f"most that, or the run it was pruned from as --model: {model.pruning.run}"
+                f"keep is {100 * self.keep:g}%, and {run or model.run} was pruned to {100 * model.pruning.share:g}%; "
+                f"give at most that, or the run it was pruned from as --model: {model.pruning.run}"
             )
         if self.count == "variates" and model.pruning is not None:
-            raise UsageError(f"--count variates is of whole models, and {model.run} was pruned; leave it out")
+            raise UsageError(f"--count variates is of whole models, and {run or model.run} was pruned; leave it out")
 
     def cutoff(self, model: HVAE, stats: KLStats) -> Cutoff | None:
         """Make the cutoff; None for a tolerance, which needs images: `find_tolerated`, then `tolerated_cutoff`.

@@ -232,12 +232,8 @@ def load_kl_stats(path: Path) -> KLStats:
             if not groups or len(file.files) != 1 + 2 * len(groups):
                 raise ValueError("arrays are missing")
             kl, std = (tuple(file[f"{name}_{i}"] for i in groups) for name in ("kl_bits", "posterior_std"))
-            texts = header.get("left") or [None] * len(kl)
-            left = [
-                flags_of(*pair, "variates") for pair in zip(texts, map(len, kl), strict=True) if pair[0] is not None
-            ]
-            of_run = header.get("unpruned_dims", 0), tuple(left) or None
-            return KLStats(kl, std, header["images"], header["model_hash"], header["source"], *of_run)
+            images, model_hash, source = (header[key] for key in ("images", "model_hash", "source"))
+            return KLStats(kl, std, images, model_hash, source, header.get("unpruned_dims", 0), _left(header, kl))
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None
     except PermissionError:

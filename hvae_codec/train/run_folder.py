@@ -201,7 +201,7 @@ def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Orig
     Raises `DataError` if it was begun on other images, unless `other_data` allows that.
     """
     saved = read_origin(run)
-    if saved is None:
+    if saved is None or not (run / CONFIG_FILE).is_file():  # a kill between the two left no run
         return origin
     if unskipped and saved == dataclasses.replace(unskipped, seed=saved.seed):
         return saved
