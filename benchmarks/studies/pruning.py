@@ -199,6 +199,8 @@ def plot(rows: Sequence[Row]) -> Figure:
     dense = mean(of(rows, f"keep {AT}", "control", "all latents"), "nelbo")
     axes.axhline(dense, color="black", linewidth=1, linestyle=":", label="control with all latents")
     axes.set(xscale="log", xlabel="latent dimensions kept, %", ylabel="NELBO of held-out patches, bits/dim")
+    axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+    axes.set_xticks([], minor=True)
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
