@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 quickstart: $(QUICKSTART)/.pruned
 	$(IN_QUICKSTART) info runs/latest
 	$(IN_QUICKSTART) info out.zarr
-	$(IN_QUICKSTART) info small.zarr
+	$(IN_QUICKSTART) info pruned.zarr
 	@echo 'Pictures: $(QUICKSTART)/runs/photos/analysis/cutoffs.png (what a cutoff costs),'
 	@echo '          $(QUICKSTART)/runs/photos/analysis/reconstructions.png (originals above decoded images),'
 	@echo '          $(QUICKSTART)/images/ (all decoded images)'
@@ -59,7 +59,7 @@ $(QUICKSTART)/.decoded: $(QUICKSTART)/.encoded
 # Into a run and a store of its own: the commands above go on with the whole model.
 $(QUICKSTART)/.pruned: $(QUICKSTART)/.decoded
 	$(IN_QUICKSTART) prune data --keep 1% --codes --model runs/photos --out runs/pruned $(PRUNE)
-	$(IN_QUICKSTART) encode --model runs/pruned --overwrite data small.zarr
+	$(IN_QUICKSTART) encode --model runs/pruned --overwrite data pruned.zarr
 	@touch $@
 
 clean-quickstart:
