@@ -30,6 +30,8 @@ class LinearGaussian:
     """
 
     device = torch.device("cpu")
+    config = SimpleNamespace(learned_steps=False)
+    keep = None  # nothing was pruned
 
     def __init__(self, error: float = 0.0) -> None:
         self.error = error
