@@ -50,7 +50,7 @@ def test_lists_of_cutoffs():
 
 
 def test_one_cutoff():
-    assert parse_cutoff() == CutoffSpec(keep=0.03)
+    assert parse_cutoff() == CutoffSpec(keep=0.03, is_default=True)
     assert parse_cutoff(tolerance="1%", granularity="position") == CutoffSpec(tolerance=0.01, granularity="position")
     for two in (("3%", "0.1"), ("3%,5%",), ("", "", "1%", Path("a.json"))):
         with pytest.raises(UsageError, match=r"give one of --keep, .*--mask"):

@@ -17,6 +17,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "sample-data": ["{}"],
     "train": ["data", "--preset", "tiny16", "--steps", "1", "--no-tensorboard", "--out", "runs/{}"],
     "analyze-kl": ["data", "--keep", "50%", "--out", "{}"],
+    "prune": ["data", "--keep", "50%", "--steps", "1", "--no-tensorboard", "--out", "runs/{}"],
     "encode": ["data", "{}.zarr", "--evaluate", "2"],
     "append": ["more", "a.zarr", "--out", "{}.zarr"],
     "decode": ["a.zarr", "{}"],
@@ -33,7 +34,7 @@ EDGES = {
     "float": ["-1", "nan", "inf", "1e308"],
     "other": ["a\nü", "x" * 300, str(10**30), "nan"],
 }
-ENDLESS = {("sample", "--n"), ("train", "--steps"), ("evaluate", "--samples")}
+ENDLESS = {("sample", "--n"), ("train", "--steps"), ("prune", "--steps"), ("evaluate", "--samples")}
 """Options of which a large value is meant to take for ever."""
 
 

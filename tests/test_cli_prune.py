@@ -156,9 +156,9 @@ def test_a_stopped_one_says_how_to_continue(hvae):
     metrics, end = Path("runs/s/metrics.csv"), time.monotonic() + 120
     while time.monotonic() < end and not (metrics.exists() and metrics.read_text().count("\n") > 2):
         time.sleep(0.05)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
     errors = process.communicate()[1]
-    assert process.returncode == 128 + signal.SIGHUP, errors
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert "The same command continues where it stopped." in errors
     assert "Traceback" not in errors
     assert list(Path("runs/s/state").glob("step-*.json"))
