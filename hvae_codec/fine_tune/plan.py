@@ -26,9 +26,7 @@ class PrunePlan:
     collapse: Collapse = "mean"
     codes: bool = False  # whether kept variates are rounded to codes while training, with learned steps
     slim: bool | None = None  # whether the run becomes physically smaller; None: if `collapse` is the mean
-    settings: Sequence[
-        str
-    ] = ()  # changes to the configuration of the fine-tuning, such as `optimizer.learning_rate=1e-4`
+    settings: Sequence[str] = ()  # changes to how it is trained, such as `optimizer.learning_rate=0.0001`
     control: bool = False  # whether the whole model is trained for as many steps, to compare with
     images: int = 1000  # for the ranking and for the comparison each, at most
     pictures: int = 256  # of those compared, at most, that are also encoded and decoded

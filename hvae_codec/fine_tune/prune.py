@@ -101,7 +101,7 @@ class _Pruning:
         self.made_slim = self.plan.ends_slim and self.plan.collapse == "sample"
 
     def run_all(self) -> PrunedRun:
-        """Go through all stages, then make what is to be compared."""
+        """Train all stages, then the control, if one is wanted."""
         self.on_main(self.check_out)
         begun = self.saved(self.folder(0))
         self.base = load_unpruned(self.run, begun.model_hash if begun else "", self.device)
@@ -174,7 +174,7 @@ class _Pruning:
             return self.on_main(lambda: ranking_of(model, self.source, self.plan, stage))
 
     def continued(self, saved: PruningConfig, model: HVAE, spec: CutoffSpec) -> PruningConfig:
-        """Return what this call would have pruned to where an earlier one did, to compare the two."""
+        """Return what this call would have pruned to, if an earlier one had not: the two must agree."""
         kept = saved.kept if spec.file is None else kept_numbers(model, load_mask(spec.file).keep)
         return replace(saved, rule=spec.rule, kept=kept, collapse=self.plan.collapse)
 
