@@ -15,29 +15,56 @@ from .options import LATEST_RUN
 
 
 class Weights(StrEnum):
-    """Which of a checkpoint's weights."""
+    """Which of a model's weights."""
 
     ema = "ema"
     raw = "raw"
 
 
+class Bins(StrEnum):
+    """Bins of colour values in the output distribution."""
+
+    published = "published"
+    exact = "exact"
+
+
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help="Published checkpoint.")],
-    config: Annotated[Path, typer.Option("--config", help="Its .cfg file.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Published checkpoint, such as a VDVAE's -model-ema.th.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run to write, such as runs/NAME.")],
-    weights: Annotated[Weights, typer.Option("--weights", help="Averaged weights, or the last step's.")] = Weights.ema,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="VDVAE: its -log.jsonl with the hyper-parameters.  [default: the one beside it]"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="VDVAE without a log: a preset in its place, such as cifar10_vdvae.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Efficient-VDVAE: its .cfg file.")] = None,
+    weights: Annotated[
+        Weights | None,
+        typer.Option(
+            "--weights", help="Averaged weights, or the last step's; a file of VDVAE has one of them.  [default: ema]"
+        ),
+    ] = None,
+    bins: Annotated[
+        Bins,
+        typer.Option(
+            "--bins", help="Bins below 8 bits: published ones overlap, exact ones make a distribution of the output."
+        ),
+    ] = Bins.published,
 ) -> None:
-    """Make a run of a published Efficient-VDVAE checkpoint; nothing in the files is executed."""
-    from hvae_codec.model.checkpoint import point_latest, save_model
-    from hvae_codec.published.efficient_vdvae import import_published
+    """Make a run of a published VDVAE or Efficient-VDVAE checkpoint; nothing in the files is executed."""
+    from hvae_codec.model.checkpoint import point_latest
+    from hvae_codec.published.import_checkpoint import ImportOptions, import_checkpoint
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists; give another --out")
-    imported, tensors = import_published(checkpoint, config, weights.value)
-    save_model(out, imported, tensors)
-    point_latest(LATEST_RUN, out)
-    count = sum(tensor.numel() for tensor in tensors.values())
-    groups = len(imported.model.groups)
-    console().print(
-        f"{out}: {count:,} parameters, {groups} latent groups, {imported.model.latent_dims:,} latent dimensions"
+    options = ImportOptions(
+        config=config, log=log, preset=preset, weights=weights.value if weights else None, bins=bins.value
     )
+    imported = import_checkpoint(checkpoint, options)
+    imported.save(out)
+    point_latest(LATEST_RUN, out)
+    model = imported.config.model
+    count = sum(tensor.numel() for tensor in imported.weights.values())
+    sizes = f"{count:,} parameters, {len(model.groups)} latent groups, {model.latent_dims:,} latent dimensions"
+    console().print(f"{out}: {sizes}", str(imported.record), *imported.notes, sep="\n")

@@ -466,7 +466,7 @@ EMA = "ema_model_state_dict"
         (lambda state: state.update({H: 3}), H),
         (lambda state: state.update({H: torch.full(H_SHAPE, float("nan"))}), f"{H} holds numbers that are not finite"),
         (lambda state: state.update({H: torch.full(H_SHAPE, 1e300, dtype=torch.float64)}), "not finite"),
-        (lambda state: state.update({H: torch.zeros(H_SHAPE).to_sparse()}), f"{H} in {EMA} is not a dense tensor"),
+        (lambda state: state.update({H: torch.zeros(H_SHAPE).to_sparse()}), f"{EMA}: {H} is not a dense tensor"),
         (lambda state: state.update({H: torch.zeros(H_SHAPE, dtype=torch.int64)}), "not a dense tensor"),
         (lambda state: state.update({H: torch.zeros(H_SHAPE, dtype=torch.complex64)}), "not a dense tensor"),
         (lambda state: state.update({H: torch.zeros(H_SHAPE, device="meta")}), "not a dense tensor"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +15,10 @@ from ..config import Config, ModelConfig
 from ..errors import ModelError
 from ..model.hvae import HVAE
 from .efficient_vdvae_config import read_published_config
+from .state_dict import checked_state, checked_weight
+from .torch_file import read_torch_file
 
-_STATE_KEYS = {"ema": "ema_model_state_dict", "raw": "model_state_dict"}
+STATE_KEYS = {"ema": "ema_model_state_dict", "raw": "model_state_dict"}
 
 
 def import_published(
@@ -29,50 +29,18 @@ def import_published(
     Raises `ConfigError` on a configuration that cannot be imported, `ModelError` on a checkpoint that is missing,
     damaged, holds anything but tensors and plain data, or does not fit the configuration.
     """
-    config = read_published_config(config_file)
-    state = _read_state(checkpoint, _STATE_KEYS[weights])
-    return config, from_published_names(config.model, state, checkpoint)
+    return convert(read_torch_file(checkpoint), checkpoint, config_file, weights)
 
 
-def _read_state(path: Path, key: str) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, for the authors of checkpoints
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"there is no checkpoint {path}") from None
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise ModelError(f"{path} holds more than tensors and plain data, which could run code; refused") from None
-        raise ModelError(f"cannot read the checkpoint {path}: it is no file of torch.save") from None
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"cannot read the checkpoint {path}: {reason}") from None
-    state = checkpoint.get(key) if isinstance(checkpoint, dict) else None
+def convert(
+    content: object, source: Path, config_file: Path, weights: Literal["ema", "raw"]
+) -> tuple[Config, dict[str, Tensor]]:
+    """Do what `import_published` does with the `content` of a file that was read."""
+    config, key = read_published_config(config_file), STATE_KEYS[weights]
+    state = content.get(key) if isinstance(content, dict) else None
     if not isinstance(state, Mapping):
-        raise ModelError(f"{path} has no {key}; it is not a published checkpoint")
-    for name, tensor in state.items():
-        if not _is_weight(name, tensor):
-            raise ModelError(f"{path}: {name} in {key} is not a dense tensor of real numbers")
-    # Parallel training adds the prefix.
-    own = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if len(own) < len(state):
-        raise ModelError(f"{path}: {key} has tensors twice, with the prefix module. and without")
-    if _overlap(own.values()):
-        raise ModelError(f"{path}: tensors in {key} share their numbers with one another; no published model's do")
-    return own
-
-
-def _is_weight(name: object, tensor: object) -> bool:
-    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested)
-    return isinstance(name, str) and dense and cast(Tensor, tensor).is_floating_point()
-
-
-def _overlap(tensors: Iterable[Tensor]) -> bool:
-    """Whether there are more numbers than stored ones: a small file must not be able to fill the memory."""
-    tensors = list(tensors)
-    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(tensor.nbytes for tensor in tensors) > sum(stored.values())
+        raise ModelError(f"{source} has no {key}; it is not a published checkpoint")
+    return config, from_published_names(config.model, checked_state(state, f"{source}, {key}"), source)
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
@@ -89,7 +57,7 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
         raise ModelError(f"{source} has a tensor {min(unknown)} that its configuration has no place for")
     own = _own_tensors(config)
     return {
-        name: _weight(state[published], own[name].shape, f"{source}: the tensor {published}")
+        name: checked_weight(state[published], own[name].shape, f"{source}: the tensor {published}")
         for name, published in names.items()
     }
 
@@ -97,15 +65,6 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
 def _own_tensors(config: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         return HVAE(config).state_dict()
-
-
-def _weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
-    if tensor.shape != shape:
-        raise ModelError(f"{where} is {list(tensor.shape)}, its configuration says {list(shape)}")
-    weight = tensor.detach().float().contiguous()
-    if not weight.isfinite().all():
-        raise ModelError(f"{where} holds numbers that are not finite; take a checkpoint from before training failed")
-    return weight
 
 
 def published_names(config: ModelConfig) -> dict[str, str]:

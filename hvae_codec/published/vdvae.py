@@ -1,0 +1,76 @@
+"""Makes a configuration and weights of a published VDVAE, whose file holds nothing but tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from ..config import Config
+from ..errors import ModelError, UsageError
+from ..presets import load_preset
+from .state_dict import PARALLEL_PREFIX, checked_state
+from .vdvae_config import config_of
+from .vdvae_log import log_beside, read_vdvae_log
+from .vdvae_weights import convert
+
+Bins = Literal["exact", "published"]
+
+VDVAE_PRESETS = tuple(f"{name}_vdvae" for name in ("cifar10", "imagenet32", "imagenet64", "ffhq256", "ffhq1024"))
+"""Presets that are published networks, each named after the beginning of its files' names."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration that a checkpoint's hyper-parameters make."""
+
+    config: Config
+    source: str  # what they were read from, in a few words
+    unused: Path | None = None  # a log beside the checkpoint that was not read
+
+
+def find_settings(checkpoint: Path, log: Path | None, preset: str | None, bins: Bins) -> Settings:
+    """Read the hyper-parameters of a VDVAE checkpoint from `log` or a preset, else from the log beside it.
+
+    Raises `UsageError` if there is no log, and neither is given, `ModelError` on a log that cannot be used.
+    """
+    beside = log_beside(checkpoint)
+    if preset is not None:
+        if preset not in VDVAE_PRESETS:
+            raise UsageError(f"--preset {preset} is no published VDVAE; known: {', '.join(VDVAE_PRESETS)}")
+        config = load_preset(preset)
+        return Settings(replace(config, model=replace(config.model, bins=bins)), f"the preset {preset}", beside)
+    log = log or beside
+    if log is None:
+        raise UsageError(_no_settings(checkpoint))
+    read = read_vdvae_log(log)
+    return Settings(config_of(read.hparams, exact_bins=bins == "exact", gpus=read.gpus), log.name)
+
+
+def _no_settings(checkpoint: Path) -> str:
+    preset = f"{checkpoint.name.split('-')[0]}_vdvae"
+    advice = preset if preset in VDVAE_PRESETS else f"one of {', '.join(VDVAE_PRESETS)}"
+    return (
+        f"{checkpoint} is a VDVAE checkpoint, which holds no hyper-parameters; give the log that was published with it "
+        f"(--log ...-log.jsonl), or --preset {advice}"
+    )
+
+
+def is_raw(content: Mapping[str, object]) -> bool:
+    """Whether a state dict has the weights of the last step, not averaged ones: its names say so."""
+    return any(name.startswith(PARALLEL_PREFIX) for name in content)
+
+
+def to_weights(content: Mapping[object, object], checkpoint: Path, settings: Settings) -> dict[str, Tensor]:
+    """Bring a published state dict under this project's names.
+
+    Raises `ModelError` that names a tensor that does not fit the configuration, or is not of finite real numbers.
+    """
+    state = checked_state(content, str(checkpoint))
+    try:
+        return convert(state, settings.config)
+    except ModelError as error:
+        raise ModelError(f"{checkpoint}, with hyper-parameters of {settings.source}: {error}") from None
