@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import pickletools
 import re
@@ -53,9 +54,9 @@ def read_torch_file(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, for the authors of checkpoints
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
-    except _DAMAGE as error:
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # as torch seeks before the file's beginning
+            raise ModelError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UnsafeFileError(
                 f"{path} holds more than tensors and plain data ({found[1]}), which could run code; refused"

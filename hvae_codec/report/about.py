@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,6 +105,7 @@ def count_parameters(config: Config) -> int:
 def _run_facts(path: Path) -> Facts:
     from ..analysis.ranking_file import FOLDER  # with torch, which a store is described without
     from ..model.checkpoint import WEIGHTS_FILE, find_run, load_run_config
+    from ..published.record import read_record
     from ..train.state import steps_taken
     from .cutoffs import cutoff_table, load_table, plain_rows
 
@@ -113,7 +114,7 @@ def _run_facts(path: Path) -> Facts:
     model, parameters = config.model, count_parameters(config)
     shape = f"{model.channels} × {model.image_size} × {model.image_size}"
     trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run, model)
-    steps, kept = steps_taken(run), kept_hashes(run)
+    steps, kept, imported = steps_taken(run), kept_hashes(run), read_record(run)
     pairs = {
         "images": f"{shape}, {count(model.pixel_bits, 'bit')}, {model.output}",
         "parameters": f"{parameters:,}",
@@ -121,6 +122,7 @@ def _run_facts(path: Path) -> Facts:
         "latent dimensions": _latent_dims_text(model),
         **({"pruned": _pruned_text(config.pruning, config.model)} if config.pruning else {}),
         "weights": weights,
+        **({"imported": str(imported)} if imported else {}),
         "steps": _steps_text(steps, config.train.steps, trained),
         "kept weights": f"{len(kept)}, of stores: {', '.join(name[:12] for name in kept)}" if kept else "none",
     }
@@ -132,6 +134,7 @@ def _run_facts(path: Path) -> Facts:
         "model_hash": hash_,
         "steps": steps,
         "kept_weights": kept,
+        "imported": imported and asdict(imported),
         "parameters": parameters,
         "latent_dims": model.latent_dims,
         "unpruned_dims": model.unpruned_dims,
