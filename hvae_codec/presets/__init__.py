@@ -40,16 +40,19 @@ class Reported:
     unit: str = "bits/dim"  # or `nats` per image
     time: str = ""  # how long it trained
     gpus: str = ""  # how many GPUs, and which
-    memory: str = ""  # memory that training takes
+    memory: str = ""  # memory that training takes, on all GPUs
     note: str = ""  # what to know when comparing
+    time_source: str = ""  # document of the time and the GPUs, if it is another one
+    memory_source: str = ""  # document of the memory, if it is another one
 
 
 def load_reported() -> dict[str, Reported]:
     """Read what others report, by preset; presets of which nothing was found are left out."""
     data = _read_toml(_REPORTED)
-    sources = {key: source["title"] for key, source in data["sources"].items()}
+    titles = {key: source["title"] for key, source in data["sources"].items()}
     return {
-        name: Reported(**figures | {"source": sources[figures["source"]]}) for name, figures in data["presets"].items()
+        name: Reported(**{key: titles[value] if "source" in key else value for key, value in figures.items()})
+        for name, figures in data["presets"].items()
     }
 
 

@@ -43,7 +43,7 @@ def preset_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def reported_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Make the table with what others report of the presets; the sources stand below, by number."""
-    sources = list(dict.fromkeys(row["reported"]["source"] for row in rows if row["reported"]))
+    sources = _sources(rows)
     own = ("name", "batch_size", "steps")
     cells = [[*(_cell(row[column]) for column in own), *_reported_cells(row["reported"], sources)] for row in rows]
     title = f"{_TITLE}\nReported of these configurations; – was not found"
@@ -53,11 +53,23 @@ def reported_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _sources(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """List the documents that figures are from, each once."""
+    keys = ("source", "time_source", "memory_source")
+    found = (row["reported"][key] for key in keys for row in rows if row["reported"])
+    return [source for source in dict.fromkeys(found) if source]
+
+
 def _reported_cells(reported: dict[str, Any] | None, sources: Sequence[str]) -> list[str]:
+    """Make the cells of a preset; a figure that is from another document than the NELBO has its number."""
     if reported is None:
         return ["–"] * 6
-    texts = (reported[key] or "–" for key in ("time", "gpus", "memory", "note"))
-    return [f"{reported['nelbo']:.2f} {reported['unit']}", *texts, f"[{sources.index(reported['source']) + 1}]"]
+    numbers = {source: f"[{number}]" for number, source in enumerate(sources, 1)}
+    time, memory = (
+        f"{reported[key] or '–'} {numbers.get(reported[f'{key}_source'], '')}".rstrip() for key in ("time", "memory")
+    )
+    others = (reported["gpus"] or "–", memory, reported["note"] or "–")
+    return [f"{reported['nelbo']:.2f} {reported['unit']}", time, *others, numbers[reported["source"]]]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
