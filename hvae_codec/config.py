@@ -364,14 +364,12 @@ def _check_paths(model: ModelConfig) -> None:
     """Raise `ConfigError` if the stages of `model`, each sound by itself, make no two paths."""
     stages = model.stages
     for stage in stages[:-1]:
-        blocks = stage.linked_blocks + stage.extra_bottom_up
-        _require(
-            blocks > 0, f"stage at resolution {stage.resolution}: it has no block; give extra_bottom_up or leave it out"
-        )
+        where, blocks = f"stage at resolution {stage.resolution}: ", stage.linked_blocks + stage.extra_bottom_up
+        _require(blocks > 0, f"{where}it has no block; give extra_bottom_up, or leave the stage out")
     first = f"stage at resolution {stages[0].resolution}: linked_blocks is 0"
     _require(stages[0].linked_blocks > 0, f"{first}; its state gives the image, so it must be at least 1")
     _require(any(group.variates for group in model.groups), "the stages' kept leave no variate; keep at least one")
-    widths = list(dict.fromkeys(stage.width for stage in stages))
+    widths = [width for width, _ in itertools.groupby(stage.width for stage in stages)]
     fits = model.resample == "projected" or widths == sorted(widths)
     remedy = "model.resample = plain takes widths that grow from stage to stage or stay, projected takes any"
     _require(fits, f"the stages' widths are {widths}; {remedy}")
@@ -390,9 +388,8 @@ def _check_stage(stage: StageConfig) -> None:
     most = f"bottleneck {stage.bottleneck} makes more than {_LARGEST_SIZE:,} channels"
     _require(middle <= _LARGEST_SIZE, f"{where}{most}")
     after, extra = stage.extra_top_down_after, stage.extra_top_down
-    _require(
-        not extra or stage.linked_blocks > 0, f"{where}extra_top_down is {extra}; without a linked block it must be 0"
-    )
+    fits = stage.linked_blocks > 0 or not extra
+    _require(fits, f"{where}extra_top_down is {extra}; without a linked block it must be 0")
     inside = after < max(stage.linked_blocks, 1)
     _require(inside, f"{where}extra_top_down_after is {after}, beyond the last linked block")
     if stage.kept is not None:
@@ -436,12 +433,21 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-_LEFT_OUT_AT_DEFAULTS = frozenset(
-    "learned_steps activation skips heads largest_start output_gain init input_bits input_mean input_std "
-    "open_highest_bin".split()
-)
-"""Keys of a model that are written only if they are not at their defaults, as before they existed: hashes of models, and
-with them stores and rankings, depend on what is written."""
+_LEFT_OUT_AT_DEFAULTS = {
+    "learned_steps",
+    "activation",
+    "skips",
+    "heads",
+    "largest_start",
+    "output_gain",
+    "init",
+    "input_bits",
+    "input_mean",
+    "input_std",
+    "open_highest_bin",
+}
+"""Keys of a model that are written only if they are not at their defaults, as before they existed: hashes of models,
+and with them stores and rankings, depend on what is written."""
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class TopDownBlock(nn.Module):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
 
     def prior_kernels(self) -> list[Kernel]:
-        """Return the prior cell's last kernel in its two parts: of the residual term, and of the features or parameters."""
+        """Return the two parts of the prior cell's last kernel: of the residual term, of the features or parameters."""
         return split_kernel(kernel_of(self.prior_cell.convs[-1]), self.z_conv.out_channels)
 
     def _residual_head(self) -> Kernel:
@@ -212,7 +212,7 @@ class TopDownBlock(nn.Module):
 
 
 def _parameters_conv(config: ModelConfig, width: int, variates: int) -> Conv | None:
-    """Make the convolution of a cell's features to the parameters of a prior or posterior; None if the cell gives them."""
+    """Make the convolution from a cell's features to a distribution's parameters; None if the cell gives these."""
     return conv(width, 2 * variates, init=config.init) if config.heads == "projected" else None
 
 

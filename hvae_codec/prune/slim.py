@@ -99,9 +99,8 @@ def _slim_layers(block: TopDownBlock, kept: Tensor) -> dict[str, Kernel]:
     """Return the convolutions of `block` that are others with only the `kept` variates, bool [variates], by name."""
     if not block.variates:
         return {}
-    last, posterior_last = (
-        f"{cell}.convs.{len(block.prior_cell.convs) - 1}" for cell in ("prior_cell", "posterior_cell")
-    )
+    number = len(block.prior_cell.convs) - 1
+    last = f"prior_cell.convs.{number}"
     weight, bias = folded_residual(block, kept)
     of_z, of_z_bias = kernel_of(block.z_conv)
     if not kept.any():
@@ -110,7 +109,7 @@ def _slim_layers(block: TopDownBlock, kept: Tensor) -> dict[str, Kernel]:
     layers = {"z_conv": (of_z[:, kept], of_z_bias)}
     if block.prior_conv is None or block.posterior_conv is None:
         of_prior = _of_kept(of_prior, kept)
-        layers[posterior_last] = _of_kept(kernel_of(block.posterior_cell.convs[-1]), kept)
+        layers[f"posterior_cell.convs.{number}"] = _of_kept(kernel_of(block.posterior_cell.convs[-1]), kept)
     else:
         layers["prior_conv"] = _of_kept(kernel_of(block.prior_conv), kept)
         layers["posterior_conv"] = _of_kept(kernel_of(block.posterior_conv), kept)

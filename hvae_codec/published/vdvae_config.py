@@ -172,9 +172,7 @@ def _top_down_blocks(blocks: Sequence[_Block], reached: Sequence[int]) -> dict[i
             raise ConfigError(f"{entry} is at a resolution that enc_blocks does not reach; it has {_listed(reached)}")
         if resolution == now:
             if enlarged is not None:
-                raise ConfigError(
-                    f"{entry} is not the first at its resolution, and enlarges another; only a first one can"
-                )
+                raise ConfigError(f"{entry} is not the first at its resolution; only {resolution} can stand there")
         else:
             _check_first(entry, resolution, enlarged, now)
         counts[resolution] = counts.get(resolution, 0) + 1
@@ -185,7 +183,7 @@ def _top_down_blocks(blocks: Sequence[_Block], reached: Sequence[int]) -> dict[i
 
 
 def _check_first(entry: str, resolution: int, enlarged: int | None, below: int | None) -> None:
-    """Raise `ConfigError` if the first block at a resolution does not enlarge what the blocks before it, `below`, give."""
+    """Raise `ConfigError` if the first block at a resolution does not enlarge that of the blocks before it, `below`."""
     if below is None:
         if enlarged is not None:
             raise ConfigError(f"{entry} is the first, with nothing before it to enlarge; give {resolution}")
