@@ -41,6 +41,13 @@ _LARGEST_COUNT = 999_999_999  # of steps, whose states have names of nine digits
 _LARGEST_NUMBER = 1e20  # float32 holds it, also divided by the smallest 1 - beta1
 
 
+Activation = Literal["silu", "gelu"]
+"""Activation function of a network's cells."""
+
+Init = Literal["xavier", "uniform"]
+"""How a network's weights start."""
+
+
 class _Section:
     """A section of the configuration: numbers are finite, words known, and the fields named here within bounds."""
 
@@ -77,7 +84,7 @@ class StageConfig:
     variates: int  # latent channels of each latent group
     kernel: int = 3  # kernel size of a residual cell's middle convolutions
     bottleneck: float = 0.25  # channels of a cell's middle convolutions, as a share of its input channels
-    linked_blocks: int = 1  # blocks that hand a skip to the top-down path; each has one latent group there
+    linked_blocks: int = 1  # blocks that hand a skip to the top-down path; each has one latent group there; 0: none
     extra_bottom_up: int = 0  # blocks without a skip, before the first linked block of the bottom-up path
     extra_top_down: int = 0  # further latent groups that reuse a linked block's skip
     extra_top_down_after: int = 0  # the linked block they follow, counted from 0 in top-down order
@@ -117,7 +124,7 @@ class GroupShape:
 class ModelConfig(_Section):
     """All that the model's function and parameters depend on."""
 
-    above_zero = ("output_beta", "posterior_beta")
+    above_zero = ("output_beta", "posterior_beta", "input_std")
 
     resolution: int  # height and width the network works at; binarised images are 4 smaller and padded by 2
     stages: tuple[StageConfig, ...]  # from the highest resolution to the lowest
@@ -133,7 +140,8 @@ class ModelConfig(_Section):
     posterior_beta: float = 0.6931472  # gradient smoothing of the prior's and posterior's scales
     residual_distribution: bool = False  # whether the posterior is relative to the prior (NVAE)
     # How stages of different resolutions meet: `projected` pools and unpools with a convolution and LeakyReLU; `plain`
-    # averages and repeats pixels, without weights (VDVAE), so all stages have one width.
+    # averages and repeats pixels, without weights (VDVAE): channels are filled up with zeros on the way down in
+    # resolution and cut off on the way up, so no stage is wider than the next lower one.
     resample: Literal["projected", "plain"] = "projected"
     input_kernel: int = 1  # kernel size of the first convolution
     output_kernel: int = 1  # kernel size of the last convolution
@@ -143,6 +151,22 @@ class ModelConfig(_Section):
     stable_init: bool = True  # whether last convolutions start scaled by 1/sqrt(latent groups)
     zero_prior_weights: bool = False  # whether the prior cells' last convolutions start at zero
     learned_steps: bool = False  # whether z are codes: posterior means rounded to multiples of a learned step a variate
+    activation: Activation = "silu"  # of the cells; `gelu` is the exact one (VDVAE)
+    # What a linked block hands to the top-down path: a 1 × 1 convolution of what its cells compute, or what the block
+    # was given, as it is (VDVAE). What follows the last skip is never computed, so a last `raw` block has no cells.
+    skips: Literal["projected", "raw"] = "projected"
+    # What gives the parameters of priors and posteriors: a 1 × 1 convolution after the cell, or the cell's last
+    # convolution itself (VDVAE).
+    heads: Literal["projected", "direct"] = "projected"
+    largest_start: int | None = None  # largest resolution whose state has a learned start (VDVAE); none: all have one
+    output_gain: bool = False  # whether the state's channels get a learned factor and summand before the output (VDVAE)
+    # How weights start: `xavier`, or uniform within 1/sqrt(inputs) with zero biases and zero starts (VDVAE), where
+    # `stable_init` scales the bottom-up path by its own number of blocks.
+    init: Init = "xavier"
+    input_bits: int | None = None  # bits of a colour value that the bottom-up path reads; none: `bits`
+    input_mean: float = 127.5  # the bottom-up path reads (colour value - input_mean) / input_std
+    input_std: float = 127.5
+    open_highest_bin: bool = True  # whether the highest of `published` bins below 8 bits has no upper end; not in VDVAE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,6 +224,11 @@ class ModelConfig(_Section):
         return sum(group.dims for group in self.groups)
 
     @property
+    def top_down_stages(self) -> tuple[StageConfig, ...]:
+        """Stages with latent groups, in top-down order: from the lowest resolution to the highest."""
+        return tuple(stage for stage in reversed(self.stages) if stage.latent_groups)
+
+    @property
     def unpruned_groups(self) -> tuple[GroupShape, ...]:
         """Shapes of the latent groups before any variates were pruned away; those of `groups` if none were."""
         each = ((stage, _) for stage in reversed(self.stages) for _ in range(stage.latent_groups))
@@ -221,20 +250,28 @@ class OptimizerConfig(_Section):
     """The optimiser and its learning rate (paper appendix A)."""
 
     above_zero = ("learning_rate", "epsilon", "skip_threshold", "clip_norm")
-    from_0_below_1 = ("beta1", "beta2")
+    from_0_below_1 = ("beta1", "beta2", "weight_decay")
 
-    name: Literal["adamax", "adam"] = "adamax"  # update rule
+    name: Literal["adamax", "adam", "adamw"] = "adamax"  # update rule
     learning_rate: float = 1e-3  # rate after warm-up
     schedule: Literal["cosine", "constant"] = "cosine"  # course of the rate after warm-up
     warmup_steps: float = 100.0  # steps of linear warm-up
+    warmup_from_zero: bool = False  # whether the first step has rate 0, and each later one what it had a step earlier
     decay_start: int = 0  # step at which the cosine starts
     decay_steps: int = 100_000  # length of the cosine, in steps
     min_learning_rate: float = 2e-4  # rate at the end of the cosine and after
     beta1: float = 0.9  # decay of the first moment
-    beta2: float = 0.999  # decay of the infinity norm (adamax) or second moment (adam)
+    beta2: float = 0.999  # decay of the infinity norm (adamax) or second moment (adam, adamw)
     epsilon: float = 1e-8  # added to the denominator
+    weight_decay: float = 0.0  # share of every weight, times the rate, that each update takes away (adamw)
     skip_threshold: float | None = 800.0  # gradient norm from which updates are skipped; none: only non-finite
     clip_norm: float | None = None  # global gradient norm that larger gradients are scaled down to; none: no clipping
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decays = self.name == "adamw" or not self.weight_decay
+        remedy = f"optimizer.name = {self.name} has none; give 0, or the name adamw"
+        _require(decays, f"optimizer.weight_decay is {self.weight_decay}; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +339,8 @@ class Config:
 
 def _check_model(model: ModelConfig) -> None:
     """Raise `ConfigError` if the stages and sizes of `model` describe no network."""
-    _require(1 <= model.bits <= 8, f"model.bits is {model.bits}; it must be 1 to 8")
+    for name, bits in (("bits", model.bits), ("input_bits", model.input_bits)):
+        _require(bits is None or 1 <= bits <= 8, f"model.{name} is {bits}; it must be 1 to 8")
     floor = model.min_output_logscale
     _require(
         floor <= 80, f"model.min_output_logscale is {floor}; it must be at most 80, as float32 holds no larger scale"
@@ -319,23 +357,41 @@ def _check_model(model: ModelConfig) -> None:
         _check_stage(stage)
     for above, below in itertools.pairwise(model.stages):
         _check_neighbours(above, below)
-    widths = list(dict.fromkeys(stage.width for stage in model.stages))
+    _check_paths(model)
+
+
+def _check_paths(model: ModelConfig) -> None:
+    """Raise `ConfigError` if the stages of `model`, each sound by itself, make no two paths."""
+    stages = model.stages
+    for stage in stages[:-1]:
+        where, blocks = f"stage at resolution {stage.resolution}: ", stage.linked_blocks + stage.extra_bottom_up
+        _require(blocks > 0, f"{where}it has no block; give extra_bottom_up, or leave the stage out")
+    first = f"stage at resolution {stages[0].resolution}: linked_blocks is 0"
+    _require(stages[0].linked_blocks > 0, f"{first}; its state gives the image, so it must be at least 1")
     _require(any(group.variates for group in model.groups), "the stages' kept leave no variate; keep at least one")
-    one = model.resample == "projected" or len(widths) == 1
-    _require(one, f"the stages' widths are {widths}; model.resample = plain needs one width, projected takes any")
+    widths = [width for width, _ in itertools.groupby(stage.width for stage in stages)]
+    fits = model.resample == "projected" or widths == sorted(widths)
+    remedy = "model.resample = plain takes widths that grow from stage to stage or stay, projected takes any"
+    _require(fits, f"the stages' widths are {widths}; {remedy}")
+    lowest, largest = model.top_down_stages[0].resolution, model.largest_start
+    starts = largest is None or largest >= lowest
+    _require(starts, f"model.largest_start is {largest}; the lowest latent groups, at {lowest}, need a learned start")
 
 
 def _check_stage(stage: StageConfig) -> None:
     where = f"stage at resolution {stage.resolution}: "
-    _check_size(1, stage, where, "resolution", "width", "variates", "kernel", "linked_blocks")
-    _check_size(0, stage, where, "extra_bottom_up", "extra_top_down", "extra_top_down_after")
+    _check_size(1, stage, where, "resolution", "width", "variates", "kernel")
+    _check_size(0, stage, where, "linked_blocks", "extra_bottom_up", "extra_top_down", "extra_top_down_after")
     _check_odd(stage, where, "kernel")
     middle = stage.width * stage.bottleneck
     _require(middle >= 1, f"{where}bottleneck {stage.bottleneck} leaves no channel")
     most = f"bottleneck {stage.bottleneck} makes more than {_LARGEST_SIZE:,} channels"
     _require(middle <= _LARGEST_SIZE, f"{where}{most}")
-    after = stage.extra_top_down_after
-    _require(after < stage.linked_blocks, f"{where}extra_top_down_after is {after}, beyond the last linked block")
+    after, extra = stage.extra_top_down_after, stage.extra_top_down
+    fits = stage.linked_blocks > 0 or not extra
+    _require(fits, f"{where}extra_top_down is {extra}; without a linked block it must be 0")
+    inside = after < max(stage.linked_blocks, 1)
+    _require(inside, f"{where}extra_top_down_after is {after}, beyond the last linked block")
     if stage.kept is not None:
         _check_kept(stage, stage.kept, where)
 
@@ -377,13 +433,30 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+_LEFT_OUT_AT_DEFAULTS = {
+    "learned_steps",
+    "activation",
+    "skips",
+    "heads",
+    "largest_start",
+    "output_gain",
+    "init",
+    "input_bits",
+    "input_mean",
+    "input_std",
+    "open_highest_bin",
+}
+"""Keys of a model that are written only if they are not at their defaults, as before they existed: hashes of models,
+and with them stores and rankings, depend on what is written."""
+
+
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Convert to plain data for JSON."""
     data = dataclasses.asdict(config)
     data["model"]["stages"] = [_stage_to_dict(stage) for stage in data["model"]["stages"]]
-    # As before these keys existed: hashes of models, and with them stores and rankings, depend on what is written here.
-    if not config.model.learned_steps:
-        del data["model"]["learned_steps"]
+    for known in fields(ModelConfig):
+        if known.name in _LEFT_OUT_AT_DEFAULTS and data["model"][known.name] == known.default:
+            del data["model"][known.name]
     if config.pruning is None:
         del data["pruning"]
     else:

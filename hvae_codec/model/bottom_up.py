@@ -1,5 +1,8 @@
 """The bottom-up path: an image to the skip activations that the posteriors read.
 
+    skips = projected    x -> cells -> x ──────────> pool -> ...      skips = raw    x ──────────> cells -> pool -> ...
+                                       └─> 1 × 1 -> skip                             └─> skip
+
 A skip that no latent group reads, as all groups that did have lost their variates, is not computed: its place in the
 list stays and holds None. Nor is anything computed after the last skip that is read.
 """
@@ -31,19 +34,28 @@ def first_images(activations: Activations, count: int) -> Activations:
 
 
 class BottomUpBlock(nn.Module):
-    """Residual cells; a block whose skip is read projects it; the last of a stage pools if another stage follows."""
+    """Residual cells; a block whose skip is read hands it over; the last of a stage pools if another stage follows.
 
-    def __init__(self, config: ModelConfig, stage: StageConfig, *, skip: bool, pool: Pool | None) -> None:
+    A block without `cells` only hands over what it is given.
+    """
+
+    def __init__(
+        self, config: ModelConfig, stage: StageConfig, *, skip: bool, pool: Pool | None, cells: bool = True
+    ) -> None:
         super().__init__()
         self.state_size = stage.state_size
-        self.cells = residual_cells(config, stage)
-        self.skip = conv(stage.width, stage.width) if skip else None
+        projects = skip and config.skips == "projected"
+        self.cells = residual_cells(config, stage, _depth(config)) if cells else nn.Sequential()
+        self.skip = conv(stage.width, stage.width, init=config.init) if projects else None
+        self.raw_skip = skip and not projects
         self.pool = pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the activations for the next block, and the skip (taken before the pool)."""
+        skip = x if self.raw_skip else None
         x = self.cells(x)
-        skip = self.skip(x) if self.skip is not None else None
+        if self.skip is not None:
+            skip = self.skip(x)
         return (self.pool(x) if self.pool is not None else x), skip
 
 
@@ -52,7 +64,7 @@ class BottomUp(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel)
+        self.input_conv = conv(config.channels, config.stages[0].width, config.input_kernel, init=config.init)
         self.run_block: RunBlock = operator.call
         blocks = list(_blocks(config))
         self.blocks = nn.ModuleList(block for _, block in blocks)
@@ -80,7 +92,8 @@ def _blocks(config: ModelConfig) -> Iterator[tuple[int | None, BottomUpBlock]]:
             skip = next(linked) if i >= stage.extra_bottom_up else None
             ends = skip == max(read)
             pools = i == count - 1 and not ends
-            yield skip, BottomUpBlock(config, stage, skip=skip in read, pool=pool if pools else None)
+            cells = not (ends and config.skips == "raw")
+            yield skip, BottomUpBlock(config, stage, skip=skip in read, pool=pool if pools else None, cells=cells)
             if ends:
                 return
 
@@ -88,5 +101,14 @@ def _blocks(config: ModelConfig) -> Iterator[tuple[int | None, BottomUpBlock]]:
 def _pool(config: ModelConfig, stage: StageConfig, below: StageConfig | None) -> Pool | None:
     if below is None or below.resolution == stage.resolution:
         return None
-    projected = config.resample == "projected"
-    return Pool(stage.width, below.width, stage.resolution // below.resolution, projected=projected)
+    stride, projected = stage.resolution // below.resolution, config.resample == "projected"
+    return Pool(stage.width, below.width, stride, projected=projected, init=config.init)
+
+
+def _depth(config: ModelConfig) -> int:
+    """Count the blocks whose number scales this path's first weights: as published, latent groups or its own blocks."""
+    if config.init == "xavier":
+        return len(config.groups)
+    blocks = sum(stage.extra_bottom_up + stage.linked_blocks for stage in config.stages)
+    last_is_empty = config.skips == "raw" and config.stages[-1].linked_blocks > 0
+    return max(1, blocks - last_is_empty)

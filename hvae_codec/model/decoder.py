@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..config import ModelConfig, StageConfig
-from .blocks import Cell, Conv, Unpool, conv, residual_cells
+from .blocks import Cell, Conv, OutputConv, Unpool, residual_cells
 from .checkpoint import fill_model, weights_hash
 from .folding import folded_residual
 from .hvae import HVAE
@@ -36,7 +36,7 @@ class DecoderBlock(nn.Module):
         self.unpool = unpool
         self.residual_cell = Cell(config, width, int(width * stage.bottleneck), width, stage.kernel)
         self.z_conv = Conv(kept, width, 1, bias=False) if kept else None
-        self.cells = residual_cells(config, stage)
+        self.cells = residual_cells(config, stage, len(config.groups))
 
     def forward(self, state: Tensor, z: Tensor | None) -> Tensor:
         """Return the state [B, width, H, W] after the kept variates' z, [B, kept, H, W]; None if there are none."""
@@ -52,10 +52,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.likelihood = make_likelihood(config)
-        lowest, highest = config.stages[-1], config.stages[0]
+        lowest, highest = config.top_down_stages[0], config.stages[0]
         self.start = nn.Parameter(torch.zeros(1, lowest.width, lowest.resolution, lowest.resolution))
         self.blocks = nn.ModuleList(_blocks(config, kept))
-        self.output_conv = conv(highest.width, self.likelihood.out_channels, config.output_kernel)
+        self.output_conv = OutputConv(
+            highest.width,
+            self.likelihood.out_channels,
+            config.output_kernel,
+            gain=config.output_gain,
+            init=config.init,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +81,7 @@ class Decoder(nn.Module):
 
 def _blocks(config: ModelConfig, kept: Sequence[int]) -> Iterator[DecoderBlock]:
     """Yield the blocks of the latent groups, in top-down order."""
-    left, stages = iter(kept), config.stages[::-1]
+    left, stages = iter(kept), config.top_down_stages
     for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
         for number in range(stage.latent_groups):
             unpool = unpool_between(config, stage, below) if number == 0 else None

@@ -1,7 +1,8 @@
 """Folds what pruned variates add to the state into the residual term: a top-down block then computes them no more.
 
 The prior cell's last convolution has no activation after it. With its input h, the residual r = C_r h + c_r, the
-features f = C_f h + c_f, the prior mean of pruned variates m = P_m f + p_m and the projection W_m of their z = m,
+features f = C_f h + c_f, the prior mean of pruned variates m = P_m f + p_m (m = f_m itself if `heads` are direct) and
+the projection W_m of their z = m,
 
     state + r + W z + w  =  state + (C_r + W_m P_m C_f) h + (c_r + W_m (P_m c_f + p_m)) + W_k z_k + w
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels.silu_conv import Kernel, halves, kernel_of
+from .kernels.silu_conv import Kernel, kernel_of
 from .top_down import TopDownBlock
 
 
@@ -24,11 +25,15 @@ def folded_residual(block: TopDownBlock, kept: Tensor) -> Kernel:
 
     `kept` is bool [variates], True = keep.
     """
-    residual, features = halves(kernel_of(block.prior_cell.convs[-1]))
+    residual, features = block.prior_kernels()
     pruned = (~kept).nonzero().flatten().cpu()  # their means are the first half of the prior's outputs
-    of_mean = _matrix(kernel_of(block.prior_conv))[pruned]
-    means = _product(of_mean[:, :-1], _matrix(features))
-    means[:, -1] += of_mean[:, -1]
+    means = _matrix(features)
+    if block.prior_conv is None:
+        means = means[pruned]
+    else:
+        of_mean = _matrix(kernel_of(block.prior_conv))[pruned]
+        means = _product(of_mean[:, :-1], means)
+        means[:, -1] += of_mean[:, -1]
     projection = _matrix(kernel_of(block.z_conv))[:, pruned]
     folded = (_matrix(residual) + _product(projection, means)).to(residual[0])
     return folded[:, :-1].reshape(residual[0].shape), folded[:, -1].contiguous()

@@ -49,14 +49,21 @@ class LogisticMixture:
         self.highest = (256.0 - level - 127.5) / 127.5
         published = config.bins == "published"
         self.half_bin = 1.0 / (2.0**config.bits - 1.0) if published else self.spacing / 2
+        self.highest_edge = self.highest - self.spacing / 2
+        if published and not config.open_highest_bin:
+            self.highest_edge = 0.999
         self._log_mass = self._published_log_mass if published else self._exact_log_mass
 
     def quantised(self, images: Tensor) -> Tensor:
         """Cut off the low bits of uint8 [B, C, H, W]: what is left is all of an image that the model knows."""
-        cut = 8 - self.config.bits
-        return (images >> cut) << cut if cut else images
+        return _cut(images, self.config.bits)
 
     def to_input(self, images: Tensor) -> Tensor:
+        """Scale uint8 [B, C, H, W] to what the bottom-up path reads, float32; by default that is `to_target`."""
+        config = self.config
+        return (_cut(images, config.input_bits or config.bits).float() - config.input_mean) / config.input_std
+
+    def to_target(self, images: Tensor) -> Tensor:
         """Scale uint8 [B, C, H, W] to float32 in [-1, 1], low bits cut off: (pixel - 127.5) / 127.5."""
         return (self.quantised(images).float() - 127.5) / 127.5
 
@@ -103,7 +110,7 @@ class LogisticMixture:
     def numbers(self, parts: Sequence[Tensor], images: Tensor) -> Tensor:
         """Compute the negative log-likelihood, [B] nats, from the parts of an output."""
         p = self._parameters(parts)
-        x = self.to_input(images)
+        x = self.to_target(images)
         means = self._shifted_means(p, x)
         log_mass = self._log_mass(x.unsqueeze(2), means, p.stds).sum(dim=1)
         log_prob = torch.logsumexp(log_mass + p.logits.log_softmax(dim=1), dim=1)
@@ -118,7 +125,7 @@ class LogisticMixture:
 
     def _edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Find the positions of the lowest level (pixel 0) and of the highest (pixel 256 - 2^(8 - bits)) in `x`."""
-        return x < -1.0 + self.spacing / 2, x > self.highest - self.spacing / 2
+        return x < -1.0 + self.spacing / 2, x > self.highest_edge
 
     def _exact_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
         """Compute log of the logistic's mass in the bin around `x`; bins tile the line, so masses sum to 1.
@@ -135,7 +142,10 @@ class LogisticMixture:
         return width - upper_edge - lower_edge
 
     def _published_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:
-        """Compute it for the published models: 1/(2^bits - 1) to each side, density × width below a mass of 1e-5."""
+        """Compute it for the published models: 1/(2^bits - 1) to each side, density × width below a mass of 1e-5.
+
+        Below 8 bits their bins overlap; if `open_highest_bin` is not set, what lies above the highest one is lost.
+        """
         centre, half = (x - means) / stds, self.half_bin / stds
         lowest, highest = self._edges(x)
         mass = torch.sigmoid(centre + half) - torch.sigmoid(centre - half)
@@ -180,6 +190,11 @@ class LogisticMixture:
     def to_pixels(self, x: Tensor) -> Tensor:
         """Convert [-1, 1] to uint8 [0, 255], rounded."""
         return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _cut(images: Tensor, bits: int) -> Tensor:
+    """Set all but the highest `bits` of uint8 `images` to 0."""
+    return (images >> (8 - bits)) << (8 - bits) if bits < 8 else images
 
 
 def _contiguous(x: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..config import ModelConfig, StageConfig
 from ..store.quantiser import MAX_STEP, MIN_STEP
 from .activations import RunBlock
-from .blocks import Cell, Unpool, conv, residual_cells
+from .blocks import Cell, Conv, OutputConv, Unpool, conv, residual_cells
 from .bottom_up import Activations
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
 from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
-from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
+from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of, split_kernel
 
 STEP_RATE = 20.0  # how much faster than other weights a learned step changes (docs/pruning.md)
 
@@ -127,15 +127,17 @@ class TopDownBlock(nn.Module):
         self.form = GaussianForm(config.posterior_scale, config.posterior_beta, config.residual_distribution)
         width, both = stage.width, 2 * stage.width
         self.variates, self.unpool = variates, unpool
-        prior_scale, outputs = 0.0 if config.zero_prior_weights else 1.0, both if variates else width
+        features = 2 * variates if config.heads == "direct" else width
+        prior_scale, outputs = 0.0 if config.zero_prior_weights else 1.0, width + features if variates else width
         self.prior_cell = Cell(config, width, int(width * stage.bottleneck), outputs, stage.kernel, prior_scale)
+        depth, init = len(config.groups), config.init
         if variates:
-            self.prior_conv = conv(width, 2 * variates)
-            self.posterior_cell = Cell(config, both, int(both * stage.bottleneck / 2), width, stage.kernel)
-            self.posterior_conv = conv(width, 2 * variates)
+            self.prior_conv = _parameters_conv(config, width, variates)
+            self.posterior_cell = Cell(config, both, int(both * stage.bottleneck / 2), features, stage.kernel)
+            self.posterior_conv = _parameters_conv(config, width, variates)
             # Without the scale the state's variance grows with every group and training diverges at once.
-            self.z_conv = conv(variates, width, weight_scale=1.0 / math.sqrt(len(config.groups)))
-        self.cells = residual_cells(config, stage)
+            self.z_conv = conv(variates, width, init=init, weight_scale=1.0 / math.sqrt(depth))
+        self.cells = residual_cells(config, stage, depth)
         if config.learned_steps and variates:
             self.log_step = nn.Parameter(torch.zeros(variates))
 
@@ -176,7 +178,7 @@ class TopDownBlock(nn.Module):
             return _no_variates(state)
         if skip is None:
             raise ValueError("the posterior needs the bottom-up path's activations, and none were given")
-        heads = halves(joined_kernel(kernel_of(self.posterior_cell.convs[-1]), kernel_of(self.posterior_conv)))
+        heads = _parameter_heads(kernel_of(self.posterior_cell.convs[-1]), self.posterior_conv)
         if variates is not None:
             heads = [(weight[variates], bias[variates]) for weight, bias in heads]
         return RawGaussian(*self.posterior_cell.before_last([state, skip], *heads))
@@ -195,15 +197,28 @@ class TopDownBlock(nn.Module):
         for name in ("residual", "residual_and_prior", "posterior_raw", "sample_and_kl", "after_z"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
 
+    def prior_kernels(self) -> list[Kernel]:
+        """Return the two parts of the prior cell's last kernel: of the residual term, of the features or parameters."""
+        return split_kernel(kernel_of(self.prior_cell.convs[-1]), self.z_conv.out_channels)
+
     def _residual_head(self) -> Kernel:
-        """Return the kernel of the residual term: the first of the prior cell's two halves, or all of it."""
-        last = kernel_of(self.prior_cell.convs[-1])
-        return halves(last)[0] if self.variates else last
+        """Return the kernel of the residual term: the first part of the prior cell's last one, or all of it."""
+        return self.prior_kernels()[0] if self.variates else kernel_of(self.prior_cell.convs[-1])
 
     def _prior_heads(self) -> list[Kernel]:
         """Return the kernels of the residual term, the prior's mean and its scale; all contain the cell's last one."""
-        of_residual, of_features = halves(kernel_of(self.prior_cell.convs[-1]))
-        return [of_residual, *halves(joined_kernel(of_features, kernel_of(self.prior_conv)))]
+        of_residual, rest = self.prior_kernels()
+        return [of_residual, *_parameter_heads(rest, self.prior_conv)]
+
+
+def _parameters_conv(config: ModelConfig, width: int, variates: int) -> Conv | None:
+    """Make the convolution from a cell's features to a distribution's parameters; None if the cell gives these."""
+    return conv(width, 2 * variates, init=config.init) if config.heads == "projected" else None
+
+
+def _parameter_heads(last: Kernel, after: Conv | None) -> list[Kernel]:
+    """Return the kernels of mean and scale, from a cell's `last` one and the convolution `after` the cell, if any."""
+    return halves(last if after is None else joined_kernel(last, kernel_of(after)))
 
 
 def _no_variates(state: Tensor) -> RawGaussian:
@@ -217,14 +232,16 @@ class TopDown(nn.Module):
 
     def __init__(self, config: ModelConfig, out_channels: int) -> None:
         super().__init__()
-        lowest, highest = config.stages[-1], config.stages[0]
-        bound = math.sqrt(3.0 / (lowest.width * lowest.resolution**2))
+        lowest, highest = config.top_down_stages[0], config.stages[0]
+        bound = math.sqrt(3.0 / (lowest.width * lowest.resolution**2)) if config.init == "xavier" else 0.0
         start = torch.empty(1, lowest.width, lowest.resolution, lowest.resolution)
         self.start = nn.Parameter(start.uniform_(-bound, bound))
         self.blocks = nn.ModuleList(_blocks(config))
         self.skips = config.group_skips
         self.run_block: RunBlock = operator.call
-        self.output_conv = conv(highest.width, out_channels, config.output_kernel)
+        self.output_conv = OutputConv(
+            highest.width, out_channels, config.output_kernel, gain=config.output_gain, init=config.init
+        )
 
     def forward(self, activations: Activations | None, choose: Choose, batch: int) -> Tensor:
         """Compute the parameters of the output distribution, [batch, out_channels, H, W].
@@ -262,7 +279,7 @@ class TopDown(nn.Module):
 
 def _blocks(config: ModelConfig) -> Iterator[TopDownBlock]:
     """Yield each latent group's block, in top-down order."""
-    stages = config.stages[::-1]
+    stages = config.top_down_stages
     for stage, below in zip(stages, [None, *stages[:-1]], strict=True):
         for number, variates in enumerate(stage.group_variates):
             unpool = unpool_between(config, stage, below) if number == 0 else None
@@ -273,5 +290,12 @@ def unpool_between(config: ModelConfig, stage: StageConfig, below: StageConfig |
     """Make what enlarges the state of the stage `below` to that of `stage`; None if nothing is to be enlarged."""
     if below is None or below.resolution == stage.resolution:
         return None
-    projected = config.resample == "projected"
-    return Unpool(below.width, stage.width, stage.resolution // below.resolution, stage.resolution, projected=projected)
+    return Unpool(
+        below.width,
+        stage.width,
+        stage.resolution // below.resolution,
+        stage.resolution,
+        projected=config.resample == "projected",
+        biased=config.largest_start is None or stage.resolution <= config.largest_start,
+        init=config.init,
+    )

@@ -24,7 +24,7 @@ from ..config import ModelConfig
 from ..errors import ModelError, UsageError
 from ..model.folding import folded_residual
 from ..model.hvae import HVAE
-from ..model.kernels.silu_conv import Kernel, halves, kernel_of
+from ..model.kernels.silu_conv import Kernel, kernel_of
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup, TopDownBlock
 
@@ -99,18 +99,21 @@ def _slim_layers(block: TopDownBlock, kept: Tensor) -> dict[str, Kernel]:
     """Return the convolutions of `block` that are others with only the `kept` variates, bool [variates], by name."""
     if not block.variates:
         return {}
-    last = f"prior_cell.convs.{len(block.prior_cell.convs) - 1}"
+    number = len(block.prior_cell.convs) - 1
+    last = f"prior_cell.convs.{number}"
     weight, bias = folded_residual(block, kept)
     of_z, of_z_bias = kernel_of(block.z_conv)
     if not kept.any():
         return {last: (weight, bias + of_z_bias)}
-    of_features = halves(kernel_of(block.prior_cell.convs[-1]))[1]
-    return {
-        last: (torch.cat([weight, of_features[0]]), torch.cat([bias, of_features[1]])),
-        "prior_conv": _of_kept(kernel_of(block.prior_conv), kept),
-        "posterior_conv": _of_kept(kernel_of(block.posterior_conv), kept),
-        "z_conv": (of_z[:, kept], of_z_bias),
-    }
+    of_prior = block.prior_kernels()[1]
+    layers = {"z_conv": (of_z[:, kept], of_z_bias)}
+    if block.prior_conv is None or block.posterior_conv is None:
+        of_prior = _of_kept(of_prior, kept)
+        layers[f"posterior_cell.convs.{number}"] = _of_kept(kernel_of(block.posterior_cell.convs[-1]), kept)
+    else:
+        layers["prior_conv"] = _of_kept(kernel_of(block.prior_conv), kept)
+        layers["posterior_conv"] = _of_kept(kernel_of(block.posterior_conv), kept)
+    return layers | {last: (torch.cat([weight, of_prior[0]]), torch.cat([bias, of_prior[1]]))}
 
 
 def _of_kept(heads: Kernel, kept: Tensor) -> Kernel:

@@ -1,13 +1,14 @@
-"""Convolutions of SiLU activations that save only what comes before the SiLU for the backward pass.
+"""Convolutions of activations that save only what comes before the activation function for the backward pass.
 
-Every convolution of a cell reads SiLU(x). Two operations would save both x and SiLU(x); here SiLU(x) is computed again
-in the backward pass, which costs a few percent of the convolution and saves half of the memory that cells take.
+Every convolution of a cell reads f(x), f = SiLU or GELU. Two operations would save both x and f(x); here f(x) is
+computed again in the backward pass, which costs a few percent of the convolution and saves half of the memory that
+cells take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,22 +16,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Module
 from torch.nn import functional as F
 
+from ...config import Activation
+
 Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
-    """Apply each of `kernels` to SiLU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
+def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], activation: Activation = "silu") -> list[Tensor]:
+    """Apply each of `kernels` to SiLU or GELU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
     Under autocast the convolutions run in its type, and so are the results.
     """
+    function = _FUNCTIONS[activation]
     if torch.compiler.is_compiling():  # the compiler decides what is computed again
-        activated = F.silu(torch.cat(list(inputs), dim=1))
+        activated = function.of(torch.cat(list(inputs), dim=1))
         return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
     device = inputs[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
-    outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
+    outputs = _SiluConv.apply(function, len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
 
 
@@ -45,6 +49,12 @@ def halves(kernel: Kernel) -> list[Kernel]:
     return list(zip(weight.chunk(2), bias.chunk(2), strict=True))
 
 
+def split_kernel(kernel: Kernel, outputs: int) -> list[Kernel]:
+    """Return the kernels of the first `outputs` and of the others."""
+    weight, bias = kernel
+    return [(weight[:outputs], bias[:outputs]), (weight[outputs:], bias[outputs:])]
+
+
 def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
     """Return one kernel for two convolutions in a row without an activation between them, the second of them 1 × 1.
 
@@ -56,12 +66,28 @@ def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
     return torch.tensordot(matrix, weight, dims=([1], [0])), torch.addmv(last_bias, matrix, bias)
 
 
+class _Function(NamedTuple):
+    """An activation function: alone, in place, and its derivative times a gradient, also into a tensor."""
+
+    of: Callable[[Tensor], Tensor]
+    of_in_place: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+    backward_into: Callable[..., Tensor]  # (gradient, x, grad_input=...)
+
+
+_aten = torch.ops.aten
+_FUNCTIONS: dict[Activation, _Function] = {
+    "silu": _Function(F.silu, _aten.silu_, _aten.silu_backward, _aten.silu_backward.grad_input),
+    "gelu": _Function(F.gelu, _aten.gelu_, _aten.gelu_backward, _aten.gelu_backward.grad_input),
+}
+
+
 class _SiluConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: int, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, function: _Function, inputs: int, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
-        ctx.inputs, ctx.dtype = inputs, dtype
-        activated = _activated(tensors[:inputs], dtype)
+        ctx.function, ctx.inputs, ctx.dtype = function, inputs, dtype
+        activated = _activated(function, tensors[:inputs], dtype)
         return tuple(
             F.conv2d(activated, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
             for weight, bias in _pairs(tensors[inputs:])
@@ -72,8 +98,8 @@ class _SiluConv(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, kernels = saved[: ctx.inputs], saved[ctx.inputs :]
-        activated = _activated(inputs, ctx.dtype)
-        wanted = any(ctx.needs_input_grad[2 : 2 + ctx.inputs])
+        activated = _activated(ctx.function, inputs, ctx.dtype)
+        wanted = any(ctx.needs_input_grad[3 : 3 + ctx.inputs])
         by_activated: Tensor | None = None
         by_kernels: list[Tensor] = []
         for gradient, (weight, bias) in zip(gradients, _pairs(kernels), strict=True):
@@ -83,29 +109,29 @@ class _SiluConv(torch.autograd.Function):
             )
             by_kernels += [by_weight.to(weight.dtype), by_bias.to(bias.dtype)]
             by_activated = by_x if by_activated is None else by_activated.add_(by_x)
-        return None, None, *_by_inputs(by_activated, inputs), *by_kernels
+        return None, None, None, *_by_inputs(ctx.function, by_activated, inputs), *by_kernels
 
 
 def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _activated(inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Compute SiLU of the joined inputs."""
+def _activated(function: _Function, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Compute the activation function of the joined inputs."""
     if len(inputs) == 1:
-        return F.silu(inputs[0].to(dtype))
+        return function.of(inputs[0].to(dtype))
     first = inputs[0]
     last = torch.channels_last if first.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     shape = (len(first), sum(x.shape[1] for x in inputs), *first.shape[2:])
     joined = torch.empty(shape, dtype=dtype, device=first.device, memory_format=last)
     torch.cat(list(inputs), dim=1, out=joined)
-    return F.silu(joined, inplace=True)
+    return function.of_in_place(joined)
 
 
-def _by_inputs(by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def _by_inputs(function: _Function, by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Tensor | None]:
     if by_activated is None:
         return [None] * len(inputs)
     if len(inputs) == 1 and by_activated.dtype == inputs[0].dtype:
-        return [torch.ops.aten.silu_backward.grad_input(by_activated, inputs[0], grad_input=by_activated)]
+        return [function.backward_into(by_activated, inputs[0], grad_input=by_activated)]
     parts = by_activated.split([x.shape[1] for x in inputs], dim=1)
-    return [torch.ops.aten.silu_backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]
+    return [function.backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]
