@@ -15,7 +15,7 @@ from ..config import Config, ModelConfig
 from ..errors import ModelError
 from ..model.hvae import HVAE
 from .efficient_vdvae_config import read_published_config
-from .state_dict import checked_state, checked_weight
+from .state_dict import checked_state
 from .torch_file import read_torch_file
 
 STATE_KEYS = {"ema": "ema_model_state_dict", "raw": "model_state_dict"}
@@ -44,9 +44,9 @@ def convert(
 
 
 def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Rename published tensors to this project's names, in float32.
+    """Rename published tensors to this project's names.
 
-    Raises `ModelError` that names a tensor that is missing, unknown, of another shape or not finite.
+    Raises `ModelError` that names a tensor that is missing, unknown or of another shape.
     """
     names = published_names(config)
     for published in names.values():
@@ -56,10 +56,11 @@ def from_published_names(config: ModelConfig, state: Mapping[str, Tensor], sourc
     if unknown:
         raise ModelError(f"{source} has a tensor {min(unknown)} that its configuration has no place for")
     own = _own_tensors(config)
-    return {
-        name: checked_weight(state[published], own[name].shape, f"{source}: the tensor {published}")
-        for name, published in names.items()
-    }
+    for name, published in names.items():
+        given, expected = list(state[published].shape), list(own[name].shape)
+        if given != expected:
+            raise ModelError(f"{source}: the tensor {published} is {given}, its configuration says {expected}")
+    return {name: state[published] for name, published in names.items()}
 
 
 def _own_tensors(config: ModelConfig) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ PARALLEL_PREFIX = "module."
 
 
 def checked_state(state: Mapping[object, object], where: str) -> dict[str, Tensor]:
-    """Return the tensors of a state dict under names without the prefix of parallel training.
+    """Return the tensors of a state dict in float32, under names without the prefix of parallel training.
 
-    Raises `ModelError` that names `where` if one is not dense and of real numbers, if a name occurs with the prefix and
-    without, or if tensors share their numbers.
+    Raises `ModelError` that begins with `where` if one is not dense or not of finite real numbers, if a name occurs
+    with the prefix and without, or if tensors share their numbers.
     """
     for name, tensor in state.items():
         if not _is_weight(name, tensor):
@@ -29,7 +29,7 @@ def checked_state(state: Mapping[object, object], where: str) -> dict[str, Tenso
         raise ModelError(f"{where} has tensors twice, with the prefix {PARALLEL_PREFIX} and without")
     if _overlap(own.values()):
         raise ModelError(f"{where}: tensors share their numbers with one another; no published model's do")
-    return own
+    return {name: _finite(tensor, f"{where}: the tensor {name}") for name, tensor in own.items()}
 
 
 def _is_weight(name: object, tensor: object) -> bool:
@@ -44,10 +44,7 @@ def _overlap(tensors: Iterable[Tensor]) -> bool:
     return sum(tensor.nbytes for tensor in tensors) > sum(stored.values())
 
 
-def checked_weight(tensor: Tensor, shape: torch.Size, where: str) -> Tensor:
-    """Return a tensor in float32; `ModelError` if it has another shape, or numbers that are not finite."""
-    if tensor.shape != shape:
-        raise ModelError(f"{where} is {list(tensor.shape)}, its configuration says {list(shape)}")
+def _finite(tensor: Tensor, where: str) -> Tensor:
     weight = tensor.detach().float().contiguous()
     if not weight.isfinite().all():
         raise ModelError(f"{where} holds numbers that are not finite; take a checkpoint from before training failed")

@@ -73,4 +73,5 @@ def to_weights(content: Mapping[object, object], checkpoint: Path, settings: Set
     try:
         return convert(state, settings.config)
     except ModelError as error:
-        raise ModelError(f"{checkpoint}, with hyper-parameters of {settings.source}: {error}") from None
+        what = f"{checkpoint} does not fit the hyper-parameters of {settings.source}"
+        raise ModelError(f"{what}: {error}; give the log or preset of its own training") from None
