@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..config import Config
-from ..errors import ModelError, UsageError
+from ..errors import ConfigError, ModelError, UsageError
 from ..presets import load_preset
 from .state_dict import PARALLEL_PREFIX, checked_state
 from .vdvae_config import config_of
@@ -35,7 +35,8 @@ class Settings:
 def find_settings(checkpoint: Path, log: Path | None, preset: str | None, bins: Bins) -> Settings:
     """Read the hyper-parameters of a VDVAE checkpoint from `log` or a preset, else from the log beside it.
 
-    Raises `UsageError` if there is no log, and neither is given, `ModelError` on a log that cannot be used.
+    Raises `UsageError` if there is no log, and neither is given, `ModelError` on a log that cannot be read,
+    `ConfigError` if what it says describes no network of this core.
     """
     beside = log_beside(checkpoint)
     if preset is not None:
@@ -46,8 +47,15 @@ def find_settings(checkpoint: Path, log: Path | None, preset: str | None, bins: 
     log = log or beside
     if log is None:
         raise UsageError(_no_settings(checkpoint))
+    return Settings(_logged_config(log, bins), log.name)
+
+
+def _logged_config(log: Path, bins: Bins) -> Config:
     read = read_vdvae_log(log)
-    return Settings(config_of(read.hparams, exact_bins=bins == "exact", gpus=read.gpus), log.name)
+    try:
+        return config_of(read.hparams, exact_bins=bins == "exact", gpus=read.gpus)
+    except ConfigError as error:
+        raise ConfigError(f"{log}: {error}") from None
 
 
 def _no_settings(checkpoint: Path) -> str:
