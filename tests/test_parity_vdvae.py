@@ -18,7 +18,7 @@ from hvae_codec.published.vdvae_weights import published_name
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.schedules import learning_rate
 from hvae_codec.train.update import update
-from vdvae import CASES, Case
+from vdvae_cases import CASES, Case
 
 OUTPUT, DOUBLE, GRADIENT, CHANGE = 1e-5, 1e-12, 5e-4, 1e-2
 
