@@ -48,7 +48,7 @@ def command(
     bins: Annotated[
         Bins,
         typer.Option(
-            "--bins", help="Bins below 8 bits: published ones overlap, exact ones make a distribution of the output."
+            "--bins", help="Bins of the NELBO below 8 bits: published ones overlap, exact ones make a distribution."
         ),
     ] = Bins.published,
 ) -> None:

@@ -27,7 +27,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "evaluate": ["data", "--split", "all"],
     "info": ["a.zarr"],
     "presets": [],
-    "import": ["nowhere", "--config", "nowhere.cfg", "--out", "{}"],
+    "import": ["nowhere", "--out", "{}"],
 }
 EDGES = {
     "int": ["-1", "0", str(2**63), "1.5"],

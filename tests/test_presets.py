@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from hvae_codec.config import Config, config_from_dict, config_to_dict
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_parameter_counts, load_preset, load_reported, preset_names
+from hvae_codec.published.vdvae_config import config_of
+from hvae_codec.published.vdvae_hparams import VdvaeHparams
 from hvae_codec.report.about import count_parameters
 from hvae_codec_cli.app import main
 
@@ -84,58 +86,96 @@ def test_digits8_keeps_the_17_values_apart_and_does_not_mirror():
 
 
 VDVAE = {
-    # name: width, bottom-up cells and latent groups by resolution, in openai/vdvae's enc_blocks and dec_blocks
-    "cifar10_vdvae": (384, {32: 12, 16: 7, 8: 7, 4: 4, 1: 3}, {32: 22, 16: 11, 8: 6, 4: 3, 1: 1}, 39_145_700),
-    "imagenet32_vdvae": (512, {32: 16, 16: 10, 8: 9, 4: 7, 1: 6}, {32: 41, 16: 20, 8: 10, 4: 5, 1: 2}, 119_280_868),
+    # name: what the published program is started with, GPUs; blocks of both paths, latent dimensions, parameters
+    "cifar10_vdvae": (
+        {
+            "dataset": "cifar10",
+            "width": 384,
+            "lr": 0.0002,
+            "n_batch": 16,
+            "ema_rate": 0.9999,
+            "dec_blocks": "1x1,4m1,4x2,8m4,8x5,16m8,16x10,32m16,32x21",
+            "enc_blocks": "32x11,32d2,16x6,16d2,8x6,8d2,4x3,4d4,1x3",
+        },
+        2,
+        (33, 43, 412_432, 39_145_700),
+    ),
+    "imagenet32_vdvae": (
+        {
+            "dataset": "imagenet32",
+            "n_batch": 8,
+            "skip_threshold": 300.0,
+            "dec_blocks": "1x2,4m1,4x4,8m4,8x9,16m8,16x19,32m16,32x40",
+            "enc_blocks": "32x15,32d2,16x9,16d2,8x8,8d2,4x6,4d4,1x6",
+        },
+        32,
+        (48, 78, 765_216, 119_280_868),
+    ),
+    "imagenet64_vdvae": (
+        {
+            "dataset": "imagenet64",
+            "n_batch": 4,
+            "grad_clip": 220.0,
+            "skip_threshold": 380.0,
+            "dec_blocks": "1x2,4m1,4x3,8m4,8x7,16m8,16x15,32m16,32x31,64m32,64x12",
+            "enc_blocks": "64x11,64d2,32x20,32d2,16x9,16d2,8x8,8d2,4x7,4d4,1x5",
+        },
+        32,
+        (65, 75, 1_451_040, 125_005_860),
+    ),
+    "ffhq256_vdvae": (
+        {
+            "dataset": "ffhq_256",
+            "n_batch": 1,
+            "grad_clip": 130.0,
+            "skip_threshold": 180.0,
+            "dec_blocks": "1x2,4m1,4x3,8m4,8x4,16m8,16x9,32m16,32x21,64m32,64x13,128m64,128x7,256m128",
+            "enc_blocks": "256x3,256d2,128x8,128d2,64x12,64d2,32x17,32d2,16x7,16d2,8x5,8d2,4x5,4d4,1x4",
+        },
+        32,
+        (68, 66, 4_470_816, 114_874_852),
+    ),
+    "ffhq1024_vdvae": (
+        {
+            "dataset": "ffhq_1024",
+            "width": 16,
+            "num_mixtures": 2,
+            "lr": 0.00007,
+            "n_batch": 1,
+            "grad_clip": 360.0,
+            "skip_threshold": 500.0,
+            "dec_blocks": "1x2,4m1,4x3,8m4,8x4,16m8,16x9,32m16,32x20,64m32,64x14,128m64,128x7,256m128,256x2,512m256,"
+            "1024m512",
+            "enc_blocks": "1024x1,1024d2,512x3,512d2,256x5,256d2,128x7,128d2,64x10,64d2,32x14,32d2,16x7,16d2,8x5,8d2,"
+            "4x5,4d4,1x4",
+            "custom_width_str": "512:32,256:64,128:512,64:512,32:512,16:512,8:512,4:512,1:512",
+        },
+        32,
+        (70, 70, 27_588_640, 109_366_904),
+    ),
 }
 
 
-def cell(inputs: int, outputs: int, width: int, kernel: int) -> int:
-    """Parameters of a bottleneck cell: 1 × 1, two k × k, 1 × 1."""
-    middle = width // 4
-    ends = inputs * middle + middle + middle * outputs + outputs
-    return ends + 2 * (kernel**2 * middle**2 + middle)
-
-
-def published_vdvae(width: int, up: dict[int, int], down: dict[int, int]) -> int:
-    """Parameters of the published Very Deep VAE, block by block; 16 variates, 100 output channels."""
-    count = 3 * 9 * width + width + 2 * width + 100 * width + 100  # input, gain and bias, output
-    for resolution, groups in down.items():
-        kernel = 3 if resolution > 2 else 1
-        count += up[resolution] * cell(width, width, width, kernel) + width * resolution**2
-        posterior, prior = cell(2 * width, 32, width, kernel), cell(width, 32 + width, width, kernel)
-        count += groups * (posterior + prior + 16 * width + width + cell(width, width, width, kernel))
-    return count
+@pytest.mark.parametrize("name", VDVAE)
+def test_vdvae_presets_are_the_published_networks_and_training(name: str):
+    given, gpus, (_, groups, latent_dims, parameters) = VDVAE[name]
+    published = config_of(VdvaeHparams(wd=0.01, warmup_iters=100.0, **given), gpus=gpus)
+    preset = load_preset(name)
+    steps = preset.train.steps
+    assert preset == dataclasses.replace(published, train=dataclasses.replace(published.train, steps=steps))
+    assert 650_000 <= steps <= 1_700_000
+    assert (len(preset.model.groups), preset.model.latent_dims) == (groups, latent_dims)
+    assert load_parameter_counts()[name] == parameters
 
 
 @pytest.mark.usefixtures("_no_initialisation")
 @pytest.mark.parametrize("name", VDVAE)
-def test_vdvae_differs_from_the_published_size_by_what_its_comment_says(name: str):
-    width, up, down, published = VDVAE[name]
-    assert published_vdvae(width, up, down) == published  # 39M and 119M, says openai/vdvae
-    model = load_preset(name).model
-    assert {stage.resolution: stage.linked_blocks + stage.extra_bottom_up for stage in model.stages} == up
-    assert {stage.resolution: stage.linked_blocks + stage.extra_top_down for stage in model.stages} == down
-    projections = len(up) * (width**2 + width)
-    middle, groups = width // 4, len(model.groups)
-    convolution = width * 32 + 32  # to means and raw scales; the published cells end in them
-    prior = (middle + 1) * (2 * width - width - 32) + convolution
-    posterior = (middle + 1) * (width - 32) + convolution
+def test_vdvae_presets_have_the_published_size(name: str):
+    _, _, (blocks, _, _, parameters) = VDVAE[name]
     with torch.device("meta"):
-        network = HVAE(model)
-    own = sum(p.numel() for p in network.parameters())
-    assert own == published + projections + groups * (prior + posterior) - 2 * width
-    comment = resources.files("hvae_codec.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    assert f"{own / 1e6:.1f} million parameters, {published / 1e6:.1f} million as published" in comment
-
-
-@pytest.mark.parametrize("name", VDVAE)
-def test_vdvae_is_the_column_of_table_3(name: str):
-    config = load_preset(name)
-    assert config.model.resample == "plain"
-    assert len({stage.width for stage in config.model.stages}) == 1
-    assert (config.model.posterior_scale, config.model.output_scale) == ("logstd", "logstd")
-    assert (config.optimizer.name, config.optimizer.learning_rate) == ("adam", 1e-4)
+        network = HVAE(load_preset(name).model)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert sum(len(block.cells) for block in network.bottom_up.blocks) == blocks
 
 
 # --- what others report
@@ -180,6 +220,8 @@ def test_latent_groups_by_resolution_are_those_of_table_6():
         "imagenet32_C1": [6, 7, 19, 25, 16],
         "imagenet32_vdvae": [2, 5, 10, 20, 41],
         "imagenet64_C1": [6, 7, 19, 25, 16, 11],
+        "imagenet64_vdvae": [2, 4, 8, 16, 32, 13],
+        "ffhq256_vdvae": [2, 4, 5, 10, 22, 14, 8, 1],
         "ffhq256_5bits_C1": [2, 4, 5, 10, 22, 14, 8, 1],
     }
     for name, layers in rows.items():

@@ -14,7 +14,9 @@ import torch
 from hvae_codec import open_store
 from hvae_codec.config import load_config
 from hvae_codec.model.checkpoint import find_run, load_model
+from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.published.record import read_record
+from hvae_codec.published.vdvae import VDVAE_PRESETS
 from hvae_codec_cli.app import main
 from photos import save_png
 
@@ -171,3 +173,8 @@ def test_from_a_download_to_images(run, tmp_path: Path, cut_patches):
         code, out = run(*command)
         assert code == 0, out
     assert len(open_store("out.zarr")) == len([*Path("images").rglob("*.png")]) == 12
+
+
+def test_vdvae_presets_are_known_to_import():
+    assert sorted(VDVAE_PRESETS) == [name for name in preset_names() if name.endswith("_vdvae")]
+    assert {load_preset(name).model.activation for name in VDVAE_PRESETS} == {"gelu"}

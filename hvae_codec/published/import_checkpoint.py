@@ -112,7 +112,7 @@ def _notes(config: Config, unused: Path | None = None) -> tuple[str, ...]:
         notes.append(f"{unused.name}, which lies beside the checkpoint, was not read: --preset stands in its place.")
     if config.model.bins == "published" and config.model.bits < 8:
         notes.append(
-            f"Bins are as published: at {config.model.bits} bits they overlap, so figures compare with published ones "
-            "only, and are too good; --bins exact makes them a distribution."
+            f"Bins are as published: at {config.model.bits} bits they overlap, so a NELBO compares with published "
+            "ones only, and is too good; --bins exact makes a distribution."
         )
     return tuple(notes)

@@ -35,7 +35,7 @@ _SCALINGS: Mapping[str, _Scaling] = {
     "imagenet32": _Scaling(116.2373, 69.37404),
     "imagenet64": _Scaling(115.92961967, 69.37404),
     "ffhq_256": _Scaling(112.8666757481, 69.84780273, bits=5),
-    "ffhq_1024": _Scaling(255 * 0.4387, 255 * 0.2743),  # published for values from 0 to 1
+    "ffhq_1024": _Scaling(111.8685, 69.9465),  # published as 0.4387 and 0.2743, of values from 0 to 1
 }
 
 

@@ -146,4 +146,6 @@ def _make(weights: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimiz
     }
     if config.name == "adam":
         return torch.optim.Adam([weights], fused=True, **common)
+    if config.name == "adamw":
+        return torch.optim.AdamW([weights], fused=True, weight_decay=config.weight_decay, **common)
     return torch.optim.Adamax([weights], foreach=True, **common)

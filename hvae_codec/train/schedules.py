@@ -41,8 +41,9 @@ def kl_weight(config: LossConfig, step: int) -> float:
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Compute the rate at `step` (from 1): linear warm-up, constant, then half a cosine to the minimum."""
-    if step < config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
+    warm = step - 1 if config.warmup_from_zero else step
+    if warm < config.warmup_steps:
+        return config.learning_rate * warm / config.warmup_steps
     if config.schedule == "constant" or step <= config.decay_start:
         return config.learning_rate
     progress = min((step - config.decay_start) / max(config.decay_steps, 1), 1.0)
