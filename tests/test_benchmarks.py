@@ -50,6 +50,7 @@ import slim_models
 import start_time
 import step_cost
 import study
+import vdvae_import
 from step_cost import StepCost
 
 pytestmark = pytest.mark.slow
@@ -401,3 +402,28 @@ def test_the_study_of_pruning_reports_what_was_measured(tmp_path: Path) -> None:
     assert "| keep 1%, trained | 7 | 7.5000 | +0.5000 ± 0.1000 (2 seeds: +0.5000, +0.5000) |" in table
     assert "| 4 times the rate, trained | 7 | 5.0000 | -1.0000 |" in table  # 5 - 6, the control of its seed
     assert (tmp_path / "pruning.png").stat().st_size > 1000
+
+
+def test_the_way_from_a_published_vdvae_to_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """With a network of one block a resolution; what is imported is not run."""
+
+    def run_here(_report: Path, arguments: list[str]) -> int:
+        if arguments[0] not in ("sample-data", "import"):
+            return 2048
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code, arguments
+        return 2048
+
+    blocks = {"width": 8, "enc_blocks": "32x1,32d8,4d4,1x1", "dec_blocks": "1x1,4m1,32m4"}
+    tiny = vdvae_import.MODELS["imagenet32"]
+    tiny = tiny._replace(parameters=11_706, hparams={**tiny.hparams, **blocks})
+    monkeypatch.setattr(vdvae_import, "run_command", run_here)
+    monkeypatch.setattr(vdvae_import, "MODELS", {"imagenet32": tiny})
+    monkeypatch.setattr(sample_data, "PHOTOGRAPHS", {"coffee": sample_data.PHOTOGRAPHS["coffee"]})
+    monkeypatch.setattr(sample_data, "PATCHES", {"train": 6, "val": 3})
+    vdvae_import.main(["--models", "imagenet32", "--images", "6", "--batch-size", "3", "--out", str(tmp_path)])
+    rows = pd.read_csv(tmp_path / "vdvae_import.csv")
+    assert rows["command"].str.split().str[0].tolist() == ["import", "analyze-kl", "encode", "encode", "decode"]
+    assert rows["images"].tolist() == [0, 6, 6, 6, 6]
+    assert "imagenet32-iter-1700000-model-ema.th: VDVAE, averaged weights of step 1,700,000" in capsys.readouterr().out
