@@ -268,8 +268,11 @@ def test_the_documentation_has_every_preset_and_figure():
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     reported = load_reported()
     for name in preset_names():
-        figure = f"{reported[name].nelbo:.2f} {reported[name].unit}" if name in reported else "| – | – | – |"
-        assert figure in rows[name], name
+        figures = reported.get(name)
+        texts = (
+            (f"{figures.nelbo:.2f} {figures.unit}", figures.time, figures.memory) if figures else ("| – | – | – | – |",)
+        )
+        assert all(text in rows[name] for text in texts), name
 
 
 @pytest.mark.parametrize("name", ["reported", "parameters"])
