@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,10 +67,10 @@ def _import_vdvae(content: Mapping[Any, object], checkpoint: Path, options: Impo
         which, other = ("the raw", "-model-ema.th") if weights == "raw" else ("the averaged", "-model.th")
         raise UsageError(f"{checkpoint} has only {which} weights; leave out --weights, or give the file {other}")
     settings = vdvae.find_settings(checkpoint, options.log, options.preset, options.bins)
-    step = re.search(r"iter-(\d{1,9})-", checkpoint.name)
-    config = _with_steps(settings.config, int(step[1]) if step else None)
-    record = _record("VDVAE", checkpoint, weights, int(step[1]) if step else None, settings.source)
-    return Imported(config, vdvae.to_weights(content, checkpoint, settings), record, _notes(config, settings.unused))
+    tensors = vdvae.to_weights(content, checkpoint, settings)
+    step = vdvae.step_of(checkpoint)
+    record = _record("VDVAE", checkpoint, weights, step, settings.source)
+    return Imported(_with_steps(settings.config, step), tensors, record, _notes(settings.config, settings.unused))
 
 
 def _import_efficient(content: Mapping[Any, object], checkpoint: Path, options: ImportOptions) -> Imported:
@@ -110,7 +109,7 @@ def _notes(config: Config, unused: Path | None = None) -> tuple[str, ...]:
     notes = []
     if unused is not None:
         notes.append(f"{unused.name}, which lies beside the checkpoint, was not read: --preset stands in its place.")
-    if config.model.bins == "published" and config.model.bits < 8:
+    if config.model.bins == "published" and config.model.bits < 8 and config.model.output == "logistic_mixture":
         notes.append(
             f"Bins are as published: at {config.model.bits} bits they overlap, so a NELBO compares with published "
             "ones only, and is too good; --bins exact makes a distribution."

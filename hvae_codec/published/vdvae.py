@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,16 @@ def _no_settings(checkpoint: Path) -> str:
 def is_raw(content: Mapping[str, object]) -> bool:
     """Whether a state dict has the weights of the last step, not averaged ones: its names say so."""
     return any(name.startswith(PARALLEL_PREFIX) for name in content)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Find the step that the weights are from in a published name; None if it has none, as `latest-model-ema.th`.
+
+    >>> step_of(Path("imagenet32-iter-1700000-model-ema.th"))
+    1700000
+    """
+    found = re.search(r"iter-(\d{1,9})-model", checkpoint.name)
+    return int(found[1]) if found else None
 
 
 def to_weights(content: Mapping[object, object], checkpoint: Path, settings: Settings) -> dict[str, Tensor]:
