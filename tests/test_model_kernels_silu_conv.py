@@ -31,7 +31,7 @@ def test_values_and_gradients_are_those_of_two_operations(kernel, joined, activa
     leaves = [*inputs, *(tensor for pair in kernels for tensor in pair)]
     results = []
     for function in (silu_conv, plain):
-        outputs = function(inputs, kernels, activation)
+        outputs = function(inputs, kernels, activation=activation)
         loss = sum((output * (i + 1) * output).sum() for i, output in enumerate(outputs))
         results.append((*outputs, *torch.autograd.grad(loss, leaves)))
     for ours, expected in zip(*results, strict=True):
@@ -59,9 +59,9 @@ def test_only_what_comes_before_the_activation_is_kept():
 def test_autocast_decides_the_type_of_results_not_of_gradients(activation):
     inputs, kernels = tensors(3, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = silu_conv(inputs, kernels, activation)
+        outputs = silu_conv(inputs, kernels, activation=activation)
     assert {output.dtype for output in outputs} == {torch.bfloat16}
-    for ours, expected in zip(outputs, plain(inputs, kernels, activation), strict=True):
+    for ours, expected in zip(outputs, plain(inputs, kernels, activation=activation), strict=True):
         torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)
     sum(output.float().sum() for output in outputs).backward()
     assert {x.grad.dtype for x in [*inputs, *(tensor for pair in kernels for tensor in pair)]} == {torch.float32}

@@ -23,7 +23,7 @@ Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], activation: Activation = "silu") -> list[Tensor]:
+def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], *, activation: Activation = "silu") -> list[Tensor]:
     """Apply each of `kernels` to SiLU or GELU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
     Under autocast the convolutions run in its type, and so are the results.
