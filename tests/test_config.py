@@ -249,7 +249,8 @@ def test_models_that_cannot_be(model, message):
         ({"width": 0}, "resolution 8: width is 0;"),
         ({"variates": 0}, "variates is 0"),
         ({"kernel": 2}, "kernel is 2;"),
-        ({"linked_blocks": 0}, "linked_blocks is 0"),
+        ({"linked_blocks": 0}, "linked_blocks is 0; its state gives the image"),
+        ({"linked_blocks": 0, "extra_top_down": 1}, "extra_top_down is 1; without a linked block it must be 0"),
         ({"bottleneck": 0.01}, "bottleneck 0.01 leaves no channel"),
         ({"bottleneck": float("nan")}, "bottleneck"),
         ({"bottleneck": float("inf")}, "bottleneck"),
@@ -277,6 +278,49 @@ def test_stages_that_cannot_be(stage, message):
 )
 def test_neighbours_that_do_not_fit(below, message):
     assert message in refused(lambda: ModelConfig(8, (StageConfig(8, 8, 2), below)))
+
+
+def test_a_stage_without_latents_must_have_a_block_if_another_one_follows():
+    stages = (StageConfig(8, 8, 2), StageConfig(4, 8, 2, linked_blocks=0), StageConfig(2, 8, 2))
+    assert "resolution 4: it has no block" in refused(lambda: ModelConfig(8, stages))
+    passed = (stages[0], dataclasses.replace(stages[1], extra_bottom_up=1), stages[2])
+    model = ModelConfig(8, passed)
+    assert [group.resolution for group in model.groups] == [2, 8]
+    assert model.top_down_stages == (stages[2], stages[0])
+    assert ModelConfig(8, stages[:2]).top_down_stages == stages[:1]  # nothing follows, nothing is missing
+
+
+def test_plain_resampling_takes_widths_that_grow_on_the_way_down():
+    widths = [(8, 8), (8, 12)]
+    for above, below in widths:
+        ModelConfig(8, (StageConfig(8, above, 2), StageConfig(4, below, 2)), resample="plain")
+    again = (StageConfig(8, 8, 2), StageConfig(4, 12, 2), StageConfig(2, 8, 2))
+    assert "widths are [8, 12, 8]" in refused(lambda: ModelConfig(8, again, resample="plain"))
+
+
+def test_the_lowest_latents_need_a_learned_start():
+    stages = (StageConfig(8, 8, 2), StageConfig(4, 8, 2))
+    ModelConfig(8, stages, largest_start=4)
+    message = refused(lambda: ModelConfig(8, stages, largest_start=2))
+    assert "largest_start is 2; the lowest latent groups, at 4," in message
+
+
+def test_weight_decay_is_adamws():
+    assert OptimizerConfig(name="adamw", weight_decay=0.01).weight_decay == 0.01
+    assert "weight_decay is 0.01; optimizer.name = adam " in refused(
+        lambda: OptimizerConfig(name="adam", weight_decay=0.01)
+    )
+
+
+def test_keys_that_came_later_are_written_only_if_they_say_something():
+    """Hashes of models, and with them stores and rankings, depend on what is written."""
+    plain = ModelConfig(8, (StageConfig(8, 8, 2),))
+    later = {"activation": "gelu", "skips": "raw", "heads": "direct", "largest_start": 8, "output_gain": True}
+    later |= {"init": "uniform", "input_bits": 3, "input_mean": 9.0, "input_std": 2.0, "open_highest_bin": False}
+    assert not later.keys() & config_to_dict(Config(plain))["model"].keys()
+    changed = Config(dataclasses.replace(plain, **later))
+    assert later.items() <= config_to_dict(changed)["model"].items()
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(changed)))) == changed
 
 
 # --- settings

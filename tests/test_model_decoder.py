@@ -63,6 +63,7 @@ def check_equal(model: HVAE, keep) -> None:
         {"pointwise_ends": False, "output_kernel": 3},
         {"residual_distribution": True, "posterior_scale": "logstd"},
         {"output": "bernoulli", "channels": 1, "cells_per_block": 2},
+        {"resample": "plain", "activation": "gelu", "heads": "direct", "largest_start": 1, "output_gain": True},
     ],
 )
 def test_it_computes_what_the_model_does(changes):

@@ -292,6 +292,23 @@ def test_the_start_is_uniform_within_its_bound():
     assert start.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
+def test_uniform_weights_start_as_the_published_vdvaes():
+    """Within 1/sqrt(inputs · k · k), the last of a path scaled by its depth; nothing else is random."""
+    stages = (StageConfig(8, 32, 4, extra_bottom_up=2, extra_top_down=3), StageConfig(4, 32, 4, extra_bottom_up=6))
+    raw = {"skips": "raw", "heads": "direct", "resample": "plain", "output_gain": True, "zero_prior_weights": True}
+    model = HVAE(ModelConfig(8, stages, init="uniform", **raw))
+    scales = {"bottom_up": 9**-0.5, "top_down": 5**-0.5}  # 9 bottom-up blocks: the last linked one has no cells
+    for name, weight in model.named_parameters():
+        if name.endswith(("bias", "start", "shift", "prior_cell.convs.3.weight")):
+            assert not weight.any(), name
+        elif name.endswith("gain"):
+            assert (weight == 1).all()
+        else:
+            scaled = name.endswith(("cells.0.convs.3.weight", "z_conv.weight"))
+            bound = weight[0].numel() ** -0.5 * (scales[name.split(".")[0]] if scaled else 1.0)
+            assert 0.9 * bound < weight.abs().max() <= bound, name
+
+
 # --- images that are not what the model takes
 
 

@@ -18,18 +18,20 @@ def tensors(kernel: int, dtype=torch.float64):
     return inputs, [(weight, bias.requires_grad_()) for weight, bias in kernels]
 
 
-def plain(inputs, kernels):
-    activated = F.silu(torch.cat(inputs, dim=1))
+def plain(inputs, kernels, activation="silu"):
+    activated = {"silu": F.silu, "gelu": F.gelu}[activation](torch.cat(inputs, dim=1))
     return [F.conv2d(activated, w, b, padding=w.shape[-1] // 2) for w, b in kernels]
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_values_and_gradients_are_those_of_two_operations(kernel):
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize(("kernel", "joined"), [(1, 2), (3, 2), (3, 1)])
+def test_values_and_gradients_are_those_of_two_operations(kernel, joined, activation):
     inputs, kernels = tensors(kernel)
+    inputs = inputs if joined == 2 else [torch.cat(inputs, dim=1).detach().requires_grad_()]
     leaves = [*inputs, *(tensor for pair in kernels for tensor in pair)]
     results = []
     for function in (silu_conv, plain):
-        outputs = function(inputs, kernels)
+        outputs = function(inputs, kernels, activation=activation)
         loss = sum((output * (i + 1) * output).sum() for i, output in enumerate(outputs))
         results.append((*outputs, *torch.autograd.grad(loss, leaves)))
     for ours, expected in zip(*results, strict=True):
@@ -53,12 +55,13 @@ def test_only_what_comes_before_the_activation_is_kept():
     assert set(kept) == own
 
 
-def test_autocast_decides_the_type_of_results_not_of_gradients():
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_autocast_decides_the_type_of_results_not_of_gradients(activation):
     inputs, kernels = tensors(3, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = silu_conv(inputs, kernels)
+        outputs = silu_conv(inputs, kernels, activation=activation)
     assert {output.dtype for output in outputs} == {torch.bfloat16}
-    for ours, expected in zip(outputs, plain(inputs, kernels), strict=True):
+    for ours, expected in zip(outputs, plain(inputs, kernels, activation=activation), strict=True):
         torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)
     sum(output.float().sum() for output in outputs).backward()
     assert {x.grad.dtype for x in [*inputs, *(tensor for pair in kernels for tensor in pair)]} == {torch.float32}

@@ -272,6 +272,13 @@ def test_input_is_the_pixel_floored_to_its_level(bits):
     assert torch.equal(likelihood.to_pixels(x), pixels // step * step)
 
 
+def test_what_the_network_reads_may_be_scaled_and_cut_otherwise():
+    config = model_config(channels=1, bits=5, input_bits=7, input_mean=100.0, input_std=50.0)
+    likelihood, pixels = LogisticMixture(config), torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
+    torch.testing.assert_close(likelihood.to_input(pixels), ((pixels // 2 * 2).float() - 100.0) / 50.0)
+    torch.testing.assert_close(likelihood.to_target(pixels), (pixels // 8 * 8).float() / 127.5 - 1.0)
+
+
 def test_bernoulli_is_the_closed_form_on_the_central_28():
     likelihood = Bernoulli(ModelConfig(32, (StageConfig(32, 4, 2),), channels=1, output="bernoulli"))
     output, images = torch.randn(2, 1, 32, 32), torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)

@@ -40,6 +40,15 @@ def test_plain_pool_averages_and_plain_unpool_repeats():
     assert torch.equal(F.avg_pool2d(up(x) - up.bias, 2), x)
 
 
+def test_plain_resampling_adds_zeros_and_cuts_channels():
+    x = torch.arange(1.0, 33.0).reshape(1, 2, 4, 4)
+    wider = Pool(2, 5, 4, projected=False)(x)
+    assert wider.flatten().tolist() == [8.5, 24.5, 0, 0, 0]
+    narrower = Unpool(2, 1, 1, 4, projected=False, biased=False)
+    assert torch.equal(narrower(x), x[:, :1])
+    assert not list(narrower.parameters())
+
+
 def test_a_plain_model_trains_and_comes_back(tmp_path, cut_patches):
     model = HVAE(PLAIN)
     images = torch.from_numpy(cut_patches(2))

@@ -42,6 +42,13 @@ RGB = ModelConfig(
     mixtures=2,
     middle_layers=1,
 )
+VDVAE_STAGES = (
+    StageConfig(16, width=8, variates=3, bottleneck=0.5, extra_top_down=1),
+    StageConfig(8, width=8, variates=4, bottleneck=0.5, linked_blocks=0, extra_bottom_up=1),
+    StageConfig(4, width=12, variates=4, bottleneck=0.5, extra_bottom_up=1, extra_top_down=1),
+    StageConfig(1, width=12, variates=5, kernel=1, bottleneck=0.5),
+)
+"""8 is a resolution that only the bottom-up path passes."""
 SAME_RESOLUTION = (
     StageConfig(16, width=8, variates=2, bottleneck=0.5),
     StageConfig(8, width=8, variates=4, bottleneck=0.5),
@@ -54,6 +61,17 @@ MODELS = {
     "residual": dataclasses.replace(RGB, residual_distribution=True),
     "k x k ends": dataclasses.replace(RGB, pointwise_ends=False),
     "bernoulli": dataclasses.replace(RGB, channels=1, output="bernoulli"),
+    "vdvae": dataclasses.replace(
+        RGB,
+        stages=VDVAE_STAGES,
+        resample="plain",
+        activation="gelu",
+        skips="raw",
+        heads="direct",
+        largest_start=4,
+        output_gain=True,
+        init="uniform",
+    ),
     "two stages of a resolution": dataclasses.replace(RGB, stages=SAME_RESOLUTION),
 }
 

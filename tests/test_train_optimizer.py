@@ -29,15 +29,16 @@ def set_gradients(optimizer: FlatOptimizer, step: int, scale: float = 1.0) -> No
 
 
 def library_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.Adamax
-    return kind(model.parameters(), betas=(config.beta1, config.beta2), eps=config.epsilon)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
+    decay = {"weight_decay": config.weight_decay} if config.name == "adamw" else {}
+    return kinds[config.name](model.parameters(), betas=(config.beta1, config.beta2), eps=config.epsilon, **decay)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adamax", "adam"])
+@pytest.mark.parametrize(("name", "decay"), [("adamax", 0.0), ("adam", 0.0), ("adamw", 0.3)])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_updates_are_the_librarys(name, clip_norm):
-    config = optimizer_config(name, clip_norm=clip_norm)
+def test_updates_are_the_librarys(name, decay, clip_norm):
+    config = optimizer_config(name, clip_norm=clip_norm, weight_decay=decay)
     ours, theirs = network(), network()
     optimizer, library = FlatOptimizer(ours, config, DECAY), library_optimizer(theirs, config)
     average = [p.detach().clone() for p in theirs.parameters()]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -32,6 +33,13 @@ def test_a_steep_logistic_schedule_is_a_step():
     config = LossConfig(kl_schedule="logistic", activation_step=10_000, growth_rate=1.0)
     assert kl_weight(config, 1) == pytest.approx(0.0, abs=1e-300)
     assert kl_weight(config, 20_000) == 1.0
+
+
+@pytest.mark.parametrize(("step", "rate"), [(1, 0.0), (2, 0.05), (4, 0.15), (5, 0.2), (9, 0.2)])
+def test_warm_up_from_zero_is_a_step_late(step: int, rate: float):
+    config = OptimizerConfig(learning_rate=0.2, warmup_steps=4.0, warmup_from_zero=True, schedule="constant")
+    assert learning_rate(config, step) == pytest.approx(rate)
+    assert learning_rate(dataclasses.replace(config, warmup_from_zero=False), step) >= rate
 
 
 def test_constant_kl_weight():

@@ -70,8 +70,8 @@ class Cell(nn.Module):
         """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place."""
         hidden = list(inputs)
         for layer in self.convs[:-1]:
-            hidden = silu_conv(hidden, [kernel_of(layer)], self.activation)
-        return silu_conv(hidden, heads, self.activation)
+            hidden = silu_conv(hidden, [kernel_of(layer)], activation=self.activation)
+        return silu_conv(hidden, heads, activation=self.activation)
 
 
 def residual_cells(config: ModelConfig, stage: StageConfig, depth: int) -> nn.Sequential:

@@ -49,7 +49,10 @@ class Terms(NamedTuple):
 
 
 class HVAE(nn.Module):
-    """Efficient-VDVAE (arXiv 2203.13751): images uint8 [B, C, H, W] in, latent groups and likelihood out."""
+    """Hierarchical VAE, such as Efficient-VDVAE (arXiv 2203.13751) and Very Deep VAE (arXiv 2011.10650).
+
+    Images uint8 [B, C, H, W] in, latent groups and likelihood out.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

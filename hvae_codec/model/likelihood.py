@@ -49,9 +49,8 @@ class LogisticMixture:
         self.highest = (256.0 - level - 127.5) / 127.5
         published = config.bins == "published"
         self.half_bin = 1.0 / (2.0**config.bits - 1.0) if published else self.spacing / 2
-        self.highest_edge = self.highest - self.spacing / 2
-        if published and not config.open_highest_bin:
-            self.highest_edge = 0.999
+        is_open = config.open_highest_bin or not published
+        self.highest_edge = self.highest - self.spacing / 2 if is_open else 0.999  # what 255 alone exceeds
         self._log_mass = self._published_log_mass if published else self._exact_log_mass
 
     def quantised(self, images: Tensor) -> Tensor:
@@ -124,7 +123,10 @@ class LogisticMixture:
         return torch.stack(columns, dim=1)
 
     def _edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the positions of the lowest level (pixel 0) and of the highest (pixel 256 - 2^(8 - bits)) in `x`."""
+        """Find the positions of the lowest level (pixel 0) and of the highest (pixel 256 - 2^(8 - bits)) in `x`.
+
+        Without an open highest bin no level below 255 is the highest.
+        """
         return x < -1.0 + self.spacing / 2, x > self.highest_edge
 
     def _exact_log_mass(self, x: Tensor, means: Tensor, stds: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def _top_down_blocks(blocks: Sequence[_Block], reached: Sequence[int]) -> dict[i
             raise ConfigError(f"{entry} is at a resolution that enc_blocks does not reach; it has {_listed(reached)}")
         if resolution == now:
             if enlarged is not None:
-                raise ConfigError(f"{entry} is not the first at its resolution; only {resolution} can stand there")
+                raise ConfigError(f"{entry} is not the first at its resolution, and only that can enlarge another here")
         else:
             _check_first(entry, resolution, enlarged, now)
         counts[resolution] = counts.get(resolution, 0) + 1
@@ -188,11 +188,15 @@ def _check_first(entry: str, resolution: int, enlarged: int | None, below: int |
         if enlarged is not None:
             raise ConfigError(f"{entry} is the first, with nothing before it to enlarge; give {resolution}")
     elif resolution < below:
-        raise ConfigError(f"{entry} goes back to a lower resolution, of which this network has no form")
+        raise ConfigError(
+            f"{entry} goes back to a lower resolution; here a network only goes up, other ones cannot be imported"
+        )
     elif enlarged != below:
-        raise ConfigError(f"{entry} is the first at its resolution; only {resolution}m{below} can stand there")
+        raise ConfigError(
+            f"{entry} does not continue the blocks before it, as {resolution}m{below} does; others cannot be imported"
+        )
     elif resolution % below:
-        raise ConfigError(f"{entry} enlarges resolution {below}, of which its own is no multiple")
+        raise ConfigError(f"{entry} enlarges resolution {below}, and its own is no multiple of that")
 
 
 def _check_starts(largest: int, top_down: Mapping[int, int]) -> None:

@@ -8,6 +8,7 @@ cells take.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], activation: Activation = "silu") -> list[Tensor]:
+def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], *, activation: Activation = "silu") -> list[Tensor]:
     """Apply each of `kernels` to SiLU or GELU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
     Under autocast the convolutions run in its type, and so are the results.
@@ -77,7 +78,7 @@ class _Function(NamedTuple):
 
 _aten = torch.ops.aten
 _FUNCTIONS: dict[Activation, _Function] = {
-    "silu": _Function(F.silu, _aten.silu_, _aten.silu_backward, _aten.silu_backward.grad_input),
+    "silu": _Function(F.silu, partial(F.silu, inplace=True), _aten.silu_backward, _aten.silu_backward.grad_input),
     "gelu": _Function(F.gelu, _aten.gelu_, _aten.gelu_backward, _aten.gelu_backward.grad_input),
 }
 
