@@ -44,8 +44,8 @@ def test_updates_are_the_librarys(name, clip_norm):
     for step, rate in enumerate((0.1, 0.2, 0.05)):
         optimizer.zero_grad()
         set_gradients(optimizer, step)
-        for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            other.grad = own.grad.clone()
+        for own, other in zip(optimizer.named(optimizer.gradients).values(), theirs.parameters(), strict=True):
+            other.grad = own.clone()
         expected = nn.utils.get_total_norm([p.grad for p in theirs.parameters()])
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
@@ -90,17 +90,36 @@ def test_skips_in_a_row_are_counted_from_the_last_update():
     assert (int(optimizer.skipped), int(optimizer.skipped_in_a_row)) == (3, 2)
 
 
-def test_gradients_arrive_in_the_flat_tensor():
-    model = network()
+def test_gradients_are_gathered_in_the_flat_tensor():
+    """Of one loss as of several, which add up, and again after they were set to 0."""
+    model, other = network(), network()
     optimizer = FlatOptimizer(model, optimizer_config("adamax"), DECAY)
     images = torch.randn(2, 3, 6, 6)
-    for _ in range(2):
+    for losses in (1, 2):
         optimizer.zero_grad()
-        model(images).square().sum().backward()
-    other = network()
-    other(images).square().sum().backward()
-    for own, p in zip(optimizer.named(optimizer.gradients).values(), other.parameters(), strict=True):
-        torch.testing.assert_close(own, p.grad)
+        other.zero_grad()
+        for _ in range(losses):
+            optimizer.backward(model(images).square().sum())
+            other(images).square().sum().backward()
+        for own, p in zip(optimizer.named(optimizer.gradients).values(), other.parameters(), strict=True):
+            torch.testing.assert_close(own, p.grad)
+
+
+def test_gradients_of_another_memory_format_find_their_place():
+    optimizer = FlatOptimizer(model := network(), optimizer_config("adamax"), DECAY)
+    factors = torch.randn(model[0].weight.shape)
+    assert factors.stride() != model[0].weight.stride()
+    optimizer.backward((model[0].weight * factors).sum())
+    assert torch.equal(optimizer.named(optimizer.gradients)["0.weight"], factors)
+
+
+def test_weights_that_no_loss_depends_on_keep_their_gradient():
+    optimizer = FlatOptimizer(model := network(), optimizer_config("adamax"), DECAY)
+    optimizer.backward(model[0](torch.randn(2, 3, 6, 6)).square().sum())
+    found = optimizer.named(optimizer.gradients)
+    assert found["0.weight"].abs().min() > 0
+    assert not found["1.weight"].any()
+    assert not found["1.bias"].any()
 
 
 def test_weights_keep_their_memory_format():

@@ -1,7 +1,7 @@
 """The optimiser over all weights as one flat tensor: an update is a handful of operations, whatever the model's size.
 
-    flat weights   [ conv 1 | pad | conv 2 | pad | ... ]      each parameter and its gradient is a view of its part
-    flat gradients [   .    |     |   .    |     | ... ]
+    flat weights   [ conv 1 | pad | conv 2 | pad | ... ]      each parameter is a view of its part
+    flat gradients [   .    |     |   .    |     | ... ]      gathered here after each backward pass
 
 Whether an update is skipped is decided on the weights' device: no step waits for a number to reach the host.
 """
@@ -9,6 +9,7 @@ Whether an update is skipped is decided on the weights' device: no step waits fo
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,11 +38,13 @@ class FlatOptimizer:
         device = next(model.parameters()).device
         self.weights = nn.Parameter(torch.zeros(length, device=device))
         self.gradients = torch.zeros(length, device=device)
-        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
+        weights = self.named(self.weights.detach())
         for name, parameter in self._parameters.items():
             weights[name].copy_(parameter.detach())
-            parameter.data, parameter.grad = weights[name], gradients[name]
+            parameter.data = weights[name]
         self.weights.grad = self.gradients
+        self._parts = self._rows(self.gradients)
+        self._are_zero = True
         self.ema = self.weights.detach().clone()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         """Updates left out so far."""
@@ -56,9 +59,40 @@ class FlatOptimizer:
             for (name, parameter), offset in zip(self._parameters.items(), self._offsets, strict=True)
         }
 
+    def _rows(self, flat: Tensor) -> list[Tensor]:
+        """Cut a flat tensor into the parameters' parts as they lie in memory, [numbers] each."""
+        sizes = (parameter.numel() for parameter in self._parameters.values())
+        return [flat[first : first + size] for first, size in zip(self._offsets, sizes, strict=True)]
+
     def zero_grad(self) -> None:
-        """Set all gradients to 0, where they are: a gradient that became another tensor would be lost."""
+        """Set all gradients to 0."""
         self.gradients.zero_()
+        self._are_zero = True
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to the flat ones; those of weights that it does not depend on stay.
+
+        They are gathered by a few kernels, where `loss.backward()` would take one for every parameter.
+        """
+        parameters = self._parameters.values()
+        found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+        used = [
+            (part, _row(gradient, parameter))
+            for part, gradient, parameter in zip(self._parts, found, parameters, strict=True)
+            if gradient is not None
+        ]
+        parts, rows = [part for part, _ in used], [row for _, row in used]
+        if self._are_zero:
+            torch._foreach_copy_(parts, rows)
+        else:
+            torch._foreach_add_(parts, rows)
+        self._are_zero = False
+
+    def average(self, mean_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Average the gradients over all processes: one message, whatever the number of parameters."""
+        averaged = mean_over_processes(self.gradients)
+        if averaged is not self.gradients:
+            self.gradients.copy_(averaged)
 
     @torch.no_grad()
     def step(self, rate: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +169,14 @@ class FlatOptimizer:
                 raise ModelError(f"the training state does not fit the configuration (tensor {name})")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def _row(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Put the numbers of `gradient` in a row, in the order in which those of `parameter` lie in memory."""
+    strides = zip(gradient.shape, gradient.stride(), parameter.stride(), strict=True)
+    if any(size > 1 and own != other for size, own, other in strides):
+        gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
+    return gradient.as_strided((gradient.numel(),), (1,))
 
 
 def _make(weights: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimizer:

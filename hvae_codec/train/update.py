@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..config import Config, LossConfig, ModelConfig, TrainConfig
-from ..distributed import DistributedContext
 from ..model.choices import Noise
 from ..model.hvae import HVAE, Terms
 from ..model.precision import autocast, resolve_precision
@@ -18,22 +17,20 @@ from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
 
 Network = Callable[[Tensor, Noise], Terms]
-"""The model as a step calls it: compiled, checkpointed, in bfloat16 or synchronised, as the configuration says."""
+"""The model as a step calls it: compiled, checkpointed or in bfloat16, as the configuration says."""
 
 
-def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext | None = None) -> Network:
-    """Prepare `model` as `config` says; gradients are averaged over `processes`. Validation must use another model."""
-    processes = processes or DistributedContext(device=model.device.type)
+def make_network(model: HVAE, config: TrainConfig) -> Network:
+    """Prepare `model` as `config` says. Validation must use another model."""
     if config.checkpoint_activations:
         model.checkpoint_activations()
     if config.compile:
         model.compile_parts()
-    synchronised = processes.synchronised(model, some_unused=model.keep is not None)
     precision = resolve_precision(config.precision, model.device.type)
 
     def network(images: Tensor, noise: Noise) -> Terms:
         with autocast(precision, model.device.type):
-            terms: Terms = synchronised(images, noise)
+            terms: Terms = model(images, noise)
         return terms
 
     return network
@@ -61,13 +58,14 @@ def update(
 ) -> StepResult:
     """Train on uint8 `images` [B, C, H, W] at `step` (from 1, or its numbers); changes the weights through `optimizer`.
 
-    `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
+    `mean_over_processes` averages a tensor over all processes: gradients, and what the groups' balance depends on.
     """
     numbers = step if isinstance(step, StepNumbers) else StepNumbers.at(config, step)
     optimizer.zero_grad()
     terms = network(images, noise)
     loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
-    loss.backward()
+    optimizer.backward(loss)
+    optimizer.average(mean_over_processes)
     norm, skipped = optimizer.step(numbers.learning_rate)
     with torch.no_grad():
         bits = config.model.nats_per_bit_dim

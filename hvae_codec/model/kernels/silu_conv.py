@@ -27,11 +27,16 @@ def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tenso
     if torch.compiler.is_compiling():  # the compiler decides what is computed again
         activated = F.silu(torch.cat(list(inputs), dim=1))
         return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
-    device = inputs[0].device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
+    dtype = autocast_dtype(inputs[0].device.type) or inputs[0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
     outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Find the type that autocast has convolutions run in on devices of this type; None without autocast."""
+    wanted = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if wanted else None
 
 
 def kernel_of(layer: Module) -> Kernel:
@@ -108,4 +113,7 @@ def _by_inputs(by_activated: Tensor | None, inputs: Sequence[Tensor]) -> list[Te
     if len(inputs) == 1 and by_activated.dtype == inputs[0].dtype:
         return [torch.ops.aten.silu_backward.grad_input(by_activated, inputs[0], grad_input=by_activated)]
     parts = by_activated.split([x.shape[1] for x in inputs], dim=1)
-    return [torch.ops.aten.silu_backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]
+    return [
+        torch.ops.aten.silu_backward.grad_input(part.to(x.dtype), x, grad_input=torch.empty_like(x))
+        for part, x in zip(parts, inputs, strict=True)
+    ]

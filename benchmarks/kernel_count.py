@@ -1,0 +1,148 @@
+"""Kernels that a GPU would launch for a training step, counted where there is no GPU.
+
+    python benchmarks/kernel_count.py --preset cifar10_C1
+    python benchmarks/kernel_count.py --preset tiny32 --batch-size 64 --operations 20
+
+The step runs on tensors without numbers, on torch's device `meta`, which is no CPU, so that all branches of GPUs are
+taken; each operation that it calls is counted by the kernels that it is on a GPU. Not seen: what cuDNN and cuBLAS add
+(changes of layout, sums of parts), fills and copies of memory that are no kernels, and noise, which is drawn outside
+the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from results import print_table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hvae_codec.config import Config
+from hvae_codec.model.choices import Noise
+from hvae_codec.model.hvae import HVAE, Terms
+from hvae_codec.model.keyed_noise import noise_dims, noise_of
+from hvae_codec.presets import load_preset
+from hvae_codec.train.optimizer import FlatOptimizer
+from hvae_codec.train.schedules import StepNumbers
+from hvae_codec.train.update import update
+
+DEVICE = "meta"
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_reshape_alias"}
+"""Operations that are no views, and compute nothing."""
+SEVERAL = {"addmv": 2, "logsumexp": 8, "index_copy": 2}
+"""Operations of more than one kernel: copies of what they add to, or steps of a formula."""
+TENSORS_AT_ONCE = {"_foreach_copy_": 64, "_foreach_add_": 64}
+"""Tensors of a list that one kernel takes."""
+ELEMENTS_AT_ONCE = 320 * 65536
+"""Elements of a list's tensors that one kernel takes."""
+
+
+class KernelCount(TorchDispatchMode):
+    """Counts kernels by phase and by operation, of all that is called within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: dict[str, Counter[str]] = {}
+        self.begin("before")
+
+    def begin(self, phase: str) -> None:
+        """Count for `phase` from now on."""
+        self._counts = self.phases.setdefault(phase, Counter())
+
+    @property
+    def total(self) -> int:
+        """Kernels of all phases."""
+        return sum(counts.total() for counts in self.phases.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._counts[func.overloadpacket.__name__] += kernels_of(func, args, (args, kwargs, result))
+        return result
+
+
+def kernels_of(func: Any, args: Sequence[Any], all_tensors: Any) -> int:
+    """Count the kernels of one operation."""
+    name = func.overloadpacket.__name__
+    tensors = [x for x in tree_leaves(all_tensors) if isinstance(x, Tensor)]
+    if func.is_view or name in ALLOCATIONS or not any(x.numel() for x in tensors if x.device.type == DEVICE):
+        return 0
+    if name == "convolution":
+        return 1 if args[2] is None else 2  # the bias is added by a kernel of its own
+    if name == "convolution_backward":
+        return sum(args[-1])  # of input, weight and bias, as far as they are wanted
+    if name in TENSORS_AT_ONCE:
+        elements = sum(tensor.numel() for tensor in args[0])
+        return max(-(-len(args[0]) // TENSORS_AT_ONCE[name]), -(-elements // ELEMENTS_AT_ONCE))
+    return SEVERAL.get(name, 1)
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Let the library's optimisers count their steps on the device."""
+    with ExitStack() as patches:
+        for name in ("adam", "adamax"):
+            module = importlib.import_module(f"torch.optim.{name}")
+            devices = mock.patch.object(module, "_get_capturable_supported_devices", return_value=[DEVICE])
+            patches.enter_context(devices)
+        yield
+
+
+def count_step(config: Config, batch: int) -> KernelCount:
+    """Count the kernels of one training step as it is recorded, with moments made before."""
+    count = KernelCount()
+    with as_on_a_gpu(), torch.device(DEVICE):
+        model = HVAE(config.model).to(memory_format=torch.channels_last)
+        optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+        optimizer.prime()
+        shape = (batch, config.model.channels, config.model.image_size, config.model.image_size)
+        images, drawn = torch.empty(shape, dtype=torch.uint8), torch.empty(batch, noise_dims(config.model))
+        numbers = StepNumbers(torch.empty(()), torch.empty(()), torch.empty((), dtype=torch.bool))
+
+        def network(images: Tensor, noise: Noise) -> Terms:
+            count.begin("forward")
+            terms: Terms = model(images, noise)
+            count.begin("loss")
+            return terms
+
+        optimizer.backward = counted(count, "backward", optimizer.backward)
+        optimizer.step = counted(count, "optimiser", optimizer.step, "result")
+        with count:
+            update(network, optimizer, config, images, noise_of(config.model, drawn), numbers)
+    return count
+
+
+def counted(count: KernelCount, phase: str, function: Callable[..., Any], after: str = "") -> Callable[..., Any]:
+    def in_phase(*arguments: Any) -> Any:
+        count.begin(phase)
+        result = function(*arguments)
+        count.begin(after or phase)
+        return result
+
+    return in_phase
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="cifar10_C1")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--operations", type=int, default=0, help="show the operations with the most kernels, too")
+    options = parser.parse_args()
+    count = count_step(load_preset(options.preset), options.batch_size)
+    rows = [(phase, f"{counts.total():,}") for phase, counts in count.phases.items() if counts]
+    print_table(
+        f"{options.preset}, batch size {options.batch_size}", ("", "kernels"), [*rows, ("all", f"{count.total:,}")]
+    )
+    for name, kernels in sum(count.phases.values(), Counter()).most_common(options.operations):
+        print(f"{kernels:6,}  {name}")
+
+
+if __name__ == "__main__":
+    main()
