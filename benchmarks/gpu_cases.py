@@ -31,7 +31,7 @@ from hvae_codec.train.update import make_network
 
 Work = Callable[[], Any]
 RANGE = re.compile(r"[\w.]+#")
-"""Names of what a profile has besides kernels, `Optimizer.step#Adamax.step`; those of lambdas' kernels have a #, too."""
+"""Names of what a profile has besides kernels, `Optimizer.step#Adamax.step`; kernels of lambdas have a #, too."""
 
 
 class Cases:

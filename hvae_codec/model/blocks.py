@@ -57,12 +57,15 @@ class Cell(nn.Module):
         y = self.before_last([x], kernel_of(self.convs[-1]))[0]
         return y.add_(x) if self.residual else y
 
-    def before_last(self, inputs: Sequence[Tensor], *heads: Kernel) -> list[Tensor]:
-        """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place."""
+    def before_last(self, inputs: Sequence[Tensor], *heads: Kernel, sizes: Sequence[int] | None = None) -> list[Tensor]:
+        """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place.
+
+        `sizes` splits the outputs of a single head, see `silu_conv`.
+        """
         hidden = list(inputs)
         for layer in self.convs[:-1]:
             hidden = silu_conv(hidden, [kernel_of(layer)])
-        return silu_conv(hidden, heads)
+        return silu_conv(hidden, heads, sizes)
 
 
 def residual_cells(config: ModelConfig, stage: StageConfig) -> nn.Sequential:

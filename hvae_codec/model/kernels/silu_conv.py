@@ -19,17 +19,19 @@ Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
+def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], sizes: Sequence[int] | None = None) -> list[Tensor]:
     """Apply each of `kernels` to SiLU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
-    Under autocast the convolutions run in its type, and so are the results.
+    `sizes` splits the outputs of a single kernel: [B, size, H, W] each, which are views of one tensor. Under autocast
+    the convolutions run in its type, and so are the results.
     """
     if torch.compiler.is_compiling():  # the compiler decides what is computed again
         activated = F.silu(torch.cat(list(inputs), dim=1))
-        return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
+        outputs = [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
+        return outputs if sizes is None else list(outputs[0].split(list(sizes), dim=1))
     dtype = autocast_dtype(inputs[0].device.type) or inputs[0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
-    outputs = _SiluConv.apply(len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
+    outputs = _SiluConv.apply(len(inputs), dtype, sizes, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
 
 
@@ -63,22 +65,27 @@ def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
 
 class _SiluConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: int, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, inputs: int, dtype: torch.dtype, sizes: Sequence[int] | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
-        ctx.inputs, ctx.dtype = inputs, dtype
+        ctx.inputs, ctx.dtype, ctx.sizes = inputs, dtype, sizes
         activated = _activated(tensors[:inputs], dtype)
-        return tuple(
+        outputs = tuple(
             F.conv2d(activated, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
             for weight, bias in _pairs(tensors[inputs:])
         )
+        return outputs if sizes is None else outputs[0].split(list(sizes), dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, kernels = saved[: ctx.inputs], saved[ctx.inputs :]
+        if ctx.sizes is not None:
+            gradients = (torch.cat(gradients, dim=1),)
         activated = _activated(inputs, ctx.dtype)
-        wanted = any(ctx.needs_input_grad[2 : 2 + ctx.inputs])
+        wanted = any(ctx.needs_input_grad[3 : 3 + ctx.inputs])
         by_activated: Tensor | None = None
         by_kernels: list[Tensor] = []
         for gradient, (weight, bias) in zip(gradients, _pairs(kernels), strict=True):
@@ -88,7 +95,7 @@ class _SiluConv(torch.autograd.Function):
             )
             by_kernels += [by_weight.to(weight.dtype), by_bias.to(bias.dtype)]
             by_activated = by_x if by_activated is None else by_activated.add_(by_x)
-        return None, None, *_by_inputs(by_activated, inputs), *by_kernels
+        return None, None, None, *_by_inputs(by_activated, inputs), *by_kernels
 
 
 def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
