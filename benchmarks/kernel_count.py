@@ -23,11 +23,12 @@ import torch
 from results import print_table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from hvae_codec.config import Config
 from hvae_codec.model.choices import Noise
 from hvae_codec.model.hvae import HVAE, Terms
+from hvae_codec.model.kernels.compiled import Compiler
 from hvae_codec.model.keyed_noise import noise_dims, noise_of
 from hvae_codec.presets import load_preset
 from hvae_codec.train.optimizer import FlatOptimizer
@@ -37,12 +38,16 @@ from hvae_codec.train.update import update
 DEVICE = "meta"
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_reshape_alias"}
 """Operations that are no views, and compute nothing."""
-SEVERAL = {"addmv": 2, "logsumexp": 8, "index_copy": 2}
+SEVERAL = {"addmv": 2, "baddbmm": 2, "logsumexp": 8, "index_copy": 2}
 """Operations of more than one kernel: copies of what they add to, or steps of a formula."""
 TENSORS_AT_ONCE = {"_foreach_copy_": 64, "_foreach_add_": 64}
 """Tensors of a list that one kernel takes."""
 ELEMENTS_AT_ONCE = 320 * 65536
 """Elements of a list's tensors that one kernel takes."""
+
+
+COMPILED = {"_with_derivatives": (2, 0), "_combined": (2, 0), "rounded_posterior": (2, 6), "nll": (4, 5)}
+"""Kernels of compiled functions, of the values and of the gradients."""
 
 
 class KernelCount(TorchDispatchMode):
@@ -62,9 +67,13 @@ class KernelCount(TorchDispatchMode):
         """Kernels of all phases."""
         return sum(counts.total() for counts in self.phases.values())
 
+    def add(self, name: str, kernels: int) -> None:
+        """Count kernels of something that is no operation of torch's."""
+        self._counts[name] += kernels
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._counts[func.overloadpacket.__name__] += kernels_of(func, args, (args, kwargs, result))
+        self.add(func.overloadpacket.__name__, kernels_of(func, args, (args, kwargs, result)))
         return result
 
 
@@ -95,11 +104,56 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-def count_step(config: Config, batch: int) -> KernelCount:
+def compiler(count: KernelCount) -> Compiler:
+    """Make a stand-in for the compiler: what is compiled counts as the kernels that TorchInductor makes of it."""
+
+    def as_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            leaves, structure = tree_flatten(arguments)
+            return _Compiled.apply(count, function, structure, *leaves)
+
+        return run
+
+    return as_compiled
+
+
+class _Compiled(torch.autograd.Function):
+    """A function whose own operations, forward and backward, are not counted."""
+
+    @staticmethod
+    def forward(ctx: Any, count: KernelCount, function: Callable[..., Any], structure: Any, *leaves: Any) -> Any:
+        ctx.count, ctx.name = count, function.__name__
+        with uncounted(), torch.enable_grad():
+            ctx.inputs = [own(leaf, wanted) for leaf, wanted in zip(leaves, ctx.needs_input_grad[3:], strict=True)]
+            ctx.outputs = function(*tree_unflatten(ctx.inputs, structure))
+        count.add(f"{ctx.name}, compiled", COMPILED[ctx.name][0])
+        outputs = [x.detach() for x in tree_leaves(ctx.outputs)]
+        return outputs[0] if isinstance(ctx.outputs, Tensor) else tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        wanted = [x for x in ctx.inputs if isinstance(x, Tensor) and x.requires_grad]
+        with uncounted():
+            found = iter(torch.autograd.grad(tree_leaves(ctx.outputs), wanted, gradients))
+        ctx.count.add(f"{ctx.name}, compiled", COMPILED[ctx.name][1])
+        return None, None, None, *(next(found) if any(x is y for y in wanted) else None for x in ctx.inputs)
+
+
+def own(leaf: Any, wanted: bool) -> Any:
+    return leaf.detach().requires_grad_(wanted) if isinstance(leaf, Tensor) else leaf
+
+
+def uncounted() -> Any:
+    return torch.utils._python_dispatch._disable_current_modes()
+
+
+def count_step(config: Config, batch: int, *, compiled: bool = True) -> KernelCount:
     """Count the kernels of one training step as it is recorded, with moments made before."""
     count = KernelCount()
     with as_on_a_gpu(), torch.device(DEVICE):
         model = HVAE(config.model).to(memory_format=torch.channels_last)
+        if compiled:
+            model.compile_formulas(compiler(count))
         optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
         optimizer.prime()
         shape = (batch, config.model.channels, config.model.image_size, config.model.image_size)

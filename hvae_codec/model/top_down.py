@@ -22,12 +22,16 @@ from ..store.quantiser import MAX_STEP, MIN_STEP
 from .activations import RunBlock
 from .blocks import Cell, Unpool, conv, residual_cells
 from .bottom_up import Activations
-from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian
+from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian, rounded_posterior
 from .kernels.joined_kernels import joined_kernels
-from .kernels.sample_and_kl import Observe, observed_z, sample_and_kl
+from .kernels.sample_and_kl import FORMULAS, Formulas, Observe, observed_z, sample_and_kl
 from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of
 
 STEP_RATE = 20.0  # how much faster than other weights a learned step changes (docs/pruning.md)
+
+
+Rounded = Callable[..., tuple[Tensor, Tensor]]
+"""Computes what `rounded_posterior` does."""
 
 
 class Heads(NamedTuple):
@@ -112,12 +116,11 @@ class LatentGroup:
     def rounded_posterior(self, variates: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the posterior's mean, rounded to a multiple of the learned step, and the code's length in nats.
 
-        Both are [B, k, H, W]. Gradients pass the rounding as if it were not there (straight-through).
+        Both are [B, k, H, W]; see `gaussian.rounded_posterior`.
         """
-        steps = self._block.steps(variates)
-        scaled = self.posterior(variates).mean / steps
-        z = (scaled + (scaled.round() - scaled).detach()) * steps
-        return z, -self.prior.variates(variates).log_mass(z, steps)
+        block, steps = self._block, self._block.steps(variates)
+        posterior_raw = self._posterior_raw(variates)  # first: autograd adds up gradients in this order
+        return block.rounded(block.form, posterior_raw, self._prior_raw, steps, variates)
 
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
         """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
@@ -151,6 +154,7 @@ class TopDownBlock(nn.Module):
         self.cells = residual_cells(config, stage)
         if config.learned_steps and variates:
             self.log_step = nn.Parameter(torch.zeros(variates))
+        self.formulas, self.rounded = FORMULAS, rounded_posterior
 
     def steps(self, variates: Tensor | None = None) -> Tensor:
         """Return the learned steps of codes, [k, 1, 1]: exp(20 · log_step), so that they learn 20 times as fast.
@@ -210,7 +214,7 @@ class TopDownBlock(nn.Module):
 
     def sample_and_kl(self, posterior: RawGaussian, prior: RawGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return z, a posterior sample, and its KL from the prior in nats, [B]."""
-        return sample_and_kl(posterior, prior, noise, self.form)
+        return sample_and_kl(posterior, prior, noise, self.form, self.formulas)
 
     def after_z(self, state: Tensor, residual: Tensor, z: Tensor) -> Tensor:
         """Compute the state after z; `residual` may be overwritten."""
@@ -222,6 +226,10 @@ class TopDownBlock(nn.Module):
         """Compile what lies before, at and after the choice of z, which the caller's code makes."""
         for name in ("residual", "residual_and_prior", "posterior_raw", "sample_and_kl", "after_z"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
+
+    def use_formulas(self, formulas: Formulas, rounded: Rounded) -> None:
+        """Choose z by other functions from now on that compute the same, such as compiled ones."""
+        self.formulas, self.rounded = formulas, rounded
 
     def _residual_head(self) -> Kernel:
         """Return the kernel of the residual term: the first of the prior cell's two halves, or all of it."""

@@ -201,7 +201,7 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
-        network = make_network(self.state.model, config.train)
+        network = make_network(self.state.model, config.train, self.on_warning)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
         self.batches = BatchStream(
             training,
