@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hvae_codec.config import Config
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.precision import copied_as
 from hvae_codec.presets import load_preset
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, Step
@@ -110,7 +111,8 @@ def made(config: Config, device: str) -> tuple[HVAE, FlatOptimizer]:
     """Model and optimiser, with the same weights on every device."""
     torch.manual_seed(0)
     model = HVAE(config.model).to(device, memory_format=torch.channels_last)
-    return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    dtype = copied_as(config.train.precision, model.device.type)
+    return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
 
 
 def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool) -> Step:

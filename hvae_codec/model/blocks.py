@@ -23,6 +23,10 @@ class Conv(nn.Conv2d):
         if not self.weight.is_meta:
             super().reset_parameters()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x`, in the weights' type if they are a copy in bfloat16."""
+        return super().forward(x.to(self.weight.dtype) if self.weight.dtype == torch.bfloat16 else x)
+
 
 def conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, weight_scale: float = 1.0) -> Conv:
     """Make a convolution with Xavier-uniform weights times `weight_scale` and zero biases; stride 1 preserves H × W."""

@@ -22,14 +22,14 @@ Kernel = tuple[Tensor, Tensor]
 def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], sizes: Sequence[int] | None = None) -> list[Tensor]:
     """Apply each of `kernels` to SiLU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
-    `sizes` splits the outputs of a single kernel: [B, size, H, W] each, which are views of one tensor. Under autocast
-    the convolutions run in its type, and so are the results.
+    `sizes` splits the outputs of a single kernel: [B, size, H, W] each, which are views of one tensor. The
+    convolutions run in the weights' type, or in autocast's, and so are the results.
     """
     if torch.compiler.is_compiling():  # the compiler decides what is computed again
         activated = F.silu(torch.cat(list(inputs), dim=1))
         outputs = [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
         return outputs if sizes is None else list(outputs[0].split(list(sizes), dim=1))
-    dtype = autocast_dtype(inputs[0].device.type) or inputs[0].dtype
+    dtype = autocast_dtype(inputs[0].device.type) or kernels[0][0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
     outputs = _SiluConv.apply(len(inputs), dtype, sizes, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
