@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ import torch
 import torch.distributed as dist
 from gpu_cases import Cases, forget_memory, made, on_gpu, pictures, preset, step_of, step_summary
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import ImageSource, as_source
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.model.precision import autocast, full_float32, same_algorithms
+from hvae_codec.model.precision import full_float32, same_algorithms
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.update import StepResult, make_network, update
 
@@ -200,35 +199,35 @@ def ddp(options: Options, cases: Cases) -> None:
     backend = "cpu:gloo,cuda:nccl" if on_gpu(options.device) else "gloo"
     dist.init_process_group(backend, init_method=f"file://{rendezvous.resolve()}", rank=0, world_size=1)
     name, batch = options.presets[-1], 2 if options.small else 32
-    for synchronised in (False, True):
-        case = f"{name} b{batch} fp32 {'synchronised' if synchronised else 'alone'}"
-        cases.run(case, lambda s=synchronised: synchronised_cost(options, name, batch, s))
+    for averaged in (False, True):
+        case = f"{name} b{batch} fp32 {'gradients averaged' if averaged else 'alone'}"
+        cases.run(case, lambda a=averaged: averaged_cost(options, name, batch, a))
     cases.run("reductions", lambda: {"ok": reductions(options.device)})
     dist.destroy_process_group()
 
 
-def synchronised_cost(options: Options, name: str, batch: int, synchronised: bool) -> dict[str, Any]:
+def averaged_cost(options: Options, name: str, batch: int, averaged: bool) -> dict[str, Any]:
+    """Launched steps that average their gradients over the one process there is, or do not."""
     forget_memory(options.device)
     config = preset(options, name, precision="fp32", batch_size=batch)
     model, optimizer = made(config, options.device)
-    devices = [0] if on_gpu(options.device) else None
-    inner = DistributedDataParallel(model, devices, gradient_as_bucket_view=False) if synchronised else model
+    network = make_network(model, config.train)
     images, numbers = torch.from_numpy(pictures(batch, config)).to(options.device), itertools.count(1)
     seen: list[StepResult] = []
 
-    def network(given: Tensor, noise: Callable) -> Any:
-        with autocast("fp32", options.device):
-            return inner(given, noise)
+    def mean(tensor: Tensor) -> Tensor:
+        if averaged:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
 
     def step() -> None:
         number = next(numbers)
         noise = keyed_noise(config.model, [(0, number, i) for i in range(batch)], options.device)
-        seen.append(update(network, optimizer, config, images, noise, number))
+        seen.append(update(network, optimizer, config, images, noise, number, mean))
 
     found = step_summary(step, options.device, 1 if options.small else 4, batch)
-    flat = optimizer.named(optimizer.gradients)
-    in_place = all(flat[n].data_ptr() == p.grad.data_ptr() for n, p in model.named_parameters())
-    return found | {"gradients_in_place": in_place, "losses": [float(result.loss) for result in seen[:3]]}
+    return found | {"losses": [float(result.loss) for result in seen[:3]]}
 
 
 def reductions(device: str) -> bool:
