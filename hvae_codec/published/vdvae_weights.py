@@ -23,8 +23,7 @@ Shapes = Mapping[str, torch.Size]
 def convert(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """Return the weights of `state`, the published tensors without a leading `module.`, by this project's names.
 
-    They are float32 and its own. Raises `ModelError` that names a tensor that is missing, unknown, of another shape
-    than `config` says, or not finite.
+    Raises `ModelError` that names a tensor that is missing, unknown, or of another shape than `config` says.
     """
     model = config.model
     if (model.skips, model.heads, model.output_gain, model.is_slim) != ("raw", "direct", True, False):
@@ -57,10 +56,7 @@ def _check_names(state: Mapping[str, Tensor], known: set[str]) -> None:
 def _weight(tensor: Tensor, shape: torch.Size, published: str) -> Tensor:
     if tensor.shape != shape:
         raise ModelError(f"the tensor {published} is {list(tensor.shape)}, the configuration says {list(shape)}")
-    weight = tensor.detach().float().contiguous()
-    if not weight.isfinite().all():
-        raise ModelError(f"the tensor {published} holds numbers that are not finite; take a checkpoint from before")
-    return weight
+    return tensor
 
 
 _CELLS = {"cells.0": "resnet", "prior_cell": "prior", "posterior_cell": "enc"}
