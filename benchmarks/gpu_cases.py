@@ -115,13 +115,15 @@ def made(config: Config, device: str) -> tuple[HVAE, FlatOptimizer]:
     return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
 
 
-def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool) -> Step:
-    """The product's step; a recording that fails is an error."""
+def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool, compiled: bool = True) -> Step:
+    """The product's step, or one of formulas as they are written; what fails, and training warns of, is an error."""
 
     def fail(warning: str) -> None:
         raise RuntimeError(warning)
 
-    network = make_network(model, config.train)
+    network = make_network(model, config.train, fail)
+    if not compiled:
+        model.compile_formulas(lambda function: function)
     eager = EagerStep(network, optimizer, config, DistributedContext(device=model.device.type))
     return RecordedStep(eager, fail) if recorded else eager
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from gpu_cases import Cases, forget_memory, made, on_gpu, pictures, preset, step_of, step_summary
+from kernel_count import count_step
 from torch import Tensor, nn
 
 from hvae_codec.config import Config, with_settings
@@ -45,8 +46,12 @@ def same(options: Options, cases: Cases) -> None:
     for way in TOLERANCE:
         cases.run(f"{name} {way}", lambda way=way: against_cpu(options, name, way, expected["losses"]))
     for preset_, precision in ((name, "fp32"), (options.presets[-1], "fp32"), (options.presets[-1], "bf16")):
+        count = 3 if options.small else 8
         case = f"{preset_} {precision} recorded"
-        cases.run(case, lambda p=preset_, b=precision: against_update(options, p, b, 3 if options.small else 8))
+        cases.run(case, lambda p=preset_, b=precision, c=count: against(options, p, b, c, {"recorded": False}))
+        case = f"{preset_} {precision} formulas compiled"
+        plain = {"recorded": True, "compiled": False}
+        cases.run(case, lambda p=preset_, b=precision, c=count, w=plain: against(options, p, b, c, w))
 
 
 def losses(options: Options, name: str, device: str, way: str, count: int) -> list[Numbers]:
@@ -80,14 +85,14 @@ def against_cpu(options: Options, name: str, way: str, expected: list[Numbers]) 
     return {"ok": finite and max(relative) <= TOLERANCE[way], "most": max(relative), "first_grad_norm": norm}
 
 
-def against_update(options: Options, name: str, precision: str, count: int) -> dict[str, Any]:
-    """Losses of a step that is recorded, against those of `update`, with the same algorithms."""
+def against(options: Options, name: str, precision: str, count: int, way: dict[str, bool]) -> dict[str, Any]:
+    """Losses of steps as training takes them against those of another `way`, with the same algorithms."""
     batch = 2 if options.small else 16
     config = preset(options, name, precision=precision, batch_size=batch)
     found, weights = [], []
-    for recorded in (False, True):
+    for told in (way, {"recorded": True}):
         model, optimizer = made(config, options.device)
-        step_ = step_of(config, model, optimizer, recorded=recorded)
+        step_ = step_of(config, model, optimizer, **told)
         with same_algorithms():
             results = [step_(images.to(options.device), k, s) for s, images, k in batches(config, batch, count)]
         found.append([float(result.loss) for result in results])  # read last: a replay must not change them
@@ -149,6 +154,10 @@ def steps(options: Options, cases: Cases) -> None:
         for batch in sizes:
             case = f"{last} b{batch} {precision} {way}"
             cases.run(case, lambda b=batch, p=precision, w=way: step_cost(options, last, b, p, w))
+    for precision in ("fp32", "bf16"):
+        case = f"{last} b{sizes[0]} {precision} recorded, formulas as written"
+        told = (options, last, sizes[0], precision, "recorded")
+        cases.run(case, lambda t=told: step_cost(*t, compiled=False))
     batch = sizes[-1]
     told = (options, last, batch, "fp32", "recorded")
     cases.run(f"{last} b{batch} fp32 recorded --deterministic", lambda: step_cost(*told, deterministic=True))
@@ -158,13 +167,21 @@ def steps(options: Options, cases: Cases) -> None:
 
 
 def step_cost(
-    options: Options, name: str, batch: int, precision: str, way: str, *, deterministic: bool = False, **train: Any
+    options: Options,
+    name: str,
+    batch: int,
+    precision: str,
+    way: str,
+    *,
+    deterministic: bool = False,
+    compiled: bool = True,
+    **train: Any,
 ) -> dict[str, Any]:
-    """A step from images on the host to updated weights."""
+    """A step from images on the host to updated weights; and its kernels as they are counted without a GPU."""
     forget_memory(options.device)
     config = preset(options, name, precision=precision, batch_size=batch, **train)
     model, optimizer = made(config, options.device)
-    step_ = step_of(config, model, optimizer, recorded=way == "recorded")
+    step_ = step_of(config, model, optimizer, recorded=way == "recorded", compiled=compiled)
     images = torch.from_numpy(pictures(batch, config))
     images = images.pin_memory() if on_gpu(options.device) else images
     numbers, last = itertools.count(1), []
@@ -177,7 +194,8 @@ def step_cost(
     rounds = 1 if options.small else 12 if way == "recorded" else 6
     with same_algorithms(deterministic):
         found = step_summary(step, options.device, rounds, batch)
-    return found | {"loss": float(last[0].loss)}
+    counted = {} if train else {"counted": count_step(config, batch, compiled=compiled).total}
+    return found | counted | {"loss": float(last[0].loss)}
 
 
 def compile(options: Options, cases: Cases) -> None:

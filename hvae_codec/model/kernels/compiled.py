@@ -6,6 +6,8 @@ little is compiled.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +19,19 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _VARIANTS = 64  # of one function: sizes of 1 are none of the variable ones, and other models have other sizes
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], backend: str = "inductor") -> Callable[..., Any]:
     """Compile `function` of tensors at its first call (torch.compile)."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _VARIANTS)
-    return torch.compile(function, fullgraph=True)
+    fast = torch.compile(function, fullgraph=True, backend=backend)
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        with warnings.catch_warnings():  # the compiler itself looks at gradients that are not there
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            return fast(*arguments)
+
+    return run
 
 
 def why_not_compilable(device: torch.device) -> str | None:
