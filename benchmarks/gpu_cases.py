@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 import traceback
@@ -23,12 +24,15 @@ from numpy.typing import NDArray
 from hvae_codec.config import Config
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.precision import copied_as
 from hvae_codec.presets import load_preset
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, Step
 from hvae_codec.train.update import make_network
 
 Work = Callable[[], Any]
+RANGE = re.compile(r"[\w.]+#")
+"""Names of what a profile has besides kernels, `Optimizer.step#Adamax.step`; kernels of lambdas have a #, too."""
 
 
 class Cases:
@@ -107,16 +111,19 @@ def made(config: Config, device: str) -> tuple[HVAE, FlatOptimizer]:
     """Model and optimiser, with the same weights on every device."""
     torch.manual_seed(0)
     model = HVAE(config.model).to(device, memory_format=torch.channels_last)
-    return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    dtype = copied_as(config.train.precision, model.device.type)
+    return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
 
 
-def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool) -> Step:
-    """The product's step; a recording that fails is an error."""
+def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool, compiled: bool = True) -> Step:
+    """The product's step, or one of formulas as they are written; what fails, and training warns of, is an error."""
 
     def fail(warning: str) -> None:
         raise RuntimeError(warning)
 
-    network = make_network(model, config.train)
+    network = make_network(model, config.train, fail)
+    if not compiled:
+        model.compile_formulas(lambda function: function)
     eager = EagerStep(network, optimizer, config, DistributedContext(device=model.device.type))
     return RecordedStep(eager, fail) if recorded else eager
 
@@ -163,12 +170,15 @@ def profiled(step: Work) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
         step()
         torch.cuda.synchronize()
-    kernels = [e for e in seen.events() if str(e.device_type).endswith("CUDA") and "#" not in e.name]
+    on_device = [e for e in seen.events() if str(e.device_type).endswith("CUDA") and not RANGE.match(e.name)]
+    kernels = [e for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
     launches = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cudaGraphLaunch")
     return {
         "kernels": len(kernels),
+        "under_5_us": sum(e.time_range.elapsed_us() < 5 for e in kernels),
+        "fills_and_copies": len(on_device) - len(kernels),
         "launches": sum(e.name in launches for e in seen.events()),
-        "busy_ms": round(sum(e.time_range.elapsed_us() for e in kernels) / 1000, 2),
+        "busy_ms": round(sum(e.time_range.elapsed_us() for e in on_device) / 1000, 2),
     }
 
 

@@ -5,13 +5,13 @@
 
 Each part is a process of its own, so that a broken one ends alone, and has its share of the time:
 
-    steps      time and memory of training steps, each launched by itself or recorded
+    steps      time, memory and kernels of training steps: launched or recorded, formulas compiled or as written
     published  the same of the published code (--published FOLDER, see gpu_training_parts.py)
-    same       losses on the GPU against the CPU's, and of recorded steps against those of `update`
+    same       losses on the GPU against the CPU's, and of recorded and compiled steps against others
     resume     runs that were cut in two against unbroken ones
     tests      tests marked gpu
     speed      images/s of encoding, decoding, KL statistics and whole stores
-    ddp        what synchronising costs a single process
+    ddp        what averaging gradients costs a single process
     codes      codes and decoded images against the CPU's
     compile    steps with torch.compile
 
@@ -36,9 +36,9 @@ from typing import Any
 from gpu_tables import markdown, summary
 
 LIMITS = {
-    "steps": 110,
+    "steps": 170,
     "published": 45,
-    "same": 60,
+    "same": 90,
     "resume": 75,
     "tests": 60,
     "speed": 75,

@@ -69,8 +69,8 @@ def table(columns: Row, rows: Sequence[Row]) -> str:
 
 
 def steps_table(found: Found) -> tuple[Row, list[Row]]:
-    columns = ("step", "ms", "images/s", "kernels", "GPU busy, ms", "peak memory, MiB")
-    keys = ("ms", "images_per_second", "kernels", "busy_ms", "peak_mib")
+    columns = ("step", "ms", "images/s", "kernels", "under 5 µs", "counted", "GPU busy, ms", "peak memory, MiB")
+    keys = ("ms", "images_per_second", "kernels", "under_5_us", "counted", "busy_ms", "peak_mib")
     parts = ("steps", "published", "compile", "ddp")
     rows = [row for part in parts for row in cases(found, part) if "ms" in row[1]]
     return columns, [(name, *(_text(row.get(key, "")) for key in keys)) for name, row in rows]

@@ -13,20 +13,20 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from gpu_cases import Cases, forget_memory, made, on_gpu, pictures, preset, step_of, step_summary
+from kernel_count import count_step
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import ImageSource, as_source
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.model.precision import autocast, full_float32, same_algorithms
+from hvae_codec.model.precision import full_float32, same_algorithms
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.update import StepResult, make_network, update
 
@@ -46,8 +46,12 @@ def same(options: Options, cases: Cases) -> None:
     for way in TOLERANCE:
         cases.run(f"{name} {way}", lambda way=way: against_cpu(options, name, way, expected["losses"]))
     for preset_, precision in ((name, "fp32"), (options.presets[-1], "fp32"), (options.presets[-1], "bf16")):
+        count = 3 if options.small else 8
         case = f"{preset_} {precision} recorded"
-        cases.run(case, lambda p=preset_, b=precision: against_update(options, p, b, 3 if options.small else 8))
+        cases.run(case, lambda p=preset_, b=precision, c=count: against(options, p, b, c, {"recorded": False}))
+        case = f"{preset_} {precision} formulas compiled"
+        plain = {"recorded": True, "compiled": False}
+        cases.run(case, lambda p=preset_, b=precision, c=count, w=plain: against(options, p, b, c, w))
 
 
 def losses(options: Options, name: str, device: str, way: str, count: int) -> list[Numbers]:
@@ -81,14 +85,14 @@ def against_cpu(options: Options, name: str, way: str, expected: list[Numbers]) 
     return {"ok": finite and max(relative) <= TOLERANCE[way], "most": max(relative), "first_grad_norm": norm}
 
 
-def against_update(options: Options, name: str, precision: str, count: int) -> dict[str, Any]:
-    """Losses of a step that is recorded, against those of `update`, with the same algorithms."""
+def against(options: Options, name: str, precision: str, count: int, way: dict[str, bool]) -> dict[str, Any]:
+    """Losses of steps as training takes them against those of another `way`, with the same algorithms."""
     batch = 2 if options.small else 16
     config = preset(options, name, precision=precision, batch_size=batch)
     found, weights = [], []
-    for recorded in (False, True):
+    for told in (way, {"recorded": True}):
         model, optimizer = made(config, options.device)
-        step_ = step_of(config, model, optimizer, recorded=recorded)
+        step_ = step_of(config, model, optimizer, **told)
         with same_algorithms():
             results = [step_(images.to(options.device), k, s) for s, images, k in batches(config, batch, count)]
         found.append([float(result.loss) for result in results])  # read last: a replay must not change them
@@ -150,6 +154,10 @@ def steps(options: Options, cases: Cases) -> None:
         for batch in sizes:
             case = f"{last} b{batch} {precision} {way}"
             cases.run(case, lambda b=batch, p=precision, w=way: step_cost(options, last, b, p, w))
+    for precision in ("fp32", "bf16"):
+        case = f"{last} b{sizes[0]} {precision} recorded, formulas as written"
+        told = (options, last, sizes[0], precision, "recorded")
+        cases.run(case, lambda t=told: step_cost(*t, compiled=False))
     batch = sizes[-1]
     told = (options, last, batch, "fp32", "recorded")
     cases.run(f"{last} b{batch} fp32 recorded --deterministic", lambda: step_cost(*told, deterministic=True))
@@ -159,13 +167,21 @@ def steps(options: Options, cases: Cases) -> None:
 
 
 def step_cost(
-    options: Options, name: str, batch: int, precision: str, way: str, *, deterministic: bool = False, **train: Any
+    options: Options,
+    name: str,
+    batch: int,
+    precision: str,
+    way: str,
+    *,
+    deterministic: bool = False,
+    compiled: bool = True,
+    **train: Any,
 ) -> dict[str, Any]:
-    """A step from images on the host to updated weights."""
+    """A step from images on the host to updated weights; and its kernels as they are counted without a GPU."""
     forget_memory(options.device)
     config = preset(options, name, precision=precision, batch_size=batch, **train)
     model, optimizer = made(config, options.device)
-    step_ = step_of(config, model, optimizer, recorded=way == "recorded")
+    step_ = step_of(config, model, optimizer, recorded=way == "recorded", compiled=compiled)
     images = torch.from_numpy(pictures(batch, config))
     images = images.pin_memory() if on_gpu(options.device) else images
     numbers, last = itertools.count(1), []
@@ -178,7 +194,8 @@ def step_cost(
     rounds = 1 if options.small else 12 if way == "recorded" else 6
     with same_algorithms(deterministic):
         found = step_summary(step, options.device, rounds, batch)
-    return found | {"loss": float(last[0].loss)}
+    counted = {} if train else {"counted": count_step(config, batch, compiled=compiled).total}
+    return found | counted | {"loss": float(last[0].loss)}
 
 
 def compile(options: Options, cases: Cases) -> None:
@@ -200,35 +217,35 @@ def ddp(options: Options, cases: Cases) -> None:
     backend = "cpu:gloo,cuda:nccl" if on_gpu(options.device) else "gloo"
     dist.init_process_group(backend, init_method=f"file://{rendezvous.resolve()}", rank=0, world_size=1)
     name, batch = options.presets[-1], 2 if options.small else 32
-    for synchronised in (False, True):
-        case = f"{name} b{batch} fp32 {'synchronised' if synchronised else 'alone'}"
-        cases.run(case, lambda s=synchronised: synchronised_cost(options, name, batch, s))
+    for averaged in (False, True):
+        case = f"{name} b{batch} fp32 {'gradients averaged' if averaged else 'alone'}"
+        cases.run(case, lambda a=averaged: averaged_cost(options, name, batch, a))
     cases.run("reductions", lambda: {"ok": reductions(options.device)})
     dist.destroy_process_group()
 
 
-def synchronised_cost(options: Options, name: str, batch: int, synchronised: bool) -> dict[str, Any]:
+def averaged_cost(options: Options, name: str, batch: int, averaged: bool) -> dict[str, Any]:
+    """Launched steps that average their gradients over the one process there is, or do not."""
     forget_memory(options.device)
     config = preset(options, name, precision="fp32", batch_size=batch)
     model, optimizer = made(config, options.device)
-    devices = [0] if on_gpu(options.device) else None
-    inner = DistributedDataParallel(model, devices, gradient_as_bucket_view=False) if synchronised else model
+    network = make_network(model, config.train)
     images, numbers = torch.from_numpy(pictures(batch, config)).to(options.device), itertools.count(1)
     seen: list[StepResult] = []
 
-    def network(given: Tensor, noise: Callable) -> Any:
-        with autocast("fp32", options.device):
-            return inner(given, noise)
+    def mean(tensor: Tensor) -> Tensor:
+        if averaged:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
 
     def step() -> None:
         number = next(numbers)
         noise = keyed_noise(config.model, [(0, number, i) for i in range(batch)], options.device)
-        seen.append(update(network, optimizer, config, images, noise, number))
+        seen.append(update(network, optimizer, config, images, noise, number, mean))
 
     found = step_summary(step, options.device, 1 if options.small else 4, batch)
-    flat = optimizer.named(optimizer.gradients)
-    in_place = all(flat[n].data_ptr() == p.grad.data_ptr() for n, p in model.named_parameters())
-    return found | {"gradients_in_place": in_place, "losses": [float(result.loss) for result in seen[:3]]}
+    return found | {"losses": [float(result.loss) for result in seen[:3]]}
 
 
 def reductions(device: str) -> bool:

@@ -17,8 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from .errors import HvaeCodecError, TrainingError, UsageError
 
@@ -74,7 +73,7 @@ class DistributedContext:
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Average `tensor` over the processes, in its own precision."""
-        return self.all_reduce_sum(tensor) / self.world_size if self.world_size > 1 else tensor
+        return self.all_reduce_sum(tensor).div_(self.world_size) if self.world_size > 1 else tensor
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over the processes."""
@@ -122,19 +121,6 @@ class DistributedContext:
                 tensor.copy_(tensors[name])
             dist.broadcast(tensor, src=0)
         return result
-
-    def synchronised(self, model: nn.Module, *, some_unused: bool = False) -> nn.Module:
-        """Wrap `model` so that its backward pass averages gradients over the processes.
-
-        Gradients stay the tensors that they are: the optimiser has them as parts of a flat one. `some_unused`: whether
-        there are weights that no loss depends on.
-        """
-        if self.world_size == 1:
-            return model
-        devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=False, find_unused_parameters=some_unused
-        )
 
 
 class StopAgreement:

@@ -23,6 +23,10 @@ class Conv(nn.Conv2d):
         if not self.weight.is_meta:
             super().reset_parameters()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x`, in the weights' type if they are a copy in bfloat16."""
+        return super().forward(x.to(self.weight.dtype) if self.weight.dtype == torch.bfloat16 else x)
+
 
 def conv(inputs: int, outputs: int, kernel: int = 1, *, init: Init, stride: int = 1, weight_scale: float = 1.0) -> Conv:
     """Make a convolution with weights as `init` says times `weight_scale`, zero biases; stride 1 preserves H × W."""
@@ -66,12 +70,15 @@ class Cell(nn.Module):
         y = self.before_last([x], kernel_of(self.convs[-1]))[0]
         return y.add_(x) if self.residual else y
 
-    def before_last(self, inputs: Sequence[Tensor], *heads: Kernel) -> list[Tensor]:
-        """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place."""
+    def before_last(self, inputs: Sequence[Tensor], *heads: Kernel, sizes: Sequence[int] | None = None) -> list[Tensor]:
+        """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place.
+
+        `sizes` splits the outputs of a single head, see `silu_conv`.
+        """
         hidden = list(inputs)
         for layer in self.convs[:-1]:
             hidden = silu_conv(hidden, [kernel_of(layer)], activation=self.activation)
-        return silu_conv(hidden, heads, activation=self.activation)
+        return silu_conv(hidden, heads, sizes, activation=self.activation)
 
 
 def residual_cells(config: ModelConfig, stage: StageConfig, depth: int) -> nn.Sequential:

@@ -114,3 +114,17 @@ class GaussianForm(NamedTuple):
     def relative(self, own: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussian:
         """Make the posterior from its own output `own` and its prior; log scales that add are stds that multiply."""
         return DiagonalGaussian(own.mean + prior.mean, own.std * prior.std) if self.residual else own
+
+
+def rounded_posterior(
+    form: GaussianForm, posterior: RawGaussian, prior: RawGaussian, steps: Tensor, variates: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the posterior's mean, rounded to a multiple of `steps` [k, 1, 1], and the code's length in nats.
+
+    Both are [B, k, H, W], as the `posterior`; of the `prior` the `variates` are taken, see `RawGaussian.variates`.
+    Gradients pass the rounding as if it were not there (straight-through).
+    """
+    own, p = form.distribution(posterior), form.distribution(prior).variates(variates)
+    scaled = form.relative(own, p).mean / steps
+    z = (scaled + (scaled.round() - scaled).detach()) * steps
+    return z, -p.log_mass(z, steps)

@@ -23,6 +23,9 @@ from .choices import (
     posterior_mean,
     prior_sample,
 )
+from .gaussian import rounded_posterior
+from .kernels.compiled import Compiler, compiled
+from .kernels.sample_and_kl import FORMULAS, Formulas
 from .likelihood import make_likelihood
 from .precision import full_float32
 from .temperature import Temperature, group_temperatures
@@ -95,6 +98,13 @@ class HVAE(nn.Module):
         for block in self.top_down.blocks:
             cast(TopDownBlock, block).compile_parts(backend)
         self._nll = torch.compile(self.likelihood.nll, dynamic=False, backend=backend)
+
+    def compile_formulas(self, compiler: Compiler = compiled) -> None:
+        """Compile what is many small operations in training: the choice of z with its KL, and the likelihood."""
+        formulas, rounded = Formulas(*map(compiler, FORMULAS)), compiler(rounded_posterior)
+        for block in self.top_down.blocks:
+            cast(TopDownBlock, block).use_formulas(formulas, rounded)
+        self._nll = compiler(self.likelihood.nll)
 
     @full_float32()
     def activations(self, images: Tensor) -> Activations:

@@ -81,6 +81,14 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> P
     return "bf16" if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16")) else "fp32"
 
 
+def copied_as(wanted: Literal["auto", "fp32", "bf16"], device: str) -> torch.dtype | None:
+    """Choose the type in which weights are copied for the model once a step; None: convolutions cast their own.
+
+    A GPU would take longer to start thousands of casts than to compute them.
+    """
+    return torch.bfloat16 if resolve_precision(wanted, device) == "bf16" and device != "cpu" else None
+
+
 def autocast(precision: Precision, device: str) -> torch.autocast:
     """Run convolutions in `precision`; parameters, KL, likelihood and loss stay in float32."""
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bf16")

@@ -20,7 +20,7 @@ from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
-from ..model.precision import same_algorithms
+from ..model.precision import copied_as, same_algorithms
 from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
@@ -164,7 +164,8 @@ def _start_state(
         fill_model(model, dict(initial), "the pruned model")
     model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     apply_pruning(model, config.pruning)
-    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    dtype = copied_as(config.train.precision, model.device.type)
+    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
     state = TrainState(model, optimizer, seed=seed)
 
     def load() -> tuple[int, int, float]:
@@ -201,7 +202,7 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
-        network = make_network(self.state.model, config.train, processes)
+        network = make_network(self.state.model, config.train, self.on_warning)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
         self.batches = BatchStream(
             training,

@@ -1,7 +1,7 @@
 """The optimiser over all weights as one flat tensor: an update is a handful of operations, whatever the model's size.
 
-    flat weights   [ conv 1 | pad | conv 2 | pad | ... ]      each parameter and its gradient is a view of its part
-    flat gradients [   .    |     |   .    |     | ... ]
+    flat weights   [ conv 1 | pad | conv 2 | pad | ... ]      each parameter is a view of its part
+    flat gradients [   .    |     |   .    |     | ... ]      gathered here after each backward pass
 
 Whether an update is skipped is decided on the weights' device: no step waits for a number to reach the host.
 """
@@ -9,6 +9,7 @@ Whether an update is skipped is decided on the weights' device: no step waits fo
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config import OptimizerConfig
 from ..errors import ModelError
+from .skipping_adamax import SkippingAdamax
 
 _ALIGNMENT = 16  # parameters start at multiples of this many floats: vector units load whole cache lines
 
@@ -28,7 +30,10 @@ class FlatOptimizer:
     weights, ema = d · ema + (1 - d) · weights after each update.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, ema_decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, ema_decay: float, copied_as: torch.dtype | None = None
+    ) -> None:
+        """`copied_as`: the type of a copy of the convolutions' weights that the model computes with; None: no copy."""
         self.config = config
         self.ema_decay = ema_decay
         self._parameters = dict(model.named_parameters())
@@ -37,11 +42,14 @@ class FlatOptimizer:
         device = next(model.parameters()).device
         self.weights = nn.Parameter(torch.zeros(length, device=device))
         self.gradients = torch.zeros(length, device=device)
-        weights, gradients = self.named(self.weights.detach()), self.named(self.gradients)
+        weights = self.named(self.weights.detach())
         for name, parameter in self._parameters.items():
             weights[name].copy_(parameter.detach())
-            parameter.data, parameter.grad = weights[name], gradients[name]
+            parameter.data = weights[name]
+        self._copy = None if copied_as is None else self._copied(model, copied_as)
         self.weights.grad = self.gradients
+        self._parts = self._rows(self.gradients)
+        self._are_zero = True
         self.ema = self.weights.detach().clone()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         """Updates left out so far."""
@@ -56,9 +64,47 @@ class FlatOptimizer:
             for (name, parameter), offset in zip(self._parameters.items(), self._offsets, strict=True)
         }
 
+    def _copied(self, model: nn.Module, dtype: torch.dtype) -> Tensor:
+        """Make a flat copy of the weights, and give the convolutions of `model` their parts of it."""
+        copy = self.weights.detach().to(dtype)
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        copied = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        for (_, parameter), part in zip(self._parameters.items(), self.named(copy).values(), strict=True):
+            if id(parameter) in copied:
+                parameter.data = part
+        return copy
+
+    def _rows(self, flat: Tensor) -> list[Tensor]:
+        """Cut a flat tensor into the parameters' parts as they lie in memory, [numbers] each."""
+        sizes = (parameter.numel() for parameter in self._parameters.values())
+        return [flat[first : first + size] for first, size in zip(self._offsets, sizes, strict=True)]
+
     def zero_grad(self) -> None:
-        """Set all gradients to 0, where they are: a gradient that became another tensor would be lost."""
+        """Set all gradients to 0."""
         self.gradients.zero_()
+        self._are_zero = True
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to the flat ones; those of weights that it does not depend on stay.
+
+        They are gathered by a few kernels, where `loss.backward()` would take one for every parameter.
+        """
+        parameters = self._parameters.values()
+        found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+        used: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}  # by type: a GPU copies those of one type at once
+        for part, gradient, parameter in zip(self._parts, found, parameters, strict=True):
+            if gradient is not None:
+                used.setdefault(gradient.dtype, []).append((part, _row(gradient, parameter)))
+        gather = torch._foreach_copy_ if self._are_zero else torch._foreach_add_
+        for pairs in used.values():
+            gather([part for part, _ in pairs], [row for _, row in pairs])
+        self._are_zero = False
+
+    def average(self, mean_over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Average the gradients over all processes: one message, whatever the number of parameters."""
+        averaged = mean_over_processes(self.gradients)
+        if averaged is not self.gradients:
+            self.gradients.copy_(averaged)
 
     @torch.no_grad()
     def step(self, rate: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -73,12 +119,18 @@ class FlatOptimizer:
             # As torch.nn.utils.clip_grad_norm_ has it; a norm of NaN is skipped anyway.
             self.gradients.mul_((self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         if good.device.type != "cpu":
-            self._advance_where(good, rate)
+            self._advance_if(good, rate)
         elif good:
             self._advance(float(rate))
-        self.skipped += ~good
-        self.skipped_in_a_row.add_(1).mul_(~good)
-        return norm, ~good
+        self._renew_copy()
+        bad = ~good
+        self.skipped += bad
+        self.skipped_in_a_row.add_(1).mul_(bad)
+        return norm, bad
+
+    def _renew_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.copy_(self.weights.detach())
 
     def _advance(self, rate: float | Tensor) -> None:
         self._inner.param_groups[0]["lr"] = rate
@@ -86,14 +138,12 @@ class FlatOptimizer:
         # Two roundings, as the published models have it.
         self.ema.mul_(self.ema_decay).add_(self.weights, alpha=1.0 - self.ema_decay)
 
-    def _advance_where(self, good: Tensor, rate: float | Tensor) -> None:
-        """Make the update, then take it back if it was not `good`; a GPU need not tell the host which."""
-        self.prime()
-        changing = [self.weights.detach(), self.ema, *self._moments().values()]
-        before = [tensor.clone() for tensor in changing]
-        self._advance(rate)
-        for tensor, old in zip(changing, before, strict=True):
-            torch.where(good, tensor, old, out=tensor)
+    def _advance_if(self, good: Tensor, rate: float | Tensor) -> None:
+        """Make the update, or change nothing if it is not `good`; a GPU need not tell the host which."""
+        self._inner.param_groups[0]["lr"] = rate
+        self._inner.found_inf = (~good).float()  # type: ignore[attr-defined]
+        self._inner.step()
+        self.ema.lerp_(self.weights.detach(), good * (1.0 - self.ema_decay))
 
     @torch.no_grad()
     def prime(self) -> None:
@@ -103,7 +153,10 @@ class FlatOptimizer:
         others = [self.weights.detach(), self.gradients, self.ema]
         before = [tensor.clone() for tensor in others]
         self.gradients.zero_()
-        self._advance(0.0)
+        if self.weights.device.type == "cpu":
+            self._advance(0.0)
+        else:
+            self._advance_if(self.weights.new_ones((), dtype=torch.bool), 0.0)
         for tensor, old in zip(others, before, strict=True):
             tensor.copy_(old)
         for tensor in self._moments().values():
@@ -135,17 +188,23 @@ class FlatOptimizer:
                 raise ModelError(f"the training state does not fit the configuration (tensor {name})")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+        self._renew_copy()
+
+
+def _row(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Put the numbers of `gradient` in a row, in the order in which those of `parameter` lie in memory."""
+    strides = zip(gradient.shape, gradient.stride(), parameter.stride(), strict=True)
+    if any(size > 1 and own != other for size, own, other in strides):
+        gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
+    return gradient.as_strided((gradient.numel(),), (1,))
 
 
 def _make(weights: nn.Parameter, config: OptimizerConfig) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": (config.beta1, config.beta2),
-        "eps": config.epsilon,
-        "capturable": weights.device.type != "cpu",  # the library counts its steps there, without the host
-    }
-    if config.name == "adam":
-        return torch.optim.Adam([weights], fused=True, **common)
+    on_cpu = weights.device.type == "cpu"
+    common: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+    if config.name == "adamax":
+        return torch.optim.Adamax([weights], foreach=True, **common) if on_cpu else SkippingAdamax([weights], **common)
+    common |= {"fused": True, "capturable": not on_cpu}  # capturable: they count their steps on the device
     if config.name == "adamw":
-        return torch.optim.AdamW([weights], fused=True, weight_decay=config.weight_decay, **common)
-    return torch.optim.Adamax([weights], foreach=True, **common)
+        return torch.optim.AdamW([weights], weight_decay=config.weight_decay, **common)
+    return torch.optim.Adam([weights], **common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,33 +11,44 @@ import torch
 from torch import Tensor
 
 from ..config import Config, LossConfig, ModelConfig, TrainConfig
-from ..distributed import DistributedContext
 from ..model.choices import Noise
 from ..model.hvae import HVAE, Terms
+from ..model.kernels.compiled import why_not_compilable
 from ..model.precision import autocast, resolve_precision
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
 
 Network = Callable[[Tensor, Noise], Terms]
-"""The model as a step calls it: compiled, checkpointed, in bfloat16 or synchronised, as the configuration says."""
+"""The model as a step calls it: compiled, checkpointed or in bfloat16, as the configuration says."""
 
 
-def make_network(model: HVAE, config: TrainConfig, processes: DistributedContext | None = None) -> Network:
-    """Prepare `model` as `config` says; gradients are averaged over `processes`. Validation must use another model."""
-    processes = processes or DistributedContext(device=model.device.type)
+def make_network(model: HVAE, config: TrainConfig, on_warning: Callable[[str], None] | None = None) -> Network:
+    """Prepare `model` as `config` says. Validation must use another model.
+
+    On GPUs formulas are compiled; `on_warning` (default: the log) is called with a sentence if they cannot be.
+    """
     if config.checkpoint_activations:
         model.checkpoint_activations()
     if config.compile:
         model.compile_parts()
-    synchronised = processes.synchronised(model, some_unused=model.keep is not None)
+    elif model.device.type == "cuda":
+        _compile_formulas(model, on_warning or logging.getLogger(__name__).warning)
     precision = resolve_precision(config.precision, model.device.type)
 
     def network(images: Tensor, noise: Noise) -> Terms:
         with autocast(precision, model.device.type):
-            terms: Terms = synchronised(images, noise)
+            terms: Terms = model(images, noise)
         return terms
 
     return network
+
+
+def _compile_formulas(model: HVAE, on_warning: Callable[[str], None]) -> None:
+    reason = why_not_compilable(model.device)
+    if reason is None:
+        model.compile_formulas()
+    else:
+        on_warning(f"torch cannot compile for this GPU ({reason}); steps run without, as some thousand kernels more")
 
 
 class StepResult(NamedTuple):
@@ -61,13 +73,14 @@ def update(
 ) -> StepResult:
     """Train on uint8 `images` [B, C, H, W] at `step` (from 1, or its numbers); changes the weights through `optimizer`.
 
-    `mean_over_processes` averages a tensor over all processes; the groups' balance depends on all their images.
+    `mean_over_processes` averages a tensor over all processes: gradients, and what the groups' balance depends on.
     """
     numbers = step if isinstance(step, StepNumbers) else StepNumbers.at(config, step)
     optimizer.zero_grad()
     terms = network(images, noise)
     loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
-    loss.backward()
+    optimizer.backward(loss)
+    optimizer.average(mean_over_processes)
     norm, skipped = optimizer.step(numbers.learning_rate)
     with torch.no_grad():
         bits = config.model.nats_per_bit_dim

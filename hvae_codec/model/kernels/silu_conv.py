@@ -23,20 +23,33 @@ Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(inputs: Sequence[Tensor], kernels: Sequence[Kernel], *, activation: Activation = "silu") -> list[Tensor]:
+def silu_conv(
+    inputs: Sequence[Tensor],
+    kernels: Sequence[Kernel],
+    sizes: Sequence[int] | None = None,
+    *,
+    activation: Activation = "silu",
+) -> list[Tensor]:
     """Apply each of `kernels` to SiLU or GELU of `inputs`, joined along channels: [B, outputs, H, W] per kernel.
 
-    Under autocast the convolutions run in its type, and so are the results.
+    `sizes` splits the outputs of a single kernel: [B, size, H, W] each, which are views of one tensor. The
+    convolutions run in the weights' type, or in autocast's, and so are the results.
     """
     function = _FUNCTIONS[activation]
     if torch.compiler.is_compiling():  # the compiler decides what is computed again
         activated = function.of(torch.cat(list(inputs), dim=1))
-        return [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
-    device = inputs[0].device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
+        outputs = [F.conv2d(activated, weight, bias, padding=weight.shape[-1] // 2) for weight, bias in kernels]
+        return outputs if sizes is None else list(outputs[0].split(list(sizes), dim=1))
+    dtype = autocast_dtype(inputs[0].device.type) or kernels[0][0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
-    outputs = _SiluConv.apply(function, len(inputs), dtype, *inputs, *parameters)  # type: ignore[no-untyped-call]
+    outputs = _SiluConv.apply(function, len(inputs), dtype, sizes, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Find the type that autocast has convolutions run in on devices of this type; None without autocast."""
+    wanted = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if wanted else None
 
 
 def kernel_of(layer: Module) -> Kernel:
@@ -68,39 +81,48 @@ def joined_kernel(first: Kernel, second: Kernel) -> Kernel:
 
 
 class _Function(NamedTuple):
-    """An activation function: alone, in place, and its derivative times a gradient, also into a tensor."""
+    """An activation function: alone, in place, and its derivative times a gradient, into a tensor."""
 
     of: Callable[[Tensor], Tensor]
     of_in_place: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]
     backward_into: Callable[..., Tensor]  # (gradient, x, grad_input=...)
 
 
 _aten = torch.ops.aten
 _FUNCTIONS: dict[Activation, _Function] = {
-    "silu": _Function(F.silu, partial(F.silu, inplace=True), _aten.silu_backward, _aten.silu_backward.grad_input),
-    "gelu": _Function(F.gelu, _aten.gelu_, _aten.gelu_backward, _aten.gelu_backward.grad_input),
+    "silu": _Function(F.silu, partial(F.silu, inplace=True), _aten.silu_backward.grad_input),
+    "gelu": _Function(F.gelu, _aten.gelu_, _aten.gelu_backward.grad_input),
 }
 
 
 class _SiluConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: _Function, inputs: int, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        function: _Function,
+        inputs: int,
+        dtype: torch.dtype,
+        sizes: Sequence[int] | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
-        ctx.function, ctx.inputs, ctx.dtype = function, inputs, dtype
+        ctx.function, ctx.inputs, ctx.dtype, ctx.sizes = function, inputs, dtype, sizes
         activated = _activated(function, tensors[:inputs], dtype)
-        return tuple(
+        outputs = tuple(
             F.conv2d(activated, weight.to(dtype), bias.to(dtype), padding=weight.shape[-1] // 2)
             for weight, bias in _pairs(tensors[inputs:])
         )
+        return outputs if sizes is None else outputs[0].split(list(sizes), dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, kernels = saved[: ctx.inputs], saved[ctx.inputs :]
+        if ctx.sizes is not None:
+            gradients = (torch.cat(gradients, dim=1),)
         activated = _activated(ctx.function, inputs, ctx.dtype)
-        wanted = any(ctx.needs_input_grad[3 : 3 + ctx.inputs])
+        wanted = any(ctx.needs_input_grad[4 : 4 + ctx.inputs])
         by_activated: Tensor | None = None
         by_kernels: list[Tensor] = []
         for gradient, (weight, bias) in zip(gradients, _pairs(kernels), strict=True):
@@ -110,7 +132,7 @@ class _SiluConv(torch.autograd.Function):
             )
             by_kernels += [by_weight.to(weight.dtype), by_bias.to(bias.dtype)]
             by_activated = by_x if by_activated is None else by_activated.add_(by_x)
-        return None, None, None, *_by_inputs(ctx.function, by_activated, inputs), *by_kernels
+        return None, None, None, None, *_by_inputs(ctx.function, by_activated, inputs), *by_kernels
 
 
 def _pairs(tensors: Sequence[Tensor]) -> list[Kernel]:
@@ -135,4 +157,7 @@ def _by_inputs(function: _Function, by_activated: Tensor | None, inputs: Sequenc
     if len(inputs) == 1 and by_activated.dtype == inputs[0].dtype:
         return [function.backward_into(by_activated, inputs[0], grad_input=by_activated)]
     parts = by_activated.split([x.shape[1] for x in inputs], dim=1)
-    return [function.backward(part.to(x.dtype), x) for part, x in zip(parts, inputs, strict=True)]
+    return [
+        function.backward_into(part.to(x.dtype), x, grad_input=torch.empty_like(x))
+        for part, x in zip(parts, inputs, strict=True)
+    ]
