@@ -22,6 +22,7 @@ from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import same_algorithms
 from ..progress import Progress
+from .accumulation import check_batch_size
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import StepMetrics, packed
@@ -136,13 +137,7 @@ def train(
 def _check_processes(
     config: Config, training: ImageSource, validation: ImageSource, processes: DistributedContext
 ) -> None:
-    size, count = config.train.batch_size, processes.world_size
-    if size % count:
-        fitting = size + count - size % count
-        raise UsageError(
-            f"train.batch_size is {size}, the images a step of all {count} processes together, and no multiple of "
-            f"{count}; give --set train.batch_size={fitting}, or another number of processes"
-        )
+    check_batch_size(config.train, processes.world_size)
     own = (training.fingerprint, validation.fingerprint)
     if own != processes.run_on_main(lambda: own):
         raise UsageError(f"process {processes.rank} sees other images than process 0; give all the same data")
@@ -306,7 +301,8 @@ class _Loop:
         # It shares its weights with the optimiser's average.
         model.load_state_dict(self.state.optimizer.named(self.state.optimizer.ema), assign=True)
         apply_pruning(model, self.config.pruning)
-        size, images = max(1, self.config.train.batch_size // self.processes.world_size), self.options.validation_images
+        train, images = self.config.train, self.options.validation_images
+        size = train.batch_size // (self.processes.world_size * train.accumulate)
         self.elbo = validate(model, self.validation, size, self.state.seed, images, self.processes)
         if self.processes.is_main:
             self.files.add_validation(self.elbo, images, model, self.validation)
