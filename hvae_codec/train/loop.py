@@ -25,9 +25,10 @@ from ..progress import Progress
 from .accumulation import check_batch_size
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
+from .memory_probe import available_memory, check_memory
 from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
-from .recorded_step import GraphMode, make_step
+from .recorded_step import GraphMode, is_recorded, make_step
 from .run_files import RunFiles
 from .run_folder import Origin, RunLock, check_origin, start_run
 from .state import STATES, TrainState, load_state
@@ -103,8 +104,8 @@ def train(
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
     A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
-    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged;
-    `ModelError` if no state can be read, or another process trains this run.
+    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged, or
+    a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
     processes = processes or DistributedContext(device=options.device)
@@ -196,6 +197,7 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
+        self.check_memory()
         network = make_network(self.state.model, config.train, processes)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
         self.batches = BatchStream(
@@ -213,6 +215,14 @@ class _Loop:
                 self.files.open(tensorboard=options.tensorboard)
                 on_start(self.state.step)
             self.take_steps(on_step)
+
+    def check_memory(self) -> None:
+        """Raise `TrainingError` if a step does not fit into the GPU's memory, before anything is written."""
+        available = available_memory(self.state.model.device)
+        if available is not None:
+            recorded = is_recorded(self.options.graph, self.processes)
+            state = self.state
+            check_memory(state.model, state.optimizer, self.config, self.processes, available, recorded=recorded)
 
     def take_steps(self, on_step: OnStep) -> None:
         """Step until the last one, or until a process is asked to stop."""
