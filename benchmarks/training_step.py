@@ -7,8 +7,9 @@ The convolutions alone are the model's own as its configuration has them, in flo
 the other, each on an input of its own of the same shape and memory layout, with gradients of input (where the model
 needs it), weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise,
 optimiser, moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs
-fewer than the configuration has.) Steps are those after balancing of groups has ended, or, with --balanced, before. Rounds of all ways alternate in one process, so that a machine whose speed drifts
-slows all; ratios are of medians. Peak memory is that of a process of its own, everything that it loads included.
+fewer than the configuration has.) Groups are no longer balanced, unless --balanced is given. Rounds of all ways
+alternate in one process, so that a machine whose speed drifts slows all; ratios are of medians. Peak memory is that of
+a process of its own, everything that it loads included.
 """
 
 from __future__ import annotations
