@@ -162,6 +162,23 @@ def test_memory_is_that_of_a_part(tiny_config, photo_patches):
     assert saved[2] < 0.35 * saved[0]
 
 
+def test_nothing_of_a_part_lasts_into_the_next(tiny_config, photo_patches):
+    """Its graph held activations (36% of cifar10_C1's memory in 2 parts), although they had been used."""
+    step = step_of(fp32(tiny_config, "train.accumulate=4"))
+    network, earlier = step.network, []
+
+    def watched(images, noise):
+        alive = [part() is not None for part in earlier]
+        terms = network(images, noise)
+        earlier.append(weakref.ref(terms.nll))
+        assert not any(alive)
+        return terms
+
+    step.update = rebound(step, watched)
+    trained(step, photo_patches, 1)
+    assert len(earlier) == 7  # the KL of three parts comes first
+
+
 # --- the setting
 
 

@@ -45,16 +45,16 @@ def update_in_parts(
             of_batch.append(mean_over_processes(torch.stack([first, *others]).mean(dim=0)))
         return of_batch[0]
 
-    losses: list[Tensor] = []
-    found: list[Terms] = []
-    for part in parts:
+    def add_gradients(part: Part) -> tuple[Tensor, Tensor, Tensor]:
         terms = network(*part())
         loss = training_loss(terms, config.model, config.loss, numbers, mean_over_batch) / len(parts)
         loss.backward()
-        losses.append(loss.detach())
-        found.append(Terms(terms.nll.detach(), terms.kl.detach()))
-    joined = Terms(torch.cat([terms.nll for terms in found]), torch.cat([terms.kl for terms in found], dim=1))
-    return apply_gradients(optimizer, config, numbers, torch.stack(losses).sum(), joined)
+        # Nothing else of this part may last: its graph has activations.
+        return loss.detach(), terms.nll.detach(), terms.kl.detach()
+
+    losses, nll, kl = zip(*map(add_gradients, parts), strict=True)
+    terms = Terms(torch.cat(nll), torch.cat(kl, dim=1))
+    return apply_gradients(optimizer, config, numbers, torch.stack(losses).sum(), terms)
 
 
 @torch.no_grad()
