@@ -161,6 +161,7 @@ def steps(options: Options, cases: Cases) -> None:
     batch = sizes[-1]
     told = (options, last, batch, "fp32", "recorded")
     cases.run(f"{last} b{batch} fp32 recorded --deterministic", lambda: step_cost(*told, deterministic=True))
+    cases.run(f"{last} b{batch} fp32 recorded, 2 parts", lambda: step_cost(*told, accumulate=2))
     batch = 2 if options.small else 64
     for way in ("recorded", "launched"):
         cases.run(f"{first} b{batch} fp32 {way}", lambda b=batch, w=way: step_cost(options, first, b, "fp32", w))

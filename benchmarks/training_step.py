@@ -7,8 +7,9 @@ The convolutions alone are the model's own as its configuration has them, in flo
 the other, each on an input of its own of the same shape and memory layout, with gradients of input (where the model
 needs it), weights and bias. Everything else is what training adds: activations, latent groups, likelihood, noise,
 optimiser, moving average. (The step itself joins pairs of convolutions that have no activation between them, and runs
-fewer than the configuration has.) Rounds of all ways alternate in one process, so that a machine whose speed drifts
-slows all; ratios are of medians. Peak memory is that of a process of its own, everything that it loads included.
+fewer than the configuration has.) Groups are no longer balanced, unless --balanced is given. Rounds of all ways
+alternate in one process, so that a machine whose speed drifts slows all; ratios are of medians. Peak memory is that of
+a process of its own, everything that it loads included.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from hvae_codec.cpu import tuned_for_training
+from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.presets import load_preset
 from hvae_codec.train.optimizer import FlatOptimizer
-from hvae_codec.train.update import make_network, update
+from hvae_codec.train.recorded_step import EagerStep
+from hvae_codec.train.update import make_network
 
 CONVOLUTIONS = "convolutions alone"
 
@@ -65,6 +67,8 @@ class ConvCall:
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "fp32"},
     "float32, checkpointed": {"precision": "fp32", "checkpoint_activations": True},
+    "float32, 2 parts": {"precision": "fp32", "accumulate": 2},
+    "float32, 4 parts": {"precision": "fp32", "accumulate": 4},
     "bfloat16": {"precision": "bf16"},
 }
 """How a step is taken: fields of the configuration's `train`."""
@@ -92,6 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="tiny32")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument(
+        "--balanced", action="store_true", help="steps whose groups are balanced, as the first ones are"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-of", choices=list(WAYS), help="take two steps this way and print the peak memory, MB")
@@ -118,13 +125,14 @@ def make_step(arguments: argparse.Namespace, way: dict[str, Any]) -> Callable[[]
     )
     model = make_model(arguments)
     optimizer = FlatOptimizer(model, config.optimizer, train.ema_decay)
-    network = make_network(model, train)
-    count = iter(range(1, sys.maxsize))
+    whole = dataclasses.replace(config, train=train)
+    take_step = EagerStep(make_network(model, train), optimizer, whole, DistributedContext())
+    first = 1 + (0 if arguments.balanced else config.loss.balance_steps)
+    count = iter(range(first, sys.maxsize))
 
     def step() -> object:
         number = next(count)
-        noise = keyed_noise(config.model, [(0, number, i) for i in range(len(images))], "cpu")
-        return update(network, optimizer, config, images, noise, number)
+        return take_step(images, [(0, number, i) for i in range(len(images))], number)
 
     return step
 

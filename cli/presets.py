@@ -20,7 +20,9 @@ def command(
     long: Annotated[
         bool,
         typer.Option(
-            "--long", help="Also show what others report of them, with source: NELBO, training time, GPUs, memory."
+            "--long",
+            help="Also show what others report of them, with source (NELBO, training time, GPUs, memory), and what "
+            "training steps took on a GPU where that was measured.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -28,7 +30,7 @@ def command(
     """List the presets, or print one as a configuration file."""
     from hvae_codec.config import config_to_dict, config_to_toml
     from hvae_codec.presets import load_preset
-    from hvae_codec.report.presets import preset_rows, preset_table, reported_table
+    from hvae_codec.report.presets import measured_table, preset_rows, preset_table, reported_table
 
     if name is not None and long:
         raise UsageError("--long is for the table of all presets; leave out --long, or the preset's name")
@@ -38,4 +40,5 @@ def command(
     elif as_json:
         print(json.dumps(preset_rows(), indent=2))
     else:
-        show((reported_table if long else preset_table)(preset_rows()))
+        rows = preset_rows()
+        show(*((reported_table(rows), measured_table(rows)) if long else (preset_table(rows),)))

@@ -295,7 +295,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """Length and batches of training."""
 
-    counts = ("steps", "batch_size")
+    counts = ("steps", "batch_size", "accumulate")
     from_0_to_1 = ("ema_decay",)
 
     steps: int = 100_000  # updates in all
@@ -305,6 +305,7 @@ class TrainConfig(_Section):
     # Numbers the network computes with: bf16 is autocast (parameters, KL, likelihood and loss stay float32); auto is
     # bf16 on CPUs with instructions for it, fp32 elsewhere. A resumed run computes with the numbers it began with.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = 1  # equal parts of a step's images, of each process, computed in turn: less memory, the same step
     checkpoint_activations: bool = False  # compute activations again in the backward pass: less memory, more time
     compile: bool = False  # whether the network is compiled first (torch.compile): slow to start, then faster on GPUs
 
@@ -457,6 +458,8 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     for known in fields(ModelConfig):
         if known.name in _LEFT_OUT_AT_DEFAULTS and data["model"][known.name] == known.default:
             del data["model"][known.name]
+    if config.train.accumulate == 1:
+        del data["train"]["accumulate"]
     if config.pruning is None:
         del data["pruning"]
     else:

@@ -38,4 +38,9 @@ class UnreachableError(HvaeCodecError):
 
 
 class TrainingError(HvaeCodecError):
-    """Training that cannot continue: it diverged, or the processes that train together lost each other."""
+    """Training that cannot continue: it diverged, a step does not fit into a GPU, or a process lost the others."""
+
+
+def is_gpu_out_of_memory(error: Exception) -> bool:
+    """Whether `error` means that a GPU has too little memory: torch, cuBLAS and cuDNN each have their own for it."""
+    return any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))

@@ -85,7 +85,7 @@ ERRORS = [
 @pytest.mark.parametrize(
     ("command", "help_"),
     [
-        ("train", "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"),
+        ("train", "compute a step in parts, such as --set train.accumulate=4, or give --checkpoint-activations"),
         ("encode", "give a smaller --batch-size, or --device cpu"),
         ("verify", "give --device cpu"),
     ],
@@ -114,7 +114,7 @@ CPU_ERRORS = [
 @pytest.mark.parametrize(
     ("command", "help_"),
     [
-        ("train", "give --checkpoint-activations, or start another run with a smaller --set train.batch_size=N"),
+        ("train", "compute a step in parts, such as --set train.accumulate=4, or give --checkpoint-activations"),
         ("encode", "give a smaller --batch-size, or close other programs, or take a machine with more"),
         ("verify", "close other programs, or take a machine with more"),
     ],

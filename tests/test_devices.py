@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hvae_codec.config import Config, ModelConfig, StageConfig
+from hvae_codec.config import Config, ModelConfig, StageConfig, with_settings
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.choices import KeptOfGroup
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.top_down import LatentGroup
 from hvae_codec.store.quantiser import IntCodec
-from hvae_codec.train import recorded_step
+from hvae_codec.train import memory_probe, recorded_step
+from hvae_codec.train.memory_probe import check_memory
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep
 from hvae_codec.train.update import update
@@ -98,15 +99,25 @@ def test_a_whole_model_is_trained_with_its_mask():
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_recorded(channels: int, monkeypatch: pytest.MonkeyPatch):
-    """A recording may not even be told whether an update is skipped, or groups are balanced."""
+    """A recording may not even be told whether an update is skipped."""
     monkeypatch.setattr(recorded_step, "fill_keyed", lambda *_: None)  # a generator of no device
-    config = config_of(channels)
+    config = with_settings(config_of(channels), ["train.accumulate=2"] if channels == 1 else [])
     model = model_of(config)
     optimizer = FlatOptimizer(model, config.optimizer, 0.99)
     step_of = RecordedStep(EagerStep(model, optimizer, config, DistributedContext()), [].append)
     for step in (1, 2):
         result = step_of(images_of(config, "cpu"), [(0, step, i) for i in range(BATCH)], step)
     assert {tensor.device.type for tensor in result} == {DEVICE}
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_is_tried(recorded: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_probe, "make_network", lambda model, _: model)  # autocast of no device
+    config = with_settings(config_of(3), [f"train.batch_size={BATCH}", "train.accumulate=2", "train.precision=fp32"])
+    model = model_of(config)
+    optimizer = FlatOptimizer(model, config.optimizer, 0.99)
+    check_memory(model, optimizer, config, DistributedContext(device=DEVICE), 1, recorded=recorded)
+    assert {tensor.device.type for tensor in optimizer.tensors().values()} == {DEVICE}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -110,6 +110,22 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
 
 
 @pytest.mark.slow
+def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, data: Path, config: Config):
+    config = with_settings(config, ["train.steps=3", "train.accumulate=2"])
+    (tmp_path / "tiny.toml").write_text(config_to_toml(config))
+    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
+    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    config, source = with_settings(config, ["train.accumulate=1"]), open_images(data, size=16, channels=3)
+    start_run(tmp_path / "one", config, resume=False)
+    train(tmp_path / "one", config, source.split("train"), source.split("val"), TrainOptions(log_every=1))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    names = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm")
+    one, two = (columns(tmp_path / run / "metrics.csv", names) for run in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     config = with_settings(config, ["train.steps=3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
+from hvae_codec.errors import TrainingError
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.choices import Noise
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import same_algorithms
+from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.store.quantiser import IntCodec
@@ -41,16 +44,25 @@ def prepared(config: Config) -> EagerStep:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "checkpointed"),
-    [("adamax", "fp32", False), ("adam", "bf16", False), ("adamax", "bf16", True)],
+    ("name", "precision", "checkpointed", "parts"),
+    [
+        ("adamax", "fp32", False, 1),
+        ("adam", "bf16", False, 1),
+        ("adamax", "bf16", True, 1),
+        ("adamax", "fp32", True, 3),
+    ],
 )
-def test_replayed_steps_are_those_of_update(tiny_config, photo_patches, name: str, precision: str, checkpointed: bool):
-    """Also where the balance ends, an update is left out, and results are read later."""
+def test_replayed_steps_are_those_of_update(
+    tiny_config, photo_patches, name: str, precision: str, checkpointed: bool, parts: int
+):
+    """Also where the balance ends, an update is left out, results are read later, or a step is in parts."""
     config = dataclasses.replace(
         tiny_config,
         optimizer=dataclasses.replace(tiny_config.optimizer, name=name, skip_threshold=0.42),
         loss=dataclasses.replace(tiny_config.loss, balance_steps=4),
-        train=dataclasses.replace(tiny_config.train, precision=precision, checkpoint_activations=checkpointed),
+        train=dataclasses.replace(
+            tiny_config.train, precision=precision, checkpoint_activations=checkpointed, accumulate=parts
+        ),
     )
     eager, warnings, results, expected = prepared(config), [], [], []
     other = prepared(config)
@@ -74,6 +86,30 @@ def assert_same(results: list[StepResult], expected: list[StepResult]) -> None:
         assert found.bad_image == -1
         for name in ("loss", "rate", "distortion", "grad_norm"):
             torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", ["auto", "off"])
+def test_what_is_named_fits(tmp_path: Path, graph: str):
+    """On a GPU of which this process may have 2 GiB, which batches of 256 do not fit into."""
+    config = with_settings(load_preset("tiny32"), ["train.steps=2", "train.batch_size=256"])
+    source = as_source(np.zeros((256, 3, 32, 32), dtype=np.uint8))
+    options = TrainOptions(validation_images=4, graph=graph, device="cuda")
+
+    def run(wanted: Config) -> None:
+        ready = start_run(tmp_path / "run", wanted, resume=False, device="cuda")
+        train(tmp_path / "run", ready, source.split("train"), source.split("val"), options)
+
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / whole)
+    try:
+        with pytest.raises(TrainingError, match=r"a step of 256 images does not fit in .* GiB; it fits in") as refused:
+            run(config)
+        assert not (tmp_path / "run").exists()
+        (parts,) = re.findall(r"in \d+ parts: --set (train.accumulate=\d+)", str(refused.value))[:1]
+        run(with_settings(config, [parts]))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.parametrize("graph", ["auto", "off"])

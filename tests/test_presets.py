@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from hvae_codec.config import Config, config_from_dict, config_to_dict
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.presets import load_parameter_counts, load_preset, load_reported, preset_names
+from hvae_codec.presets import load_measured, load_parameter_counts, load_preset, load_reported, preset_names
 from hvae_codec.published.vdvae_config import config_of
 from hvae_codec.published.vdvae_hparams import VdvaeHparams
 from hvae_codec.report.about import count_parameters
@@ -275,7 +276,43 @@ def test_the_documentation_has_every_preset_and_figure():
         assert all(text in rows[name] for text in texts), name
 
 
-@pytest.mark.parametrize("name", ["reported", "parameters"])
+# --- what steps took here
+
+
+def test_measured_steps_are_those_of_the_documentation():
+    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8").replace("*", "")
+    preset, rows = "", {}
+    for line in text.splitlines():
+        if line.count("|") == 8 and ("fp32" in line or "bf16" in line):
+            step, batch, ms, _, _, _, peak = (cell.strip() for cell in line.strip("|").split("|"))
+            named = re.findall(r"`(\w+)`", step)
+            preset = named[0] if named else preset
+            rows[preset, step.partition("recorded")[0][-6:-2], int(batch), step[-8:]] = (float(ms), peak)
+    measured = load_measured()
+    assert set(measured) == {"cifar10_C1", "tiny32"}
+    for name, steps in measured.items():
+        for step in steps:
+            found = rows[name, step.precision, step.batch_size, "recorded"]
+            assert found == (step.ms, f"{step.peak_mib:,}"), (name, step)
+
+
+def test_the_long_table_ends_with_what_steps_took(monkeypatch, capsys):
+    monkeypatch.setattr("hvae_codec.report.presets.preset_names", lambda: ["cifar10_C1", "tiny16"])
+    with pytest.raises(SystemExit):
+        main(["presets", "--long"])
+    last = capsys.readouterr().out.partition("Measured by this project")[2].splitlines()
+    (row,) = (line for line in last if " 32 " in line and "bf16" in line)
+    assert all(figure in row for figure in ("cifar10_C1", "80.5", "12.42", "2,160", "H100", "docs/gpu.md"))
+    assert not any("tiny16" in line for line in last)
+    with pytest.raises(SystemExit):
+        main(["presets", "--json"])
+    data = {row["name"]: row["measured"] for row in json.loads(capsys.readouterr().out)}
+    assert data["tiny16"] == []
+    first = data["cifar10_C1"][0]
+    assert (first["batch_size"], first["precision"], first["ms"], first["peak_mib"]) == (16, "fp32", 54.6, 1745)
+
+
+@pytest.mark.parametrize("name", ["reported", "measured", "parameters"])
 def test_files_beside_the_presets_are_none(name: str):
     assert name not in preset_names()
     with pytest.raises(UsageError, match=f"unknown preset '{name}'"):

@@ -15,6 +15,7 @@ from hvae_codec.train.run_folder import (
     Origin,
     RunLock,
     check_origin,
+    check_same,
     read_origin,
     save_run,
     start_run,
@@ -50,6 +51,7 @@ def test_the_same_command_again_goes_on(tiny_config, run: Path):
     [
         ("train.steps=99", "train.steps = 8, not 99; .* --resume --steps 99"),
         ("optimizer.clip_norm=2", r"optimizer.clip_norm = None, not 2.0; .* --resume --set optimizer.clip_norm=2.0"),
+        ("train.accumulate=4", "train.accumulate = 1, not 4; .* --resume --set train.accumulate=4"),
         ("stage8.width=10", "model.stages.1.width = 8, not 10; give another --out"),
         ("train.batch_size=4", "train.batch_size = 8, not 4; give another --out"),
         ("stage16.kept=[2]", r"model.stages.0.kept \(number\) = None, not 1; give another --out"),
@@ -140,6 +142,15 @@ def test_a_run_does_not_become_shorter_than_it_is(tiny_config, run: Path, resume
     with pytest.raises(ModelError, match=r"has 6 steps, .* = 5; give --steps above 6"):
         start_run(run, with_settings(tiny_config, ["train.steps=5"]), resume=resume)
     assert start_run(run, with_settings(tiny_config, ["train.steps=6"]), resume=True).train.steps == 6
+
+
+def test_a_run_goes_on_with_less_memory(tiny_config, run: Path):
+    smaller = with_settings(tiny_config, ["train.accumulate=4", "train.checkpoint_activations=true"])
+    assert start_run(run, smaller, resume=True).train.accumulate == 4
+    saved = load_run_config(run)
+    check_same(run, dataclasses.replace(saved, train=dataclasses.replace(saved.train, accumulate=4)), seed=0)
+    with pytest.raises(ModelError, match=r"begun with train.batch_size = 8, not 16"):
+        check_same(run, with_settings(saved, ["train.batch_size=16"]), seed=0)
 
 
 def test_the_seed_is_kept_and_another_is_refused(tiny_config, run: Path, photo_patches):

@@ -27,6 +27,7 @@ from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask, load_mask
+from ..train.accumulation import check_batch_size
 from ..train.run_folder import check_free, check_same
 from ..train.state import has_state
 from .plan import PrunePlan
@@ -108,6 +109,7 @@ class _Pruning:
         check_plan(self.base, self.run, self.plan)
         self.base_config, self.base_hash = load_run_config(self.run), model_hash(self.base)
         total = self.plan.steps or share_of_training(self.run, self.base_config, self.plan.share)
+        check_batch_size(self.fine_tuning(total).train, self.processes.world_size)
         model, pruning = self.base, begun
         for number, steps in enumerate(stage_steps(total, len(self.plan.cutoffs))):
             pruning = self.train_stage(number, model, steps)

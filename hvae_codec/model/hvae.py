@@ -92,7 +92,9 @@ class HVAE(nn.Module):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile each block and the likelihood (torch.compile); blocks of equal shapes share what is compiled."""
         dynamo = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, len(self.bottom_up.blocks) + len(self.top_down.blocks))
+        blocks = len(self.bottom_up.blocks) + len(self.top_down.blocks)
+        # Each with gradients, and without: steps in parts need both.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * blocks)
         for block in self.bottom_up.blocks:
             block.compile(dynamic=False, backend=backend)
         for block in self.top_down.blocks:

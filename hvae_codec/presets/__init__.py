@@ -1,6 +1,7 @@
 """Configurations by name: the published ones and small ones, each a TOML file beside this one.
 
-`reported.toml` and `parameters.toml` are no presets: they hold what others report of them, and how large they are.
+`reported.toml`, `measured.toml` and `parameters.toml` are no presets: they hold what others report of them, what their
+training steps took here, and how large they are.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 from ..config import Config, config_from_dict, nearest
 from ..errors import UsageError
 
-_REPORTED, _PARAMETERS = "reported", "parameters"
+_REPORTED, _MEASURED, _PARAMETERS = "reported", "measured", "parameters"
 
 
 def preset_names() -> list[str]:
     """List the names of all presets, sorted."""
     files = resources.files(__name__).iterdir()
     names = (file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-    return sorted(name for name in names if name not in (_REPORTED, _PARAMETERS))
+    return sorted(name for name in names if name not in (_REPORTED, _MEASURED, _PARAMETERS))
 
 
 def load_preset(name: str) -> Config:
@@ -54,6 +55,33 @@ def load_reported() -> dict[str, Reported]:
         name: Reported(**{key: titles[value] if "source" in key else value for key, value in figures.items()})
         for name, figures in data["presets"].items()
     }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a training step of a preset took where this project measured it."""
+
+    card: str  # the GPU
+    precision: str  # numbers that the network computed with
+    batch_size: int  # images a step
+    ms: float  # milliseconds a step, median
+    peak_mib: int  # memory of the GPU at most, MiB
+    source: str  # the page of the documentation that says how
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps per second."""
+        return 1000.0 / self.ms
+
+
+def load_measured() -> dict[str, list[Measured]]:
+    """Read what training steps took, by preset; presets that were not measured are left out."""
+    found: dict[str, list[Measured]] = {}
+    for card in _read_toml(_MEASURED)["cards"]:
+        for step in card["steps"]:
+            figures = {key: value for key, value in step.items() if key != "preset"}
+            found.setdefault(step["preset"], []).append(Measured(card["card"], source=card["source"], **figures))
+    return found
 
 
 def load_parameter_counts() -> dict[str, int]:

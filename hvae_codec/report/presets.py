@@ -1,4 +1,4 @@
-"""The tables of presets: what they are, and what others report of them."""
+"""The tables of presets: what they are, what others report of them, and what training steps took here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,31 @@ from typing import Any, Literal
 from rich.table import Table
 
 from ..config import Config
-from ..presets import Reported, load_parameter_counts, load_preset, load_reported, preset_names
+from ..presets import (
+    Measured,
+    Reported,
+    load_measured,
+    load_parameter_counts,
+    load_preset,
+    load_reported,
+    preset_names,
+)
 
 _TITLE = "Presets: train DATA --preset NAME; presets NAME prints one to edit"
 
 
 def preset_rows() -> list[dict[str, Any]]:
-    """Return plain data of every preset, by name; `reported` is None if nothing was found."""
-    reported, parameters = load_reported(), load_parameter_counts()
-    return [_row(name, load_preset(name), parameters[name], reported.get(name)) for name in preset_names()]
+    """Return plain data of every preset, by name; `reported` is None if nothing was found, `measured` may be empty."""
+    reported, measured, parameters = load_reported(), load_measured(), load_parameter_counts()
+    return [
+        _row(name, load_preset(name), parameters[name], reported.get(name)) | {"measured": _steps(measured.get(name))}
+        for name in preset_names()
+    ]
+
+
+def _steps(measured: Sequence[Measured] | None) -> list[dict[str, Any]]:
+    steps = measured or []
+    return [dataclasses.asdict(step) | {"steps_per_second": round(step.steps_per_second, 2)} for step in steps]
 
 
 def _row(name: str, config: Config, parameters: int, reported: Reported | None) -> dict[str, Any]:
@@ -37,7 +53,7 @@ def _row(name: str, config: Config, parameters: int, reported: Reported | None) 
 
 def preset_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Make the table of presets for the terminal."""
-    columns = [column for column in rows[0] if column != "reported"]
+    columns = [column for column in rows[0] if column not in ("reported", "measured")]
     return _table(_TITLE, columns, [[_cell(row[column]) for column in columns] for row in rows])
 
 
@@ -72,10 +88,19 @@ def _reported_cells(reported: dict[str, Any] | None, sources: Sequence[str]) -> 
     return [f"{reported['nelbo']:.2f} {reported['unit']}", time, *others, numbers[reported["source"]]]
 
 
+def measured_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Make the table of what training steps took where they were measured."""
+    own = ("batch_size", "precision", "ms", "steps_per_second", "peak_mib", "card", "source")
+    cells = [[row["name"], *(_cell(step[key]) for key in own)] for row in rows for step in row["measured"]]
+    title = "Measured by this project: training steps on one GPU, recorded"
+    columns = ("name", "batch_size", "precision", "ms/step", "steps/s", "peak MiB", "GPU", "source")
+    return _table(title, columns, cells)
+
+
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in columns:
-        text = name in ("name", "time", "GPUs", "memory", "note", "source")
+        text = name in ("name", "time", "GPUs", "memory", "note", "source", "precision", "GPU")
         justify: Literal["left", "right"] = "left" if text else "right"
         table.add_column(name.replace("_", "\n"), justify=justify, no_wrap=not text or name == "name")
     for cells in rows:

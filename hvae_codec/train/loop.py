@@ -22,11 +22,13 @@ from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import copied_as, same_algorithms
 from ..progress import Progress
+from .accumulation import check_batch_size
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
+from .memory_probe import available_memory, check_memory
 from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
-from .recorded_step import GraphMode, make_step
+from .recorded_step import GraphMode, is_recorded, make_step
 from .run_files import RunFiles
 from .run_folder import Origin, RunLock, check_origin, start_run
 from .state import STATES, TrainState, load_state
@@ -102,8 +104,8 @@ def train(
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
     A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
-    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged;
-    `ModelError` if no state can be read, or another process trains this run.
+    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged, or
+    a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
     processes = processes or DistributedContext(device=options.device)
@@ -136,13 +138,7 @@ def train(
 def _check_processes(
     config: Config, training: ImageSource, validation: ImageSource, processes: DistributedContext
 ) -> None:
-    size, count = config.train.batch_size, processes.world_size
-    if size % count:
-        fitting = size + count - size % count
-        raise UsageError(
-            f"train.batch_size is {size}, the images a step of all {count} processes together, and no multiple of "
-            f"{count}; give --set train.batch_size={fitting}, or another number of processes"
-        )
+    check_batch_size(config.train, processes.world_size)
     own = (training.fingerprint, validation.fingerprint)
     if own != processes.run_on_main(lambda: own):
         raise UsageError(f"process {processes.rank} sees other images than process 0; give all the same data")
@@ -202,6 +198,7 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
+        self.check_memory()
         network = make_network(self.state.model, config.train, self.on_warning)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
         self.batches = BatchStream(
@@ -219,6 +216,14 @@ class _Loop:
                 self.files.open(tensorboard=options.tensorboard)
                 on_start(self.state.step)
             self.take_steps(on_step)
+
+    def check_memory(self) -> None:
+        """Raise `TrainingError` if a step does not fit into the GPU's memory, before anything is written."""
+        available = available_memory(self.state.model.device)
+        if available is not None:
+            recorded = is_recorded(self.options.graph, self.processes)
+            state = self.state
+            check_memory(state.model, state.optimizer, self.config, self.processes, available, recorded=recorded)
 
     def take_steps(self, on_step: OnStep) -> None:
         """Step until the last one, or until a process is asked to stop."""
@@ -307,7 +312,8 @@ class _Loop:
         # It shares its weights with the optimiser's average.
         model.load_state_dict(self.state.optimizer.named(self.state.optimizer.ema), assign=True)
         apply_pruning(model, self.config.pruning)
-        size, images = max(1, self.config.train.batch_size // self.processes.world_size), self.options.validation_images
+        train, images = self.config.train, self.options.validation_images
+        size = train.batch_size // (self.processes.world_size * train.accumulate)
         self.elbo = validate(model, self.validation, size, self.state.seed, images, self.processes)
         if self.processes.is_main:
             self.files.add_validation(self.elbo, images, model, self.validation)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import CONFIG_FILE, Config, config_to_dict
+from ..config import CONFIG_FILE, Config
 from ..data.sources import ImageSource
 from ..errors import DataError, ModelError
 from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
@@ -24,6 +24,9 @@ LOCK_FILE = ".lock"
 
 _FIXED = ("model.", "optimizer.name", "train.batch_size", "pruning.")
 """Keys of the configuration that states depend on: the shapes of their tensors, and which images a step sees."""
+
+_MEMORY = ("train.accumulate", "train.checkpoint_activations")
+"""Keys that decide how much memory a step takes, and change its numbers to rounding alone."""
 
 _BEGUN = {LOCK_FILE, ORIGIN_FILE} | {
     name for file in (CONFIG_FILE, ORIGIN_FILE) for name in (f"{file}.partial", f".{file}.lock")
@@ -117,15 +120,18 @@ def check_free(run: Path, beside: Collection[str] = ()) -> None:
 
 
 def check_same(run: Path, wanted: Config, seed: int) -> None:
-    """Raise `ModelError` if `run` was begun with another configuration or seed; a new run was with none."""
+    """Raise `ModelError` if `run` was begun with another configuration or seed; a new run was with none.
+
+    How much memory a step takes may change: a run may continue on a smaller GPU.
+    """
     if not (run / CONFIG_FILE).is_file():
         return
     origin, saved = read_origin(run), load_run_config(run)
     if origin is not None and origin.seed != seed:
         raise ModelError(f"{run} was begun with seed {origin.seed}, not {seed}; give that as --seed, or another --out")
-    old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
+    old, new = _flat(dataclasses.asdict(saved)), _flat(dataclasses.asdict(wanted))
     for name in sorted(old | new, key=lambda name: name.startswith("optimizer.")):  # its rates follow from the steps
-        if old.get(name) != new.get(name):
+        if name not in _MEMORY and old.get(name) != new.get(name):
             raise ModelError(
                 f"{run} was begun with {name} = {old.get(name)}, not {new.get(name)}; give what it was begun with, or "
                 "another --out"
@@ -148,7 +154,7 @@ def _check_existing(run: Path, saved: Config, wanted: Config, seed: int | None, 
 
 
 def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> None:
-    old, new = _flat(config_to_dict(saved)), _flat(config_to_dict(wanted))
+    old, new = _flat(dataclasses.asdict(saved)), _flat(dataclasses.asdict(wanted))
     for name in old | new:
         before, now = old.get(name), new.get(name)
         if before == now or (name == "train.precision" and before == "auto"):  # written before it was resolved
@@ -165,11 +171,11 @@ def _check_unchanged(run: Path, saved: Config, wanted: Config, resume: bool) -> 
 
 
 def _flat(value: Any, name: str = "") -> dict[str, object]:
-    """Give all values in mappings and lists their dotted names; the length of a list comes before its values."""
-    if not isinstance(value, Mapping | list):
+    """Give all values in mappings and tuples their dotted names; the length of a tuple comes before its values."""
+    if not isinstance(value, Mapping | tuple):
         return {name: value}
-    found: dict[str, object] = {f"{name} (number)": len(value)} if isinstance(value, list) else {}
-    for key, part in enumerate(value) if isinstance(value, list) else value.items():
+    found: dict[str, object] = {f"{name} (number)": len(value)} if isinstance(value, tuple) else {}
+    for key, part in enumerate(value) if isinstance(value, tuple) else value.items():
         found |= _flat(part, f"{name}.{key}" if name else str(key))
     return found
 

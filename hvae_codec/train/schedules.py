@@ -11,11 +11,11 @@ from ..config import Config, LossConfig, OptimizerConfig
 
 
 class StepNumbers(NamedTuple):
-    """What changes with the step: numbers, or scalar tensors, which a recorded step reads anew each time."""
+    """What changes with the step; rate and weight may be scalar tensors, which a recorded step reads anew each time."""
 
     learning_rate: float | Tensor
     kl_weight: float | Tensor
-    balanced: bool | Tensor  # whether the groups' KL is balanced
+    balanced: bool  # whether the groups' KL is balanced
 
     @classmethod
     def at(cls, config: Config, step: int) -> StepNumbers:

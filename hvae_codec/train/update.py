@@ -81,12 +81,19 @@ def update(
     loss = training_loss(terms, config.model, config.loss, numbers, mean_over_processes)
     optimizer.backward(loss)
     optimizer.average(mean_over_processes)
+    return apply_gradients(optimizer, config, numbers, loss, terms)
+
+
+@torch.no_grad()
+def apply_gradients(
+    optimizer: FlatOptimizer, config: Config, numbers: StepNumbers, loss: Tensor, terms: Terms
+) -> StepResult:
+    """Update the weights by the gradients that `optimizer` holds of `loss`, whose terms of all images are `terms`."""
     norm, skipped = optimizer.step(numbers.learning_rate)
-    with torch.no_grad():
-        bits = config.model.nats_per_bit_dim
-        bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
-        bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
-        rate, distortion = terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits
+    bits = config.model.nats_per_bit_dim
+    bad = ~torch.isfinite(terms.nll + terms.kl.sum(dim=0))
+    bad_image = torch.where(bad.any(), bad.int().argmax(), -1)
+    rate, distortion = terms.kl.mean(dim=1) / bits, terms.nll.mean() / bits
     return StepResult(loss.detach(), rate, distortion, norm, skipped, bad_image)
 
 
@@ -102,13 +109,15 @@ def training_loss(
     The alphas are those of all processes' images, which `mean_over_processes` averages over.
     """
     distortion = terms.nll.mean() / model.image_dims
-    kl = terms.kl.mean(dim=1) / model.image_dims
-    if numbers.balanced is not False:
-        alphas = balance(mean_over_processes(kl.detach()), model, loss)
-        if isinstance(numbers.balanced, Tensor):
-            alphas = torch.where(numbers.balanced, alphas, 1.0)
-        kl = kl * alphas
+    kl = mean_kl(terms, model)
+    if numbers.balanced:
+        kl = kl * balance(mean_over_processes(kl.detach()), model, loss)
     return distortion + numbers.kl_weight * kl.sum()
+
+
+def mean_kl(terms: Terms, model: ModelConfig) -> Tensor:
+    """Average each group's KL over the images, [groups], nats/dim."""
+    return terms.kl.mean(dim=1) / model.image_dims
 
 
 def balance(kl: Tensor, model: ModelConfig, loss: LossConfig) -> Tensor:
