@@ -21,12 +21,13 @@ from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import same_algorithms
+from ..model.recorded import GraphMode
 from ..progress import Progress
 from .batches import CACHE_BYTES, BatchStream, default_workers
 from .interrupt import Interruptible
 from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
-from .recorded_step import GraphMode, make_step
+from .recorded_step import make_step
 from .run_files import RunFiles
 from .run_folder import Origin, RunLock, check_origin, start_run
 from .state import STATES, TrainState, load_state
