@@ -75,7 +75,7 @@ def command(
     step: Step = None,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:

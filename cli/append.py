@@ -39,7 +39,7 @@ def command(
     worker_option: WorkerOption = "",
     model: Model = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:

@@ -34,7 +34,7 @@ def command(
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
 ) -> None:
     """Decode the images of a store, under their own names.
 

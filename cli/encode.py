@@ -91,7 +91,7 @@ def command(
     overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:

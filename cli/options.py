@@ -62,7 +62,14 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=config.LARGEST_SEED, help="Seed of everything random.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass through the model.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Images per pass through the model (64; on a GPU 256, or fewer if they are larger than 64 pixels).",
+    ),
+]
 Codec = Annotated[
     CodecName,
     typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),

@@ -61,7 +61,7 @@ def command(
     graph: train_options.Graph = train_options.GraphName.auto,
     deterministic: train_options.Deterministic = False,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: train_options.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:

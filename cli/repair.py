@@ -20,7 +20,7 @@ def command(
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:

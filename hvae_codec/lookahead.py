@@ -48,3 +48,17 @@ def map_ahead(
 def write_behind(write: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """Yield `write` of each of `items`, called in order by one thread while the next items are made."""
     return map_ahead(write, items, threads=1, waiting=2, name="write behind", eager=True)
+
+
+def fetched_behind(started: Iterable[Callable[[], Result]], waiting: int = 1) -> Generator[Result]:
+    """Yield what each of `started` gives, in order, when the next `waiting` ones have been started.
+
+    For a device that computes by itself: it always has something to do while the host fetches and uses results.
+    """
+    pending: deque[Callable[[], Result]] = deque()
+    for fetch in started:
+        pending.append(fetch)
+        if len(pending) > waiting:
+            yield pending.popleft()()
+    while pending:
+        yield pending.popleft()()

@@ -25,6 +25,7 @@ from .choices import (
 )
 from .likelihood import make_likelihood
 from .precision import full_float32
+from .recorded import Recording
 from .temperature import Temperature, group_temperatures
 from .top_down import Choose, TopDown, TopDownBlock
 
@@ -68,6 +69,8 @@ class HVAE(nn.Module):
         """Of each group what pruning left, True = keep, if its run was pruned and is whole; see `prune_to`."""
         self.kept: Kept | None = None
         """The same in numbers."""
+        self.recording = Recording()
+        """Which work on its batches is recorded as a CUDA graph."""
 
     @property
     def device(self) -> torch.device:
