@@ -38,6 +38,14 @@ class CountName(StrEnum):
     variates = "variates"
 
 
+class GraphName(StrEnum):
+    """Whether work is recorded as a CUDA graph."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class SplitName(StrEnum):
     """Part of a data set."""
 
@@ -68,6 +76,12 @@ BatchSize = Annotated[
         "--batch-size",
         min=1,
         help="Images per pass through the model (64; on a GPU 256, or fewer if they are larger than 64 pixels).",
+    ),
+]
+Graph = Annotated[
+    GraphName,
+    typer.Option(
+        "--graph", help="Record the work on a batch as a CUDA graph and replay it for the next ones; auto: on a GPU."
     ),
 ]
 Codec = Annotated[
