@@ -47,13 +47,11 @@ class BatchDecoder:
     def __init__(self, coder: LatentCoder | LatentDecoder, size: int) -> None:
         self.coder, self.size = coder, size
         self._device = coder.model.device
-        self.fills_up = self._device.type != "cpu"
-        """Whether batches are filled up to `size`; a CPU rounds alike in all, and its time is the images'."""
 
     @property
-    def waiting(self) -> int:
-        """Batches that are started before an earlier one is fetched; a CPU has computed them when they are started."""
-        return 0 if self._device.type == "cpu" else 1
+    def on_gpu(self) -> bool:
+        """Whether batches are filled up, and the next one is started before one is fetched; a CPU's time is theirs."""
+        return self._device.type != "cpu"
 
     @cached_property
     def _decode(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -92,10 +90,10 @@ class BatchDecoder:
 
     def fetched(self, started: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         """Fetch each of `started`, which starts batches when it is iterated over, while the device has more to do."""
-        return fetched_behind(started, self.waiting)
+        return fetched_behind(started, waiting=1 if self.on_gpu else 0)
 
     def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
-        missing = self.size - len(batch) if self.fills_up else 0
+        missing = self.size - len(batch) if self.on_gpu else 0
         return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
 

@@ -82,7 +82,7 @@ class MaskedElbo:
         for mask in masks:
             mask.check_fits(model)
         self.model, self.masks = model, masks
-        self._kept = [kept_of(mask.tensors(model.device)) for mask in masks]
+        self._kept = [kept_of(mask.tensors("cpu"), model.device) for mask in masks]
 
     @torch.no_grad()
     @full_float32()
