@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, StoreError
-from ..lookahead import map_ahead, write_behind
+from ..lookahead import write_behind
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
 from ..model.decoder import Decoder, decoder_hash
@@ -124,16 +125,19 @@ class _PngFiles:
         """Write each of `batches`, from image `done`, and yield how many images that were."""
         targets = (folder / target for target in self._targets[done:])
 
-        def write(pngs: list[bytes]) -> int:
-            for png, target in zip(pngs, targets, strict=False):
-                _save(png, target)
-            return len(pngs)
+        # Files appear in order, from one thread. Compression takes longer, and has its own threads if there are cores.
+        threads = min(PNG_THREADS, (os.cpu_count() or 1) // 2)
+        with ThreadPoolExecutor(max(threads, 1), "compress PNG") as pool:
 
-        # Files appear in order, from one thread. Compression takes longer than that, and more threads help.
-        threads = max(1, min(PNG_THREADS, (os.cpu_count() or 1) // 2))
-        compressed = map_ahead(_pngs, batches, threads=threads, waiting=threads, name="compress PNG", eager=True)
-        with closing(compressed), closing(write_behind(write, compressed)) as counts:
-            yield from counts
+            def write(batch: NDArray[np.uint8]) -> int:
+                images = _channels_last(batch)
+                pngs = pool.map(_png, images) if threads > 1 else map(_png, images)
+                for png, target in zip(pngs, targets, strict=False):
+                    _save(png, target)
+                return len(batch)
+
+            with closing(write_behind(write, batches)) as counts:
+                yield from counts
 
 
 def _is_whole(png: Path) -> bool:
@@ -146,12 +150,8 @@ def _is_whole(png: Path) -> bool:
         return False
 
 
-def _pngs(batch: NDArray[np.uint8]) -> list[bytes]:
-    """Compress each image of uint8 [B, C, H, W]."""
-    return [_png(pixels) for pixels in _channels_last(batch)]
-
-
 def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Compress an image, uint8 [H, W, C]."""
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
     return file.getvalue()
