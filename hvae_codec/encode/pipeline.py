@@ -51,6 +51,8 @@ from .sketch import SKETCH, sketch
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
+GPU_WRITERS = 4  # threads that write row groups
+
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
@@ -280,8 +282,10 @@ def write_row_groups(writer: StoreWriter, encoder: ImageEncoder, progress: Progr
         return len(writer.rows(row_group[0]))
 
     encoded = _row_groups(writer, encoder, pending, start)
+    # A GPU makes row groups faster than one thread compresses them; a CPU's threads are busy.
+    writers = GPU_WRITERS if encoder.batches_of.on_gpu else 1
     # Closed at once, also on an error: their threads must not outlive the call.
-    with closing(encoded), closing(write_behind(write, encoded)) as written:
+    with closing(encoded), closing(write_behind(write, encoded, writers)) as written:
         for images in written:
             done += images
             if progress is not None:
