@@ -47,7 +47,7 @@ def map_ahead(
 
 
 def write_behind(write: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Generator[Result]:
-    """Yield `write` of each of `items`, called by `threads` threads while the next items are made; one calls in order."""
+    """Yield `write` of each of `items`, called by `threads` threads, one in order, while the next items are made."""
     return map_ahead(write, items, threads=threads, waiting=max(threads, 2), name="write behind", eager=True)
 
 

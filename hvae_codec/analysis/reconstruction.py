@@ -76,6 +76,7 @@ class ReconstructionMeter:
     def results(self, processes: DistributedContext | None = None) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
         """Return the examples' originals, uint8 [n, C, H, W], and each coder's figures, of all processes' images."""
         self._wait()
+        self._pool.shutdown()
         total = (processes or DistributedContext()).all_reduce_sum
         quality = total(torch.from_numpy(self._quality)).numpy()
         sizes = total(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()
