@@ -90,7 +90,7 @@ def encoded(coder: LatentCoder, images: torch.Tensor, batch: int) -> Codes:
 def recorded(coder: LatentCoder, images: torch.Tensor, batch: int) -> Codes:
     """As commands encode: the last batch is filled up, and from the second one on a recording is replayed."""
     batches = BatchCoder(coder, batch)
-    parts = [batches.stored(batches.start_encoding(part.numpy())) for part in images.split(batch)]
+    parts = [batches.start_encoding(part.numpy()).stored() for part in images.split(batch)]
     return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
 
 
@@ -163,7 +163,7 @@ def coding(model: HVAE, config: Config, stats: KLStats, batch: int) -> dict[str,
         batches = BatchCoder(coder_of(model, stats, keep), batch)
 
         def encode(batches: BatchCoder = batches) -> Codes:
-            return batches.stored(batches.start_encoding(pixels))
+            return batches.start_encoding(pixels).stored()
 
         stored = encode()
         found[f"encode {keep:.0%}"] = batch, encode

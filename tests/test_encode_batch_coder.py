@@ -82,8 +82,8 @@ def test_an_image_has_the_same_codes_in_every_batch(like_a_gpu, stats, photo_pat
     """The last, partial one too, and whatever it was filled up with."""
     coder = coder_of(like_a_gpu, stats, codec, granularity)
     batches = BatchCoder(coder, SIZE)
-    whole = batches.stored(batches.start_encoding(photo_patches[:SIZE]))
-    some = batches.stored(batches.start_encoding(photo_patches[:3]))
+    whole = batches.start_encoding(photo_patches[:SIZE]).stored()
+    some = batches.start_encoding(photo_patches[:3]).stored()
     direct = coder.encode(torch.from_numpy(photo_patches[:SIZE]))
     for resolution, numbers in whole.items():
         assert numbers.shape == (SIZE, *coder.columns.item(resolution))
@@ -103,7 +103,7 @@ def test_on_a_cpu_nothing_is_filled_up(tiny_model, stats, photo_patches, channel
         few = np.ascontiguousarray(few.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     batch = batches.start_encoding(few)
     assert len(batch.images) == 3
-    for resolution, numbers in batches.stored(batch).items():
+    for resolution, numbers in batch.stored().items():
         np.testing.assert_array_equal(numbers, coder.encode(torch.from_numpy(few))[resolution])
 
 

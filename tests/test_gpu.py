@@ -152,9 +152,9 @@ def test_the_last_batch_has_the_codes_of_full_ones(tiny_run: Path, photo_patches
     stats, codec = kl_stats(model, photo_patches), IntCodec()
     mask = LatentMask.from_keep(stats, 0.3)
     batches = BatchCoder(LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)), 16)
-    whole = batches.stored(batches.start_encoding(photo_patches[:16]))
+    whole = batches.start_encoding(photo_patches[:16]).stored()
     for count in (1, 5, 16):
-        some = batches.stored(batches.start_encoding(photo_patches[:count]))
+        some = batches.start_encoding(photo_patches[:count]).stored()
         assert all(np.array_equal(numbers, whole[r][:count]) for r, numbers in some.items())
 
 

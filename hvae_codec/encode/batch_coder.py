@@ -33,12 +33,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch whose codes are computed or on their way; the tensors hold until the next batch is started."""
+    """A batch whose codes are on their way; its tensors hold until the next batch is started."""
 
     images: Tensor  # uint8 [size, C, H, W], filled up, on the device
     activations: Activations  # of these
-    rows: Arriving  # packed stored numbers, of these
-    count: int  # images, without those that fill up
+    stored: Callable[[], Stored]  # waits for the stored numbers of the images, without those that fill up
 
 
 class BatchDecoder:
@@ -118,8 +117,5 @@ class BatchCoder(BatchDecoder):
     def start_encoding(self, pixels: NDArray[np.uint8]) -> EncodedBatch:
         """Start to encode uint8 `pixels` [B, C, H, W]."""
         images, activations, rows = self._encode(torch.from_numpy(self._filled(pixels)))
-        return EncodedBatch(images, activations, Arriving(rows), len(pixels))
-
-    def stored(self, batch: EncodedBatch) -> Stored:
-        """Wait for the stored numbers of a batch, by resolution."""
-        return self.coder.packing.unpack(batch.rows.numpy()[: batch.count])
+        arriving, count = Arriving(rows), len(pixels)
+        return EncodedBatch(images, activations, lambda: self.coder.packing.unpack(arriving.numpy()[:count]))

@@ -1,8 +1,10 @@
-"""All stored numbers of an image in one row, so that a batch goes to a GPU, or comes from it, in one copy.
+"""All stored numbers of an image in one row:
 
-z1   [B, columns, 1, 1] ──┐
-z8   [B, columns, 8, 8] ──┼── rows [B, all columns at all positions]
-z16  [B, columns, 16, 16]─┘
+    z1   [B, columns, 1, 1] ───┐
+    z8   [B, columns, 8, 8] ───┼── rows [B, all columns at all positions]
+    z16  [B, columns, 16, 16] ─┘
+
+A batch goes to a GPU, or comes from it, in one copy.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def finish_store(
 class ImageEncoder:
     """Encodes images of a source, in batches that row groups are whole numbers of."""
 
-    batches_of: BatchCoder
+    batch_coder: BatchCoder
     source: ImageSource
     evaluate: bool = False  # whether each image's rate and distortion, bits/dim, are measured
     seed: int = 0  # of the noise that these are measured with
@@ -207,12 +207,12 @@ class ImageEncoder:
     @property
     def coder(self) -> LatentCoder:
         """What encodes."""
-        return self.batches_of.coder
+        return self.batch_coder.coder
 
     @property
     def batch_size(self) -> int:
         """Images through the model at once."""
-        return self.batches_of.size
+        return self.batch_coder.size
 
     @property
     def per_image(self) -> tuple[str, ...]:
@@ -227,27 +227,28 @@ class ImageEncoder:
         """The same batch by batch; files are decoded ahead."""
         with closing(self.source.batches(self.batch_size, start=rows.start, stop=rows.stop)) as batches:
             numbered = zip(rows[:: self.batch_size], batches, strict=True)
-            yield from self.batches_of.fetched(itertools.starmap(self._start, numbered))
+            yield from self.batch_coder.fetched(itertools.starmap(self._start, numbered))
 
     def _start(self, first: int, pixels: NDArray[np.uint8]) -> Callable[[], tuple[Stored, PerImage]]:
         """Start to encode and to measure a batch; the function returned waits for that."""
-        batch = self.batches_of.start_encoding(pixels)
-        terms = Arriving(self._terms(batch, first)) if self.evaluate else None
+        batch = self.batch_coder.start_encoding(pixels)
+        count, stored_of = len(pixels), batch.stored  # not the batch: its activations are large
+        terms = Arriving(self._terms(batch, first, count)) if self.evaluate else None
 
         def fetch() -> tuple[Stored, PerImage]:
-            stored, per_image = self.batches_of.stored(batch), PerImage()
+            stored, per_image = stored_of(), PerImage()
             if terms is not None:
-                (measured,) = finite_terms(terms.numpy()[:, :, : batch.count])
+                (measured,) = finite_terms(terms.numpy()[:, :, :count])
                 per_image = dict(zip(("rate", "distortion"), measured, strict=True))
             if self.verify:
-                per_image[SKETCH] = sketch(self.batches_of.decode_checked(stored))
+                per_image[SKETCH] = sketch(self.batch_coder.decode_checked(stored))
             return stored, per_image
 
         return fetch
 
-    def _terms(self, batch: EncodedBatch, first: int) -> Tensor:
-        """Compute rate and distortion, bits/dim, of images the first of which is number `first`: [1, 2, size]."""
-        keys = image_keys(self.source, slice(first, first + batch.count), self.seed)
+    def _terms(self, batch: EncodedBatch, first: int, count: int) -> Tensor:
+        """Compute rate and distortion, bits/dim, of `count` images from number `first` on: [1, 2, size]."""
+        keys = image_keys(self.source, slice(first, first + count), self.seed)
         keys += keys[-1:] * (len(batch.images) - len(keys))
         noise = keyed_noise(self.coder.model.config, keys, self.coder.model.device)
         return self._elbo(batch.activations, batch.images, noise)
@@ -283,7 +284,7 @@ def write_row_groups(writer: StoreWriter, encoder: ImageEncoder, progress: Progr
 
     encoded = _row_groups(writer, encoder, pending, start)
     # A GPU makes row groups faster than one thread compresses them; a CPU's threads are busy.
-    writers = GPU_WRITERS if encoder.batches_of.on_gpu else 1
+    writers = GPU_WRITERS if encoder.batch_coder.on_gpu else 1
     # Closed at once, also on an error: their threads must not outlive the call.
     with closing(encoded), closing(write_behind(write, encoded, writers)) as written:
         for images in written:

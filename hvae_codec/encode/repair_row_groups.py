@@ -74,7 +74,7 @@ class RowGroupRepairer:
         damaged = [name for name in self.store.own_figures if not self._is_whole(name, rows)]
         measured: PerImage = {}
         if SKETCH in damaged:
-            measured[SKETCH] = sketch(encoder.batches_of.decode_checked(stored))
+            measured[SKETCH] = sketch(encoder.batch_coder.decode_checked(stored))
         if {*EVALUATED} & {*damaged}:
             measured |= replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
         files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured}
