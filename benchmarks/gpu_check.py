@@ -41,7 +41,7 @@ LIMITS = {
     "same": 90,
     "resume": 75,
     "tests": 60,
-    "speed": 75,
+    "speed": 150,
     "ddp": 40,
     "codes": 110,
     "compile": 300,

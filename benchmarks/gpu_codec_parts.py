@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import torch
 from gpu_cases import Cases, forget_memory, on_gpu, pictures, times, trained
 from numpy.typing import NDArray
 
+from hvae_codec.analysis.evaluation import evaluate
 from hvae_codec.config import Config
-from hvae_codec.encode import coder as coder_module
+from hvae_codec.encode.batch_coder import BatchCoder
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.decode_to_files import decode_to_folder
 from hvae_codec.encode.pipeline import EncodeOptions, encode_images
@@ -23,7 +25,7 @@ from hvae_codec.model.gaussian import DiagonalGaussian
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.image_noise import ImageNoise
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.model.precision import full_float32
+from hvae_codec.model.recorded import Recording
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import sweep
@@ -57,6 +59,7 @@ def compared(model: HVAE, images: torch.Tensor, stats: KLStats, granularity: str
     here, there = (coder_of(m, stats, keep, granularity) for m in (model, on_cpu(model)))
     whole = min(64, len(images))
     own, cpu = encoded(here, images, whole), encoded(there, images, whole)
+    last = {r: numbers[:3] for r, numbers in own.items()}
     a, b = (decoded(coder, own, whole) for coder in (here, there))
     levels = (model.likelihood.to_pixels(a).int() - model.likelihood.to_pixels(b).int()).abs()
     return {
@@ -64,7 +67,9 @@ def compared(model: HVAE, images: torch.Tensor, stats: KLStats, granularity: str
         "kept_dims": here.mask.kept_dims,
         "equal_to_cpu": equal_share(own, cpu),
         "equal_again": equal_share(own, encoded(here, images, whole)),
+        "equal_recorded": equal_share(own, recorded(here, images, whole)),
         "equal_by_batch_size": {n: equal_share(own, encoded(here, images, n)) for n in (3, len(images) // 2 + 1)},
+        "equal_filled_up": equal_share(last, recorded(here, images[:3], whole)),
         "decoded_most": float((a - b).abs().max()),
         "levels_equal": float((levels == 0).float().mean()),
         "levels_most": int(levels.max()),
@@ -82,6 +87,13 @@ def encoded(coder: LatentCoder, images: torch.Tensor, batch: int) -> Codes:
     return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
 
 
+def recorded(coder: LatentCoder, images: torch.Tensor, batch: int) -> Codes:
+    """As commands encode: the last batch is filled up, and from the second one on a recording is replayed."""
+    batches = BatchCoder(coder, batch)
+    parts = [batches.start_encoding(part.numpy()).stored() for part in images.split(batch)]
+    return {r: np.concatenate([part[r] for part in parts]) for r in parts[0]}
+
+
 def decoded(coder: LatentCoder, stored: Codes, batch: int) -> torch.Tensor:
     count = len(next(iter(stored.values())))
     starts = range(0, count, batch)
@@ -94,54 +106,77 @@ def equal_share(a: Codes, b: Codes) -> float:
 
 # --- images a second -------------------------------------------------------------------------------------------------
 
+BATCHES = 4  # that statistics are measured on: the first is launched, the second recorded, the others replayed
+
 
 def speed(options: Options, cases: Cases) -> None:
-    models = {}
     for name in reversed(options.presets):
         model, config = trained(options, name, 2 if options.small else 40, 2 if options.small else 32)
         stats = kl_stats(model, pictures(4 if options.small else 256, config), batch_size=256)
-        models[name] = (model, config, stats)
-        for batch in (2,) if options.small else (64, 256):
+        batches, graphs = ((2,) if options.small else (256, 64)), ("recorded", "launched")
+        # What matters most comes first, as time may run out.
+        for batch, graph in itertools.product(batches, graphs if on_gpu(options.device) else graphs[1:]):
             forget_memory(options.device)
-            cases.run(f"{name} b{batch}", lambda b=batch, m=models[name]: rates(options, *m, b))
-        cases.run(f"{name} store", lambda m=models[name]: store_rates(options, *m))
-    for name, (model, config, stats) in models.items() if on_gpu(options.device) else ():
-        images = torch.from_numpy(pictures(64, config)).to(options.device)
-        coder = coder_of(model, stats, 0.03)
-        cases.run(f"{name} b64 encode 3% recorded", lambda c=coder, i=images: recorded_rate(c, i))
+            model.recording = Recording("on" if graph == "recorded" else "off", fail)
+            told = options, model, config, stats, batch
+            if batch == batches[0]:
+                cases.run(f"{name} b{batch} {graph} store", lambda t=told: store_rates(*t))
+            cases.run(f"{name} b{batch} {graph}", lambda t=told, g=graph: rates(*t, bare=g == "launched"))
 
 
-def rates(options: Options, model: HVAE, config: Config, stats: KLStats, batch: int) -> dict[str, Any]:
-    """Images a second of each operation, the best of a few rounds."""
+def fail(warning: str) -> None:
+    """A recording that fails is an error here."""
+    raise RuntimeError(warning)
+
+
+def rates(options: Options, model: HVAE, config: Config, stats: KLStats, batch: int, *, bare: bool) -> dict[str, Any]:
+    """Images a second of each operation, the best of a few rounds; with `bare` also of what is never recorded."""
     found: dict[str, Any] = {}
-    for name, work in operations(options, model, config, stats, batch).items():
-        found[name] = round(batch / min(times(work, options.device, 1 if options.small else 4, 1.0)), 1)
+    works = coding(model, config, stats, batch) | statistics(options, model, config, stats, batch)
+    works |= bare_passes(options, model, config, batch) if bare else {}
+    for name, (images, work) in works.items():
+        found[name] = round(images / min(times(work, options.device, 1 if options.small else 4, 1.0)), 1)
     if on_gpu(options.device):
         found["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return found
 
 
-def operations(
-    options: Options, model: HVAE, config: Config, stats: KLStats, batch: int
-) -> dict[str, Callable[[], Any]]:
-    pixels = pictures(batch, config)
-    images = torch.from_numpy(pixels)
-    found: dict[str, Callable[[], Any]] = {
-        "reconstruct": lambda: model.reconstruct(images),
-        "elbo": lambda: model.elbo(images),
+Work = tuple[int, Callable[[], Any]]
+"""Images, and what is done with them."""
+
+
+def bare_passes(options: Options, model: HVAE, config: Config, batch: int) -> dict[str, Work]:
+    images, keys = torch.from_numpy(pictures(batch, config)), [(0, 1, i) for i in range(batch)]
+    return {
+        "reconstruct": (batch, lambda: model.reconstruct(images)),
+        "elbo": (batch, lambda: model.elbo(images)),
+        "noise on the device": (batch, lambda: keyed_noise(config.model, keys, options.device)),
+        "noise of evaluate": (batch, lambda: [*map(ImageNoise(0, range(batch)), noise_groups(model, batch))]),
+        "evaluate": (batch, lambda: evaluate(model, images, batch_size=batch)),
     }
+
+
+def coding(model: HVAE, config: Config, stats: KLStats, batch: int) -> dict[str, Work]:
+    """Batches encoded and decoded, one after the other: nothing is fetched behind, nor read or written."""
+    pixels, found = pictures(batch, config), {}
     for keep in (0.03, 1.0):
-        coder = coder_of(model, stats, keep)
-        stored = coder.encode(images)
-        found[f"encode {keep:.0%}"] = lambda coder=coder: coder.encode(images)
-        found[f"decode {keep:.0%}"] = lambda coder=coder, stored=stored: coder.decode_pixels(stored).cpu()
-    masks = [LatentMask.from_keep(stats, keep) for keep in (0.03, 1.0)]
-    keys = [(0, 1, i) for i in range(batch)]
-    return found | {
-        "KL statistics": lambda: kl_stats(model, pixels, batch_size=batch),
-        "sweep of 2 masks": lambda: sweep(model, pixels, masks, batch_size=batch),
-        "noise on the device": lambda: keyed_noise(config.model, keys, options.device),
-        "noise of evaluate": lambda: [*map(ImageNoise(0, range(batch)), noise_groups(model, batch))],
+        batches = BatchCoder(coder_of(model, stats, keep), batch)
+
+        def encode(batches: BatchCoder = batches) -> Codes:
+            return batches.start_encoding(pixels).stored()
+
+        stored = encode()
+        found[f"encode {keep:.0%}"] = batch, encode
+        found[f"decode {keep:.0%}"] = batch, lambda batches=batches, stored=stored: batches.start(stored)()
+    return found
+
+
+def statistics(options: Options, model: HVAE, config: Config, stats: KLStats, batch: int) -> dict[str, Work]:
+    images = (2 if options.small else BATCHES) * batch
+    pixels, masks = pictures(images, config), [LatentMask.from_keep(stats, keep) for keep in (0.03, 1.0)]
+    return {
+        "KL statistics": (images, lambda: kl_stats(model, pixels, batch_size=batch)),
+        "sweep of 2 masks": (images, lambda: sweep(model, pixels, masks, batch_size=batch)),
     }
 
 
@@ -153,49 +188,17 @@ def noise_groups(model: HVAE, batch: int) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(index=index, prior=DiagonalGaussian(like, like))
 
 
-def recorded_rate(coder: LatentCoder, images: torch.Tensor) -> dict[str, Any]:
-    """What encoding could do if it was recorded as a CUDA graph, which it is not: an estimate of the launches' cost."""
-
-    @torch.no_grad()
-    @full_float32()
-    def record() -> Any:
-        choose, last = coder_module._EncodeChooser(coder), coder.mask.groups_needed - 1
-        activations = coder.model.activations(images)
-        state = coder.model.top_down.run_groups(activations, choose, len(images), range(last))
-        choose.store(coder.model.top_down.group(activations, last, state))
-        return choose
-
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        expected = record().stored()
-        with torch.cuda.graph(graph, stream=stream):
-            choose = record()
-    torch.cuda.current_stream().wait_stream(stream)
-
-    def replay() -> Codes:
-        graph.replay()
-        return choose.stored()
-
-    seconds = min(times(replay, "cuda", 4, 1.0))
-    return {"images_per_second": round(len(images) / seconds, 1), "equal": equal_share(expected, replay()) == 1.0}
-
-
-def store_rates(options: Options, model: HVAE, config: Config, stats: KLStats) -> dict[str, Any]:
-    """A whole store, written and decoded, files and all."""
-    count = 8 if options.small else 2048
-    pixels, mask, found = pictures(count, config), LatentMask.from_keep(stats, 0.03), {}
-    for batch in (4,) if options.small else (64, 256):
-        path, folder = options.work / "check.zarr", options.work / "decoded"
+def store_rates(options: Options, model: HVAE, config: Config, stats: KLStats, batch: int) -> dict[str, Any]:
+    """A whole store, written and decoded to an array and to PNG files, reading and writing included."""
+    count, mask = 8 if options.small else 2048, LatentMask.from_keep(stats, 0.03)
+    path, folder, pixels = options.work / "check.zarr", options.work / "decoded", pictures(count, config)
+    started = time.perf_counter()
+    store = encode_images(model, pixels, str(path), mask=mask, stats=stats, options=EncodeOptions(batch_size=batch))
+    found = {"encode": round(count / (time.perf_counter() - started), 1)}
+    for kind in ("npy", "png"):
         started = time.perf_counter()
-        store = encode_images(model, pixels, str(path), mask=mask, stats=stats, options=EncodeOptions(batch_size=batch))
-        middle = time.perf_counter()
-        decode_to_folder(store, model, folder, file_format="npy", batch_size=batch)
-        ended = time.perf_counter()
-        found[f"b{batch}"] = {
-            "encode": round(count / (middle - started), 1),
-            "decode": round(count / (ended - middle), 1),
-        }
-        for place in (path, folder):
-            shutil.rmtree(place)
+        decode_to_folder(store, model, folder, file_format=kind, batch_size=batch)
+        found[f"decode to {kind}"] = round(count / (time.perf_counter() - started), 1)
+        shutil.rmtree(folder)
+    shutil.rmtree(path)
     return found

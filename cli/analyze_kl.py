@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_source, report_splits, show, stages, warn_unfinished
+from .display import console, interruptible, report_source, report_splits, show, stages, warn, warn_unfinished
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -21,6 +21,8 @@ from .options import (
     DeviceOption,
     Granularity,
     GranularityName,
+    Graph,
+    GraphName,
     Model,
     Seed,
     SkipBroken,
@@ -75,7 +77,8 @@ def command(
     step: Step = None,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
+    graph: Graph = GraphName.auto,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
@@ -104,20 +107,24 @@ def command(
         batch_size=batch_size,
         seed=seed,
     )
-    _analyze(plan, data, model, out, device, skip_broken)
+    _analyze(plan, data, model, out, device, graph, skip_broken)
 
 
-def _analyze(plan: AnalysisPlan, data: Path, model: Path, out: Path | None, device: str, skip_broken: bool) -> None:
+def _analyze(
+    plan: AnalysisPlan, data: Path, model: Path, out: Path | None, device: str, graph: GraphName, skip_broken: bool
+) -> None:
     from hvae_codec.analysis.plan import run_analysis
     from hvae_codec.analysis.ranking_file import FOLDER
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.model.recorded import Recording
     from hvae_codec.report.analysis_files import check_folder
 
     reuse_freed_memory()
     with distributed_session(device) as processes:
         hvae = load_model(model, processes.device)
+        hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
         if processes.is_main:
             warn_unfinished(hvae)
         config, run = hvae.config, hvae.run or model

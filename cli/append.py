@@ -14,6 +14,8 @@ from .options import (
     BatchSize,
     Data,
     DeviceOption,
+    Graph,
+    GraphName,
     Seed,
     SkipBroken,
     Split,
@@ -39,7 +41,8 @@ def command(
     worker_option: WorkerOption = "",
     model: Model = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
+    graph: Graph = GraphName.auto,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
@@ -52,6 +55,7 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
+    from hvae_codec.model.recorded import Recording
     from hvae_codec.report.about import store_table, worker_sentence
 
     with distributed_session(device, worker_option) as processes:
@@ -59,6 +63,7 @@ def command(
         opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
         reuse_freed_memory()
         hvae = opened.load_model(processes.device, model)
+        hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:

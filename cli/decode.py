@@ -11,8 +11,8 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import CONTINUES, console, interruptible, stages
-from .options import BatchSize, DeviceOption, StoreArgument, torch_device
+from .display import CONTINUES, console, interruptible, stages, warn
+from .options import BatchSize, DeviceOption, Graph, GraphName, StoreArgument, torch_device
 
 
 class FormatName(StrEnum):
@@ -34,7 +34,8 @@ def command(
         typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
     ] = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
+    graph: Graph = GraphName.auto,
 ) -> None:
     """Decode the images of a store, under their own names.
 
@@ -43,6 +44,7 @@ def command(
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.decode_to_files import decode_to_folder
     from hvae_codec.encode.encoded_store import open_store
+    from hvae_codec.model.recorded import Recording
     from hvae_codec.report.counts import count as counted
     from hvae_codec.storage.location import location_of
 
@@ -53,6 +55,7 @@ def command(
     wanted = parse_range(images, len(opened))
     reuse_freed_memory()
     hvae = opened.load_decoder(torch_device(device), model)
+    hvae.recording = Recording(graph.value, warn)
     with interruptible(CONTINUES), stages() as stage:
         count = decode_to_folder(
             opened,

@@ -35,6 +35,8 @@ from .options import (
     DeviceOption,
     Granularity,
     GranularityName,
+    Graph,
+    GraphName,
     Model,
     Seed,
     SkipBroken,
@@ -67,6 +69,7 @@ class EncodeRequest:
     evaluated_images: int | None
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
+    graph: GraphName
 
 
 def command(
@@ -91,7 +94,8 @@ def command(
     overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
+    graph: Graph = GraphName.auto,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
@@ -116,7 +120,7 @@ def command(
         verify=verify,
     )
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
-    request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options)
+    request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
     _run(request, data, model, device, worker_option, skip_broken)
 
 
@@ -124,6 +128,7 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.model.recorded import Recording
     from hvae_codec.store.open_writer import check_location
 
     reuse_freed_memory()
@@ -132,6 +137,7 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
         if not worker_option:
             processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
         model = load_model(run, processes.device)
+        model.recording = Recording(request.graph.value, warn if processes.is_main else lambda _: None)
         if processes.is_main and not worker.number:
             warn_unfinished(model)
         config = model.config

@@ -44,7 +44,7 @@ def command(
     as_json: AsJson = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:

@@ -38,6 +38,14 @@ class CountName(StrEnum):
     variates = "variates"
 
 
+class GraphName(StrEnum):
+    """Whether work is recorded as a CUDA graph."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class SplitName(StrEnum):
     """Part of a data set."""
 
@@ -62,7 +70,20 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=config.LARGEST_SEED, help="Seed of everything random.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass through the model.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Images per pass through the model (64; on a GPU 256, or fewer if they are larger than 64 pixels).",
+    ),
+]
+Graph = Annotated[
+    GraphName,
+    typer.Option(
+        "--graph", help="Record the work on a batch as a CUDA graph and replay it for the next ones; auto: on a GPU."
+    ),
+]
 Codec = Annotated[
     CodecName,
     typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),

@@ -17,7 +17,7 @@ from . import train_options
 from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
 from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages, warn
 from .distributed_session import distributed_session
-from .options import LATEST_RUN, BatchSize, Data, DeviceOption, Model, SkipBroken
+from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model, SkipBroken
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def command(
     tensorboard: train_options.Tensorboard = True,
     workers: train_options.Workers = None,
     allow_other_data: train_options.AllowOtherData = False,
-    graph: train_options.Graph = train_options.GraphName.auto,
+    graph: train_options.Graph = GraphName.auto,
     deterministic: train_options.Deterministic = False,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: train_options.RunSeed = None,
     skip_broken: SkipBroken = False,
 ) -> None:

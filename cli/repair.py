@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, interruptible, report_source, show, stages
-from .options import BatchSize, DeviceOption, Seed, SkipBroken, StoreArgument, torch_device
+from .display import CONTINUES, interruptible, report_source, show, stages, warn
+from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, SkipBroken, StoreArgument, torch_device
 
 
 def command(
@@ -20,7 +20,8 @@ def command(
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
+    graph: Graph = GraphName.auto,
     seed: Seed = 0,
     skip_broken: SkipBroken = False,
 ) -> None:
@@ -35,6 +36,7 @@ def command(
     from hvae_codec.data.sources import open_images
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
+    from hvae_codec.model.recorded import Recording
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     reuse_freed_memory()
@@ -42,6 +44,7 @@ def command(
     hvae = source = None
     if model or data:
         hvae = load_store_model(store, torch_device(device), model)
+        hvae.recording = Recording(graph.value, warn)
     if data and hvae:
         config = hvae.config
         source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)

@@ -37,7 +37,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a grid or array that is there.")] = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     seed: Seed = 0,
 ) -> None:
     """Draw images from the prior.

@@ -16,7 +16,7 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_source, report_splits
-from .options import LATEST_RUN, Data, DeviceOption, SkipBroken, torch_device
+from .options import LATEST_RUN, Data, DeviceOption, GraphName, SkipBroken, torch_device
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def command(
     precision: option.Precision = None,
     checkpoint_activations: option.CheckpointActivations = False,
     compile_: option.Compile = False,
-    graph: option.Graph = option.GraphName.auto,
+    graph: option.Graph = GraphName.auto,
     deterministic: option.Deterministic = False,
     out: option.Out = None,
     resume: option.Resume = False,

@@ -10,6 +10,8 @@ import typer
 
 from hvae_codec.config import LARGEST_SEED
 
+from .options import GraphName
+
 DEFAULT_PRESET = "tiny32"
 
 
@@ -19,14 +21,6 @@ class PrecisionName(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
-
-
-class GraphName(StrEnum):
-    """Whether a step is recorded as a CUDA graph."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
 
 
 Preset = Annotated[str | None, typer.Option("--preset", help=f"Configuration by name ({DEFAULT_PRESET}); see presets.")]

@@ -1,7 +1,8 @@
 """One way to look ahead: threads work on what comes next, in order and never on more than a few items.
 
     read ahead      items are cheap: threads read 1, 2, 3, ... while the caller uses 0
-    write behind    items are costly: one thread writes 0 while the caller's generator makes 1
+    write behind    items are costly: a thread writes 0 while the caller's generator makes 1
+    fetch behind    a device computes 1, which was started, while the caller uses 0
 
 Decoding, compression, checksums and waiting for the disk leave Python's lock alone, so the caller does not wait.
 """
@@ -45,6 +46,20 @@ def map_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def write_behind(write: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    """Yield `write` of each of `items`, called in order by one thread while the next items are made."""
-    return map_ahead(write, items, threads=1, waiting=2, name="write behind", eager=True)
+def write_behind(write: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Generator[Result]:
+    """Yield `write` of each of `items`, called by `threads` threads, one in order, while the next items are made."""
+    return map_ahead(write, items, threads=threads, waiting=max(threads, 2), name="write behind", eager=True)
+
+
+def fetched_behind(started: Iterable[Callable[[], Result]], waiting: int = 1) -> Generator[Result]:
+    """Yield what each of `started` gives, in order, when the next `waiting` ones have been started.
+
+    For a device that computes by itself: it always has something to do while the host fetches and uses results.
+    """
+    pending: deque[Callable[[], Result]] = deque()
+    for fetch in started:
+        pending.append(fetch)
+        if len(pending) > waiting:
+            yield pending.popleft()()
+    while pending:
+        yield pending.popleft()()

@@ -345,13 +345,15 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     """One part, as its process runs it, and the tables of what it found."""
     told = ["--small", "--device", "cpu", "--presets", "digits8", "--out", str(tmp_path), "--work", str(tmp_path)]
     found = {"seconds": {}}
-    for part in ("same", "resume"):
+    for part in ("same", "resume", "codes", "speed"):
         gpu_check.main([*told, "--part", part])
         found[part] = json.loads((tmp_path / f"{part}.json").read_text())
     assert gpu_tables.broken(found) == []
     assert found["same"]["digits8 fp32 recorded"]["most"] == 0
     assert "digits8 fp32 --deterministic: {" in capsys.readouterr().out
     assert "| digits8 fp32 --deterministic | 4 of 4 | yes |" in gpu_tables.markdown(found)
+    assert found["codes"]["digits8 variate 3%"]["equal_filled_up"] == 1
+    assert found["speed"]["digits8 b2 launched store"]["decode to png"] > 0
     found["same"]["digits8 TF32"] = {"error": "RuntimeError: no"}
     assert gpu_tables.broken(found) == ["same/digits8 TF32"]
     assert "broken: same/digits8 TF32" in gpu_tables.summary(found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +43,19 @@ def gpus(monkeypatch: pytest.MonkeyPatch):
 def test_what_is_taken(gpus, count: int, asked: str, worker: int, taken: str):
     gpus(count)
     assert torch_device(asked, worker) == taken
+
+
+@pytest.mark.parametrize(("graph", "told"), [("auto", 0), ("on", 1), ("off", 0)])
+def test_batches_are_recorded_on_a_gpu_alone(graph: str, told: int, tiny_run, photo_patches, tmp_path, capsys):
+    """And told once, whatever is computed: ranking, cost and store."""
+    np.save(tmp_path / "images.npy", photo_patches.transpose(0, 2, 3, 1))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    arguments = ["encode", tmp_path / "images.npy", tmp_path / "a.zarr", "--model", run, "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments), "--graph", graph])
+    assert ended.value.code == 0
+    sentence = "warning: batches are recorded as a CUDA graph on a GPU alone; they run without"
+    assert capsys.readouterr().err.count(sentence) == told
 
 
 @pytest.mark.parametrize(

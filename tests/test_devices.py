@@ -10,16 +10,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvae_codec.config import Config, ModelConfig, StageConfig, with_settings
+from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
+from hvae_codec.encode.batch_coder import BatchCoder
+from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.choices import KeptOfGroup
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.model.keyed_noise import noise_dims
 from hvae_codec.model.top_down import LatentGroup
+from hvae_codec.prune.kl_stats import KLStats, _Sums
+from hvae_codec.prune.mask import LatentMask
+from hvae_codec.prune.sweep import ElboSweep
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.train import memory_probe, recorded_step
 from hvae_codec.train.memory_probe import check_memory
@@ -139,6 +149,69 @@ def test_codes():
     codes = IntCodec().encode(z, step)
     assert codes.dtype == torch.int16
     assert IntCodec().decode(codes, step).device.type == DEVICE
+
+
+class Crossings(TorchDispatchMode):
+    """Counts the copies between host and device; operations that wait for a number raise by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_, self.out = 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket._qualified_op_name
+        if name in ("aten::_to_copy", "aten::copy_"):
+            source = args[0 if name == "aten::_to_copy" else 1].device.type
+            self.in_ += (source, result.device.type) == ("cpu", DEVICE)
+            self.out += (source, result.device.type) == (DEVICE, "cpu")
+        return result
+
+
+def stats_of(config: Config) -> KLStats:
+    groups, ones = config.model.groups, np.ones
+    kl = tuple(1.0 / (1 + i + np.arange(g.dims)).reshape(-1, g.resolution, g.resolution) for i, g in enumerate(groups))
+    return KLStats(kl, tuple(ones(g.variates) for g in groups), 1, "")
+
+
+@pytest.mark.parametrize("granularity", ["variate", "position"])
+@pytest.mark.parametrize("keep", [0.2, 1.0])
+def test_a_batch_is_coded_with_few_copies(granularity: str, keep: float):
+    """Images in, all codes out at once; codes in, pixels out; nothing in between is read by the host."""
+    config = config_of(3)
+    model, stats = model_of(config).requires_grad_(False), stats_of(config)
+    mask, codec = LatentMask.from_keep(stats, keep, granularity=granularity), IntCodec()
+    batches = BatchCoder(LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)), BATCH)
+    pixels = np.zeros((BATCH - 1, 3, 8, 8), np.uint8)
+    for _ in range(2):  # the first batch makes buffers
+        with Crossings() as crossings:
+            batch = batches.start_encoding(pixels)
+        assert (crossings.in_, crossings.out) == (1, 1)
+        assert len(batch.images) == BATCH
+    columns = batches.coder.columns
+    stored = {r: np.zeros((BATCH - 1, *columns.item(r)), np.int16) for r in columns.resolutions}
+    for _ in range(2):
+        with Crossings() as crossings:
+            batches.start(stored)
+        assert (crossings.in_, crossings.out) == (1, 2)  # with whether pixels are finite
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_a_batch_is_measured_with_few_copies(codes: bool):
+    """Under several masks, and for the ranking; whatever the number of groups and masks."""
+    config = config_of(3)
+    config = replace(config, model=replace(config.model, learned_steps=codes))
+    model, stats = model_of(config).requires_grad_(False), stats_of(config)
+    pixels = np.zeros((BATCH, 3, 8, 8), np.uint8)
+    masks = [LatentMask.from_keep(stats, keep) for keep in (0.2, 0.5, 1.0)]
+    drawn = torch.empty(BATCH, noise_dims(config.model), device=DEVICE)
+    with unset_fake_temporarily():  # masks are read on the host, once
+        sweep = ElboSweep(model, masks, as_source(pixels), 0)
+    for work in (sweep._measure, model.recording.of(_Sums(model).add, model.device)):
+        for _ in range(2):
+            with Crossings() as crossings:
+                work(torch.from_numpy(pixels), drawn)
+            assert (crossings.in_, crossings.out) == (1, 0)
 
 
 def test_that_mistakes_are_seen():

@@ -23,6 +23,7 @@ from hvae_codec.encode.coder import (
     encode_and_decode,
     quantiser_steps,
     stored_columns,
+    to_tensors,
 )
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import StoreError, UsageError
@@ -160,7 +161,7 @@ def both_directions(coder: LatentCoder, images: torch.Tensor):
     encoder = Recording(choice)
     own = model.likelihood.mean(model.top_down(model.activations(images), encoder, len(images)))
     stored = choice.stored()
-    decoder = Recording(_DecodeChooser(coder, stored))
+    decoder = Recording(_DecodeChooser(coder, to_tensors(stored, model.device)))
     decoded = model.likelihood.mean(model.top_down(None, decoder, len(images)))
     return stored, encoder.z, own, decoder.z, decoded
 
@@ -369,7 +370,7 @@ def test_dense_latents_are_the_decoders(written, rgb_model):
         expected[group.index] = decoding(group)
         return expected[group.index]
 
-    decoding = _DecodeChooser(coder, store.stored(slice(3, 9)))
+    decoding = _DecodeChooser(coder, to_tensors(store.stored(slice(3, 9)), rgb_model.device))
     rgb_model.top_down(None, choose, 6)
     dense = store.dense(slice(3, 9), rgb_model)
     assert len(dense) == len(expected)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_deep
 from hvae_codec.encode import pipeline
-from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT, decode_checked
+from hvae_codec.encode.batch_coder import BatchDecoder
+from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.sketch import rms_difference, sketch
 from hvae_codec.errors import StoreError
@@ -91,11 +92,13 @@ def test_latents_are_the_same_with_and_without(store, tiny_model, cut_patches, s
 
 
 def test_other_pixels_are_told(store, tiny_model, monkeypatch):
-    def negative(coder, stored, batch_size=64):
-        pixels = decode_checked(coder, stored, batch_size)
+    decode_checked = BatchDecoder.decode_checked
+
+    def negative(decoder, stored):
+        pixels = decode_checked(decoder, stored)
         return 255 - pixels if len(pixels) == SHARD else pixels
 
-    monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", negative)
+    monkeypatch.setattr(BatchDecoder, "decode_checked", negative)
     report = verify_deep(store.path, tiny_model)
     assert [damage.file for damage in report.damages] == ["sketch/c/0", "sketch/c/1"]
     assert "other pixels" in report.damages[0].problem
@@ -114,10 +117,10 @@ def test_row_groups_that_are_damaged_are_not_decoded(store, tiny_model):
 
 
 def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):
-    def broken(coder, stored, batch_size=64):
+    def broken(decoder, stored):
         raise StoreError("pixels are not finite")
 
-    monkeypatch.setattr("hvae_codec.encode.deep_verify.decode_checked", broken)
+    monkeypatch.setattr(BatchDecoder, "decode_checked", broken)
     report = verify_deep(store.path, tiny_model)
     assert all(damage.problem.endswith("pixels are not finite") for damage in report.damages)
     assert report.damages

@@ -13,16 +13,20 @@ import torch
 from hvae_codec.config import Config, with_settings
 from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
+from hvae_codec.encode.batch_coder import BatchCoder
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
+from hvae_codec.encode.pipeline import ImageEncoder
 from hvae_codec.errors import TrainingError
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.choices import Noise
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import same_algorithms
+from hvae_codec.model.recorded import Recording
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.prune.sweep import sweep
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer
@@ -151,6 +155,43 @@ def test_codes_are_decoded_elsewhere(tiny_run: Path, photo_patches):
     own = LatentCoder(there, mask, codec, steps).encode(images)
     same = np.mean([np.mean(stored[r] == own[r]) for r in stored])
     assert same > 0.99
+
+
+@pytest.mark.parametrize("granularity", ["variate", "position"])
+def test_recorded_batches_are_those_launched(tiny_run: Path, photo_patches, granularity: str):
+    """Codes and pixels of every batch, the last one filled up; and of statistics, whose sums grow in the recording."""
+    launched, recorded, told = load_model(tiny_run, "cuda"), load_model(tiny_run, "cuda"), []
+    launched.recording, recorded.recording = Recording("off"), Recording("on", told.append)
+    codec, found = IntCodec(), []
+    for model in (launched, recorded):
+        stats = kl_stats(model, photo_patches, batch_size=4)
+        mask = LatentMask.from_keep(stats, 0.3, granularity=granularity)
+        source = as_source(photo_patches[:22])
+        coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, found[0][0] if found else stats))
+        encoder = ImageEncoder.of(coder, source, 256, 4, evaluate=True, verify=True)
+        stored, measured = encoder.encode_range(range(22))
+        (row,) = sweep(model, photo_patches, [mask], batch_size=4)
+        found.append((stats, stored, measured, row))
+    assert not told
+    one, other = found
+    for name, kl in enumerate(one[0].kl_bits):
+        np.testing.assert_allclose(kl, other[0].kl_bits[name], rtol=1e-4, atol=1e-6)
+    for resolution, numbers in one[1].items():
+        np.testing.assert_array_equal(numbers, other[1][resolution])
+    for name, numbers in one[2].items():
+        np.testing.assert_allclose(numbers, other[2][name], rtol=1e-5)
+    np.testing.assert_allclose(one[3].nelbo, other[3].nelbo, rtol=1e-5)
+
+
+def test_the_last_batch_has_the_codes_of_full_ones(tiny_run: Path, photo_patches):
+    model = load_model(tiny_run, "cuda")
+    stats, codec = kl_stats(model, photo_patches), IntCodec()
+    mask = LatentMask.from_keep(stats, 0.3)
+    batches = BatchCoder(LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)), 16)
+    whole = batches.start_encoding(photo_patches[:16]).stored()
+    for count in (1, 5, 16):
+        some = batches.start_encoding(photo_patches[:count]).stored()
+        assert all(np.array_equal(numbers, whole[r][:count]) for r, numbers in some.items())
 
 
 def test_a_step_that_cannot_be_recorded_goes_on_without(tiny_config, photo_patches):

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from hvae_codec.lookahead import map_ahead, write_behind
+from hvae_codec.lookahead import fetched_behind, map_ahead, write_behind
 
 
 def test_all_are_written_in_order_by_one_other_thread():
@@ -100,3 +100,20 @@ def test_an_error_comes_in_the_place_of_its_result():
     assert [next(results), next(results)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 3])
+def test_results_are_fetched_when_the_next_ones_have_been_started(waiting: int):
+    started, fetched = [], []
+
+    def start(item: int):
+        started.append(item)
+
+        def fetch() -> int:
+            fetched.append((item, len(started)))
+            return -item
+
+        return fetch
+
+    assert list(fetched_behind(map(start, range(5)), waiting)) == [0, -1, -2, -3, -4]
+    assert fetched == [(item, min(item + 1 + waiting, 5)) for item in range(5)]

@@ -135,7 +135,7 @@ def test_reconstruction_of_a_pruned_model_has_the_priors_mean(tiny_run, tiny_mod
 
 def test_rounded_codes_of_a_part_leave_the_rest_at_the_mean(coded, photo_patches):
     mask, images = some(coded), torch.from_numpy(photo_patches[:3])
-    choose, means = RoundedPosterior(kept_of(mask)), []
+    choose, means = RoundedPosterior(kept_of(mask, "cpu")), []
 
     def record(group):
         z = choose(group)

@@ -230,3 +230,13 @@ def test_noise_of_images_is_different_and_normal():
     again = ImageNoise(0, range(64))(last)
     assert torch.equal(again, drawn)
     assert again.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_noise_goes_on_from_group_to_group_however_many_threads_draw(threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    noise, generators = ImageNoise(5, range(7, 17)), [np.random.default_rng((5, image)) for image in range(7, 17)]
+    for shape in ((5, 1, 1), (16, 17, 17), (3, 2, 2), (40, 16, 16)):
+        drawn = noise(SimpleNamespace(prior=normal(torch.zeros(10, *shape), 1.0)))
+        expected = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
+        np.testing.assert_array_equal(drawn, expected)

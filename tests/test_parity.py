@@ -149,7 +149,7 @@ def test_the_published_mask_and_rates(case: Case):
     positions = np.array([[group.resolution**2] for group in case.config.model.groups])
     bits = golden["pruned/kl_stats"] * positions / model.config.image_dims
     assert distance(bits.sum(), golden["pruned/kl_all_variates"]) < OUTPUT
-    mean_noise = SampledPosterior(lambda group: torch.zeros_like(group.prior.mean), kept_of(mask.tensors("cpu")))
+    mean_noise = SampledPosterior(lambda group: torch.zeros_like(group.prior.mean), kept_of(mask.tensors("cpu"), "cpu"))
     with torch.no_grad():
         model.top_down(model.activations(case.images), mean_noise, 4)
     rate = mean_noise.kl.sum(dim=0).mean() / model.nats_per_bit_dim

@@ -16,7 +16,7 @@ from hvae_codec.prune.shared_prefix import masked_outputs
 
 def choices(model, masks, images: int) -> list[SampledPosterior]:
     noise = keyed_noise(model.config, [(0, image) for image in range(images)], "cpu")
-    return [SampledPosterior(noise, kept_of(mask.tensors("cpu"))) for mask in masks]
+    return [SampledPosterior(noise, kept_of(mask.tensors("cpu"), "cpu")) for mask in masks]
 
 
 def random_mask(model, prefix: list[int], seed: int) -> LatentMask:

@@ -43,7 +43,7 @@ def choose_cutoff(
     stats: KLStats,
     images: ImageSource,
     *,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     stage: Stage,
     processes: DistributedContext | None = None,
@@ -64,7 +64,7 @@ def choose_and_measure(
     stats: KLStats,
     source: ImageSource,
     *,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     stage: Stage,
     images: int | None = SAMPLE_IMAGES,
@@ -83,7 +83,13 @@ def choose_and_measure(
 
 
 def cutoff_cost(
-    model: HVAE, images: ImageSource, stats: KLStats, mask: LatentMask, batch_size: int, seed: int, progress: Progress
+    model: HVAE,
+    images: ImageSource,
+    stats: KLStats,
+    mask: LatentMask,
+    batch_size: int | None,
+    seed: int,
+    progress: Progress,
 ) -> CutoffCost:
     """Measure the NELBO of `images` with `mask` and without pruning."""
     masks = [mask, LatentMask.everything(stats)]

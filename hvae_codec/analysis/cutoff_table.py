@@ -16,6 +16,7 @@ from ..data.sources import ImageSource
 from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..errors import UsageError
+from ..model.batch_size import batch_size_of
 from ..model.bottom_up import first_images
 from ..model.hvae import HVAE
 from ..model.precision import full_float32
@@ -70,7 +71,7 @@ def analyze(
     cutoffs: Sequence[Cutoff],
     codec: Codec,
     *,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     pictures: int = ROW_GROUP_SIZE,
     progress: Progress | None = None,
@@ -94,10 +95,9 @@ def analyze(
     coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
     meter = ReconstructionMeter(coders, seen)
     # Whole row groups, so that several processes cut latents into the chunks that a store has.
-    for first, batch in rank_batches(held_out, batch_size, ROW_GROUP_SIZE, progress, processes):
+    for first, batch in rank_batches(held_out, batch_size_of(model, batch_size), ROW_GROUP_SIZE, progress, processes):
         images = torch.from_numpy(batch)
-        activations = model.activations(images)
-        elbo.add(activations, images, first)
+        activations = elbo.add(images, first)
         shown = max(0, min(len(images), pictures - first))
         if shown:
             meter.add(first_images(activations, shown), images[:shown], first)

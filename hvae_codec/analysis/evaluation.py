@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
+from ..lookahead import map_ahead
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..model.image_noise import ImageNoise
@@ -70,7 +73,7 @@ def evaluate(
     images: ImageSource | ArrayLike,
     *,
     samples: int = 1,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -86,19 +89,14 @@ def evaluate(
         raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
     if not len(source):
         raise DataError("there are no images to evaluate; give at least one")
-    report = progress or (lambda done, total: None)
-    likelihoods, parts, kl, done = _likelihoods(model), [], np.zeros(len(model.config.groups)), 0
-    for batch in source.batches(batch_size):
-
-        def on_sample(k: int, first: int = done, size: int = len(batch)) -> None:
-            report(first + size * k // (samples + 1), len(source))
-
-        noise = ImageNoise(seed, range(done, done + len(batch)))
-        part, batch_kl = _measure(model, torch.from_numpy(batch), likelihoods, noise, samples, on_sample)
-        parts.append(pd.DataFrame(part))
-        kl += batch_kl
-        done += len(batch)
-        report(done, len(source))
+    measured = _measured(model, source, samples, batch_size_of(model, batch_size), seed, progress)
+    parts, kl = [], np.zeros(len(model.config.groups))
+    # Comparing takes Python, so another thread does it while the next batch is computed.
+    compared = map_ahead(_compared, measured, threads=1, waiting=2, name="compare images", eager=True)
+    with closing(measured), closing(compared):
+        for part, batch_kl in compared:
+            parts.append(pd.DataFrame(part))
+            kl += batch_kl
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "name", list(source.names))
     table.insert(1, "label", list(source.labels))
@@ -118,6 +116,39 @@ def _likelihoods(model: HVAE) -> dict[str, Likelihood]:
     return {config.bins: model.likelihood, other: make_likelihood(dataclasses.replace(config, bins=other))}
 
 
+class _Measured(NamedTuple):
+    """What the model tells of a batch."""
+
+    bits: dict[str, NDArray[np.float64]]  # figures by column, [B]
+    kl: NDArray[np.float64]  # of each group in nats, summed over images, [groups]
+    seen: NDArray[np.uint8]  # the images as the model sees them, [B, C, H, W]
+    decoded: NDArray[np.uint8]  # their reconstructions
+
+
+def _measured(
+    model: HVAE, source: ImageSource, samples: int, batch_size: int, seed: int, progress: Progress | None
+) -> Generator[_Measured]:
+    """Measure `source` batch by batch."""
+    report, likelihoods, done = progress or (lambda done, total: None), _likelihoods(model), 0
+    with closing(source.batches(batch_size)) as batches:
+        for batch in batches:
+
+            def on_sample(k: int, first: int = done, size: int = len(batch)) -> None:
+                report(first + size * k // (samples + 1), len(source))
+
+            noise = ImageNoise(seed, range(done, done + len(batch)))
+            found = _measure(model, torch.from_numpy(batch), likelihoods, noise, samples, on_sample)
+            done += len(batch)
+            report(done, len(source))
+            yield found
+
+
+def _compared(batch: _Measured) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return all figures of a batch by column, [B], and its groups' KL."""
+    quality = {"mse": mean_squared_error(batch.seen, batch.decoded), "ssim": ssim(batch.seen, batch.decoded)}
+    return batch.bits | quality, batch.kl
+
+
 @torch.no_grad()
 @full_float32()
 def _measure(
@@ -127,8 +158,8 @@ def _measure(
     noise: ImageNoise,
     samples: int,
     on_sample: Callable[[int], None],
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return a batch's figures by column, [B], and its groups' KL in nats summed over images, [groups]."""
+) -> _Measured:
+    """Measure a batch."""
     activations = model.activations(images)
     estimates = posterior_estimates(
         model, images, activations, noise, samples, likelihoods=list(likelihoods.values()), on_sample=on_sample
@@ -143,8 +174,7 @@ def _measure(
     output = model.top_down(activations, model.choose_best(), len(images))
     decoded = model.likelihood.to_pixels(model.likelihood.mean(output)).cpu().numpy()
     seen = model.likelihood.quantised(images).cpu().numpy()
-    part |= {"mse": mean_squared_error(seen, decoded), "ssim": ssim(seen, decoded)}
-    return part, estimates.kl.sum(dim=1).cpu().numpy()
+    return _Measured(part, estimates.kl.sum(dim=1).cpu().numpy(), seen, decoded)
 
 
 _CHANGES = {

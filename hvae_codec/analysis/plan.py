@@ -27,7 +27,7 @@ class AnalysisPlan:
     codec: Codec
     images: int  # at most, for the ranking and for the table each
     pictures: int  # images of the table, at most, that are also encoded, decoded and compared
-    batch_size: int
+    batch_size: int | None
     seed: int
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ def ranking_path(run: Path) -> Path:
     return run / FOLDER / RANKING_FILE
 
 
-def find_ranking(model: HVAE, source: ImageSource, batch_size: int, seed: int, stage: Stage) -> FoundRanking:
+def find_ranking(model: HVAE, source: ImageSource, batch_size: int | None, seed: int, stage: Stage) -> FoundRanking:
     """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
     path, stored = model.run and ranking_path(model.run), stored_ranking(model)
     if stored is None:

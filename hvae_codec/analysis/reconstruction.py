@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +43,30 @@ class ReconstructionMeter:
         self._shown = example_indices(source)
         shape = (1 + len(coders), len(self._shown), source.channels, source.size, source.size)
         self._examples = np.zeros(shape, np.uint8)
+        self._pool = ThreadPoolExecutor(1, "compare images")
+        self._comparing: list[Future[None]] = []
 
     def add(self, activations: Activations, images: Tensor, first: int) -> None:
         """Encode and decode uint8 `images` [B, C, H, W], the first of which is number `first`."""
         seen = self.coders[0].model.likelihood.quantised(images).cpu().numpy()
+        self._wait()
         self._copy_examples(0, seen, first)
         for number, (stored, pixels) in enumerate(encode_and_decode(self.coders, activations)):
             decoded = pixels.cpu().numpy()
             self._sizes[number].add(stored)
-            quality = (mean_squared_error(seen, decoded), ssim(seen, decoded))
-            self._quality[number, :, first : first + len(images)] = quality
+            self._comparing.append(self._pool.submit(self._compare, number, seen, decoded, first))
             self._copy_examples(1 + number, decoded, first)
+
+    def _compare(self, number: int, seen: NDArray[np.uint8], decoded: NDArray[np.uint8], first: int) -> None:
+        """Measure the quality of a coder's images; takes Python, so another thread does it while the next is run."""
+        quality = (mean_squared_error(seen, decoded), ssim(seen, decoded))
+        self._quality[number, :, first : first + len(seen)] = quality
+
+    def _wait(self) -> None:
+        """Wait until the images so far are compared."""
+        for comparing in self._comparing:
+            comparing.result()
+        self._comparing.clear()
 
     def _copy_examples(self, row: int, images: NDArray[np.uint8], first: int) -> None:
         for column, index in enumerate(self._shown):
@@ -61,6 +75,8 @@ class ReconstructionMeter:
 
     def results(self, processes: DistributedContext | None = None) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
         """Return the examples' originals, uint8 [n, C, H, W], and each coder's figures, of all processes' images."""
+        self._wait()
+        self._pool.shutdown()
         total = (processes or DistributedContext()).all_reduce_sum
         quality = total(torch.from_numpy(self._quality)).numpy()
         sizes = total(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ..data.sources import ImageSource, as_source
 from ..errors import StoreError, UsageError
+from ..model.batch_size import batch_size_of
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import Location, LocationLike, each, location_of
@@ -55,7 +57,7 @@ def append(
     path: LocationLike,
     *,
     out: LocationLike | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
@@ -98,7 +100,7 @@ def append_worker(
     worker: Worker,
     *,
     out: LocationLike | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     copying: Progress | None = None,
@@ -164,13 +166,13 @@ def _open(location: Location, in_place: bool) -> tuple[bool, EncodedStore]:
     return swapped, open_store(location)
 
 
-def _encoder(model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int, seed: int) -> ImageEncoder:
+def _encoder(model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int | None, seed: int) -> ImageEncoder:
     """What encodes the new images as the old ones were encoded and measured."""
     coder, measured = LatentCoder.of_store(old, model), measured_arrays(old)
     if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
         checked_row_group(old, len(old.row_groups) - 1)
-    sizes = old.row_groups.size, batch_size
-    return ImageEncoder(coder, source, *sizes, measured >= {*EVALUATED}, seed, SKETCH in measured)
+    kept: dict[str, Any] = {"evaluate": measured >= {*EVALUATED}, "seed": seed, "verify": SKETCH in measured}
+    return ImageEncoder.of(coder, source, old.row_groups.size, batch_size_of(model, batch_size), **kept)
 
 
 def _check_unfinished(target: Location, spec: StoreSpec) -> None:

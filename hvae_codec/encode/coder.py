@@ -26,6 +26,7 @@ from ..prune.shared_prefix import masked_outputs
 from ..store.columns import Columns, PositionColumns, VariateColumns
 from ..store.quantiser import Codec, check_clipped
 from ..store.reader import Store, Stored
+from .packing import Packing
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class LatentCoder:
         self.model, self.mask, self.codec, self.steps = model, mask, codec, steps
         self.columns = stored_columns(mask)
         self.groups = group_columns(self.columns, steps, model.device)
+        self.packing = Packing(self.columns)
 
     @classmethod
     def of_store(cls, store: Store, model: HVAE) -> LatentCoder:
@@ -88,11 +90,15 @@ class LatentCoder:
     @torch.no_grad()
     @full_float32()
     def encode_activations(self, activations: Activations) -> Stored:
-        """The same from the images' bottom-up activations; computes nothing after the last kept group's posterior."""
+        """The same from the images' bottom-up activations."""
+        return self.packing.unpack(self.packed(activations).cpu().numpy())
+
+    def packed(self, activations: Activations) -> Tensor:
+        """Rows of stored numbers, on the device; computes nothing after the last kept group's posterior."""
         choose, top_down, last = _EncodeChooser(self), self.model.top_down, self.mask.groups_needed - 1
         state = top_down.run_groups(activations, choose, image_count(activations), range(last))
         choose.store(top_down.group(activations, last, state), self.groups[last])
-        return choose.stored()
+        return choose.packed()
 
     def z_of(self, group: LatentGroup, stored_of: Callable[[GroupColumns], Tensor]) -> Tensor:
         """z of `group` that the decoder has: what `stored_of` gives where kept, the prior's mean elsewhere."""
@@ -107,20 +113,20 @@ class LatentCoder:
     @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
-        return self.model.likelihood.mean(self.output(stored))
+        return self.model.likelihood.mean(self.output(to_tensors(stored, self.model.device)))
 
     @torch.no_grad()
     @full_float32()
-    def output(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
-        """Parameters of the output distribution, [B, out_channels, H, W]."""
-        choose = _DecodeChooser(self, stored)
+    def output(self, numbers: Mapping[int, Tensor]) -> Tensor:
+        """Parameters of the output distribution, [B, out_channels, H, W], of stored numbers on the device."""
+        choose = _DecodeChooser(self, numbers)
         return self.model.top_down(None, choose, choose.images)
 
     @torch.no_grad()
     @full_float32()
     def dense(self, stored: Mapping[int, NDArray[np.generic]]) -> list[Tensor]:
         """z of every latent group in top-down order, the prior's mean where pruned: float32 [B, variates, H, W]."""
-        choose, chosen = _DecodeChooser(self, stored), []
+        choose, chosen = _DecodeChooser(self, to_tensors(stored, self.model.device)), []
 
         def record(group: LatentGroup) -> Tensor:
             chosen.append(choose(group))
@@ -169,22 +175,22 @@ class _EncodeChooser:
         self.recorded[group.index] = self.coder.codec.encode(kept.take(group.posterior(kept.variates).mean), kept.steps)
         return self.recorded[group.index]
 
+    def packed(self) -> Tensor:
+        """Rows of all that was recorded."""
+        return torch.cat([self.recorded[index].flatten(1) for index in self.coder.groups], dim=1)
+
     def stored(self) -> Stored:
-        parts: dict[int, list[Tensor]] = {}
-        for index, stored in self.recorded.items():
-            parts.setdefault(self.coder.groups[index].resolution, []).append(stored)
-        return {resolution: torch.cat(part, dim=1).cpu().numpy() for resolution, part in parts.items()}
+        return self.coder.packing.unpack(self.packed().cpu().numpy())
 
 
 class _DecodeChooser:
     """Chooses the stored z where kept, the prior's mean elsewhere."""
 
-    def __init__(self, coder: LatentCoder, stored: Mapping[int, NDArray[np.generic]]) -> None:
-        self.coder, self.images = coder, len(next(iter(stored.values())))
-        self.stored = to_tensors(stored, coder.model.device)
+    def __init__(self, coder: LatentCoder, numbers: Mapping[int, Tensor]) -> None:
+        self.coder, self.numbers, self.images = coder, numbers, len(next(iter(numbers.values())))
 
     def __call__(self, group: LatentGroup) -> Tensor:
-        return self.coder.z_of(group, lambda kept: self.stored[kept.resolution][:, kept.columns])
+        return self.coder.z_of(group, lambda kept: self.numbers[kept.resolution][:, kept.columns])
 
 
 def to_tensors(stored: Mapping[int, NDArray[np.generic]], device: torch.device) -> dict[int, Tensor]:

@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from PIL import Image
 
 from ..errors import DataError, StoreError
 from ..lookahead import write_behind
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
 from ..model.decoder import Decoder, decoder_hash
 from ..model.hvae import HVAE
@@ -35,8 +37,9 @@ from .png_names import NPY, png_names
 
 Format = Literal["png", "npy"]
 Batches = Iterator[NDArray[np.uint8]]
-"""Pixels, [B, H, W, C]."""
+"""Pixels, [B, C, H, W]."""
 
+PNG_THREADS = 4  # that compress images, at most
 _END_OF_PNG = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND, which is the same in all files
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
@@ -52,7 +55,7 @@ def decode_to_folder(
     *,
     images: range | None = None,
     file_format: Format = "png",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Decode the images of `store` (all, or those numbered `images`) into `folder`; returns how many.
@@ -66,6 +69,7 @@ def decode_to_folder(
     images = images if images is not None else range(len(store))
     files = (_PngFiles if file_format == "png" else _ArrayFile)(store, images)
     store.decoder(model)  # raises before anything is written
+    batch_size = batch_size_of(model, batch_size)
     digests = hashlib.sha256(store.arrays.read("committed").tobytes()).hexdigest()  # the fingerprint is of names alone
     hash_ = decoder_hash(model) if isinstance(model, Decoder) else model_hash(model)
     job = {"store": store.metadata.fingerprint, "row_groups": digests, "model": hash_}
@@ -73,9 +77,11 @@ def decode_to_folder(
     if not finish_folder(folder, job):
         with new_folder(folder, job) as partial:
             done = files.resume(partial, batch_size)
-            decoded = store.decode_batches(images[done:], model, batch_size)
-            batches = (np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) for pixels in decoded)
-            with _removed_on_name_error(partial), closing(files.write(partial, done, batches)) as counts:
+            with (
+                _removed_on_name_error(partial),
+                closing(store.decode_batches(images[done:], model, batch_size)) as decoded,
+                closing(files.write(partial, done, decoded)) as counts,
+            ):
                 for written in itertools.accumulate(counts, initial=done):
                     if progress is not None and written > 0:
                         progress(written, len(images))
@@ -119,12 +125,19 @@ class _PngFiles:
         """Write each of `batches`, from image `done`, and yield how many images that were."""
         targets = (folder / target for target in self._targets[done:])
 
-        def write(batch: NDArray[np.uint8]) -> int:
-            for pixels, target in zip(batch, targets, strict=False):
-                _save(pixels, target)
-            return len(batch)
+        # Files appear in order, from one thread. Compression takes longer, and has its own threads if there are cores.
+        threads = min(PNG_THREADS, (os.cpu_count() or 1) // 2)
+        with ThreadPoolExecutor(max(threads, 1), "compress PNG") as pool:
 
-        return write_behind(write, batches)  # writing a small PNG takes half as long as decoding it
+            def write(batch: NDArray[np.uint8]) -> int:
+                images = _channels_last(batch)
+                pngs = pool.map(_png, images) if threads > 1 else map(_png, images)
+                for png, target in zip(pngs, targets, strict=False):
+                    _save(png, target)
+                return len(batch)
+
+            with closing(write_behind(write, batches)) as counts:
+                yield from counts
 
 
 def _is_whole(png: Path) -> bool:
@@ -137,12 +150,23 @@ def _is_whole(png: Path) -> bool:
         return False
 
 
-def _save(pixels: NDArray[np.uint8], target: Path) -> None:
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Compress an image, uint8 [H, W, C]."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _channels_last(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+
+
+def _save(png: bytes, target: Path) -> None:
     """Write `target`, which must be new: file systems may take names for equal that differ, as in case."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as file:
-            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
+            file.write(png)
     except (FileExistsError, NotADirectoryError):
         raise _NameError(f"two images would be written to {target.name}, or to a file and below it; {NPY}") from None
     except (OSError, UnicodeEncodeError) as error:
@@ -171,13 +195,17 @@ class _ArrayFile:
     def write(self, folder: Path, done: int, batches: Batches) -> Generator[int]:
         """Compare with `_PngFiles`."""
         # Not a memory map: on a full disk, writing to one kills the process without a word.
-        with open(folder / "images.npy", "r+b" if done else "wb") as file:
-            file.write(self._header)
-            file.truncate(len(self._header) + done * self._image_bytes)
-            file.seek(0, io.SEEK_END)
-            for batch in batches:
-                file.write(batch.data)
-                yield len(batch)
+        with open(folder / "images.npy", "r+b" if done else "wb") as array:
+            array.write(self._header)
+            array.truncate(len(self._header) + done * self._image_bytes)
+            array.seek(0, io.SEEK_END)
+
+            def write(batch: NDArray[np.uint8]) -> int:
+                array.write(_channels_last(batch).data)
+                return len(batch)
+
+            with closing(write_behind(write, batches)) as counts:
+                yield from counts
         with open(folder / "names.csv", "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["name", "label"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..config import LATEST_RUN
 from ..errors import StoreError
+from ..model.batch_size import default_batch_size
 from ..model.checkpoint import load_model
 from ..model.decoder import Decoder
 from ..model.hvae import HVAE
@@ -21,12 +22,11 @@ from ..progress import Progress
 from ..storage.location import LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_metadata
-from ..store.reader import Store, Stored
+from ..store.reader import Store
 from ..verification import verify as plain
 from ..verification.verify import VerifyReport
-from .coder import LatentCoder
+from .batch_coder import BatchDecoder
 from .encoded_store import EncodedStore, find_run, open_store
-from .latent_decoder import LatentDecoder
 from .sketch import SKETCH, rms_difference, sketch
 
 ROW_GROUP_LIMIT, IMAGE_LIMIT = 2.0, 6.0
@@ -53,6 +53,7 @@ def verify_deep(
         store = open_store(store_path)
         model, fault = (model, None) if model else _load_decoder(store, device, run)
         coder = store.decoder(model)
+        decoder = BatchDecoder(coder, default_batch_size(coder.model))
         with contextlib.suppress(StoreError):  # if there are none, or not of all images
             sketches = store.per_image(SKETCH)
     except StoreError:
@@ -60,7 +61,7 @@ def verify_deep(
         if report.ok:  # so it is the model
             raise
         return replace(report, notes=[*report.notes, "images were not decoded: metadata or tables are damaged"])
-    check_images = functools.partial(_damages, store, coder, sketches)
+    check_images = functools.partial(_damages, store, decoder, sketches)
     report = plain.verify(store_path, check_images=check_images, progress=progress)
     if fault and report.ok:  # the file is as it was written, by somebody else
         raise fault
@@ -93,24 +94,13 @@ def _load_decoder(
         return load_store_model(store.path, device, run), error
 
 
-def decode_checked(coder: LatentCoder | LatentDecoder, stored: Stored, batch_size: int = 64) -> NDArray[np.uint8]:
-    """Decoded images, uint8 [B, C, H, W]; `StoreError` if a pixel is not finite."""
-    batches = []
-    for first in range(0, len(next(iter(stored.values()))), batch_size):
-        images = coder.decode({r: numbers[first : first + batch_size] for r, numbers in stored.items()})
-        if not torch.isfinite(images).all():
-            raise StoreError("pixels are not finite; the model or its latents are damaged")
-        batches.append(coder.model.likelihood.to_pixels(images).cpu().numpy())
-    return np.concatenate(batches)
-
-
 def _damages(
-    store: Store, coder: LatentCoder | LatentDecoder, sketches: NDArray[np.float32] | None, rows: range
+    store: Store, decoder: BatchDecoder, sketches: NDArray[np.float32] | None, rows: range
 ) -> Iterator[Damage]:
     """What is wrong with the images `rows`, of one row group whose latents are whole; `sketches` are of all images."""
     row_group = store.row_groups.of(rows.start)
     try:
-        pixels = decode_checked(coder, store.stored(slice(rows.start, rows.stop)))
+        pixels = decoder.decode_checked(store.stored(slice(rows.start, rows.stop)))
     except StoreError as error:
         yield Damage(f"row group {row_group}", f"cannot be decoded: {error}", rows)
         return

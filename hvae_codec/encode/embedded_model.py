@@ -27,7 +27,7 @@ from ..store.columns import Granularity
 from ..store.metadata import Embedded
 from ..store.reader import Store
 from ..store.schema import WEIGHTS
-from .coder import LatentCoder, mask_of
+from .coder import LatentCoder, mask_of, to_tensors
 from .latent_decoder import LatentDecoder
 
 CHECKED_IMAGES = 4  # images that a decoder must decode as its model does, before a store carries it
@@ -64,8 +64,9 @@ def weights_to_embed(coder: LatentCoder, embedded: Embedded, images: ImageSource
 
 def _check_equal(coder: LatentCoder, decoder: LatentDecoder, images: NDArray[np.uint8]) -> None:
     """Raise `ModelError` if `decoder` decodes uint8 `images` [B, C, H, W] to something else than `coder`."""
-    stored, likelihood = coder.encode(torch.from_numpy(images)), coder.model.likelihood
-    expected, found = coder.output(stored), decoder.output(stored)
+    likelihood = coder.model.likelihood
+    numbers = to_tensors(coder.encode(torch.from_numpy(images)), coder.model.device)
+    expected, found = coder.output(numbers), decoder.output(numbers)
     share = ((found - expected).abs().max() / expected.abs().max()).item()
     pixels = [likelihood.to_pixels(likelihood.mean(output)).int() for output in (expected, found)]
     levels = int((pixels[1] - pixels[0]).abs().max())

@@ -11,8 +11,8 @@ Torch is imported when something is decoded: reading takes none of it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StoreError, UsageError
+from ..lookahead import map_ahead
 from ..storage.cache import CACHE_BYTES
 from ..storage.location import Location, LocationLike
 from ..store.reader import Store, Stored
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
     from ..model.decoder import Decoder
     from ..model.hvae import HVAE
+    from .batch_coder import BatchDecoder
     from .coder import LatentCoder
     from .latent_decoder import LatentDecoder
 
-_BATCH_SIZE = 64  # images through the model at once
+_BATCH_SIZE = 64  # images whose dense latents are computed at once
 
 
 def open_store(path: LocationLike, *, cache_bytes: int = CACHE_BYTES) -> EncodedStore:
@@ -52,14 +54,26 @@ class EncodedStore(Store):
         """
         image = self.metadata.image
         nothing = np.empty((0, image.channels, image.size, image.size), np.uint8)
-        return np.concatenate([nothing, *self.decode_batches(indices, model, _BATCH_SIZE)])
+        return np.concatenate([nothing, *self.decode_batches(indices, model)])
 
     def decode_batches(
-        self, indices: Sequence[int], model: HVAE | Decoder | None, size: int
-    ) -> Iterator[NDArray[np.uint8]]:
-        """What `decode` gives, in batches of `size` images; raises what it does."""
+        self, indices: Sequence[int], model: HVAE | Decoder | None, size: int | None = None
+    ) -> Generator[NDArray[np.uint8]]:
+        """What `decode` gives, in batches of `size` images, or as many as suit the device; raises what it does.
+
+        On a GPU, batches are filled up to `size`, if it is given. Latents are read ahead.
+        """
         coder = self.decoder(model)
-        return (coder.decode_pixels(stored).cpu().numpy() for stored in self._batches(indices, size))
+        with _installed("decoding"):
+            from ..model.batch_size import default_batch_size
+            from .batch_coder import BatchDecoder
+        size = size or min(default_batch_size(coder.model), max(len(indices), 1))
+        return self._decoded(indices, BatchDecoder(coder, size))
+
+    def _decoded(self, indices: Sequence[int], decoder: BatchDecoder) -> Generator[NDArray[np.uint8]]:
+        parts = (indices[first : first + decoder.size] for first in range(0, len(indices), decoder.size))
+        with closing(map_ahead(self.gather, parts, threads=1, waiting=2, name="read latents")) as read:
+            yield from decoder.fetched(map(decoder.start, read))
 
     def dense(self, index: int | slice, model: HVAE | None = None) -> list[NDArray[np.float32]]:
         """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.
@@ -75,8 +89,8 @@ class EncodedStore(Store):
         groups = [np.concatenate(parts) for parts in zip(nothing, *batches, strict=True)]
         return groups if isinstance(index, slice) else [z[0] for z in groups]
 
-    def _batches(self, indices: Sequence[int], size: int = _BATCH_SIZE) -> Iterator[Stored]:
-        return (self.gather(indices[first : first + size]) for first in range(0, len(indices), size))
+    def _batches(self, indices: Sequence[int]) -> Iterator[Stored]:
+        return (self.gather(indices[i : i + _BATCH_SIZE]) for i in range(0, len(indices), _BATCH_SIZE))
 
     def decoder(self, model: HVAE | Decoder | None = None) -> LatentCoder | LatentDecoder:
         """What decodes the store, with `model` or what `load_decoder` loads."""

@@ -16,6 +16,7 @@ from ..store.columns import Columns
 from ..store.quantiser import Codec
 from ..store.reader import Store
 from .coder import group_columns, to_tensors
+from .packing import Packing
 
 
 class LatentDecoder:
@@ -27,6 +28,7 @@ class LatentDecoder:
         """`columns` are whole variates; `steps`: latent resolution to quantiser steps, [columns]."""
         self.model, self.codec = decoder, codec
         self.groups = group_columns(columns, steps, decoder.device)
+        self.packing = Packing(columns)
 
     @classmethod
     def of_store(cls, store: Store, decoder: Decoder) -> LatentDecoder:
@@ -40,13 +42,12 @@ class LatentDecoder:
     @full_float32()
     def decode(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
         """Expected images of stored numbers, in the likelihood's scale ([-1, 1]), float32 [B, C, H, W]."""
-        return self.model.likelihood.mean(self.output(stored))
+        return self.model.likelihood.mean(self.output(to_tensors(stored, self.model.device)))
 
     @torch.no_grad()
     @full_float32()
-    def output(self, stored: Mapping[int, NDArray[np.generic]]) -> Tensor:
-        """Parameters of the output distribution, [B, out_channels, H, W]."""
-        numbers = to_tensors(stored, self.model.device)
+    def output(self, numbers: Mapping[int, Tensor]) -> Tensor:
+        """Parameters of the output distribution, [B, out_channels, H, W], of stored numbers on the device."""
         z = {
             index: self.codec.decode(numbers[group.resolution][:, group.columns], group.steps)
             for index, group in self.groups.items()

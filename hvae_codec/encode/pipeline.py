@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import get_args
+from functools import cached_property
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,13 +22,16 @@ from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.sources import ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
+from ..model.arriving import Arriving
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
-from ..model.precision import full_float32
+from ..model.keyed_noise import keyed_noise
 from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..prune.sweep import ElboSweep
+from ..prune.rank_batches import image_keys
+from ..prune.sweep import MaskedElbo, finite_terms
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces, chunk_length
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
@@ -40,13 +43,15 @@ from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from ..verification.verify import check_written
+from .batch_coder import BatchCoder, EncodedBatch
 from .coder import LatentCoder, quantiser_steps
-from .deep_verify import decode_checked
 from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
+
+GPU_WRITERS = 4  # threads that write row groups
 
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
@@ -62,7 +67,7 @@ EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
 class EncodeOptions:
     """How a store is written; its latents do not depend on these, but for float rounding."""
 
-    batch_size: int = 64  # images through the model at once; a row group is cut into these
+    batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
     overwrite: bool = False  # whether a store that is already there is replaced
     row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
@@ -74,7 +79,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
         for name, most in limits.items():
-            if not 1 <= getattr(self, name) <= most:
+            if getattr(self, name) is not None and not 1 <= getattr(self, name) <= most:
                 option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
                 raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
         if self.embed not in get_args(Embedded):
@@ -146,14 +151,15 @@ def encode_worker(
     options, codec, source = options or EncodeOptions(), codec or IntCodec(), as_source(images)
     check_images(model, source)
     check_granularity(options.embed, mask.granularity)
-    stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=options.batch_size)
+    batch_size = batch_size_of(model, options.batch_size)
+    stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=batch_size)
     if stats.model_hash != model_hash(model):
         raise UsageError("the KL statistics were measured with another model; measure them with this one")
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
-    sizes = options.row_group_size, options.batch_size
-    encoder = ImageEncoder(coder, source, *sizes, options.evaluate, options.seed, options.verify)
+    measured = {"evaluate": options.evaluate, "seed": options.seed, "verify": options.verify}
+    encoder = ImageEncoder.of(coder, source, options.row_group_size, batch_size, **measured)
     spec, location = _spec(encoder, options), location_of(path)
-    _check_sizes(spec, options)
+    _check_sizes(spec, options, batch_size)
     if worker.count > 1 and is_written(location, spec):
         return open_store(location)
     check_location(location, options.overwrite)
@@ -185,18 +191,28 @@ def finish_store(
 class ImageEncoder:
     """Encodes images of a source, in batches that row groups are whole numbers of."""
 
-    coder: LatentCoder
+    batch_coder: BatchCoder
     source: ImageSource
-    row_group_size: int
-    max_batch: int  # images through the model at once, at most
     evaluate: bool = False  # whether each image's rate and distortion, bits/dim, are measured
     seed: int = 0  # of the noise that these are measured with
     verify: bool = False  # whether a sketch is made of each image as it decodes, and what is written is read back
 
+    @classmethod
+    def of(
+        cls, coder: LatentCoder, source: ImageSource, row_group_size: int, max_batch: int, **measured: Any
+    ) -> ImageEncoder:
+        """Encode with `coder`, at most `max_batch` images at once; `measured` are the other fields."""
+        return cls(BatchCoder(coder, chunk_length(row_group_size, max_batch, 1)), source, **measured)
+
+    @property
+    def coder(self) -> LatentCoder:
+        """What encodes."""
+        return self.batch_coder.coder
+
     @property
     def batch_size(self) -> int:
         """Images through the model at once."""
-        return chunk_length(self.row_group_size, self.max_batch, 1)
+        return self.batch_coder.size
 
     @property
     def per_image(self) -> tuple[str, ...]:
@@ -210,24 +226,36 @@ class ImageEncoder:
     def batches(self, rows: range) -> Generator[tuple[Stored, PerImage]]:
         """The same batch by batch; files are decoded ahead."""
         with closing(self.source.batches(self.batch_size, start=rows.start, stop=rows.stop)) as batches:
-            for first, pixels in zip(rows[:: self.batch_size], batches, strict=True):
-                yield self._batch(first, pixels)
+            numbered = zip(rows[:: self.batch_size], batches, strict=True)
+            yield from self.batch_coder.fetched(itertools.starmap(self._start, numbered))
 
-    @torch.no_grad()
-    @full_float32()
-    def _batch(self, first: int, pixels: NDArray[np.uint8]) -> tuple[Stored, PerImage]:
-        model, images = self.coder.model, torch.from_numpy(pixels)
-        activations = model.activations(images)
-        stored = self.coder.encode_activations(activations)
-        per_image: PerImage = {}
-        if self.evaluate:
-            elbo = ElboSweep(model, [self.coder.mask], self.source.subset(range(first, first + len(images))), self.seed)
-            elbo.add(activations, images, 0)
-            (measured,) = elbo.rows()
-            per_image = {"rate": measured.rate, "distortion": measured.distortion}
-        if self.verify:
-            per_image[SKETCH] = sketch(decode_checked(self.coder, stored, self.batch_size))
-        return stored, per_image
+    def _start(self, first: int, pixels: NDArray[np.uint8]) -> Callable[[], tuple[Stored, PerImage]]:
+        """Start to encode and to measure a batch; the function returned waits for that."""
+        batch = self.batch_coder.start_encoding(pixels)
+        count, stored_of = len(pixels), batch.stored  # not the batch: its activations are large
+        terms = Arriving(self._terms(batch, first, count)) if self.evaluate else None
+
+        def fetch() -> tuple[Stored, PerImage]:
+            stored, per_image = stored_of(), PerImage()
+            if terms is not None:
+                (measured,) = finite_terms(terms.numpy()[:, :, :count])
+                per_image = dict(zip(("rate", "distortion"), measured, strict=True))
+            if self.verify:
+                per_image[SKETCH] = sketch(self.batch_coder.decode_checked(stored))
+            return stored, per_image
+
+        return fetch
+
+    def _terms(self, batch: EncodedBatch, first: int, count: int) -> Tensor:
+        """Compute rate and distortion, bits/dim, of `count` images from number `first` on: [1, 2, size]."""
+        keys = image_keys(self.source, slice(first, first + count), self.seed)
+        keys += keys[-1:] * (len(batch.images) - len(keys))
+        noise = keyed_noise(self.coder.model.config, keys, self.coder.model.device)
+        return self._elbo(batch.activations, batch.images, noise)
+
+    @cached_property
+    def _elbo(self) -> MaskedElbo:
+        return MaskedElbo(self.coder.model, [self.coder.mask])
 
 
 def joined(parts: Iterable[tuple[Stored, PerImage]]) -> tuple[Stored, PerImage]:
@@ -255,8 +283,10 @@ def write_row_groups(writer: StoreWriter, encoder: ImageEncoder, progress: Progr
         return len(writer.rows(row_group[0]))
 
     encoded = _row_groups(writer, encoder, pending, start)
+    # A GPU makes row groups faster than one thread compresses them; a CPU's threads are busy.
+    writers = GPU_WRITERS if encoder.batch_coder.on_gpu else 1
     # Closed at once, also on an error: their threads must not outlive the call.
-    with closing(encoded), closing(write_behind(write, encoded)) as written:
+    with closing(encoded), closing(write_behind(write, encoded, writers)) as written:
         for images in written:
             done += images
             if progress is not None:
@@ -290,9 +320,9 @@ def check_images(model: HVAE, source: ImageSource) -> None:
         raise DataError(f"images are {found}; this model takes {expected}")
 
 
-def _check_sizes(spec: StoreSpec, options: EncodeOptions) -> None:
+def _check_sizes(spec: StoreSpec, options: EncodeOptions, batch_size: int) -> None:
     """Raise `UsageError` if row groups can only be cut into batches or chunks that are far too small."""
-    check_pieces(options.row_group_size, options.batch_size, "batches")
+    check_pieces(options.row_group_size, batch_size, "batches")
     for array in (spec.schema[f"z{resolution}"] for resolution in spec.resolutions):
         image_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
         check_pieces(options.row_group_size, options.chunk_bytes // image_bytes, "chunks")

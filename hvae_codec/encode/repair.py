@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..data.sources import ImageSource
 from ..data.splits import PARTS
 from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
+from ..model.batch_size import batch_size_of
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
@@ -46,7 +47,7 @@ from .repair_row_groups import RowGroupRepairer
 class RepairOptions:
     """What the encode was given, so that the same comes out."""
 
-    batch_size: int = 64  # images through the model at once; a row group is cut into these
+    batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
     seed: int = 0  # of the noise that rate and distortion are measured with
 
 
@@ -196,8 +197,8 @@ class _Repair:
             self.notes.append("damaged row groups are encoded again from their images, which were not given")
             return
         store = self.inspection.store
-        coder, sizes = LatentCoder.of_store(store, self.model), (store.row_groups.size, options.batch_size)
-        encoder = ImageEncoder(coder, self.images, *sizes, seed=options.seed)
+        coder, batch_size = LatentCoder.of_store(store, self.model), batch_size_of(self.model, options.batch_size)
+        encoder = ImageEncoder.of(coder, self.images, store.row_groups.size, batch_size, seed=options.seed)
         done = list(itertools.accumulate(len(store.row_groups.rows(r)) for r in row_groups))
         with locked(self.path, Worker()):
             self._check_unchanged()

@@ -21,7 +21,6 @@ from ..store.reader import Store, Stored
 from ..store.schema import WRITE_ALL
 from ..verification.inspection import Inspection
 from ..verification.verify import Latents, read_digest, read_row_group
-from .deep_verify import decode_checked
 from .pipeline import EVALUATED, ImageEncoder, PerImage
 from .sketch import SKETCH, sketch
 
@@ -75,7 +74,7 @@ class RowGroupRepairer:
         damaged = [name for name in self.store.own_figures if not self._is_whole(name, rows)]
         measured: PerImage = {}
         if SKETCH in damaged:
-            measured[SKETCH] = sketch(decode_checked(encoder.coder, stored, encoder.batch_size))
+            measured[SKETCH] = sketch(encoder.batch_coder.decode_checked(stored))
         if {*EVALUATED} & {*damaged}:
             measured |= replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
         files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured}

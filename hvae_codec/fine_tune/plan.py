@@ -30,7 +30,7 @@ class PrunePlan:
     control: bool = False  # whether the whole model is trained for as many steps, to compare with
     images: int = 1000  # for the ranking and for the comparison each, at most
     pictures: int = 256  # of those compared, at most, that are also encoded and decoded
-    batch_size: int = 64  # images through the model at once where nothing is trained
+    batch_size: int | None = None  # images through the model at once where nothing is trained
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -30,16 +30,20 @@ Kept = Sequence[KeptOfGroup | None]
 """What a mask keeps of each group; None: the whole group."""
 
 
-def kept_of(mask: Sequence[Tensor]) -> Kept:
-    """Read a mask, per group True = keep, [variates, 1, 1] or [variates, H, W]; do it once, as it waits for a GPU."""
-    return [_kept_of_group(keep) for keep in mask]
+def kept_of(mask: Sequence[Tensor], device: torch.device | str) -> Kept:
+    """Read a mask, per group True = keep, [variates, 1, 1] or [variates, H, W], for work on `device`.
+
+    A mask on the host is read there: nothing waits for a GPU.
+    """
+    return [_kept_of_group(keep.cpu(), device) for keep in mask]
 
 
-def _kept_of_group(keep: Tensor) -> KeptOfGroup | None:
+def _kept_of_group(keep: Tensor, device: torch.device | str) -> KeptOfGroup | None:
     if keep.all():
         return None
     variates = keep.flatten(1).any(dim=1).nonzero().flatten()
-    return KeptOfGroup(variates, None if keep[variates].all() else keep[variates])
+    positions = None if keep[variates].all() else keep[variates].to(device)
+    return KeptOfGroup(variates.to(device), positions)
 
 
 class RecordingChoice(Protocol):

@@ -24,6 +24,7 @@ from .checkpoint import fill_model, weights_hash
 from .folding import folded_residual
 from .hvae import HVAE
 from .likelihood import make_likelihood
+from .recorded import Recording
 from .top_down import TopDownBlock, unpool_between
 
 
@@ -52,6 +53,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.likelihood = make_likelihood(config)
+        self.recording = Recording()
+        """Which work on its batches is recorded as a CUDA graph."""
         lowest, highest = config.top_down_stages[0], config.stages[0]
         self.start = nn.Parameter(torch.zeros(1, lowest.width, lowest.resolution, lowest.resolution))
         self.blocks = nn.ModuleList(_blocks(config, kept))

@@ -28,6 +28,7 @@ from .kernels.compiled import Compiler, compiled
 from .kernels.sample_and_kl import FORMULAS, Formulas
 from .likelihood import make_likelihood
 from .precision import full_float32
+from .recorded import Recording
 from .temperature import Temperature, group_temperatures
 from .top_down import Choose, TopDown, TopDownBlock
 
@@ -74,6 +75,8 @@ class HVAE(nn.Module):
         """Of each group what pruning left, True = keep, if its run was pruned and is whole; see `prune_to`."""
         self.kept: Kept | None = None
         """The same in numbers."""
+        self.recording = Recording()
+        """Which work on its batches is recorded as a CUDA graph."""
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +134,7 @@ class HVAE(nn.Module):
     def prune_to(self, keep: Sequence[Tensor]) -> None:
         """Collapse posteriors to the prior from now on, wherever `keep` (per group bool [variates, 1, 1]) is False."""
         self.keep = [group.to(self.device) for group in keep]
-        self.kept = kept_of(self.keep)
+        self.kept = kept_of(keep, self.device)
 
     def choose_posterior(self, noise: Noise, kept: Kept | None = None) -> SampledPosterior | RoundedPosterior:
         """Make the choice of z that this model's bound is of: posterior samples or, if it was trained for codes, codes.
@@ -147,7 +150,7 @@ class HVAE(nn.Module):
 
     def forward(self, images: Tensor, noise: Noise, mask: Sequence[Tensor] | None = None) -> Terms:
         """Compute the terms of the loss along one choice of z (see `choose_posterior`), with gradients."""
-        choose = self.choose_posterior(noise, None if mask is None else kept_of(mask))
+        choose = self.choose_posterior(noise, None if mask is None else kept_of(mask, self.device))
         output = self.top_down(self._activations(images), choose, len(images))
         return Terms(self._nll(output, images.to(self.device)), choose.kl)
 

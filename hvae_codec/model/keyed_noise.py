@@ -27,9 +27,16 @@ def keyed_noise(
     `groups` draws for the first ones alone. Numbers depend on the key and the kind of device alone, so that work can be
     divided among processes in any way. All are drawn at once: training saves them for the backward pass anyway.
     """
+    return noise_of(config, keyed_rows(config, keys, device, groups))
+
+
+def keyed_rows(
+    config: ModelConfig, keys: Sequence[tuple[int, ...]], device: torch.device | str, groups: int | None = None
+) -> Tensor:
+    """Draw the same as one row per image, [B, dims], for `noise_of`."""
     drawn = torch.empty(len(keys), noise_dims(config, groups), device=device)
     fill_keyed(drawn, keys)
-    return noise_of(config, drawn)
+    return drawn
 
 
 def noise_dims(config: ModelConfig, groups: int | None = None) -> int:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from .batch_size import batch_size_of
 from .choices import prior_sample
 from .hvae import HVAE
 from .image_noise import ImageNoise
@@ -24,7 +25,7 @@ def sample_images(
     *,
     output_temperature: float | None = None,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Draw `count` images from the prior, in batches of uint8 [B, C, H, W]; memory does not grow with `count`.
 
@@ -33,7 +34,7 @@ def sample_images(
     temperatures, `seed` and i alone (up to rounding of convolutions, which work on other shapes in other batches).
     Raises `UsageError` on a temperature that is not possible, or a count or batch size below 1.
     """
-    temperatures = group_temperatures(temperature, model.config)
+    temperatures, batch_size = group_temperatures(temperature, model.config), batch_size_of(model, batch_size)
     for name, number in (("number of images", count), ("batch size", batch_size)):
         if number < 1:
             raise UsageError(f"the {name} is {number}; it must be at least 1")

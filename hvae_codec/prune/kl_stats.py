@@ -21,10 +21,10 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError, ModelError
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
-from ..model.choices import Noise
 from ..model.hvae import HVAE
-from ..model.keyed_noise import keyed_noise
+from ..model.keyed_noise import keyed_rows, noise_of
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..progress import Progress
@@ -110,7 +110,7 @@ def kl_stats(
     model: HVAE,
     images: ImageSource | NDArray[np.uint8] | Tensor,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     sample: bool = True,
     progress: Progress | None = None,
@@ -129,10 +129,11 @@ def kl_stats(
         raise DataError("there are no images to measure the KL on; give at least one")
     processes = processes or DistributedContext()
     sums, before_last = _Sums(model), len(model.config.groups) - 1
-    for first, batch in rank_batches(source, batch_size, batch_size, progress, processes):
+    add, size = model.recording.of(sums.add, model.device), batch_size_of(model, batch_size)
+    for first, batch in rank_batches(source, size, size, progress, processes):
         keys = image_keys(source, slice(first, first + len(batch)), seed)
-        noise = keyed_noise(model.config, keys, model.device, before_last) if sample else None
-        sums.add(torch.from_numpy(batch), noise)
+        drawn = [keyed_rows(model.config, keys, model.device, before_last)] if sample else []
+        add(torch.from_numpy(batch), *drawn)
     return sums.average(len(source), source.fingerprint, processes)
 
 
@@ -148,8 +149,9 @@ class _Sums:
 
     @torch.no_grad()
     @full_float32()
-    def add(self, images: Tensor, noise: Noise | None) -> None:
-        """Add a batch, uint8 [B, C, H, W]; z is the posterior's mean without noise."""
+    def add(self, images: Tensor, drawn: Tensor | None = None) -> None:
+        """Add a batch, uint8 [B, C, H, W], with the noise that was `drawn`, [B, dims]; without, z is the mean."""
+        noise = None if drawn is None else noise_of(self.model.config, drawn)
         activations, top_down = self.model.activations(images), self.model.top_down
 
         def choose(group: LatentGroup) -> Tensor:
@@ -173,7 +175,8 @@ class _Sums:
         return torch.where(self.model.keep[group.index], z, of_prior)
 
     def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
-        if kl[0].numel() > 4096:  # for so many, several times faster than a sum over the first axis
+        # For so many, several times faster on a CPU than a sum over the first axis; a GPU has one kernel for that.
+        if kl.device.type == "cpu" and kl[0].numel() > 4096:
             for image in kl:
                 self.kl[group] += image
         else:

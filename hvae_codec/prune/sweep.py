@@ -14,10 +14,11 @@ from torch import Tensor
 from ..data.sources import ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError
+from ..model.batch_size import batch_size_of
 from ..model.bottom_up import Activations
-from ..model.choices import kept_of
+from ..model.choices import Noise, kept_of
 from ..model.hvae import HVAE
-from ..model.keyed_noise import keyed_noise
+from ..model.keyed_noise import keyed_rows, noise_of
 from ..model.precision import full_float32
 from ..progress import Progress
 from .mask import LatentMask
@@ -56,7 +57,7 @@ def sweep(
     images: ImageSource | NDArray[np.uint8] | Tensor,
     masks: Sequence[LatentMask],
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     processes: DistributedContext | None = None,
@@ -67,12 +68,40 @@ def sweep(
     Raises `DataError` if there are no images, they do not fit the model or its output is not finite, `UsageError`
     on another model's mask.
     """
-    source = as_source(images)
+    source, size = as_source(images), batch_size_of(model, batch_size)
     elbo = ElboSweep(model, masks, source, seed)
-    for first, batch in rank_batches(source, batch_size, batch_size, progress, processes):
-        pixels = torch.from_numpy(batch)
-        elbo.add(model.activations(pixels), pixels, first)
+    for first, batch in rank_batches(source, size, size, progress, processes):
+        elbo.add(torch.from_numpy(batch), first)
     return elbo.rows(processes)
+
+
+class MaskedElbo:
+    """Computes rate and distortion of batches under several masks, on the model's device."""
+
+    def __init__(self, model: HVAE, masks: Sequence[LatentMask]) -> None:
+        for mask in masks:
+            mask.check_fits(model)
+        self.model, self.masks = model, masks
+        self._kept = [kept_of(mask.tensors("cpu"), model.device) for mask in masks]
+
+    @torch.no_grad()
+    @full_float32()
+    def __call__(self, activations: Activations, images: Tensor, noise: Noise) -> Tensor:
+        """Measure uint8 `images` [B, C, H, W] from their activations: [masks, 2, B] bits/dim, float64."""
+        choices = [self.model.choose_posterior(noise, kept) for kept in self._kept]
+        outputs = masked_outputs(self.model, activations, self.masks, choices)
+        terms = torch.empty(len(choices), 2, len(images), dtype=torch.float64, device=self.model.device)
+        for (rate, distortion), choose, output in zip(terms, choices, outputs, strict=True):
+            rate.copy_(choose.kl.sum(dim=0))
+            distortion.copy_(self.model.likelihood.nll(output, images))
+        return terms / self.model.nats_per_bit_dim
+
+
+def finite_terms(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what `MaskedElbo` computed; `DataError` if a number is not finite."""
+    if not np.isfinite(terms).all():
+        raise DataError("the NELBO is not finite; the model's weights are damaged")
+    return terms
 
 
 class ElboSweep:
@@ -81,28 +110,28 @@ class ElboSweep:
     def __init__(self, model: HVAE, masks: Sequence[LatentMask], source: ImageSource, seed: int) -> None:
         if not len(source):
             raise DataError("there are no images to measure the NELBO on; give at least one")
-        for mask in masks:
-            mask.check_fits(model)
         self.model, self.masks, self._source, self._seed = model, masks, source, seed
-        self._kept = [kept_of(mask.tensors(model.device)) for mask in masks]
+        self._elbo = MaskedElbo(model, masks)
+        self._measure = model.recording.of(self._batch, model.device)
         self._terms = np.zeros((len(masks), 2, len(source)))
 
-    @torch.no_grad()
-    @full_float32()
-    def add(self, activations: Activations, images: Tensor, first: int) -> None:
-        """Measure uint8 `images` [B, C, H, W], the first of which is number `first`, from their activations."""
+    def add(self, images: Tensor, first: int) -> Activations:
+        """Measure uint8 `images` [B, C, H, W], the first of which is number `first`.
+
+        Returns their activations, which hold until the next call.
+        """
         rows = slice(first, first + len(images))
-        noise = keyed_noise(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)
-        images = images.to(self.model.device)
-        choices = [self.model.choose_posterior(noise, kept) for kept in self._kept]
-        outputs = masked_outputs(self.model, activations, self.masks, choices)
-        for terms, choose, output in zip(self._terms, choices, outputs, strict=True):
-            both = torch.stack([choose.kl.sum(dim=0), self.model.likelihood.nll(output, images)])
-            terms[:, rows] = both.double().cpu().numpy() / self.model.nats_per_bit_dim
+        drawn = keyed_rows(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)
+        activations, terms = self._measure(images, drawn)
+        self._terms[:, :, rows] = terms.cpu().numpy()
+        return activations
+
+    @torch.no_grad()
+    def _batch(self, images: Tensor, drawn: Tensor) -> tuple[Activations, Tensor]:
+        activations = self.model.activations(images)
+        return activations, self._elbo(activations, images, noise_of(self.model.config, drawn))
 
     def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:
         """Return a row per mask, of the images of all processes; `DataError` if a number is not finite."""
         terms = (processes or DistributedContext()).all_reduce_sum(torch.from_numpy(self._terms)).numpy()
-        if not np.isfinite(terms).all():
-            raise DataError("the NELBO is not finite; the model's weights are damaged")
-        return [SweepRow(mask, *both) for mask, both in zip(self.masks, terms, strict=True)]
+        return [SweepRow(mask, *both) for mask, both in zip(self.masks, finite_terms(terms), strict=True)]

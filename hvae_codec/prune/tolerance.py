@@ -51,7 +51,7 @@ def find_tolerated(
     tolerance: float,
     *,
     granularity: Granularity = "variate",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     processes: DistributedContext | None = None,

@@ -21,6 +21,7 @@ from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
 from ..model.hvae import HVAE, Elbo
 from ..model.precision import copied_as, same_algorithms
+from ..model.recorded import GraphMode
 from ..progress import Progress
 from .accumulation import check_batch_size
 from .batches import CACHE_BYTES, BatchStream, default_workers
@@ -28,7 +29,7 @@ from .interrupt import Interruptible
 from .memory_probe import available_memory, check_memory
 from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
-from .recorded_step import GraphMode, is_recorded, make_step
+from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
 from .run_folder import Origin, RunLock, check_origin, start_run
 from .state import STATES, TrainState, load_state

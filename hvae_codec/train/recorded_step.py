@@ -9,9 +9,7 @@ again once balancing ends.
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,13 +18,11 @@ from ..config import Config
 from ..distributed import DistributedContext
 from ..model.choices import Noise
 from ..model.keyed_noise import fill_keyed, keyed_noise, noise_dims, noise_of
+from ..model.recorded import GraphMode, Recorded
 from .accumulation import cut, update_in_parts
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
 from .update import Network, StepResult
-
-GraphMode = Literal["auto", "on", "off"]
-"""Whether steps are recorded; auto: on one GPU."""
 
 Keys = Sequence[tuple[int, ...]]
 Step = Callable[[Tensor, Keys, int], StepResult]
@@ -75,42 +71,44 @@ class EagerStep:
 
 
 class RecordedStep:
-    """`eager`'s step on buffers of its own; on a GPU its first step is recorded, and the later ones replay that.
+    """`eager`'s step on buffers of its own; on a GPU its second step is recorded, and that and the later ones replayed.
 
-    On a CPU each step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way, as
-    do all batches if recording failed, after a call of `on_warning`. Later steps do not change an earlier result.
+    On a CPU each step runs as it would be recorded. Batches of another size than the first one's take `eager`'s way.
+    `on_warning` is called if recording fails. Later steps do not change an earlier result.
     """
 
     def __init__(self, eager: EagerStep, on_warning: Callable[[str], None]) -> None:
         self._eager, self._on_warning = eager, on_warning
         self._buffers: _Buffers | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._recorded: StepResult | None = None
+        self._recorded: Recorded[StepResult] | None = None
         self._balanced = False
-        self._failed = False
 
     @property
     def replays(self) -> bool:
-        """Whether the next step is a replay."""
-        return self._graph is not None
+        """Whether the next step is a replay, if groups are balanced in it as in the last one."""
+        return self._recorded is not None and self._recorded.replays
 
     def __call__(self, images: Tensor, keys: Keys, step: int) -> StepResult:
         """Train on `images` at `step`."""
         eager = self._eager
         if self._buffers is None:
             self._buffers = _Buffers(images.shape, eager.config, eager.device)
-        if self._failed or images.shape != self._buffers.images.shape:
+            if eager.device.type == "cuda":
+                eager.optimizer.prime()  # moments that the recording made would be in its own memory
+        if images.shape != self._buffers.images.shape:
             return eager(images, keys, step)
         numbers = StepNumbers.at(eager.config, step)
         self._buffers.fill(images, keys, numbers)
-        if eager.device.type != "cuda":
-            return self._run()
-        with torch.cuda.device(eager.device):
-            if self._graph is None or self._balanced != numbers.balanced:
-                return self._record()
-            assert self._recorded is not None
-            self._graph.replay()
-            return _copied(self._recorded)
+        return _copied(self._computation(balanced=numbers.balanced)())
+
+    def _computation(self, *, balanced: bool) -> Recorded[StepResult]:
+        """Return what computes a step; an earlier recording's memory is free for a new one."""
+        if self._recorded is None or self._balanced != balanced:
+            self._recorded, self._balanced = Recorded(self._run, self._eager.device, self._warn), balanced
+        return self._recorded
+
+    def _warn(self, reason: str) -> None:
+        self._on_warning(f"the training step cannot be recorded as a CUDA graph ({reason}); steps run without")
 
     def _run(self) -> StepResult:
         """Take a step on what the buffers hold."""
@@ -118,34 +116,6 @@ class RecordedStep:
         rows = cut(len(self._buffers.images), self._eager.config.train.accumulate)
         parts = [functools.partial(self._buffers.part, part) for part in rows]
         return self._eager.update(parts, self._buffers.numbers)
-
-    def _record(self) -> StepResult:
-        """Take a step, then record the next one; recording computes nothing."""
-        self._graph = self._recorded = None  # an earlier recording's memory is free for this one
-        self._eager.optimizer.prime()  # moments that the recording made would be in its own memory
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        # Libraries set themselves up in the first step, which a recording could not hold.
-        with torch.cuda.stream(stream):
-            first = _copied(self._run())
-            self._try_recording(stream)
-        torch.cuda.current_stream().wait_stream(stream)
-        return first
-
-    def _try_recording(self, stream: torch.cuda.Stream) -> None:
-        gc.collect()  # what is thrown away while recording may be memory of another recording
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                recorded = self._run()
-        except RuntimeError as error:  # out of memory is one, too
-            self._failed = True
-            # What went wrong makes the end of the recording fail, too, which says less.
-            reason = str(error.__context__ or error).partition("\n")[0]
-            self._on_warning(f"the training step cannot be recorded as a CUDA graph ({reason}); steps run without")
-        else:
-            assert self._buffers is not None
-            self._graph, self._recorded, self._balanced = graph, recorded, self._buffers.numbers.balanced
 
 
 class _Buffers:
