@@ -158,7 +158,7 @@ def count_step(config: Config, batch: int, *, compiled: bool = True) -> KernelCo
         model = HVAE(config.model).to(memory_format=torch.channels_last)
         shape = (batch, config.model.channels, config.model.image_size, config.model.image_size)
         images, drawn = torch.empty(shape, dtype=torch.uint8), torch.empty(batch, noise_dims(config.model))
-        numbers = StepNumbers(torch.empty(()), torch.empty(()), torch.empty((), dtype=torch.bool))
+        numbers = StepNumbers(torch.empty(()), torch.empty(()), config.loss.balance_groups)
     if compiled:
         model.compile_formulas(compiler(count))
     dtype = copied_as(config.train.precision, DEVICE)

@@ -122,7 +122,7 @@ def test_what_is_recorded(channels: int, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_is_tried(recorded: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_probe, "make_network", lambda model, _: model)  # autocast of no device
+    monkeypatch.setattr(memory_probe, "make_network", lambda model, *_: model)  # autocast of no device
     config = with_settings(config_of(3), [f"train.batch_size={BATCH}", "train.accumulate=2", "train.precision=fp32"])
     model = model_of(config)
     optimizer = FlatOptimizer(model, config.optimizer, 0.99)
