@@ -212,8 +212,8 @@ def show(title: str, counts: dict[str, KernelCount], operations: int) -> None:
     rows = [(phase, *(f"{count.phases[phase].total():,}" for count in counts.values())) for phase in phases]
     print_table(title, ("kernels", *counts), [*rows, ("all", *(f"{count.total:,}" for count in counts.values()))])
     for way, count in counts.items():
-        most = sum(count.phases.values(), Counter()).most_common(operations)
-        print(*[f"{way}: {name} {kernels:,}" for name, kernels in most], sep="\n")
+        for name, kernels in sum(count.phases.values(), Counter()).most_common(operations):
+            print(f"{way}: {name} {kernels:,}")
 
 
 if __name__ == "__main__":

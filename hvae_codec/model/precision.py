@@ -73,7 +73,7 @@ _ALGORITHMS = (_Switch(_cudnn, "benchmark", False), _Switch(_cudnn, "determinist
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Precision:
     """Choose for auto: bf16 on a CPU that has instructions for it, else fp32.
 
-    On GPUs fp32's convolutions round to TF32: the casts of bf16 would take longer there than it saves.
+    On GPUs fp32's convolutions round to TF32; bf16 took longer when it was measured (docs/gpu.md).
     """
     if wanted != "auto":
         return wanted

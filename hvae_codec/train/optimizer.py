@@ -48,7 +48,7 @@ class FlatOptimizer:
             parameter.data = weights[name]
         self._copy = None if copied_as is None else self._copied(model, copied_as)
         self.weights.grad = self.gradients
-        self._parts = self._rows(self.gradients)
+        self._parts = self._gradient_parts()
         self._are_zero = True
         self.ema = self.weights.detach().clone()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
@@ -74,10 +74,12 @@ class FlatOptimizer:
                 parameter.data = part
         return copy
 
-    def _rows(self, flat: Tensor) -> list[Tensor]:
-        """Cut a flat tensor into the parameters' parts as they lie in memory, [numbers] each."""
+    def _gradient_parts(self) -> list[Tensor]:
+        """Cut the flat gradients into the parameters' parts; on GPUs as they lie in memory, [numbers] each."""
+        if self.gradients.device.type == "cpu":
+            return list(self.named(self.gradients).values())
         sizes = (parameter.numel() for parameter in self._parameters.values())
-        return [flat[first : first + size] for first, size in zip(self._offsets, sizes, strict=True)]
+        return [self.gradients[first : first + size] for first, size in zip(self._offsets, sizes, strict=True)]
 
     def zero_grad(self) -> None:
         """Set all gradients to 0."""
@@ -94,7 +96,8 @@ class FlatOptimizer:
         used: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}  # by type: a GPU copies those of one type at once
         for part, gradient, parameter in zip(self._parts, found, parameters, strict=True):
             if gradient is not None:
-                used.setdefault(gradient.dtype, []).append((part, _row(gradient, parameter)))
+                row = gradient if gradient.device.type == "cpu" else _row(gradient, parameter)
+                used.setdefault(gradient.dtype, []).append((part, row))
         gather = torch._foreach_copy_ if self._are_zero else torch._foreach_add_
         for pairs in used.values():
             gather([part for part, _ in pairs], [row for _, row in pairs])

@@ -6,8 +6,7 @@ Plain operations on a whole batch wait for memory at every link; see `blockwise`
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +20,16 @@ Observe = Callable[[Tensor, Tensor], None]
 """Called with the KL and the posterior's std of some images, [b, variates, H, W] each."""
 
 
-class Formulas(NamedTuple):
-    """What is computed in one pass, for each block of images; compiled or not."""
+Room = Sequence[Tensor | None]
+"""Tensors that results are written to; None: they are new."""
+NO_ROOM: Room = (None,) * 7
 
-    forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., tuple[Tensor, ...]]
+
+class Formulas(NamedTuple):
+    """What is computed in one pass: as written for each block of images, compiled for a whole batch."""
+
+    forward: Callable[..., Sequence[Tensor]]
+    backward: Callable[..., Sequence[Tensor]]
 
 
 def sample_and_kl(
@@ -37,7 +41,7 @@ def sample_and_kl(
     nothing else is saved for the backward pass.
     """
     if torch.compiler.is_compiling():  # the compiler makes one pass of the plain formulas
-        z, kl = _sampled(form, noise, *posterior, *prior)
+        z, kl = _sampled(form, noise, [*posterior, *prior])
         return z, kl
     wanted = torch.is_grad_enabled() and any(raw.requires_grad for raw in (*posterior, *prior))
     z, kl = _SampleAndKL.apply(form, wanted, formulas or FORMULAS, noise, *posterior, *prior)  # type: ignore[no-untyped-call]
@@ -69,7 +73,15 @@ class _SampleAndKL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.form, ctx.dtype, ctx.formulas = form, raws[0].dtype, formulas
         compute = formulas.forward if wanted else _sampled
-        z, kl, *derivatives = _in_blocks(noise, lambda part: compute(form, *(x[part] for x in (noise, *raws))))
+        if formulas is FORMULAS or not wanted:
+            count = (5 if form.residual else 4) if wanted else 0
+            dtype = torch.promote_types(ctx.dtype, torch.float32)
+            z, *derivatives = (torch.empty_like(raws[0], dtype=dtype) for _ in range(1 + count))
+            kl = z.new_empty(len(noise))
+            for part in _blocks(noise):
+                compute(form, noise[part], [x[part] for x in raws], [x[part] for x in (z, kl, *derivatives)])
+        else:
+            z, kl, *derivatives = compute(form, noise, raws)
         ctx.save_for_backward(*derivatives)
         return z, kl
 
@@ -77,91 +89,94 @@ class _SampleAndKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_z: Tensor, by_kl: Tensor) -> tuple[Tensor | None, ...]:
         given = (by_z, by_kl, *ctx.saved_tensors)
-        gradients = _in_blocks(by_z, lambda part: ctx.formulas.backward(ctx.form, ctx.dtype, *(x[part] for x in given)))
+        if ctx.formulas is FORMULAS:
+            room = [torch.empty_like(by_z) for _ in range(4)]
+            for part in _blocks(by_z):
+                ctx.formulas.backward(ctx.form, [x[part] for x in given], [x[part] for x in room])
+            gradients = [gradient.to(ctx.dtype) for gradient in room]
+        else:
+            gradients = ctx.formulas.backward(ctx.form, given, NO_ROOM, ctx.dtype)
         return None, None, None, None, *gradients
 
 
-def _in_blocks(like: Tensor, compute: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Compute tensors of a batch in blocks of images whose intermediates are as large as `like`."""
-    first, *others = blocks(len(like), like.shape[1:].numel(), like.device)
-    found = compute(first)
-    if not others:
-        return found
-    whole = tuple(_empty_batch(len(like), x) for x in found)
-    for part, of_part in itertools.chain([(first, found)], ((part, compute(part)) for part in others)):
-        for out, x in zip(whole, of_part, strict=True):
-            out[part] = x
-    return whole
+def _blocks(of: Tensor) -> Iterator[slice]:
+    return blocks(len(of), of.shape[1:].numel(), of.device)
 
 
-def _empty_batch(images: int, part: Tensor) -> Tensor:
-    """Make room for `images`, in the type and memory format of a part of them."""
-    return part.new_empty_strided((images, *part.shape[1:]), (part.shape[1:].numel(), *part.stride()[1:]))
+def _sampled(form: GaussianForm, noise: Tensor, raws: Sequence[Tensor], room: Room = NO_ROOM) -> tuple[Tensor, Tensor]:
+    """Compute z and the KL; `raws` are the posterior's mean and raw scale, and the prior's."""
+    p = form.distribution(RawGaussian(*raws[2:]))
+    q = form.relative(form.distribution(RawGaussian(*raws[:2])), p)
+    return torch.addcmul(q.mean, q.std, noise, out=room[0]), _per_image(q.kl(p), room[1])
 
 
-def _sampled(
-    form: GaussianForm, noise: Tensor, q_mean: Tensor, q_scale: Tensor, p_mean: Tensor, p_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Compute z and the KL."""
-    p = form.distribution(RawGaussian(p_mean, p_scale))
-    q = form.relative(form.distribution(RawGaussian(q_mean, q_scale)), p)
-    return q.sample(noise), _per_image(q.kl(p))
-
-
-def _per_image(kl: Tensor) -> Tensor:
+def _per_image(kl: Tensor, room: Tensor | None) -> Tensor:
     """Add up [b, variates, H, W] to [b]: on CPUs in the order that results depend on, which takes a copy."""
-    return kl.sum(dim=(1, 2, 3)) if torch.compiler.is_compiling() else kl.flatten(1).sum(dim=1)
+    if torch.compiler.is_compiling():
+        return kl.sum(dim=(1, 2, 3))
+    return torch.sum(kl.flatten(1), dim=1, out=room)
 
 
-def _with_derivatives(
-    form: GaussianForm, noise: Tensor, q_mean: Tensor, q_scale: Tensor, p_mean: Tensor, p_scale: Tensor
-) -> tuple[Tensor, ...]:
+def _with_derivatives(form: GaussianForm, noise: Tensor, raws: Sequence[Tensor], room: Room = NO_ROOM) -> list[Tensor]:
     """Compute z, the KL, and derivatives: KL by the posterior's mean and both raw scales, z by the raw scales.
 
     With r = sq / sp and d = (mq - mp) / sp, KL = (r² + d² - 1) / 2 - log r has the derivatives
     dmq = d / sp = -dmp, dsq = (r - 1 / r) / sp, dsp = (1 - r² - d²) / sp; and z = mq + sq · noise has dsq = noise.
     """
-    own_raw, p_raw = RawGaussian(q_mean, q_scale).widened(), RawGaussian(p_mean, p_scale).widened()
+    own_raw, p_raw = RawGaussian(*raws[:2]).widened(), RawGaussian(*raws[2:]).widened()
     own, p = form.distribution(own_raw), form.distribution(p_raw)
     q = form.relative(own, p)
-    z, kl = q.sample(noise), _per_image(q.kl(p))
+    found = [torch.addcmul(q.mean, q.std, noise, out=room[0]), _per_image(q.kl(p), room[1])]
     inverse = p.std.reciprocal()
     ratio, shift = q.std * inverse, (q.mean - p.mean) * inverse
-    by_q_std = ratio - ratio.reciprocal()
+    found.append(torch.mul(shift, inverse, out=room[2]))
+    by_q_std, prior_noise = ratio - ratio.reciprocal(), None
     if form.residual:  # r is the posterior's own std, whatever the prior's
         by_p_std = -shift.square() * inverse
-        of_residual = [_through_scale(form, noise * own.std, p_raw.scale, p.std)]
-        noise = noise * p.std
+        noise, prior_noise = noise * p.std, noise * own.std
     else:
         by_q_std.mul_(inverse)
         by_p_std = (1.0 - ratio.square()).addcmul_(shift, shift, value=-1.0).mul_(inverse)
-        of_residual = []
-    of_kl = (_through_scale(form, by_q_std, own_raw.scale, own.std), _through_scale(form, by_p_std, p_raw.scale, p.std))
-    return z, kl, shift * inverse, *of_kl, _through_scale(form, noise, own_raw.scale, own.std), *of_residual
+    found.append(_through_scale(form, by_q_std, own_raw.scale, own.std, room[3]))
+    found.append(_through_scale(form, by_p_std, p_raw.scale, p.std, room[4]))
+    found.append(_through_scale(form, noise, own_raw.scale, own.std, room[5]))
+    if prior_noise is not None:
+        found.append(_through_scale(form, prior_noise, p_raw.scale, p.std, room[6]))
+    return found
 
 
-def _through_scale(form: GaussianForm, by_std: Tensor, scale: Tensor, std: Tensor) -> Tensor:
+def _through_scale(form: GaussianForm, by_std: Tensor, scale: Tensor, std: Tensor, room: Tensor | None) -> Tensor:
     """Compute the derivative by the raw `scale`, from that by its `std`; 0 if the std was clamped."""
     if form.base == "std":
         by_scale = torch.ops.aten.softplus_backward(by_std, scale, form.beta, 20.0)
     else:
         by_scale = by_std * std * form.beta
-    return torch.ops.aten.hardtanh_backward(by_scale, std, SMALLEST_STD, LARGEST_STD)
+    if room is None:
+        return torch.ops.aten.hardtanh_backward(by_scale, std, SMALLEST_STD, LARGEST_STD)
+    return torch.ops.aten.hardtanh_backward.grad_input(by_scale, std, SMALLEST_STD, LARGEST_STD, grad_input=room)
 
 
 def _combined(
-    form: GaussianForm, dtype: torch.dtype, by_z: Tensor, by_kl: Tensor, *derivatives: Tensor
-) -> tuple[Tensor, ...]:
-    """Compute the gradients of the raw outputs: the posterior's mean and scale, the prior's mean and scale."""
-    kl_by_q_mean, kl_by_q_scale, kl_by_p_scale, z_by_q_scale = derivatives[:4]
+    form: GaussianForm, given: Sequence[Tensor], room: Room = NO_ROOM, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Compute the gradients of the raw outputs: the posterior's mean and scale, the prior's mean and scale.
+
+    `given` are the gradients of z and of the KL, and what `_with_derivatives` gave. The results are of type `dtype`.
+    """
+    by_z, by_kl, kl_by_q_mean, kl_by_q_scale, kl_by_p_scale, z_by_q_scale, *of_residual = given
     by_kl = by_kl.view(-1, 1, 1, 1)
     by_shift = by_kl * kl_by_q_mean
-    by_q = (by_z + by_shift, torch.addcmul(by_z * z_by_q_scale, by_kl, kl_by_q_scale))
-    if form.residual:  # the posterior's mean moves with the prior's, so that the KL does not change
-        by_p = (by_z.clone(), torch.addcmul(by_z * derivatives[4], by_kl, kl_by_p_scale))
+    found = [
+        torch.add(by_z, by_shift, out=room[0]),
+        torch.addcmul(by_z * z_by_q_scale, by_kl, kl_by_q_scale, out=room[1]),
+    ]
+    if of_residual:  # the posterior's mean moves with the prior's, so that the KL does not change
+        found.append(torch.mul(by_z, 1.0, out=room[2]))
+        found.append(torch.addcmul(by_z * of_residual[0], by_kl, kl_by_p_scale, out=room[3]))
     else:
-        by_p = (-by_shift, by_kl * kl_by_p_scale)
-    return tuple(gradient.to(dtype) for gradient in (*by_q, *by_p))
+        found.append(torch.neg(by_shift, out=room[2]))
+        found.append(torch.mul(by_kl, kl_by_p_scale, out=room[3]))
+    return found if dtype is None else [gradient.to(dtype) for gradient in found]
 
 
 FORMULAS = Formulas(_with_derivatives, _combined)
