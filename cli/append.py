@@ -15,11 +15,11 @@ from .options import (
     Data,
     DeviceOption,
     Seed,
-    SkipBroken,
     Split,
     SplitName,
     StoreArgument,
 )
+from .source_options import SourceOptions, takes_source_options
 
 Out = Annotated[
     str | None,
@@ -31,9 +31,11 @@ Model = Annotated[
 ]
 
 
+@takes_source_options
 def command(
     data: Data,
     store: StoreArgument,
+    source_options: SourceOptions,
     out: Out = None,
     split: Split = SplitName.all,
     worker_option: WorkerOption = "",
@@ -41,7 +43,6 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Add images to a store, with the model, mask and codec that it was made with.
 
@@ -50,7 +51,6 @@ def command(
     same command is run again.
     """
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.report.about import store_table, worker_sentence
 
@@ -59,8 +59,7 @@ def command(
         opened = processes.run_on_main(lambda: open_to_append(store, out, worker))
         reuse_freed_memory()
         hvae = opened.load_model(processes.device, model)
-        config = hvae.config
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_store(data, hvae.config, store)
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
             appended = append_worker(
                 hvae,

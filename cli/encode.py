@@ -37,12 +37,12 @@ from .options import (
     GranularityName,
     Model,
     Seed,
-    SkipBroken,
     Split,
     SplitName,
     Step,
     latent_codec,
 )
+from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
@@ -69,8 +69,10 @@ class EncodeRequest:
     options: EncodeOptions
 
 
+@takes_source_options
 def command(
     data: Data,
+    source_options: SourceOptions,
     store: option.Store,
     keep: option.Keep = "",
     cutoff: option.Cutoff = "",
@@ -93,7 +95,6 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Encode images into a store of their most informative latents.
 
@@ -117,12 +118,13 @@ def command(
     )
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options)
-    _run(request, data, model, device, worker_option, skip_broken)
+    _run(request, data, model, device, worker_option, source_options)
 
 
-def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, skip_broken: bool) -> None:
+def _run(
+    request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, source_options: SourceOptions
+) -> None:
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.store.open_writer import check_location
 
@@ -134,8 +136,7 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
         model = load_model(run, processes.device)
         if processes.is_main and not worker.number:
             warn_unfinished(model)
-        config = model.config
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_run(data, model.config, model.run)
         if processes.is_main:
             report_splits(source)
         written = _encode(request, model, source, worker, processes)

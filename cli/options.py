@@ -83,13 +83,6 @@ Count = Annotated[
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
-SkipBroken = Annotated[
-    bool,
-    typer.Option(
-        "--skip-broken",
-        help="Leave out image files that cannot be used, and name them: broken, grey among colour, too deep, ...",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

@@ -1,4 +1,7 @@
-"""Images in one array: `.npy`, `.npz` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices."""
+"""Images in one array: `.npy`, `.npz` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices.
+
+With `depth` 8 in its preprocessing, also uint16.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .containers import Container
-from .pixels import fit, other_channels
+from .depth import to_8_bits
+from .pixels import as_channels, fit, other_channels
+from .preprocessing import Preprocessing
+from .resizing import misfit
 from .whole_zarr import WholeZarr
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
@@ -24,32 +30,54 @@ class ArrayContainer(Container):
     numbered_names = True
 
     def __init__(self, path: Path, array: Any, labels: Sequence[str] = (), *, size: int, channels: int) -> None:
-        _check_array(path, array, channels)
+        _check_shape(path, array, channels)
         self.array = array
         names = tuple(f"{i:08d}" for i in range(array.shape[0]))
         raw_bytes = np.full(len(names), int(np.prod(array.shape[1:])), np.int64)
         super().__init__(path, names, labels or ("",) * len(names), raw_bytes, size=size, channels=channels)
 
+    def preprocess(self, how: Preprocessing) -> None:
+        """Let `how` be done to the images; raises `DataError` if the model cannot take them then."""
+        super().preprocess(how)
+        _check_dtype(self.path, self.array, how)
+        _check_channels(self.path, self.array, self.channels, how)
+        height, width = self.array.shape[1:3]
+        problem, _ = misfit(height, width, self.size, how)
+        if problem:
+            raise DataError(f"each image in {self.path} {problem}; give another array")
+
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read slices of the array, in runs of consecutive positions."""
-        raw = self._raw(positions)
-        raw = raw[..., None] if raw.ndim == 3 else raw
-        if raw.shape[3] != self.channels:
-            raw = raw[..., : self.channels]
-            self.alpha_dropped[positions] = True
-        if raw.shape[1:3] == (self.size, self.size):
+        raw = self._of_model(self._raw(positions), positions)
+        self.resized[positions] = raw.shape[1:3] != (self.size, self.size)
+        if self.preprocessing.box is None and raw.shape[1:3] == (self.size, self.size):
             return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
-        self.resized[positions] = True
-        fitted = [fit(pixels, self.size) for pixels in raw]
+        fitted = [fit(pixels, self.size, self.preprocessing) for pixels in raw]
         return np.array(fitted, np.uint8).reshape(-1, self.channels, self.size, self.size)
+
+    def _of_model(self, raw: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Make raw images uint8 [B, H, W, channels], and note what that took of those at `positions`."""
+        raw = raw[..., None] if raw.ndim == 3 else raw
+        if raw.dtype != np.uint8:
+            raw = to_8_bits(raw)
+            self.depth_reduced[positions] = True
+        found = raw.shape[3]
+        if found == self.channels:
+            return raw
+        self.alpha_dropped[positions] = found == 4
+        self.recoloured[positions] = min(found, 3) != self.channels
+        if self.channels == 3 < found and self.preprocessing.background_colour is None:
+            return raw[..., :3]
+        images = [as_channels(pixels, self.channels, self.preprocessing) for pixels in raw]
+        return np.array(images, np.uint8).reshape(-1, *raw.shape[1:3], self.channels)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""
         sample = np.unique(np.linspace(0, len(positions) - 1, SAMPLED_IMAGES).astype(int))
-        return repr((self.array.shape[1:], "uint8")).encode() + self._raw(positions[sample]).tobytes()
+        return repr((self.array.shape[1:], str(self.array.dtype))).encode() + self._raw(positions[sample]).tobytes()
 
-    def _raw(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        out = np.empty((len(positions), *self.array.shape[1:]), np.uint8)
+    def _raw(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(positions), *self.array.shape[1:]), self.array.dtype)
         order = np.argsort(positions, kind="stable")
         breaks = np.flatnonzero(np.diff(positions[order]) != 1) + 1
         for run in np.split(order, breaks) if len(order) else []:
@@ -91,10 +119,27 @@ def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
     return ArrayContainer(path, array, labels, size=size, channels=channels)
 
 
-def _check_array(path: Path, array: Any, channels: int) -> None:
-    shape, dtype = tuple(array.shape), array.dtype
-    if dtype != np.uint8:
-        raise DataError(f"{path} holds {dtype}; convert the images to uint8, 0 to 255")
+def _check_dtype(path: Path, array: Any, how: Preprocessing) -> None:
+    if array.dtype == np.uint16 and how.depth != 8:
+        raise DataError(f"{path} holds uint16; give --depth 8, or convert the images to uint8, 0 to 255")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} holds {array.dtype}; convert the images to uint8, 0 to 255")
+
+
+def _check_channels(path: Path, array: Any, channels: int, how: Preprocessing) -> None:
+    shape = tuple(array.shape)
+    found = shape[3] if len(shape) == 4 else 1
+    if found == channels or (found == 4 and channels == 3):
+        return
+    if how.colour != "auto" and found in (1, 3, 4) and channels in (1, 3):
+        return
+    if len(shape) == 4 and shape[1] == channels:
+        raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
+    raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}")
+
+
+def _check_shape(path: Path, array: Any, channels: int) -> None:
+    shape = tuple(array.shape)
     if len(shape) not in (2, 3, 4):
         raise DataError(f"{path} has shape {shape}; it must be [N, H, W] or [N, H, W, C]")
     if 0 in shape:
@@ -106,12 +151,6 @@ def _check_array(path: Path, array: Any, channels: int) -> None:
     if len(shape) == 3 and shape[0] == channels > 1:
         transposed = "give [N, H, W, C], for instance array.transpose(1, 2, 0)[None]"
         raise DataError(f"{path} has {_one_image(shape, '[C, H, W]')}; {transposed}")
-    found = shape[3] if len(shape) == 4 else 1
-    if found == channels or (found == 4 and channels == 3):
-        return
-    if len(shape) == 4 and shape[1] == channels:
-        raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
-    raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}, or convert the array")
 
 
 def _one_image(shape: tuple[int, ...], axes: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -18,7 +19,19 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
-from .pixels import DecodedImage, UnusableImageError, broken_image, fit, read_image
+from .pixels import (
+    DecodedImage,
+    UnusableImageError,
+    broken_image,
+    channels_of,
+    fit,
+    read_image,
+    unfit_image,
+    wrong_channels,
+)
+from .preprocessing import Preprocessing
+
+LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any of the model's channels
 
 
 @dataclass(eq=False)
@@ -32,16 +45,30 @@ class Container(ABC):
     size: int
     channels: int
     passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
+    other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
     def __post_init__(self) -> None:
+        self.preprocessing = Preprocessing()
+        """What is done to the images before they are delivered; see `preprocess`."""
         self.resized = np.zeros(len(self.names), bool)
         """Which images were found to be of another size, so far."""
         self.alpha_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have an alpha channel, so far."""
         self.frames_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have frames or pages after the first, so far."""
+        self.recoloured = np.zeros(len(self.names), bool)
+        """Which images were found to be grey and are colour now, or the other way round, so far."""
+        self.depth_reduced = np.zeros(len(self.names), bool)
+        """Which images were found to have more than 8 bits per channel, so far."""
+
+    def preprocess(self, how: Preprocessing) -> None:
+        """Let `how` be done to the images from now on.
+
+        Raises `DataError` if the images are known to be none that the model takes, also then.
+        """
+        self.preprocessing = how
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,11 +102,12 @@ class FileContainer(Container):
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
         for image, i in zip(out, positions.tolist(), strict=True):
             try:
-                pixels, self.alpha_dropped[i], self.frames_dropped[i] = self._decode(i)
+                decoded = self._decode(i)
             except UnusableImageError as error:
-                raise DataError(f"{error}, or pass --skip-broken") from None
-            self.resized[i] = pixels.shape[:2] != (self.size, self.size)
-            image[:] = fit(pixels, self.size)
+                raise DataError(f"{error}, or pass --skip-unusable") from None
+            _, self.alpha_dropped[i], self.frames_dropped[i], self.recoloured[i], self.depth_reduced[i] = decoded
+            self.resized[i] = decoded.pixels.shape[:2] != (self.size, self.size)
+            image[:] = fit(decoded.pixels, self.size, self.preprocessing)
         return out
 
     def problem(self, position: int) -> UnusableImageError | None:
@@ -104,6 +132,24 @@ class FileContainer(Container):
         where = self.path / self.names[position]
         try:
             with self.open(position) as file:
-                return read_image(file, where, self.channels)
+                decoded = read_image(file, where, self.channels, self.preprocessing)
         except OSError as error:
             raise broken_image(where, error) from None
+        if decoded.recoloured and self.preprocessing.colour == "auto" and not self._has_the_models_channels:
+            raise wrong_channels(where, 4 - self.channels, self.channels)
+        if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
+            raise problem
+        return decoded
+
+    @cached_property
+    def _has_the_models_channels(self) -> bool:
+        """Whether some image is grey if the model is, or colour: otherwise this is a set for another model."""
+        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int)).tolist()
+        return any(self._channels_of(position) == self.channels for position in positions)
+
+    def _channels_of(self, position: int) -> int:
+        try:
+            with self.open(position) as file:
+                return channels_of(file)
+        except (OSError, DataError):
+            return 0

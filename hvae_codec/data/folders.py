@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from array import array
+from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +55,8 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     names = tuple(found[i] for i in order)
     labels = tuple(sys.intern(label_of(name)) for name in names)  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
-    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own))
+    others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
+    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own), other_files=others)
 
 
 class _Listing:
@@ -64,6 +66,7 @@ class _Listing:
         self.names: list[str] = []
         self.sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
         self.passed_over: list[str] = []
+        self.others: Counter[bytes] = Counter()  # endings of the other files
 
     def add(self, folder: bytes, prefix: bytes, above: tuple[bytes, ...]) -> None:
         """Add the image files in `folder`; `above` are the real folders passed, against link loops."""
@@ -83,6 +86,8 @@ class _Listing:
             elif name.lower().endswith(_ENDINGS):
                 self.names.append(_checked_name(name, folder))
                 self.sizes.append(_file_bytes(entry))
+            else:
+                self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:

@@ -8,12 +8,14 @@ A source is a selection from one container: a folder of image files or an array 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +25,7 @@ from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
 from .containers import Container
 from .folders import open_folder
+from .preprocessing import Preprocessing
 from .splits import Part, Split, Splits, find_splits
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
@@ -44,7 +47,7 @@ class ImageSource:
     labels: Sequence[str]  # class folder in the name, such as "astronaut"; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
-    skipped: Mapping[str, str]  # names of files that were left out, if `skip_broken` was asked for: "broken", "grey"
+    skipped: Mapping[str, str]  # names of files that were left out, if `skip_unusable` was asked for: "broken", "grey"
     container: Container  # where the pixels come from
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
     held_out: bool | None = None  # whether training leaves these images out; None if no `split` says so
@@ -124,13 +127,21 @@ class ImageSource:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of size, channels, and each image's name and bytes in order; for arrays also of some pixels.
 
-        The same on every machine and after copying; file times do not enter.
+        Also of the preprocessing that decides the pixels, unless it is the default. The same on every machine and after
+        copying; file times do not enter.
         """
         digest = hashlib.sha256(f"images {self.size} {self.channels}\n".encode())
+        if self.preprocessing.pixel_options:
+            digest.update(f"{json.dumps(self.preprocessing.pixel_options, sort_keys=True)}\n".encode())
         for name, count in zip(self.names, self.container.file_bytes[self.positions].tolist(), strict=True):
             digest.update(f"{name}\0{count}\n".encode())
         digest.update(self.container.content(self.positions))
         return digest.hexdigest()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to the images before they are delivered."""
+        return self.container.preprocessing
 
     @property
     def source_bytes(self) -> int:
@@ -152,16 +163,38 @@ class ImageSource:
         """Images with several frames or pages, of which only the first is read, among those read so far."""
         return int(self.container.frames_dropped[self.positions].sum())
 
+    @property
+    def recoloured(self) -> int:
+        """Images that were grey and are colour now, or the other way round, among those read so far."""
+        return int(self.container.recoloured[self.positions].sum())
 
-def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
+    @property
+    def depth_reduced(self) -> int:
+        """Images that had more than 8 bits per channel, among those read so far."""
+        return int(self.container.depth_reduced[self.positions].sum())
+
+
+def open_images(
+    path: Path | str,
+    *,
+    size: int,
+    channels: int,
+    skip_unusable: bool = False,
+    skip_broken: bool = False,
+    **preprocessing: Any,
+) -> ImageSource:
     """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
 
-    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
-    hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Arrays (`.npy`, `.npz`,
-    zarr) are uint8 [N, H, W] or [N, H, W, C]. With `skip_broken`, every file is decoded once now; those that cannot be
-    used (broken, grey among colour, too deep, too large, not regular files) are left out and named in `skipped`.
-    Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
+    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF, GIF (first frame), PPM and AVIF files, but
+    not for hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Arrays (`.npy`,
+    `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. Further arguments are options of `Preprocessing`, such as
+    crop="celeba" or depth=8. With `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that
+    cannot be used (broken, of other channels, too deep, too large or small, not regular files) are left out and named
+    in `skipped`. Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
+    Raises `UsageError` if an option has no such value.
     """
+    how = Preprocessing(**preprocessing)
+    _check_colour(how, channels)
     path = Path(path)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
@@ -172,8 +205,19 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
     open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
     if open_container is None:
         raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
-    source = _source_of(open_container(path, size=size, channels=channels))
-    return _without_unusable(source) if skip_broken else source
+    container = open_container(path, size=size, channels=channels)
+    container.preprocess(how)
+    source = _source_of(container)
+    return _without_unusable(source) if skip_unusable or skip_broken else source
+
+
+def _check_colour(how: Preprocessing, channels: int) -> None:
+    wanted = {"rgb": 3, "grey": 1}.get(how.colour, channels)
+    if wanted != channels:
+        raise UsageError(
+            f"--colour is {how.colour}, and the model takes images of {channels} "
+            f"channel{'s' if channels > 1 else ''}; leave it out, or train with --set model.channels={wanted}"
+        )
 
 
 def _source_of(container: Container) -> ImageSource:

@@ -318,7 +318,9 @@ def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
         ),
         mask=coder.mask.to_dict(),
         image=ImageRecord(size=config.image_size, channels=config.channels, bits=config.bits),
-        source=SourceRecord(fingerprint=source.fingerprint, bytes=source.source_bytes),
+        source=SourceRecord(
+            fingerprint=source.fingerprint, bytes=source.source_bytes, preprocessing=source.preprocessing.to_dict()
+        ),
         row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
         per_image=encoder.per_image,
