@@ -68,9 +68,7 @@ def test_arrays_are_converted_like_files(tmp_path: Path):
     np.save(tmp_path / "rgb.npy", COLOUR[None])
     with pytest.raises(DataError, match="--colour rgb"):
         read(tmp_path / "grey.npy", 3)
-    np.testing.assert_array_equal(
-        read(tmp_path / "grey.npy", 3, colour="rgb")[0], np.broadcast_to(GREY, (1, 3, 8, 8))
-    )
+    np.testing.assert_array_equal(read(tmp_path / "grey.npy", 3, colour="rgb")[0], np.broadcast_to(GREY, (1, 3, 8, 8)))
     pixels, source = read(tmp_path / "rgb.npy", 1, colour="grey")
     np.testing.assert_array_equal(pixels[0, 0], LUMA)
     assert source.recoloured == 1

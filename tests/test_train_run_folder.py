@@ -168,7 +168,7 @@ def test_other_images_are_refused_unless_allowed(tiny_config, run: Path, photo_p
 def test_a_run_without_a_step_takes_other_images_but_keeps_its_seed(
     tiny_config, run: Path, photo_patches, states: list[int]
 ):
-    """So that a training that a broken image ended works with --skip-broken."""
+    """So that a training that a broken image ended works with --skip-unusable."""
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
     save_run(run, tiny_config, Origin.of(5, first, first))
     for step in states:
