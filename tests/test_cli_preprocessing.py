@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvae_codec import open_images, open_store
+from hvae_codec import append, load_model, open_images, open_store, repair
 from hvae_codec.config import Config
+from hvae_codec.errors import DataError
 from hvae_codec.model.checkpoint import save_config
 from hvae_codec_cli.app import main
 from stores import tree
@@ -129,6 +130,17 @@ def test_append_and_repair_prepare_images_as_the_store_says(hvae: Call):
     shard.write_bytes(shard.read_bytes()[:-9])
     hvae(0, "repair", "a.zarr", "data")
     assert tree(Path("a.zarr")) == before
+
+
+def test_images_opened_otherwise_are_refused_from_python(hvae: Call):
+    images, model = open_images("more", size=16, channels=3), load_model("runs/a")
+    with pytest.raises(DataError, match=r"a\.zarr was made with --background white, and .* background='drop'"):
+        append(model, images, "a.zarr")
+    with pytest.raises(DataError, match=r"a\.zarr was made with"):
+        repair("a.zarr", images, model)
+    more = open_images("more", size=16, channels=3, **open_store("a.zarr").preprocessing)
+    assert len(append(model, more, "a.zarr")) == 16
+    assert append(model, images.read([0]), "a.zarr").preprocessing["crop"] == RECORD["crop"], "an array is as it is"
 
 
 def test_what_could_not_be_used_is_counted_by_reason(hvae: Call):

@@ -156,7 +156,7 @@ def test_avif(tmp_path: Path):
 def test_other_files_are_counted_by_ending(tmp_path: Path):
     save(tmp_path / "a.png", COLOUR)
     (tmp_path / "sub").mkdir()
-    for name in ("b.heic", "sub/c.HEIC", "notes.txt", "README", ".hidden.txt"):
+    for name in ("b.heic", "sub/c.HEIC", "notes.txt", "README", ".hidden.txt", "sample-data.json"):
         (tmp_path / name).touch()
     source = open_images(tmp_path, size=8, channels=3)
     assert source.container.other_files == {".heic": 2, ".txt": 1, "": 1}

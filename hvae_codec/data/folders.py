@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 from .containers import FileContainer
-from .own_folders import is_own_folder
+from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import label_of
 
@@ -86,7 +86,7 @@ class _Listing:
             elif name.lower().endswith(_ENDINGS):
                 self.names.append(_checked_name(name, folder))
                 self.sizes.append(_file_bytes(entry))
-            else:
+            elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
 

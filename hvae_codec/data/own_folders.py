@@ -13,6 +13,9 @@ _MARKS = (
 )
 """Files that together tell what a folder holds."""
 
+OWN_FILES = frozenset({b"sample-data.json"})
+"""Files among images that this package wrote, and that are not counted as others."""
+
 _ENDINGS = (b".partial", b".replaced")
 """Of folders that were being written, or replaced, when a command was killed."""
 
