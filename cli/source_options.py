@@ -75,51 +75,56 @@ class SourceOptions:
         return open_images(data, size=size, channels=channels, skip_unusable=self.skip_unusable, **how.to_dict())
 
 
+Colour = Annotated[
+    ColourName | None,
+    typer.Option(
+        help="What images become. auto: what the model has, grey among colour and colour among grey, too, but not "
+        "if all images are the other; rgb and grey: all images.  [default: auto]"
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        help="Under transparent pixels: black, white, #rrggbb, or drop, their colours as they are.  [default: drop]"
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        help="Part of each image: the largest square at the centre; celeba (15,40,148,148); X,Y,W,H in pixels; or "
+        "none, the whole image squeezed.  [default: centre]"
+    ),
+]
+Resize = Annotated[
+    ResizeName | None,
+    typer.Option(
+        help="How images of another size are resized; adm: as guided diffusion does, by halves, then bicubic.  "
+        "[default: lanczos]"
+    ),
+]
+NoUpscale = Annotated[bool, typer.Option("--no-upscale", help="Do not use images that are smaller than the model's.")]
+MaxPixels = Annotated[int | None, typer.Option(min=1, help="Pixels of an image file, at most (89,478,485).")]
+Depth = Annotated[DepthName | None, typer.Option(help="Convert images of 16 bits per channel to 8, by value / 257.")]
+SkipUnusable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unusable",
+        help="Leave out image files that cannot be used, and name them: broken, too deep, too large or small, ...",
+    ),
+]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", hidden=True, help="The old name of --skip-unusable.")]
+
+
 def _collect(
-    colour: Annotated[
-        ColourName | None,
-        typer.Option(
-            help="What images become. auto: what the model has, grey among colour and colour among grey, too, but not "
-            "if all images are the other; rgb and grey: all images.  [default: auto]"
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            help="Under transparent pixels: black, white, #rrggbb, or drop, their colours as they are.  [default: drop]"
-        ),
-    ] = None,
-    crop: Annotated[
-        str | None,
-        typer.Option(
-            help="Part of each image: the largest square at the centre; celeba (15,40,148,148); X,Y,W,H in pixels; or "
-            "none, the whole image squeezed.  [default: centre]"
-        ),
-    ] = None,
-    resize: Annotated[
-        ResizeName | None,
-        typer.Option(
-            help="How images of another size are resized; adm: as guided diffusion does, by halves, then bicubic.  "
-            "[default: lanczos]"
-        ),
-    ] = None,
-    no_upscale: Annotated[
-        bool, typer.Option("--no-upscale", help="Do not use images that are smaller than the model's.")
-    ] = False,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of an image file, at most (89,478,485).")
-    ] = None,
-    depth: Annotated[
-        DepthName | None, typer.Option(help="Convert images of 16 bits per channel to 8, by value / 257.")
-    ] = None,
-    skip_unusable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unusable",
-            help="Leave out image files that cannot be used, and name them: broken, too deep, too large or small, ...",
-        ),
-    ] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", hidden=True, help="--skip-unusable as of old.")] = False,
+    colour: Colour = None,
+    background: Background = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    no_upscale: NoUpscale = False,
+    max_pixels: MaxPixels = None,
+    depth: Depth = None,
+    skip_unusable: SkipUnusable = False,
+    skip_broken: SkipBroken = False,
 ) -> SourceOptions:
     words: dict[str, Any] = {"colour": colour, "background": background, "crop": crop, "resize": resize}
     given: dict[str, Any] = {name: str(word) for name, word in words.items() if word is not None}

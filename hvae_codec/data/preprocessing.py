@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ..errors import DataError, UsageError
@@ -146,7 +146,3 @@ def _flag(name: str) -> str:
 def _option(options: Preprocessing, name: str) -> str:
     value = getattr(options, name)
     return _flag(name) if value is False else f"{_flag(name)} {value}"
-
-
-PREPROCESSING_OPTIONS = tuple(field.name for field in fields(Preprocessing))
-"""Names of the options."""
