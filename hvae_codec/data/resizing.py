@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from .preprocessing import Preprocessing
 Planes = NDArray[np.uint8]
 """uint8 [C, H, W]."""
 
-_AT_ONCE = 1024  # columns of an image that `_area` has as floats at once: large images would take 8 times their bytes
+_AT_ONCE = 1024  # columns of an image that `_area` has as sums at once: large images would take 8 times their bytes
 
 
 def fit(pixels: NDArray[np.uint8], size: int, how: Preprocessing) -> NDArray[np.uint8]:
@@ -58,23 +59,25 @@ def _lanczos(planes: Planes, size: int) -> Planes:
 def _area(planes: Planes, size: int) -> Planes:
     """Average what each new pixel covers, parts of pixels by their share; exact, halves are rounded up."""
     height, width = planes.shape[1:]
-    rows, columns = _overlaps(height, size), _overlaps(width, size).T
-    sums = np.empty((len(planes), size, size))
-    for plane, out in zip(planes, sums, strict=True):
-        parts = np.array_split(plane, -(-width // _AT_ONCE), axis=1)
-        out[:] = np.hstack([rows @ part.astype(np.float64) for part in parts]) @ columns
+    columns = np.array_split(planes, -(-width // _AT_ONCE), axis=2)
+    rows = np.concatenate([_covered(part.swapaxes(1, 2), size) for part in columns], axis=1)
+    sums = _covered(rows.swapaxes(1, 2), size)
     covered = height * width
-    return np.floor((2 * sums + covered) / (2 * covered)).astype(np.uint8)
+    return ((2 * sums + covered) // (2 * covered)).astype(np.uint8)
 
 
-def _overlaps(old: int, new: int) -> NDArray[np.float64]:
-    """Length that each of `old` pixels and each new one have in common, [new, old], in units of 1 / new old pixels.
+def _covered(values: NDArray[Any], new: int) -> NDArray[np.int64]:
+    """Sum what each of `new` pixels covers of the last axis, [..., old] to [..., new], in units of 1 / new pixel.
 
-    These are whole numbers, so sums of them are exact.
+    The sum up to an edge is that of the pixels before it, and its share of the pixel that it cuts; in whole numbers,
+    without the matrix product that several threads would wait for each other in.
     """
-    starts, targets = np.arange(old) * new, np.arange(new)[:, None] * old
-    common = np.minimum(starts + new, targets + old) - np.maximum(starts, targets)
-    return common.clip(0).astype(np.float64)
+    old = values.shape[-1]
+    cut, share = np.divmod(np.arange(new + 1) * old, new)
+    before = np.zeros((*values.shape[:-1], old + 1), np.int64)
+    np.cumsum(values, axis=-1, out=before[..., 1:])
+    edges = before[..., cut] * new + share * values[..., np.minimum(cut, old - 1)]
+    return np.diff(edges, axis=-1)
 
 
 def _adm(planes: Planes, size: int) -> Planes:
