@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..lookahead import map_ahead
 from .pixels import DecodedImage, UnusableImageError, broken_image, fit, read_image
+from .splits import StatedParts
 
 
 @dataclass(eq=False)
@@ -32,6 +33,7 @@ class Container(ABC):
     size: int
     channels: int
     passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
+    parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
@@ -70,6 +72,10 @@ class FileContainer(Container):
     def open(self, position: int) -> BinaryIO:
         """Open the file of the image at `position`; called by several threads at once."""
 
+    def where(self, position: int) -> Path:
+        """Say where the image at `position` is, for messages."""
+        return self.path / self.names[position]
+
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Decode the files at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
@@ -101,7 +107,7 @@ class FileContainer(Container):
         return problem.reason if problem else ""
 
     def _decode(self, position: int) -> DecodedImage:
-        where = self.path / self.names[position]
+        where = self.where(position)
         try:
             with self.open(position) as file:
                 return read_image(file, where, self.channels)

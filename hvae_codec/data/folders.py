@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,9 +17,9 @@ import numpy as np
 
 from ..errors import DataError
 from .containers import FileContainer
+from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
-from .splits import label_of
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -52,9 +53,18 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
-    labels = tuple(sys.intern(label_of(name)) for name in names)  # one text per class, not one per image
+    labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
     return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own))
+
+
+def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
+    stated = path / DATASET_JSON
+    try:
+        content = stated.read_bytes() if stated.is_file() else None
+    except OSError as error:
+        raise DataError(f"cannot read {stated} ({error.strerror}); make it readable, or remove it") from None
+    return labels_of(names, content, str(stated))
 
 
 class _Listing:

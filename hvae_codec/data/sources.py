@@ -1,6 +1,6 @@
 """Image sources -> uint8 [B, C, H, W] with stable names and labels: the only loader.
 
-A source is a selection from one container: a folder of image files or an array (`.npy`, `.npz`, zarr).
+A source is a selection from one container: a folder or a zip of image files, or an array (`.npy`, `.npz`, zarr).
 
     open_images(DATA, size=32, channels=3).split("train").read([0, 5, 7])    uint8 [3, 3, 32, 32]
 """
@@ -24,13 +24,15 @@ from .arrays import ArrayContainer, is_array, open_array
 from .containers import Container
 from .folders import open_folder
 from .splits import Part, Split, Splits, find_splits
+from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
-_GIVE = "give a folder of images, or a .npy, .npz or zarr array"
+_GIVE = "give a folder or a .zip of images, or a .npy, .npz or zarr array"
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
+    (is_zip, open_zip),
     (Path.is_dir, open_folder),
 )
 """Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
@@ -118,7 +120,8 @@ class ImageSource:
     @cached_property
     def splits(self) -> Splits:
         """What the images are for."""
-        return find_splits(self.names)
+        stated = self.container.parts
+        return find_splits(self.names, None if stated is None else stated.of(self.positions))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,7 +174,9 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
         raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
     open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
     if open_container is None:
-        raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
+        raise DataError(
+            f"{path} is not a folder, .zip, .npy, .npz or zarr array; put images into a folder and give that"
+        )
     source = _source_of(open_container(path, size=size, channels=channels))
     return _without_unusable(source) if skip_broken else source
 
@@ -193,12 +198,14 @@ def _without_unusable(source: ImageSource) -> ImageSource:
 
 
 def _no_images(source: ImageSource, which: Part) -> str:
-    path, folders = source.container.path, source.splits.folders
+    path, folders, stated = source.container.path, source.splits.folders, source.container.parts
     if which == "test":
-        return f"no image in {path} is in a folder test/, testing/, eval/ or evaluation/; choose another split"
+        words = "has test, testing, eval or evaluation in its name"
+        where = "comes from what " + words if stated else "is in a folder test/, testing/, eval/ or evaluation/"
+        return f"no image in {path} {where}; choose another split"
     where = " and ".join([*folders["val"], *folders["test"]])
     problem = f"all images in {path} are held out (in {where}), so none is for training"
-    return f"{problem}; give a folder that has others as well, or one of these by itself"
+    return f"{problem}; give training images as well" + (", or one of these folders by itself" if not stated else "")
 
 
 def check_batch_size(batch_size: int) -> None:
