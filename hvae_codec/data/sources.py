@@ -23,16 +23,19 @@ from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
 from .containers import Container
 from .folders import open_folder
+from .shards import is_compressed_tar, is_range, is_shards, open_shards, refuse_compressed_tar
 from .splits import Part, Split, Splits, find_splits
 from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
-_GIVE = "give a folder or a .zip of images, or a .npy, .npz or zarr array"
+_GIVE = "give a folder, a .zip or a .tar of images, or a .npy, .npz or zarr array"
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
     (is_zip, open_zip),
+    (is_shards, open_shards),
+    (is_compressed_tar, refuse_compressed_tar),
     (Path.is_dir, open_folder),
 )
 """Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
@@ -168,17 +171,20 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
     path = Path(path)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    if not path.exists():
-        raise DataError(f"there is no {path}; {_GIVE}")
-    if not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
-        raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
-    open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
-    if open_container is None:
-        raise DataError(
-            f"{path} is not a folder, .zip, .npy, .npz or zarr array; put images into a folder and give that"
-        )
-    source = _source_of(open_container(path, size=size, channels=channels))
+    source = _source_of(_opener(path)(path, size=size, channels=channels))
     return _without_unusable(source) if skip_broken else source
+
+
+def _opener(path: Path) -> Callable[..., Container]:
+    """Find what opens `path`; raises `DataError` if nothing does."""
+    if not path.exists() and not is_range(path):
+        raise DataError(f"there is no {path}; {_GIVE}")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
+        raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
+    opener = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
+    if opener is None:
+        raise DataError(f"{path} is not a folder, or another container that is known; {_GIVE}")
+    return opener
 
 
 def _source_of(container: Container) -> ImageSource:
