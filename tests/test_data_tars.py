@@ -92,9 +92,7 @@ def test_names_of_shards_say_what_is_held_out(shards: Path):
     assert splits_sentence(opened(shards)).endswith("2 (x-test-*.tar); neither: 2 (others)")
     alone = opened(shards / "x-test-{000..000}.tar")
     assert alone.split("val").names == alone.names
-    with pytest.raises(
-        DataError, match=r"all images in .* held out \(in x-test-\*\.tar\).*training images as well"
-    ):
+    with pytest.raises(DataError, match=r"all images in .* held out \(in x-test-\*\.tar\).*training images as well"):
         alone.split("train")
     with pytest.raises(DataError, match=r"no image in .*train-000\.tar .*choose another split"):
         opened(shards / "train-000.tar").split("test")
