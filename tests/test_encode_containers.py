@@ -1,4 +1,4 @@
-"""Stores of images in archives: the same latents as of the folder that was archived, appended to, verified, repaired."""
+"""Stores of images in archives: the latents of the folder that was archived; append, verify and repair work."""
 
 from __future__ import annotations
 

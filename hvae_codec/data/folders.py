@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import DataError
+from .celeba import celeba_parts
 from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import is_own_folder
@@ -55,7 +56,8 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     names = tuple(found[i] for i in order)
     labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
-    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own))
+    parts = celeba_parts(path, names)
+    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own), parts=parts)
 
 
 def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:

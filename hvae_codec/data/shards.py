@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from .imageless_folder import names_in_imageless
 from .pixels import EXTENSIONS
 from .tars import Tars, compressed_tar, open_tars
 
@@ -79,6 +80,8 @@ def _choices(text: str, path: Path) -> Sequence[str]:
 
 def _has_tars_only(folder: Path) -> bool:
     """Whether there are tars below `folder`, and no images; it takes a moment, as the first image ends it."""
+    if not names_in_imageless(folder):
+        return False
     found = False
     for above, folders, files in os.walk(folder):
         visible = [file.lower() for file in files if not file.startswith(".")]

@@ -21,8 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
+from .cifar import is_cifar, open_cifar
 from .containers import Container
 from .folders import open_folder
+from .idx import is_idx, open_idx
+from .npz import is_npz, open_npz
 from .shards import is_compressed_tar, is_range, is_shards, open_shards, refuse_compressed_tar
 from .splits import Part, Split, Splits, find_splits
 from .zips import is_zip, open_zip
@@ -33,6 +36,9 @@ _GIVE = "give a folder, a .zip or a .tar of images, or a .npy, .npz or zarr arra
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
+    (is_npz, open_npz),
+    (is_idx, open_idx),
+    (is_cifar, open_cifar),
     (is_zip, open_zip),
     (is_shards, open_shards),
     (is_compressed_tar, refuse_compressed_tar),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
 from .archives import ArchiveContainer
+from .celeba import celeba_parts
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS, UnusableImageError
@@ -77,7 +78,7 @@ def open_zip(path: Path, *, size: int, channels: int) -> Zip:
     """
     files = UnchangedFiles([path])
     index = remembered_index(path, files.stamps[0], lambda: _index(path))
-    return Zip(path, files, [index], size=size, channels=channels)
+    return Zip(path, files, [index], celeba_parts(path, index.names), size=size, channels=channels)
 
 
 def _index(path: Path) -> ArchiveIndex:
