@@ -1,7 +1,8 @@
 """Holds images: a folder or another container of image files, or an array.
 
 A kind of container is one pair of functions in `sources.KINDS`. One of image files subclasses `FileContainer` and says
-how to open a file; one of pixels subclasses `Container`.
+how to open a file; one of images decoded by others subclasses `DecodingContainer`; one of pixels subclasses
+`Container`.
 """
 
 from __future__ import annotations
@@ -65,23 +66,26 @@ class Container(ABC):
         return {}
 
 
-class FileContainer(Container):
-    """Image files of any of the formats in `pixels`; names and sizes tell two containers apart."""
+class DecodingContainer(Container):
+    """Images that are decoded one by one."""
 
     @abstractmethod
-    def open(self, position: int) -> BinaryIO:
-        """Open the file of the image at `position`; called by several threads at once."""
+    def decode(self, position: int) -> DecodedImage:
+        """Decode the image at `position`; called by several threads at once.
+
+        Raises `UnusableImageError` if the model cannot take it.
+        """
 
     def where(self, position: int) -> Path:
         """Say where the image at `position` is, for messages."""
         return self.path / self.names[position]
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the files at `positions`, each cropped and resized if it is of another size."""
+        """Decode the images at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
         for image, i in zip(out, positions.tolist(), strict=True):
             try:
-                pixels, self.alpha_dropped[i], self.frames_dropped[i] = self._decode(i)
+                pixels, self.alpha_dropped[i], self.frames_dropped[i] = self.decode(i)
             except UnusableImageError as error:
                 raise DataError(f"{error}, or pass --skip-broken") from None
             self.resized[i] = pixels.shape[:2] != (self.size, self.size)
@@ -89,15 +93,15 @@ class FileContainer(Container):
         return out
 
     def problem(self, position: int) -> UnusableImageError | None:
-        """Find out why the file at `position` cannot be used, by decoding it."""
+        """Find out why the image at `position` cannot be used, by decoding it."""
         try:
-            self._decode(position)
+            self.decode(position)
         except UnusableImageError as error:
             return error
         return None
 
     def unusable(self) -> dict[int, str]:
-        """Find the positions of files that cannot be used, and why, by decoding every one."""
+        """Find the positions of images that cannot be used, and why, by decoding every one."""
         threads = os.cpu_count() or 1
         reasons = map_ahead(self._reason, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
         return {i: reason for i, reason in enumerate(reasons) if reason}
@@ -106,7 +110,16 @@ class FileContainer(Container):
         problem = self.problem(position)  # not kept: it holds the pixels decoded so far
         return problem.reason if problem else ""
 
-    def _decode(self, position: int) -> DecodedImage:
+
+class FileContainer(DecodingContainer):
+    """Image files of any of the formats in `pixels`; names and sizes tell two containers apart."""
+
+    @abstractmethod
+    def open(self, position: int) -> BinaryIO:
+        """Open the file of the image at `position`; called by several threads at once."""
+
+    def decode(self, position: int) -> DecodedImage:
+        """Decode the file of the image at `position`."""
         where = self.where(position)
         try:
             with self.open(position) as file:

@@ -7,6 +7,8 @@ the file and the remedy.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -64,26 +66,42 @@ def read_image(file: BinaryIO, where: Path, channels: int) -> DecodedImage:
     Raises `UnusableImageError` that names `where` if the file is damaged, too deep, too large, or grey if colour is
     needed and the other way round.
     """
+    with unusable_if_damaged(where):
+        decoded = plain_pixels(_open(file), where)
+    check_channels(decoded, where, channels)
+    return decoded
+
+
+@contextmanager
+def unusable_if_damaged(where: Path) -> Iterator[None]:
+    """Turn any error of Pillow's plugins, which raise nearly every type there is, into one that names `where`."""
     try:
-        image = _open(file)
-        _check_depth(image, where)
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(where, f" ({image.width} x {image.height})")
-        ImageOps.exif_transpose(image, in_place=True)
-        plain, alpha = _to_grey_or_rgb(image)
+        yield
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large(where) from None
-    except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
+    except Exception as error:
         raise broken_image(where, error) from None
+
+
+def plain_pixels(image: Image.Image, where: Path) -> DecodedImage:
+    """Decode an opened image, which is changed, to grey or RGB; raises `UnusableImageError` if it is deep or large."""
+    check_depth(image, where)
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(where, f" ({image.width} x {image.height})")
+    ImageOps.exif_transpose(image, in_place=True)
+    plain, alpha = _to_grey_or_rgb(image)
     pixels = np.asarray(plain)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    found = pixels.shape[2]
+    return DecodedImage(pixels[..., None] if pixels.ndim == 2 else pixels, alpha, _has_more_frames(image))
+
+
+def check_channels(decoded: DecodedImage, where: Path, channels: int) -> None:
+    """Raise `UnusableImageError` if an image has other channels than the model takes."""
+    found = decoded.pixels.shape[2]
     if found != channels:
         problem = f"{where} is {other_channels(found, channels)}, or convert the image"
         raise UnusableImageError(problem, "grey" if found == 1 else "colour")
-    return DecodedImage(pixels, alpha, _has_more_frames(image))
 
 
 def _too_large(where: Path, size: str = "") -> UnusableImageError:
@@ -130,16 +148,17 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
-def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
+def check_depth(image: Image.Image, path: Path) -> None:
+    """Raise `UnusableImageError` if an opened image has more than 8 bits per channel."""
     # Pillow opens 16-bit RGB files as 8-bit "RGB"; only the tiles' raw mode ("RGB;16B") tells. BMP's "BGR;16" is 5-6-5.
-    deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
+    deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
         remedy = "convert it to 8 bits, for example by dividing 16-bit values by 257"
         problem = f"{path} has more than 8 bits per channel ({image.mode}); {remedy}"
         raise UnusableImageError(problem, "deeper than 8 bits")
 
 
-def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none

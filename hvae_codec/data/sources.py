@@ -23,6 +23,7 @@ from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
 from .containers import Container
+from .datasets import DatasetContainer, ImageDataset, is_dataset, shape_of_first
 from .folders import open_folder
 from .idx import is_idx, open_idx
 from .npz import is_npz, open_npz
@@ -165,7 +166,11 @@ class ImageSource:
         return int(self.container.frames_dropped[self.positions].sum())
 
 
-def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
+Images = ImageSource | ArrayLike | ImageDataset
+"""What functions take as images: a source, uint8 [N, C, H, W] in memory, or a Python data set."""
+
+
+def open_images(path: Path | str | ImageDataset, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
     """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
 
     A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
@@ -174,10 +179,14 @@ def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool
     used (broken, grey among colour, too deep, too large, not regular files) are left out and named in `skipped`.
     Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
     """
-    path = Path(path)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    source = _source_of(_opener(path)(path, size=size, channels=channels))
+    container: Container
+    if isinstance(path, str | os.PathLike):
+        container = _opener(Path(path))(Path(path), size=size, channels=channels)
+    else:
+        container = DatasetContainer(path, size=size, channels=channels)
+    source = _source_of(container)
     return _without_unusable(source) if skip_broken else source
 
 
@@ -226,13 +235,16 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
 
 
-def as_source(images: ImageSource | ArrayLike) -> ImageSource:
+def as_source(images: Images) -> ImageSource:
     """Return a source as it is, or wrap an array or tensor in memory, uint8 [N, C, H, W], as one of that size.
 
-    Raises `DataError` if it is something else.
+    A Python data set becomes one of its first image's size and channels. Raises `DataError` if it is something else.
     """
     if isinstance(images, ImageSource):
         return images
+    if is_dataset(images):
+        size, channels = shape_of_first(images)
+        return open_images(images, size=size, channels=channels)
     pixels = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
         raise DataError(f"the images are {pixels.dtype} {list(pixels.shape)}; give uint8 [N, C, H, W] with H = W")

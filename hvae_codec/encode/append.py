@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
@@ -43,7 +43,7 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EVALUATED, ImageEncoder, Images, check_images, finish_store, joined, write_row_groups
+from .pipeline import EVALUATED, ImageEncoder, check_images, finish_store, joined, write_row_groups
 from .sketch import SKETCH
 
 TAKEN_AT_ONCE = 256  # row groups that are copied, and then committed; what a killed append copies again
