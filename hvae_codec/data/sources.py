@@ -25,6 +25,7 @@ from .cifar import is_cifar, open_cifar
 from .containers import Container
 from .datasets import DatasetContainer, ImageDataset, is_dataset, shape_of_first
 from .folders import open_folder
+from .foreign import is_foreign, refuse_foreign
 from .idx import is_idx, open_idx
 from .npz import is_npz, open_npz
 from .shards import is_compressed_tar, is_range, is_shards, open_shards, refuse_compressed_tar
@@ -43,6 +44,7 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_zip, open_zip),
     (is_shards, open_shards),
     (is_compressed_tar, refuse_compressed_tar),
+    (is_foreign, refuse_foreign),
     (Path.is_dir, open_folder),
 )
 """Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
