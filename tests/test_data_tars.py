@@ -138,7 +138,7 @@ def test_a_key_twice_names_both_shards(shards: Path, tmp_path: Path):
 
 def test_a_missing_shard_and_wrong_ranges(shards: Path):
     (shards / "train-001.tar").unlink()
-    with pytest.raises(DataError, match=r"1 of the 3 shards of .*are missing, such as .*train-001\.tar"):
+    with pytest.raises(DataError, match=r"1 of the 3 files of .*are missing, such as .*train-001\.tar"):
         opened(shards / "train-{000..002}.tar")
     with pytest.raises(DataError, match=r"range \{002\.\.000\}.*smaller number first"):
         opened(shards / "train-{002..000}.tar")

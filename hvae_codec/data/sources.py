@@ -24,12 +24,13 @@ from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
 from .containers import Container
 from .datasets import DatasetContainer, ImageDataset, is_dataset, shape_of_first
+from .file_sets import is_range
 from .folders import open_folder
 from .foreign import is_foreign, refuse_foreign
 from .idx import is_idx, open_idx
 from .npz import is_npz, open_npz
-from .shards import is_compressed_tar, is_range, is_shards, open_shards, refuse_compressed_tar
 from .splits import Part, Split, Splits, find_splits
+from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
@@ -42,7 +43,7 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_idx, open_idx),
     (is_cifar, open_cifar),
     (is_zip, open_zip),
-    (is_shards, open_shards),
+    (is_tars, open_tars),
     (is_compressed_tar, refuse_compressed_tar),
     (is_foreign, refuse_foreign),
     (Path.is_dir, open_folder),

@@ -19,9 +19,10 @@ from ..errors import DataError
 from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
 from .archives import ArchiveContainer
 from .dataset_json import label_text
+from .file_sets import files_of_set, is_file_set, parts_of_files
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS
-from .splits import PARTS, StatedParts, find_splits, label_of, part_of_file
+from .splits import find_splits, label_of
 from .unchanged_files import UnchangedFiles
 
 _LABELS = {"cls": 4096, "json": 2**20}
@@ -60,33 +61,36 @@ def key_of(name: str) -> str:
     return f"{folder}{slash}{file.partition('.')[0]}"
 
 
-def open_tars(path: Path, tars: Mapping[str, Path], *, size: int, channels: int) -> Tars:
-    """List the images in one tar or several, by the names that they have in `path`, which stands for all.
+def is_tars(path: Path) -> bool:
+    """Whether `path` is a tar, a range of tars, or a folder with tars and without images below it."""
+    return is_file_set(path, ".tar")
 
-    These names say what images are for if no folder in the images' own names does. Raises `DataError` if one of the
+
+def open_tars(path: Path, *, size: int, channels: int) -> Tars:
+    """List the images in all tars that `path` stands for.
+
+    The tars' names say what images are for if no folder in the images' own names does. Raises `DataError` if one of the
     tars is missing, truncated or compressed, holds a link or a name that leads out of it, or if a key is there twice.
     """
+    tars = files_of_set(path, ".tar")
     files = UnchangedFiles([*tars.values()])
     indices = [
         remembered_index(tar, stamp, partial(_index, tar)) for tar, stamp in zip(files.paths, files.stamps, strict=True)
     ]
-    parts = _stated_parts([*tars], indices)
+    parts = parts_of_files([*tars], [len(index) for index in indices])
+    if parts is not None and find_splits([name for index in indices for name in index.names]).folders:
+        parts = None
     return Tars(path, files, indices, parts, size=size, channels=channels)
 
 
-def _stated_parts(tars: Sequence[str], indices: Sequence[ArchiveIndex]) -> StatedParts | None:
-    """Find what the images are for by the names of their tars; None if these or the images' own names do not say."""
-    parts = {tar: part_of_file(tar) for tar in tars}
-    if not any(parts.values()) or find_splits([name for index in indices for name in index.names]).folders:
-        return None
-    numbers = [len(PARTS) if part is None else PARTS.index(part) for part in parts.values()]
-    sources = {part: sorted({_pattern(tar) for tar in tars if parts[tar] == part}) for part in PARTS}
-    return StatedParts(np.repeat(np.array(numbers, np.int8), [len(index) for index in indices]), sources)
+def is_compressed_tar(path: Path) -> bool:
+    """Whether `path` is a compressed tar by its ending."""
+    return re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", path.name.lower()) is not None and path.is_file()
 
 
-def _pattern(tar: str) -> str:
-    """Write the names of all shards of a kind as one: train-*-of-*.tar."""
-    return re.sub(r"\d+", "*", tar)
+def refuse_compressed_tar(path: Path, *, size: int, channels: int) -> Tars:
+    """Raise `DataError` that says what to do with a compressed tar."""
+    raise DataError(_compressed(path))
 
 
 def _index(path: Path) -> ArchiveIndex:
@@ -131,12 +135,11 @@ def _unreadable(path: Path, reason: str) -> str:
     with path.open("rb") as file:
         start = file.read(6)
     if start.startswith(_COMPRESSED):
-        return compressed_tar(path)
+        return _compressed(path)
     return f"{path} cannot be read as a tar: it is truncated, damaged or no tar ({reason}); copy or make it again"
 
 
-def compressed_tar(path: Path) -> str:
-    """Say that a compressed tar cannot be read in any order, and what to do."""
+def _compressed(path: Path) -> str:
     return f"{path} is compressed, so no image can be read without all before it; decompress it, and give the .tar"
 
 
