@@ -29,6 +29,7 @@ from .folders import open_folder
 from .foreign import is_foreign, refuse_foreign
 from .idx import is_idx, open_idx
 from .npz import is_npz, open_npz
+from .parquet import is_parquet, open_parquet
 from .splits import Part, Split, Splits, find_splits
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .zips import is_zip, open_zip
@@ -44,6 +45,7 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_cifar, open_cifar),
     (is_zip, open_zip),
     (is_tars, open_tars),
+    (is_parquet, open_parquet),
     (is_compressed_tar, refuse_compressed_tar),
     (is_foreign, refuse_foreign),
     (Path.is_dir, open_folder),

@@ -32,7 +32,7 @@ class UnchangedFiles:
         """
         opened = self._open(self.paths[file])
         if _stamp(os.fstat(opened.number)) != self.stamps[file]:
-            raise DataError(f"{self.paths[file]} was changed while it was read; run the command again")
+            raise DataError(_changed(self.paths[file]))
         pieces, missing = [], count
         while missing and (piece := opened.read(offset + count - missing, missing)):
             pieces.append(piece)
@@ -40,6 +40,11 @@ class UnchangedFiles:
         if missing:
             raise OSError(f"{self.paths[file].name} ends {missing:,} bytes too early")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def check(self, file: int) -> None:
+        """Raise `DataError` if the file at position `file` in `paths` is another one than before."""
+        if _stamp_of(self.paths[file]) != self.stamps[file]:
+            raise DataError(_changed(self.paths[file]))
 
 
 class _Descriptor:
@@ -60,6 +65,10 @@ class _Descriptor:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.close(self.number)
+
+
+def _changed(path: Path) -> str:
+    return f"{path} was changed while it was read; run the command again"
 
 
 def _stamp_of(path: Path) -> tuple[int, int]:
