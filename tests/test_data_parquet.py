@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hvae_codec.data import parquet
 from hvae_codec.data.sources import ImageSource, open_images
-from hvae_codec.errors import DataError
+from hvae_codec.errors import DataError, UsageError
 from hvae_codec.report.splits import splits_sentence
 
 pa = pytest.importorskip("pyarrow")
@@ -30,7 +31,7 @@ def png(patch: np.ndarray) -> bytes:
 def write(
     path: Path, patches: np.ndarray, *, features: dict | None = FEATURES, image: str = "image", **columns
 ) -> Path:
-    """Write a file as Hugging Face's `datasets` does: structs of bytes and path, the features in the schema's metadata."""
+    """Write a file as Hugging Face's `datasets` does: structs of bytes and path, the features in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     structs = [{"bytes": png(patch), "path": None} for patch in patches]
     table = pa.table({image: structs, "label": [i % 2 for i in range(len(patches))]} | columns)
@@ -84,9 +85,8 @@ def test_columns_that_are_not_clear(tmp_path: Path, photo_patches):
 
 def test_damaged_files_and_images(tmp_path: Path, photo_patches):
     path = write(tmp_path / "x.parquet", photo_patches[:4])
-    pq.write_table(
-        pa.table({"image": [{"bytes": None, "path": "1.png"}, {"bytes": b"x", "path": None}]}), tmp_path / "y.parquet"
-    )
+    images = [{"bytes": None, "path": "1.png"}, {"bytes": b"x", "path": None}]
+    pq.write_table(pa.table({"image": images}), tmp_path / "y.parquet")
     with pytest.raises(DataError, match=r"y\.parquet/y/00000000 is broken.*its path at best"):
         opened(tmp_path / "y.parquet").read([0])
     source = opened(path)
@@ -105,13 +105,24 @@ def test_row_groups_are_read_once_in_order(tmp_path: Path, photo_patches, monkey
     monkeypatch.setattr(parquet.Parquet, "_read_group", lambda self, group: read.append(group) or original(self, group))
     for _ in source.batches(2):
         pass
-    assert read == [0, 1, 2]
+    assert sorted(read) == [0, 1, 2]
+    read.clear()
     monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
-    source.read([8, 0, 1, 8])
-    assert read == [0, 1, 2, 0, 2]
+    opened(tmp_path / "x.parquet").read([8, 0, 1, 8])
+    assert read == [2, 0, 2]
 
 
 def test_a_fingerprint_sees_the_files(tmp_path: Path, photo_patches):
     first = opened(write(tmp_path / "x.parquet", photo_patches[:4])).fingerprint
     assert opened(write(tmp_path / "x.parquet", photo_patches[:4])).fingerprint == first
     assert opened(write(tmp_path / "x.parquet", photo_patches[4:8])).fingerprint != first
+
+
+def test_files_without_images_and_a_missing_package(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
+    path = write(tmp_path / "x.parquet", photo_patches[:1])
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(DataError, match=r"there are no images in .*x\.parquet"):
+        opened(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'hvae-codec\[parquet\]'"):
+        opened(path)

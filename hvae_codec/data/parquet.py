@@ -60,6 +60,8 @@ class Parquet(FileContainer):
         counts = [int(file.rows.sum()) for file in found]
         self._columns = [file.image for file in found]
         self._digests = [file.digest for file in found]
+        if not sum(counts):
+            raise DataError(f"there are no images in {path}; give a file with at least one row")
         rows = np.concatenate([file.rows for file in found])
         self._file_of_group = np.repeat(np.arange(len(found)), [len(file.rows) for file in found])
         self._first_group = np.searchsorted(self._file_of_group, np.arange(len(found)))
@@ -121,7 +123,7 @@ def open_parquet(path: Path, *, size: int, channels: int) -> Parquet:
     `UsageError` if pyarrow is missing.
     """
     try:
-        import pyarrow.parquet  # noqa: F401 - large, and few have such files
+        import pyarrow.parquet  # noqa: F401 - it is large, and few have such files
     except ImportError:
         advice = "which is not installed; pip install 'hvae-codec[parquet]'"
         raise UsageError(f"{path} takes the package pyarrow, {advice}") from None
