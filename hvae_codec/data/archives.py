@@ -72,11 +72,7 @@ class ArchiveContainer(FileContainer):
 
     def where(self, position: int) -> Path:
         """Say in which archive the image at `position` is."""
-        return self.archive(position) / self.names[position]
-
-    def archive(self, position: int) -> Path:
-        """Give the path of the archive that the image at `position` is in."""
-        return self.files.paths[self._archive[position]]
+        return self.files.paths[self._archive[position]] / self.names[position]
 
     def _bytes(self, position: int, offset: int, count: int) -> bytes:
         return self.files.read(int(self._archive[position]), offset, count)

@@ -1,6 +1,7 @@
 """Image sources -> uint8 [B, C, H, W] with stable names and labels: the only loader.
 
-A source is a selection from one container: a folder or a zip of image files, or an array (`.npy`, `.npz`, zarr).
+A source is a selection from one container: image files in a folder, a zip, tars or Parquet files, arrays, a published
+set in its own files, or a Python data set.
 
     open_images(DATA, size=32, channels=3).split("train").read([0, 5, 7])    uint8 [3, 3, 32, 32]
 """
@@ -50,15 +51,15 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_foreign, refuse_foreign),
     (Path.is_dir, open_folder),
 )
-"""Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
+"""Kinds of container: whether one lies at a path, and what opens it. The first one counts: any may be a folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
-    names: Sequence[str]  # path in the folder, such as "train/astronaut/00012.png"; in an array "00000017"
-    labels: Sequence[str]  # class folder in the name, such as "astronaut"; "" if there is none
+    names: Sequence[str]  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
+    labels: Sequence[str]  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
     skipped: Mapping[str, str]  # names of files that were left out, if `skip_broken` was asked for: "broken", "grey"
@@ -176,13 +177,16 @@ Images = ImageSource | ArrayLike | ImageDataset
 
 
 def open_images(path: Path | str | ImageDataset, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
-    """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
+    """Open the images at `path`, or of a Python data set, as `size` × `size` pixels of `channels` channels.
 
     A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
-    hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Arrays (`.npy`, `.npz`,
-    zarr) are uint8 [N, H, W] or [N, H, W, C]. With `skip_broken`, every file is decoded once now; those that cannot be
-    used (broken, grey among colour, too deep, too large, not regular files) are left out and named in `skipped`.
-    Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
+    hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Zips, tars and sets of
+    them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of such files.
+    Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
+    in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
+    number below it. With `skip_broken`, every file is decoded once now; those that cannot be used (broken, grey among
+    colour, too deep, too large, not regular files) are left out and named in `skipped`. Raises `DataError` if there is
+    no image, or if the container is damaged or of another kind; reads may raise it too.
     """
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
@@ -203,7 +207,8 @@ def _opener(path: Path) -> Callable[..., Container]:
         raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
     opener = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
     if opener is None:
-        raise DataError(f"{path} is not a folder, or another container that is known; {_GIVE}")
+        problem = "is a range of files of another kind" if is_range(path) else "is not a folder or another container"
+        raise DataError(f"{path} {problem}; {_GIVE}")
     return opener
 
 
@@ -226,12 +231,11 @@ def _without_unusable(source: ImageSource) -> ImageSource:
 def _no_images(source: ImageSource, which: Part) -> str:
     path, folders, stated = source.container.path, source.splits.folders, source.container.parts
     if which == "test":
-        words = "has test, testing, eval or evaluation in its name"
-        where = "comes from what " + words if stated else "is in a folder test/, testing/, eval/ or evaluation/"
+        where = "is said to be for testing" if stated else "is in a folder test/, testing/, eval/ or evaluation/"
         return f"no image in {path} {where}; choose another split"
     where = " and ".join([*folders["val"], *folders["test"]])
     problem = f"all images in {path} are held out (in {where}), so none is for training"
-    return f"{problem}; give training images as well" + (", or one of these folders by itself" if not stated else "")
+    return f"{problem}; give training images as well{'' if stated else ', or one of these folders by itself'}"
 
 
 def check_batch_size(batch_size: int) -> None:
