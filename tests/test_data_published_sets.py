@@ -72,6 +72,9 @@ def test_mnist(mnist: Path, grey: np.ndarray):
     gz = ".gz" if (mnist / "t10k-images-idx3-ubyte.gz").exists() else ""
     held_out = f"held-out images: 3 (t10k-images-idx3-ubyte{gz})"
     assert splits_sentence(source) == f"training images: 6 (train-images-idx3-ubyte{gz}); {held_out}"
+    torchvision = mnist.rename(mnist.parent / "raw").parent
+    assert open_images(torchvision, size=28, channels=1).names == source.names
+    mnist = (torchvision / "raw").rename(mnist)
     alone = open_images(mnist / f"train-images-idx3-ubyte{gz}", size=28, channels=1)
     assert (len(alone), alone.labels) == (TRAIN, tuple(digits(LABELS[:TRAIN])))
     (mnist / f"train-labels-idx1-ubyte{gz}").unlink()

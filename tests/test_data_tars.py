@@ -123,6 +123,8 @@ def test_labels_beside_images(tmp_path: Path):
         ("a/4.cls", b"of no image"),
     ]
     assert opened(tar_of(tmp_path / "x.tar", *members)).labels == ("3", "cat", "a")
+    stated = ("dataset.json", b'{"labels": [["a/1.png", "of the sample"], ["a/3.png", 7]]}')
+    assert opened(tar_of(tmp_path / "x.tar", *members, stated)).labels == ("3", "cat", "7")
     with pytest.raises(DataError, match=r"x\.tar/a/1\.cls cannot be read as a label"):
         opened(tar_of(tmp_path / "x.tar", members[0], ("a/1.cls", b"\xff")))
 
@@ -159,6 +161,15 @@ def test_truncated_tars_are_refused(tmp_path: Path, kept: int):
     path = tar_of(tmp_path / "x.tar", ("1.png", b"x"), ("2.png", b"y" * 1000))
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"x\.tar cannot be read as a tar: it is truncated"):
+        opened(path)
+
+
+def test_negative_sizes_do_not_go_on_for_ever(tmp_path: Path):
+    path = tmp_path / "x.tar"
+    info = tarfile.TarInfo(".hidden")
+    info.size = -512
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    with pytest.raises(DataError, match=r"x\.tar .*truncated, damaged"):
         opened(path)
 
 

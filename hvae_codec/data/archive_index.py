@@ -54,7 +54,7 @@ def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[
         return _unpacked(file.read_bytes())
     index = list_archive()
     if len(index) >= REMEMBERED_FROM:
-        with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the command
+        with contextlib.suppress(OSError, UnicodeError):  # a full or read-only disk costs time, not the command
             file.parent.mkdir(parents=True, exist_ok=True)
             with replaced_atomically(file, unique=True) as partial:
                 partial.write_bytes(_packed(index))

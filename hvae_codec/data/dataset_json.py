@@ -9,6 +9,7 @@ from ..errors import DataError
 from .splits import label_of
 
 DATASET_JSON = "dataset.json"  # its name, at the top of a folder or an archive
+LARGEST_DATASET_JSON = 2**29  # bytes that are read of it; of a million images, it has some 40 million
 
 
 def labels_from(content: bytes, names: Sequence[str], where: str) -> list[str] | None:

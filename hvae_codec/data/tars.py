@@ -18,11 +18,11 @@ import numpy as np
 from ..errors import DataError
 from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
 from .archives import ArchiveContainer
-from .dataset_json import label_text
+from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, label_text, labels_of
 from .file_sets import files_of_set, is_file_set, parts_of_files
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS
-from .splits import find_splits, label_of
+from .splits import find_splits
 from .unchanged_files import UnchangedFiles
 
 _LABELS = {"cls": 4096, "json": 2**20}
@@ -113,6 +113,8 @@ def _members(path: Path) -> dict[str, _Member]:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
             for info in iter(archive.next, None):
                 archive.members.clear()  # type: ignore[attr-defined]  # a million of them take gigabytes
+                if info.size < 0:  # older Pythons would go back, and list the same members for ever
+                    raise tarfile.ReadError(f"a member at byte {info.offset:,} is of negative size")
                 name = checked_name(info.name, path)
                 if info.isdir() or is_hidden(name):
                     continue
@@ -155,31 +157,39 @@ def _check_end(path: Path, offset: int) -> None:
 
 
 def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> list[str]:
-    """Find the class of each of the images `names`: in the file of its sample that says it, or by folder."""
+    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder."""
+    stated = members.get(DATASET_JSON)
     with path.open("rb") as file:
-        return [_label(file, path, name, members) for name in names]
+        content = None if stated is None else _content(file, stated, LARGEST_DATASET_JSON)
+        others = labels_of(names, content, f"{DATASET_JSON} in {path}")
+        beside = [_label(file, path, name, members) for name in names]
+    return [label if found is None else found for found, label in zip(beside, others, strict=True)]
 
 
-def _label(file: BinaryIO, path: Path, name: str, members: Mapping[str, _Member]) -> str:
+def _content(file: BinaryIO, member: _Member, most: int) -> bytes:
+    file.seek(member.offset)
+    return file.read(min(member.size, most))
+
+
+def _label(file: BinaryIO, path: Path, name: str, members: Mapping[str, _Member]) -> str | None:
     for ending, most in _LABELS.items():
         beside = f"{key_of(name)}.{ending}"
         member = members.get(beside)
         if member is None or member.problem:
             continue
-        file.seek(member.offset)
         try:
-            text = file.read(min(member.size, most)).decode()
+            text = _content(file, member, most).decode()
             label = text.strip() if ending == "cls" else _label_in(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path / beside} cannot be read as a label ({error}); mend or remove it") from None
         if label is not None:
             return label
-    return label_of(name)
+    return None
 
 
 def _label_in(document: object) -> str | None:
     """Find the class in a sample's JSON; None if it says nothing of one."""
-    found = (
-        [document[key] for key in ("label", "class", "cls") if key in document] if isinstance(document, dict) else []
-    )
+    if not isinstance(document, dict):
+        return None
+    found = [document[key] for key in ("label", "class", "cls") if key in document]
     return label_text(found[0]) if found else None

@@ -16,7 +16,7 @@ from ..errors import DataError
 from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
 from .archives import ArchiveContainer
 from .celeba import celeba_parts
-from .dataset_json import DATASET_JSON, labels_of
+from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS, UnusableImageError
 from .unchanged_files import UnchangedFiles
@@ -105,8 +105,8 @@ def _index(path: Path) -> ArchiveIndex:
 
 
 def _labels(path: Path, archive: zipfile.ZipFile) -> bytes:
-    if archive.getinfo(DATASET_JSON).file_size > LARGEST_FILE:
-        raise DataError(f"{DATASET_JSON} in {path} is of more than {LARGEST_FILE:,} bytes; remove it")
+    if archive.getinfo(DATASET_JSON).file_size > LARGEST_DATASET_JSON:
+        raise DataError(f"{DATASET_JSON} in {path} is of more than {LARGEST_DATASET_JSON:,} bytes; remove it")
     return archive.read(DATASET_JSON)
 
 
