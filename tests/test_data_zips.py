@@ -208,3 +208,5 @@ def test_a_large_zip_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     os.utime(tmp_path / "x.zip", ns=(0, 0))
     assert opened(tmp_path / "x.zip").names == first.names
     assert len([*(tmp_path / "cache").rglob("*.npz")]) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x.zip"))  # no folder
+    assert opened(tmp_path / "x.zip").names == first.names

@@ -19,7 +19,6 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
 from ..storage.files import replaced_atomically
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
@@ -49,12 +48,13 @@ _TEXTS = ("names", "labels", "passed_over")
 def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:
     """Give the index of the archive at `path`, of that size and time: the remembered one, or a new one."""
     key = hashlib.sha256(f"{_VERSION}\0{path.absolute()}\0{stamp}".encode(errors="surrogateescape")).hexdigest()
-    file = _cache_folder() / f"{key}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return _unpacked(file.read_bytes())
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError):
+        return _unpacked((_cache_folder() / f"{key}.npz").read_bytes())
     index = list_archive()
     if len(index) >= REMEMBERED_FROM:
-        with contextlib.suppress(OSError, UnicodeError):  # a full or read-only disk costs time, not the command
+        # A full or read-only disk, or a user without a home, costs time and not the command.
+        with contextlib.suppress(OSError, UnicodeError, RuntimeError):
+            file = _cache_folder() / f"{key}.npz"
             file.parent.mkdir(parents=True, exist_ok=True)
             with replaced_atomically(file, unique=True) as partial:
                 partial.write_bytes(_packed(index))
@@ -67,7 +67,7 @@ def _cache_folder() -> Path:
 
 
 def _packed(index: ArchiveIndex) -> bytes:
-    # No name has a zero byte: both formats end names with one.
+    # No name has a zero byte, as both formats end names with one. A label that has one does not fit what is read again.
     texts = {name: np.frombuffer("\0".join(getattr(index, name)).encode(), np.uint8) for name in _TEXTS}
     numbers = {name: getattr(index, name) for name in _ARRAYS}
     content = io.BytesIO()
@@ -84,31 +84,3 @@ def _unpacked(content: bytes) -> ArchiveIndex:
     if any(len(values) != len(index) for values in (index.labels, *numbers.values())):
         raise ValueError("it is damaged")
     return index
-
-
-def checked_name(name: str, archive: Path) -> str:
-    """Give a member's name as a file in a folder would have it.
-
-    Raises `DataError` if it leads out of the archive, or is not UTF-8: stores hold names, and `decode` writes files of
-    these names.
-
-    >>> checked_name("./cats//1.png", Path("a.tar"))
-    'cats/1.png'
-    """
-    folders = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in folders or folders[0].endswith(":"):
-        raise DataError(f"{archive} holds {name!r}, which leads out of it; make it again from the folder of the images")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{archive} holds {name!r}, whose name is not UTF-8; rename it") from None
-    return "/".join(part for part in name.split("/") if part not in ("", ".")) if "./" in name or "//" in name else name
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or a folder in a name begins with a dot, as `__MACOSX/._1.png` does.
-
-    >>> is_hidden("cats/.1.png"), is_hidden("cats.v2/1.png")
-    (True, False)
-    """
-    return name.startswith(".") or "/." in name

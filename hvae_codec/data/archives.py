@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ class ArchiveContainer(FileContainer):
         if not names:
             raise DataError(f"there are no images in {path}; files ending in {', '.join(EXTENSIONS)} are read")
         order = np.array(sorted(range(len(names)), key=names.__getitem__))
-        labels = [label for index in indices for label in index.labels]
+        labels = [sys.intern(label) for index in indices for label in index.labels]  # one text per class, not per image
         self.files = files
         self._archive = np.repeat(np.arange(len(indices)), [len(index) for index in indices])[order]
         self._offsets, self._packed, self._sizes, self._checksums = (

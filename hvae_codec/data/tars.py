@@ -16,10 +16,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
+from .archive_index import ArchiveIndex, remembered_index
 from .archives import ArchiveContainer
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, label_text, labels_of
 from .file_sets import files_of_set, is_file_set, parts_of_files
+from .member_names import checked_name, is_hidden
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS
 from .splits import find_splits

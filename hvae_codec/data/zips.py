@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .archive_index import ArchiveIndex, checked_name, is_hidden, remembered_index
+from .archive_index import ArchiveIndex, remembered_index
 from .archives import ArchiveContainer
 from .celeba import celeba_parts
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
+from .member_names import checked_name, is_hidden
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS, UnusableImageError
 from .unchanged_files import UnchangedFiles
