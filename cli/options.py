@@ -50,7 +50,8 @@ class SplitName(StrEnum):
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Folder of images, with splits train/, val/ and test/ if it has these; or an array: .npy, .npz or zarr."
+        help="Folder of images, with splits train/, val/ and test/ if it has these; a .zip; a .tar, or tars as "
+        "'x-{000..127}.tar'; Parquet files; an array: .npy, .npz or zarr; or MNIST, CIFAR or ImageNet 32 as published."
     ),
 ]
 # A string, as a path would turn s3:// into s3:/.

@@ -161,6 +161,23 @@ def test_missing_empty_and_wrong_paths(tmp_path: Path):
         open_images(tmp_path, size=0, channels=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x.h5", "HDF5"),
+        ("x.lmdb/data.mdb", "LMDB"),
+        ("train.tfrecord-00000-of-01024", "TFRecord"),
+        ("x.beton", "FFCV"),
+        ("x/shard.00000.mds", "MDS"),
+    ],
+)
+def test_formats_that_are_not_read_name_the_way_through_python(tmp_path: Path, name: str, kind: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"is {kind}, which is not read; .*open_images\(dataset\)"):
+        open_images(tmp_path / Path(name).parts[0], size=32, channels=3)
+
+
 # --- modes
 
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, as_source
 from ..errors import DataError, UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -67,7 +67,7 @@ class Evaluation:
 
 def evaluate(
     model: HVAE,
-    images: ImageSource | ArrayLike,
+    images: Images,
     *,
     samples: int = 1,
     batch_size: int = 64,

@@ -1,4 +1,4 @@
-"""Images in one array: `.npy`, `.npz` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices.
+"""Images in one array: `.npy` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices.
 
 With `depth` 8 in its preprocessing, also uint16.
 """
@@ -19,6 +19,7 @@ from .depth import to_8_bits
 from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
+from .splits import StatedParts
 from .whole_zarr import WholeZarr
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
@@ -29,12 +30,23 @@ class ArrayContainer(Container):
 
     numbered_names = True
 
-    def __init__(self, path: Path, array: Any, labels: Sequence[str] = (), *, size: int, channels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        array: Any,
+        labels: Sequence[str] = (),
+        names: Sequence[str] = (),
+        parts: StatedParts | None = None,
+        *,
+        size: int,
+        channels: int,
+    ) -> None:
         _check_shape(path, array, channels)
         self.array = array
-        names = tuple(f"{i:08d}" for i in range(array.shape[0]))
+        names = names or tuple(f"{i:08d}" for i in range(array.shape[0]))
+        labels = tuple(labels) or ("",) * len(names)
         raw_bytes = np.full(len(names), int(np.prod(array.shape[1:])), np.int64)
-        super().__init__(path, names, labels or ("",) * len(names), raw_bytes, size=size, channels=channels)
+        super().__init__(path, names, labels, raw_bytes, size=size, channels=channels, parts=parts)
 
     def preprocess(self, how: Preprocessing) -> None:
         """Let `how` be done to the images; raises `DataError` if the model cannot take them then."""
@@ -83,13 +95,13 @@ class ArrayContainer(Container):
         for run in np.split(order, breaks) if len(order) else []:
             start = int(positions[run[0]])
             stop = start + len(run)
-            with _readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
+            with readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
                 out[run] = self.array[start:stop]
         return out
 
 
 @contextmanager
-def _readable(failure: str) -> Iterator[None]:
+def readable(failure: str) -> Iterator[None]:
     """Turn any error of numpy, zarr or zlib (they have many types) into a `DataError` that begins with `failure`."""
     try:
         yield
@@ -103,20 +115,14 @@ def is_array(path: Path) -> bool:
     """Whether `path` is an array by its ending, or by what lies in the folder."""
     if path.is_dir():
         return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-    return path.suffix.lower() in (".npy", ".npz")
+    return path.suffix.lower() == ".npy"
 
 
 def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
-    """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
-    labels: Sequence[str] = ()
-    with _readable(f"{path} cannot be read as an array"):
-        if path.is_dir():
-            array = _open_zarr(path)
-        elif path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            array, labels = _open_npz(path)
-    return ArrayContainer(path, array, labels, size=size, channels=channels)
+    """Open the `.npy` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
+    with readable(f"{path} cannot be read as an array"):
+        array = _open_zarr(path) if path.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
+    return ArrayContainer(path, array, size=size, channels=channels)
 
 
 def _check_dtype(path: Path, array: Any, how: Preprocessing) -> None:
@@ -155,24 +161,6 @@ def _check_shape(path: Path, array: Any, channels: int) -> None:
 
 def _one_image(shape: tuple[int, ...], axes: str) -> str:
     return f"shape {shape}, which looks like one image {axes}"
-
-
-def _open_npz(path: Path) -> tuple[Any, Sequence[str]]:
-    with path.open("rb") as file:  # numpy.load leaves a file open that it cannot read
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{path} is a single array, not an archive; rename it to {path.with_suffix('.npy').name}")
-        names = [name for name in archive.files if name != "labels"]
-        if "images" not in names and len(names) != 1:
-            raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}; name the one with images 'images'")
-        images = np.asarray(archive["images" if "images" in names else names[0]])
-        if "labels" not in archive.files:
-            return images, ()
-        labels = np.asarray(archive["labels"])
-    count = len(images) if images.ndim else 0
-    if labels.size != count:
-        raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
-    return images, tuple(labels.reshape(-1).astype(str).tolist())
 
 
 def _open_zarr(path: Path) -> Any:

@@ -24,13 +24,15 @@ def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an opened file has more than 8 bits per channel.
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened image has more than 8 bits per channel.
 
     Pillow opens colour of 16 bits as "RGB", and takes the high bytes; only its raw mode ("RGB;16B") tells.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return True
+    if not isinstance(image, ImageFile.ImageFile):
+        return False
     if image.format == "AVIF":
         return _avif_is_deep(image)
     if image.format == "PPM":

@@ -10,16 +10,18 @@ import stat
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import DataError
+from .celeba import celeba_parts
 from .containers import FileContainer
+from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
-from .splits import label_of
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -53,10 +55,30 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
-    labels = tuple(sys.intern(label_of(name)) for name in names)  # one text per class, not one per image
+    labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
+    parts = celeba_parts(path, names)
     others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
-    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own), other_files=others)
+    return Folder(
+        path,
+        names,
+        labels,
+        sizes,
+        size=size,
+        channels=channels,
+        passed_over=sorted(own),
+        other_files=others,
+        parts=parts,
+    )
+
+
+def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
+    stated = path / DATASET_JSON
+    try:
+        content = stated.read_bytes() if stated.is_file() else None
+    except OSError as error:
+        raise DataError(f"cannot read {stated} ({error.strerror}); make it readable, or remove it") from None
+    return labels_of(names, content, str(stated))
 
 
 class _Listing:

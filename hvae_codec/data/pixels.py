@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -47,7 +49,7 @@ if features.check("avif"):  # Pillow has it since 11.3, if it was built with it
 EXTENSIONS = tuple(ending for _, endings in _FORMATS.values() for ending in endings)
 """Files with these endings are images, in upper or lower case; their first bytes tell the format."""
 
-_GREY_MODES = ("1", "L", "LA", "La")
+GREY_MODES = ("1", "L", "LA", "La")
 _KINDS = {1: "grey", 3: "colour"}
 _AS_IS = Preprocessing()
 
@@ -77,26 +79,44 @@ def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = 
     Grey becomes colour if `channels` is 3, and colour grey if it is 1, by ITU-R 601 luma. Raises `UnusableImageError`
     that names `where` if the file is damaged, too deep, too large, or of other channels.
     """
-    try:
+    with unusable_if_damaged(where, how):
         image = _open(file)
-        if image.width * image.height > how.max_pixels:
-            raise _too_large(where, how, f" ({image.width} x {image.height})")
+        _check_size(image, where, how)
         deep = is_deep(image)
         upright = _of_8_bits(file, where, image.mode, how) if deep else image
-        ImageOps.exif_transpose(upright, in_place=True)
-        found = 1 if upright.mode in _GREY_MODES else 3
-        plain, alpha = _to_grey_or_rgb(upright, channels if channels in _KINDS else found, how.background_colour)
+        decoded = plain_pixels(upright, where, channels, how)
+    return decoded._replace(frames_dropped=_has_more_frames(image), depth_reduced=deep)
+
+
+@contextmanager
+def unusable_if_damaged(where: Path, how: Preprocessing = _AS_IS) -> Iterator[None]:
+    """Turn any error of Pillow's plugins, which raise nearly every type there is, into one that names `where`."""
+    try:
+        yield
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large(where, how) from None
-    except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
+    except Exception as error:
         raise broken_image(where, error) from None
+
+
+def plain_pixels(image: Image.Image, where: Path, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
+    """Decode an opened image of 8 bits, which is changed, to grey or RGB; see `read_image`."""
+    _check_size(image, where, how)
+    ImageOps.exif_transpose(image, in_place=True)
+    found = 1 if image.mode in GREY_MODES else 3
+    plain, alpha = _to_grey_or_rgb(image, channels if channels in _KINDS else found, how.background_colour)
     if channels not in _KINDS:
         raise wrong_channels(where, found, channels)
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels, deep)
+    return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels)
+
+
+def _check_size(image: Image.Image, where: Path, how: Preprocessing) -> None:
+    if image.width * image.height > how.max_pixels:
+        raise _too_large(where, how, f" ({image.width} x {image.height})")
 
 
 def channels_of(file: BinaryIO) -> int:
@@ -104,7 +124,7 @@ def channels_of(file: BinaryIO) -> int:
     try:
         image = _open(file)
         # Pillow opens grey with alpha, of 16 bits, as "RGBA".
-        grey = image.mode in _GREY_MODES or any("LA;16" in str(tile.args) for tile in image.tile)
+        grey = image.mode in GREY_MODES or any("LA;16" in str(tile.args) for tile in image.tile)
     except Exception:  # as above
         return 0
     return 1 if grey else 3
@@ -170,16 +190,25 @@ def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Im
         file.seek(0)
         return _open(file)
 
-    problem = f"{where} has more than 8 bits per channel ({mode})"
     if how.depth != 8:
-        raise UnusableImageError(f"{problem}; give --depth 8, or divide 16-bit values by 257", "deeper than 8 bits")
+        raise too_deep(where, mode)
     image = image_of_8_bits(open_again)
     if image is None:
-        raise UnusableImageError(f"{problem}, not plainly 16; convert it to 8 bits", "deeper than 8 bits")
+        raise too_deep(where, mode, can_be_converted=False)
     return image
 
 
-def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+def too_deep(where: Path, mode: str, *, can_be_converted: bool = True) -> UnusableImageError:
+    """Make the error for an image of more than 8 bits per channel, of Pillow's mode `mode`."""
+    remedy = (
+        "; give --depth 8, or divide 16-bit values by 257"
+        if can_be_converted
+        else (", not plainly 16; convert it to 8 bits")
+    )
+    return UnusableImageError(f"{where} has more than 8 bits per channel ({mode}){remedy}", "deeper than 8 bits")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none
@@ -196,4 +225,4 @@ def _to_grey_or_rgb(image: Image.Image, channels: int, background: str | None) -
     image.info.pop("transparency", None)
     if channels == 3:
         return image.convert("RGB"), alpha
-    return (image if image.mode in _GREY_MODES else image.convert("RGB")).convert("L"), alpha
+    return (image if image.mode in GREY_MODES else image.convert("RGB")).convert("L"), alpha

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from ..data.sources import ImageSource, as_source
+from ..data.datasets import is_dataset
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
@@ -43,7 +44,7 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EVALUATED, ImageEncoder, Images, check_images, finish_store, joined, write_row_groups
+from .pipeline import EVALUATED, ImageEncoder, check_images, finish_store, joined, write_row_groups
 from .sketch import SKETCH
 from .stored_preprocessing import check_preprocessing
 
@@ -115,8 +116,8 @@ def append_worker(
     target = location if out is None else location_of(out)
     with locked(target, worker):
         swapped, old = _open(location, in_place=out is None)
-        if isinstance(images, ImageSource):  # an array in memory is as it is
-            check_preprocessing(images, old.metadata, old.path)
+        if isinstance(images, ImageSource) or is_dataset(images):  # an array in memory is as it is
+            check_preprocessing(source, old.metadata, old.path)
         if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
             return old  # all that was left to do was to remove the shorter store
         if out is None:

@@ -16,10 +16,9 @@ from typing import get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
 from ..model.checkpoint import keep_weights, model_hash
@@ -51,8 +50,6 @@ SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says ho
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
-Images = ImageSource | NDArray[np.uint8] | Tensor
-"""A source, or uint8 [N, C, H, W]."""
 PerImage = dict[str, NDArray[np.floating]]
 """Name of a per-image array to its numbers, [B]."""
 EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
