@@ -21,17 +21,17 @@ def by_257(values: NDArray[np.uint16]) -> NDArray[np.int64]:
     return np.floor(values / 257 + 0.5).astype(int)
 
 
-def png(pixels: NDArray[np.uint16], extra: bytes = b"") -> bytes:
-    """A 16-bit PNG, most of which Pillow can read but not write; uint16 [H, W, 1 to 4]."""
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+def png(pixels: NDArray[np.uint16], *extra: bytes) -> bytes:
+    """A 16-bit PNG, most of which Pillow can read but not write; uint16 [H, W, 1 to 4], and chunks before them."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels))
-    key = chunk(b"tRNS", extra) if extra else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def tiff(pixels: NDArray[np.uint16], order: str) -> bytes:
@@ -118,11 +118,21 @@ def test_alpha_of_16_bits(tmp_path: Path):
 def test_a_transparent_colour_of_16_bits(tmp_path: Path):
     deep = DEEP[..., :3].copy()
     deep[3, 3] = 1000, 2000, 3000
-    source = opened(tmp_path, png(deep, struct.pack(">HHH", 1000, 2000, 3000)), 3, depth=8, background="#010203")
+    key = chunk(b"tRNS", struct.pack(">HHH", 1000, 2000, 3000))
+    source = opened(tmp_path, png(deep, key), 3, depth=8, background="#010203")
     expected = by_257(deep).transpose(2, 0, 1)
     expected[:, 3, 3] = 1, 2, 3
     np.testing.assert_array_equal(source.read([0])[0], expected)
     assert source.alpha_dropped == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_16_bits_are_turned_upright(tmp_path: Path, channels: int):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    content = png(DEEP[..., :channels], chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    pixels = opened(tmp_path, content, channels, depth=8).read([0])[0]
+    np.testing.assert_array_equal(pixels, np.rot90(by_257(DEEP[..., :channels]), -1).transpose(2, 0, 1))
 
 
 def test_what_has_not_16_bits_is_refused(tmp_path: Path):

@@ -69,7 +69,7 @@ class Container(ABC):
     def preprocess(self, how: Preprocessing) -> None:
         """Let `how` be done to the images from now on.
 
-        Raises `DataError` if the images are known to be none that the model takes, also then.
+        Raises `DataError` if the model cannot take the images even so, as far as that is known without reading them.
         """
         self.preprocessing = how
 
