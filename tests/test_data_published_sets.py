@@ -262,6 +262,11 @@ def test_several_labels_per_image(tmp_path: Path, grey: np.ndarray):
     assert open_images(tmp_path / "x.npz", size=28, channels=1).labels[-2:] == ("0 1", "1 1")
 
 
+def test_labels_in_one_row(tmp_path: Path, grey: np.ndarray):
+    np.savez(tmp_path / "x.npz", images=grey[:3], labels=np.array([[5, 6, 7]]))
+    assert open_images(tmp_path / "x.npz", size=28, channels=1).labels == ("5", "6", "7")
+
+
 def test_one_array_is_all_images_unless_it_is_held_out(tmp_path: Path, grey: np.ndarray):
     np.savez(tmp_path / "a.npz", train=grey)
     assert open_images(tmp_path / "a.npz", size=28, channels=1).names[0] == "00000000"

@@ -108,7 +108,7 @@ def _images_and_labels(path: Path, arrays: Arrays) -> tuple[Any, Sequence[str]]:
     count = images.shape[0] if images.shape else 0
     if labels.size != count:
         raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
-    return images, _texts(labels)
+    return images, _texts(labels.reshape(count, -1))
 
 
 def _parts(arrays: Arrays) -> list[ArrayPart]:
