@@ -25,10 +25,10 @@ from .options import (
     GraphName,
     Model,
     Seed,
-    SkipBroken,
     Step,
     latent_codec,
 )
+from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
     from hvae_codec.analysis.plan import AnalysisPlan, AnalysisResult
@@ -62,8 +62,10 @@ Out = Annotated[
 ]
 
 
+@takes_source_options
 def command(
     data: Data,
+    source_options: SourceOptions,
     keep: Keep = DEFAULT_KEEPS,
     cutoff: Cutoff = "",
     tolerance: Tolerance = "",
@@ -80,7 +82,6 @@ def command(
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
@@ -107,16 +108,21 @@ def command(
         batch_size=batch_size,
         seed=seed,
     )
-    _analyze(plan, data, model, out, device, graph, skip_broken)
+    _analyze(plan, data, model, out, device, graph, source_options)
 
 
 def _analyze(
-    plan: AnalysisPlan, data: Path, model: Path, out: Path | None, device: str, graph: GraphName, skip_broken: bool
+    plan: AnalysisPlan,
+    data: Path,
+    model: Path,
+    out: Path | None,
+    device: str,
+    graph: GraphName,
+    source_options: SourceOptions,
 ) -> None:
     from hvae_codec.analysis.plan import run_analysis
     from hvae_codec.analysis.ranking_file import FOLDER
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.analysis_files import check_folder
@@ -127,10 +133,10 @@ def _analyze(
         hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
         if processes.is_main:
             warn_unfinished(hvae)
-        config, run = hvae.config, hvae.run or model
+        run = hvae.run or model
         folder = out or run / FOLDER
         processes.run_on_main(lambda: check_folder(folder, data))
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_run(data, hvae.config, hvae.run)
         if processes.is_main:
             report_splits(source)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:

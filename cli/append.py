@@ -17,11 +17,11 @@ from .options import (
     Graph,
     GraphName,
     Seed,
-    SkipBroken,
     Split,
     SplitName,
     StoreArgument,
 )
+from .source_options import SourceOptions, takes_source_options
 
 Out = Annotated[
     str | None,
@@ -33,9 +33,11 @@ Model = Annotated[
 ]
 
 
+@takes_source_options
 def command(
     data: Data,
     store: StoreArgument,
+    source_options: SourceOptions,
     out: Out = None,
     split: Split = SplitName.all,
     worker_option: WorkerOption = "",
@@ -44,7 +46,6 @@ def command(
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Add images to a store, with the model, mask and codec that it was made with.
 
@@ -53,7 +54,6 @@ def command(
     same command is run again.
     """
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.about import store_table, worker_sentence
@@ -64,8 +64,7 @@ def command(
         reuse_freed_memory()
         hvae = opened.load_model(processes.device, model)
         hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
-        config = hvae.config
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_store(data, hvae.config, store)
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
             appended = append_worker(
                 hvae,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from .signals import exit_code
 from .tables import in_parts
 
 if TYPE_CHECKING:
+    from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.model.hvae import HVAE
 
@@ -132,8 +133,12 @@ def report_source(source: ImageSource) -> None:
     """Say, on standard error, what was done to the images that were read."""
     total = len(source) + len(source.skipped)
     notes = {
-        "of another size were cropped to a square and resized": source.resized,
-        "lost their alpha channel": source.alpha_dropped,
+        _resized_note(source.preprocessing): source.resized,
+        _alpha_note(source.preprocessing): source.alpha_dropped,
+        "were grey, and were made colour" if source.channels == 3 else "were colour, and were made grey": (
+            source.recoloured
+        ),
+        "had more than 8 bits per channel, and were converted to 8": source.depth_reduced,
         "have several frames or pages, of which the first was taken": source.frames_dropped,
         "could not be used and were left out": len(source.skipped),
     }
@@ -141,10 +146,35 @@ def report_source(source: ImageSource) -> None:
         if count:
             _say(f"{count:,} of {total:,} images {note}")
     for reason in sorted(set(source.skipped.values())):
-        _say(f"  {reason}: {_first([name for name, why in source.skipped.items() if why == reason])}")
+        names = [name for name, why in source.skipped.items() if why == reason]
+        _say(f"  {reason} ({len(names):,}): {_first(names)}")
     own = source.container.passed_over
     if own:
         _say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
+    if others := source.container.other_files:
+        _say(_other_files_sentence(others))
+
+
+def _resized_note(how: Preprocessing) -> str:
+    cut = {"centre": "cropped to a square and ", "none": ""}.get(how.crop, f"cropped to {how.crop} and ")
+    return f"of another size were {cut}resized"
+
+
+def _alpha_note(how: Preprocessing) -> str:
+    colour = how.background_colour
+    return f"with an alpha channel were laid on {colour}" if colour else "lost their alpha channel"
+
+
+def _other_files_sentence(others: Mapping[str, int]) -> str:
+    """Say how many files were not read, by ending.
+
+    >>> _other_files_sentence({".heic": 900, "": 1})
+    '901 other files (.heic 900, without an ending 1) were not read'
+    """
+    by_count = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    endings = _first([f"{ending or 'without an ending'} {number:,}" for ending, number in by_count])
+    total = sum(others.values())
+    return f"{total:,} other file{'s' if total > 1 else ''} ({endings}) {'were' if total > 1 else 'was'} not read"
 
 
 def _first(names: Sequence[str]) -> str:

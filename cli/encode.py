@@ -39,12 +39,12 @@ from .options import (
     GraphName,
     Model,
     Seed,
-    SkipBroken,
     Split,
     SplitName,
     Step,
     latent_codec,
 )
+from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
     from hvae_codec.data.sources import ImageSource
@@ -72,8 +72,10 @@ class EncodeRequest:
     graph: GraphName
 
 
+@takes_source_options
 def command(
     data: Data,
+    source_options: SourceOptions,
     store: option.Store,
     keep: option.Keep = "",
     cutoff: option.Cutoff = "",
@@ -97,7 +99,6 @@ def command(
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Encode images into a store of their most informative latents.
 
@@ -121,12 +122,13 @@ def command(
     )
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
-    _run(request, data, model, device, worker_option, skip_broken)
+    _run(request, data, model, device, worker_option, source_options)
 
 
-def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, skip_broken: bool) -> None:
+def _run(
+    request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, source_options: SourceOptions
+) -> None:
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.recorded import Recording
     from hvae_codec.store.open_writer import check_location
@@ -140,8 +142,7 @@ def _run(request: EncodeRequest, data: Path, run: Path, device: str, worker_opti
         model.recording = Recording(request.graph.value, warn if processes.is_main else lambda _: None)
         if processes.is_main and not worker.number:
             warn_unfinished(model)
-        config = model.config
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_run(data, model.config, model.run)
         if processes.is_main:
             report_splits(source)
         written = _encode(request, model, source, worker, processes)

@@ -17,10 +17,10 @@ from .options import (
     DeviceOption,
     Model,
     Seed,
-    SkipBroken,
     SplitName,
     torch_device,
 )
+from .source_options import SourceOptions, takes_source_options
 
 Split = Annotated[SplitName, typer.Option("--split", help="Images to evaluate: those of one split, or all.")]
 Images = Annotated[
@@ -34,8 +34,10 @@ Samples = Annotated[
 ]
 
 
+@takes_source_options
 def command(
     data: Data,
+    source_options: SourceOptions,
     split: Split = SplitName.val,
     images: Images = None,
     samples: Samples = 1,
@@ -46,7 +48,6 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Measure a model on held-out images, with standard errors.
 
@@ -56,7 +57,6 @@ def command(
     """
     from hvae_codec.analysis.evaluation import evaluate
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
@@ -65,8 +65,7 @@ def command(
     reuse_freed_memory()
     hvae = load_model(model, torch_device(device))
     warn_unfinished(hvae)
-    config = hvae.config
-    source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+    source = source_options.open_for_run(data, hvae.config, hvae.run)
     chosen = source.split(split.value)
     report_splits(source)
     chosen = chosen if images is None else chosen.evenly(images)

@@ -58,7 +58,8 @@ class SplitName(StrEnum):
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Folder of images, with splits train/, val/ and test/ if it has these; or an array: .npy, .npz or zarr."
+        help="Folder of images, with splits train/, val/ and test/ if it has these; a .zip; a .tar, or tars as "
+        "'x-{000..127}.tar'; Parquet files; an array: .npy, .npz or zarr; or MNIST, CIFAR or ImageNet 32 as published."
     ),
 ]
 # A string, as a path would turn s3:// into s3:/.
@@ -104,13 +105,6 @@ Count = Annotated[
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
-SkipBroken = Annotated[
-    bool,
-    typer.Option(
-        "--skip-broken",
-        help="Leave out image files that cannot be used, and name them: broken, grey among colour, too deep, ...",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

@@ -17,7 +17,8 @@ from . import train_options
 from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
 from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages, warn
 from .distributed_session import distributed_session
-from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model, SkipBroken
+from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model
+from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from hvae_codec.train.loop import TrainOptions
 
 
+@takes_source_options
 def command(
     context: typer.Context,
     data: Data,
+    source_options: SourceOptions,
     keep: option.Keep = "",
     cutoff: option.Cutoff = "",
     tolerance: option.Tolerance = "",
@@ -63,7 +66,6 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     seed: train_options.RunSeed = None,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Prune a run's model and train what is left, so that it costs little; writes a run of its own.
 
@@ -86,7 +88,7 @@ def command(
         seed=seed or 0,
     )
     options = _train_options(context)
-    _prune(PruneRequest(data, model, out, plan, options, skip_broken), device)
+    _prune(PruneRequest(data, model, out, plan, options, source_options), device)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class PruneRequest:
     out: Path | None
     plan: PrunePlan
     options: TrainOptions
-    skip_broken: bool
+    source_options: SourceOptions
 
 
 def _train_options(context: typer.Context) -> TrainOptions:
@@ -127,7 +129,6 @@ def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule
 
 def _prune(request: PruneRequest, device: str) -> None:
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.fine_tune.comparison import compare
     from hvae_codec.fine_tune.prune import prune
     from hvae_codec.model.checkpoint import find_run, load_run_config
@@ -137,9 +138,7 @@ def _prune(request: PruneRequest, device: str) -> None:
     with interruptible(CONTINUES), distributed_session(device) as processes:
         run = find_run(request.model)
         out, config = request.out or run.with_name(f"{run.name}-pruned"), load_run_config(run).model
-        source = open_images(
-            request.data, size=config.image_size, channels=config.channels, skip_broken=request.skip_broken
-        )
+        source = request.source_options.open_for_run(request.data, config, run)
         if processes.is_main:
             if sentence := unfinished_sentence(run):
                 warn(sentence)

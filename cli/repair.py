@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from .display import CONTINUES, interruptible, report_source, show, stages, warn
-from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, SkipBroken, StoreArgument, torch_device
+from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
+from .source_options import SourceOptions, takes_source_options
 
 
+@takes_source_options
 def command(
     store: StoreArgument,
+    source_options: SourceOptions,
     data: Annotated[
         Path | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")
     ] = None,
@@ -23,7 +26,6 @@ def command(
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
     seed: Seed = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
@@ -33,7 +35,6 @@ def command(
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.data.sources import open_images
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
     from hvae_codec.model.recorded import Recording
@@ -46,8 +47,7 @@ def command(
         hvae = load_store_model(store, torch_device(device), model)
         hvae.recording = Recording(graph.value, warn)
     if data and hvae:
-        config = hvae.config
-        source = open_images(data, size=config.image_size, channels=config.channels, skip_broken=skip_broken)
+        source = source_options.open_for_store(data, hvae.config, store)
     with interruptible(CONTINUES), stages() as stage:
         report = repair(
             store,

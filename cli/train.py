@@ -16,7 +16,9 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_source, report_splits
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, SkipBroken, torch_device
+from .options import LATEST_RUN, Data, DeviceOption, GraphName, torch_device
+from .source_options import KNOWN_TO_RUN as PREPROCESSING
+from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ KNOWN_TO_RUN = {
     "checkpoint_activations",
     "compile_",
     "seed",
+    *PREPROCESSING,
 }
 """Parameters that the run stores, or that the command to continue has anyway."""
 
@@ -51,12 +54,14 @@ class TrainRequest:
     out: Path | None
     resume: bool
     seed: int | None
-    skip_broken: bool
+    source_options: SourceOptions
 
 
+@takes_source_options
 def command(
     context: typer.Context,
     data: Data,
+    source_options: SourceOptions,
     preset: option.Preset = None,
     config: option.ConfigFile = None,
     settings: option.Settings = None,
@@ -79,7 +84,6 @@ def command(
     workers: option.Workers = None,
     device: DeviceOption = "auto",
     seed: option.RunSeed = None,
-    skip_broken: SkipBroken = False,
 ) -> None:
     """Train a model on images; Ctrl-C saves, and the same command with its --out, or --resume, continues.
 
@@ -103,7 +107,7 @@ def command(
         latest=LATEST_RUN,
     )
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
-    _run(context, TrainRequest(data, preset, config, changes, out, resume, seed, skip_broken), options, device)
+    _run(context, TrainRequest(data, preset, config, changes, out, resume, seed, source_options), options, device)
 
 
 def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, device: str) -> None:
@@ -129,12 +133,10 @@ def _train(
     request: TrainRequest, run: Path, wanted: Config, options: TrainOptions, processes: DistributedContext
 ) -> None:
     from hvae_codec.cpu import tuned_for_training
-    from hvae_codec.data.sources import open_images
     from hvae_codec.train.loop import start_run, train
     from hvae_codec.train.progress import ProgressReporter
 
-    size, channels = wanted.model.image_size, wanted.model.channels
-    source = open_images(request.data, size=size, channels=channels, skip_broken=request.skip_broken)
+    source = request.source_options.open_for_run(request.data, wanted.model, run)
     training, validation = source.split("train"), source.split("val")
     config = processes.run_on_main(
         lambda: start_run(run, wanted, resume=request.resume, seed=request.seed, device=processes.device)

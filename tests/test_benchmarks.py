@@ -32,6 +32,7 @@ from hvae_codec_cli.app import main
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
 
+import data_sources
 import encode_speed
 import gpu_check
 import gpu_tables
@@ -188,6 +189,14 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_start_time() -> None:
     start = start_time.measure(["--version"], repeats=1)
     assert (start.command, start.seconds > 0, start.mebibytes > 5) == ("--version", True, True)
+
+
+def test_data_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_sources, "memory", lambda *paths: 1.0 * len(paths))
+    rows = data_sources.measure(tmp_path, 300, rounds=2)
+    assert [row.kind for row in rows] == ["folder", "stored zip", "deflated zip", "tar", "stored npz"]
+    assert all(len(row.in_order) == len(row.pixels) == 2 and min(row.at_random) > 0 for row in rows)
+    assert data_sources.as_table(rows).row_count == 5
 
 
 def test_read_speed(tmp_path: Path) -> None:

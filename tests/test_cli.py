@@ -571,31 +571,31 @@ def test_a_broken_image_among_good_ones(work, hvae, refused, capsys):
     for command in ("encode data new.zarr", "train data --config tiny.toml --out runs/new", "analyze-kl data"):
         message = refused(1, *command.split())
         assert f"{broken} is broken, truncated or unreadable" in message
-        assert "--skip-broken" in message
+        assert "--skip-unusable" in message
     assert not Path("new.zarr").exists()
     assert find_run("runs/latest") == Path("runs/first"), "a run that could not start hides the last one"
     with pytest.raises(SystemExit):
-        main(["encode", "data", "new.zarr", "--skip-broken"])
+        main(["encode", "data", "new.zarr", "--skip-unusable"])
     assert "1 of 72 images could not be" in capsys.readouterr().err
     assert len(open_store("new.zarr")) == 71
     assert str(broken.relative_to("data")) not in open_store("new.zarr").names
 
 
-def test_the_advice_to_skip_broken_images_works(work, hvae, refused, capsys):
+def test_the_advice_to_skip_unusable_images_works(work, hvae, refused, capsys):
     """Even where training got as far as its state before the first step."""
     broken = sorted(Path("data/val").rglob("*.png"))[0]
     broken.write_bytes(broken.read_bytes()[:150])
     arguments = ("train", "data", "--config", "tiny.toml", "--steps", 2, "--out", "runs/new")
-    assert "or pass --skip-broken" in refused(1, *arguments)
-    assert exit_code(*arguments, "--skip-broken") == 0
-    assert f"  broken: {broken.relative_to('data')}\n" in capsys.readouterr().err
-    hvae(*arguments, "--skip-broken")
+    assert "or pass --skip-unusable" in refused(1, *arguments)
+    assert exit_code(*arguments, "--skip-unusable") == 0
+    assert f"  broken (1): {broken.relative_to('data')}\n" in capsys.readouterr().err
+    hvae(*arguments, "--skip-unusable")
 
 
 def test_names_of_skipped_files_are_few(work, capsys):
     for i in range(13):
         Path(f"data/train/bad-{i:02d}.png").touch()
-    assert exit_code("encode", "data", "new.zarr", "--skip-broken", "--evaluate", "none") == 0
+    assert exit_code("encode", "data", "new.zarr", "--skip-unusable", "--evaluate", "none") == 0
     err = capsys.readouterr().err
     assert "13 of 85 images could not be used and were left out" in err
     assert "train/bad-08.png, train/bad-09.png and 3 more\n" in err

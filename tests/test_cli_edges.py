@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from hvae_codec_cli.app import app, main
+from hvae_codec_cli.source_options import KNOWN_TO_RUN as PREPROCESSING
 from photos import save_png
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -41,6 +42,8 @@ ENDLESS = {("sample", "--n"), ("train", "--steps"), ("prune", "--steps"), ("eval
 def cases() -> Iterator[tuple[str, str]]:
     for name, command in COMMANDS.items():
         for parameter in command.params:
+            if parameter.name in PREPROCESSING and name != "evaluate":
+                continue  # the same options of all commands
             if parameter.param_type_name == "option" and not parameter.is_flag:
                 yield name, parameter.opts[0]
 

@@ -3,17 +3,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hvae_codec.config import with_settings
-from hvae_codec.data.sources import as_source
+from hvae_codec.data.sources import as_source, open_images
 from hvae_codec.errors import DataError, ModelError
 from hvae_codec.model.checkpoint import load_run_config, save_config, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.train.run_folder import (
     Origin,
     RunLock,
+    begun_preprocessing,
     check_origin,
     check_same,
     read_origin,
@@ -175,11 +177,29 @@ def test_other_images_are_refused_unless_allowed(tiny_config, run: Path, photo_p
     assert read_origin(run) == Origin.of(0, other, other)
 
 
+def test_other_preprocessing_is_refused(tiny_config, run: Path, photo_patches):
+    np.save(run.parent / "x.npy", photo_patches.transpose(0, 2, 3, 1))
+    first, same, other = (
+        open_images(run.parent / "x.npy", size=8, channels=3, **options)
+        for options in ({"crop": "0,0,8,8"}, {"crop": "0,0,8,8", "max_pixels": 10**9}, {})
+    )
+    assert begun_preprocessing(run) is None
+    save_run(run, tiny_config, Origin.of(0, first, first))
+    add_state(run, 1)
+    assert begun_preprocessing(run) == first.preprocessing
+    with pytest.raises(DataError, match=r"was begun with --crop 0,0,8,8, and .* crop='centre'"):
+        check_origin(run, Origin.of(0, other, other), other_data=False)
+    save_run(run, tiny_config, check_origin(run, Origin.of(0, same, same), other_data=False))
+    assert begun_preprocessing(run) == same.preprocessing
+    save_run(run, tiny_config, Origin.of(0, other, other))
+    assert "preprocessing" not in (run / "origin.json").read_text()
+
+
 @pytest.mark.parametrize("states", [[], [0]])
 def test_a_run_without_a_step_takes_other_images_but_keeps_its_seed(
     tiny_config, run: Path, photo_patches, states: list[int]
 ):
-    """So that a training that a broken image ended works with --skip-broken."""
+    """So that a training that a broken image ended works with --skip-unusable."""
     first, other = as_source(photo_patches), as_source(photo_patches[:20])
     save_run(run, tiny_config, Origin.of(5, first, first))
     for step in states:

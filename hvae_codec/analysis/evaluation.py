@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
 from ..model.batch_size import batch_size_of
@@ -70,7 +70,7 @@ class Evaluation:
 
 def evaluate(
     model: HVAE,
-    images: ImageSource | ArrayLike,
+    images: Images,
     *,
     samples: int = 1,
     batch_size: int | None = None,

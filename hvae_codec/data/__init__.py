@@ -1,1 +1,1 @@
-"""Images as sources: folders, arrays, splits."""
+"""Images as sources: folders, archives, arrays, splits."""

@@ -1,4 +1,7 @@
-"""Images in one array: `.npy`, `.npz` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices."""
+"""Images in one array: `.npy` or a zarr array, uint8 [N, H, W] or [N, H, W, C], read in slices.
+
+With `depth` 8 in its preprocessing, also uint16.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .containers import Container
-from .pixels import fit, other_channels
+from .depth import to_8_bits
+from .pixels import as_channels, fit, other_channels
+from .preprocessing import Preprocessing
+from .resizing import misfit
+from .splits import StatedParts
 from .whole_zarr import WholeZarr
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
@@ -23,45 +30,78 @@ class ArrayContainer(Container):
 
     numbered_names = True
 
-    def __init__(self, path: Path, array: Any, labels: Sequence[str] = (), *, size: int, channels: int) -> None:
-        _check_array(path, array, channels)
+    def __init__(
+        self,
+        path: Path,
+        array: Any,
+        labels: Sequence[str] = (),
+        names: Sequence[str] = (),
+        parts: StatedParts | None = None,
+        *,
+        size: int,
+        channels: int,
+    ) -> None:
+        _check_shape(path, array, channels)
         self.array = array
-        names = tuple(f"{i:08d}" for i in range(array.shape[0]))
+        names = names or tuple(f"{i:08d}" for i in range(array.shape[0]))
+        labels = tuple(labels) or ("",) * len(names)
         raw_bytes = np.full(len(names), int(np.prod(array.shape[1:])), np.int64)
-        super().__init__(path, names, labels or ("",) * len(names), raw_bytes, size=size, channels=channels)
+        super().__init__(path, names, labels, raw_bytes, size=size, channels=channels, parts=parts)
+
+    def preprocess(self, how: Preprocessing) -> None:
+        """Let `how` be done to the images; raises `DataError` if the model cannot take them then."""
+        super().preprocess(how)
+        _check_dtype(self.path, self.array, how)
+        _check_channels(self.path, self.array, self.channels, how)
+        height, width = self.array.shape[1:3]
+        problem, _ = misfit(height, width, self.size, how)
+        if problem:
+            raise DataError(f"each image in {self.path} {problem}; give another array")
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read slices of the array, in runs of consecutive positions."""
-        raw = self._raw(positions)
-        raw = raw[..., None] if raw.ndim == 3 else raw
-        if raw.shape[3] != self.channels:
-            raw = raw[..., : self.channels]
-            self.alpha_dropped[positions] = True
-        if raw.shape[1:3] == (self.size, self.size):
+        raw = self._of_model(self._raw(positions), positions)
+        self.resized[positions] = raw.shape[1:3] != (self.size, self.size)
+        if self.preprocessing.box is None and raw.shape[1:3] == (self.size, self.size):
             return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
-        self.resized[positions] = True
-        fitted = [fit(pixels, self.size) for pixels in raw]
+        fitted = [fit(pixels, self.size, self.preprocessing) for pixels in raw]
         return np.array(fitted, np.uint8).reshape(-1, self.channels, self.size, self.size)
+
+    def _of_model(self, raw: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Make raw images uint8 [B, H, W, channels], and note what that took of those at `positions`."""
+        raw = raw[..., None] if raw.ndim == 3 else raw
+        if raw.dtype != np.uint8:
+            raw = to_8_bits(raw)
+            self.depth_reduced[positions] = True
+        found = raw.shape[3]
+        if found == self.channels:
+            return raw
+        self.alpha_dropped[positions] = found == 4
+        self.recoloured[positions] = min(found, 3) != self.channels
+        if self.channels == 3 < found and self.preprocessing.background_colour is None:
+            return raw[..., :3]
+        images = [as_channels(pixels, self.channels, self.preprocessing) for pixels in raw]
+        return np.array(images, np.uint8).reshape(-1, *raw.shape[1:3], self.channels)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""
         sample = np.unique(np.linspace(0, len(positions) - 1, SAMPLED_IMAGES).astype(int))
-        return repr((self.array.shape[1:], "uint8")).encode() + self._raw(positions[sample]).tobytes()
+        return repr((self.array.shape[1:], str(self.array.dtype))).encode() + self._raw(positions[sample]).tobytes()
 
-    def _raw(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        out = np.empty((len(positions), *self.array.shape[1:]), np.uint8)
+    def _raw(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(positions), *self.array.shape[1:]), self.array.dtype)
         order = np.argsort(positions, kind="stable")
         breaks = np.flatnonzero(np.diff(positions[order]) != 1) + 1
         for run in np.split(order, breaks) if len(order) else []:
             start = int(positions[run[0]])
             stop = start + len(run)
-            with _readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
+            with readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
                 out[run] = self.array[start:stop]
         return out
 
 
 @contextmanager
-def _readable(failure: str) -> Iterator[None]:
+def readable(failure: str) -> Iterator[None]:
     """Turn any error of numpy, zarr or zlib (they have many types) into a `DataError` that begins with `failure`."""
     try:
         yield
@@ -75,26 +115,37 @@ def is_array(path: Path) -> bool:
     """Whether `path` is an array by its ending, or by what lies in the folder."""
     if path.is_dir():
         return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-    return path.suffix.lower() in (".npy", ".npz")
+    return path.suffix.lower() == ".npy"
 
 
 def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
-    """Open the `.npy`, `.npz` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
-    labels: Sequence[str] = ()
-    with _readable(f"{path} cannot be read as an array"):
-        if path.is_dir():
-            array = _open_zarr(path)
-        elif path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            array, labels = _open_npz(path)
-    return ArrayContainer(path, array, labels, size=size, channels=channels)
+    """Open the `.npy` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
+    with readable(f"{path} cannot be read as an array"):
+        array = _open_zarr(path) if path.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
+    return ArrayContainer(path, array, size=size, channels=channels)
 
 
-def _check_array(path: Path, array: Any, channels: int) -> None:
-    shape, dtype = tuple(array.shape), array.dtype
-    if dtype != np.uint8:
-        raise DataError(f"{path} holds {dtype}; convert the images to uint8, 0 to 255")
+def _check_dtype(path: Path, array: Any, how: Preprocessing) -> None:
+    if array.dtype == np.uint16 and how.depth != 8:
+        raise DataError(f"{path} holds uint16; give --depth 8, or convert the images to uint8, 0 to 255")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} holds {array.dtype}; convert the images to uint8, 0 to 255")
+
+
+def _check_channels(path: Path, array: Any, channels: int, how: Preprocessing) -> None:
+    shape = tuple(array.shape)
+    found = shape[3] if len(shape) == 4 else 1
+    if found == channels or (found == 4 and channels == 3):
+        return
+    if how.colour != "auto" and found in (1, 3, 4) and channels in (1, 3):
+        return
+    if len(shape) == 4 and shape[1] == channels:
+        raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
+    raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}")
+
+
+def _check_shape(path: Path, array: Any, channels: int) -> None:
+    shape = tuple(array.shape)
     if len(shape) not in (2, 3, 4):
         raise DataError(f"{path} has shape {shape}; it must be [N, H, W] or [N, H, W, C]")
     if 0 in shape:
@@ -106,34 +157,10 @@ def _check_array(path: Path, array: Any, channels: int) -> None:
     if len(shape) == 3 and shape[0] == channels > 1:
         transposed = "give [N, H, W, C], for instance array.transpose(1, 2, 0)[None]"
         raise DataError(f"{path} has {_one_image(shape, '[C, H, W]')}; {transposed}")
-    found = shape[3] if len(shape) == 4 else 1
-    if found == channels or (found == 4 and channels == 3):
-        return
-    if len(shape) == 4 and shape[1] == channels:
-        raise DataError(f"{path} has shape {shape}, which looks like [N, C, H, W]; transpose it to [N, H, W, C]")
-    raise DataError(f"{path} of shape {shape} is {other_channels(found, channels)}, or convert the array")
 
 
 def _one_image(shape: tuple[int, ...], axes: str) -> str:
     return f"shape {shape}, which looks like one image {axes}"
-
-
-def _open_npz(path: Path) -> tuple[Any, Sequence[str]]:
-    with path.open("rb") as file:  # numpy.load leaves a file open that it cannot read
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{path} is a single array, not an archive; rename it to {path.with_suffix('.npy').name}")
-        names = [name for name in archive.files if name != "labels"]
-        if "images" not in names and len(names) != 1:
-            raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}; name the one with images 'images'")
-        images = np.asarray(archive["images" if "images" in names else names[0]])
-        if "labels" not in archive.files:
-            return images, ()
-        labels = np.asarray(archive["labels"])
-    count = len(images) if images.ndim else 0
-    if labels.size != count:
-        raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
-    return images, tuple(labels.reshape(-1).astype(str).tolist())
 
 
 def _open_zarr(path: Path) -> Any:

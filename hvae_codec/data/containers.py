@@ -1,15 +1,17 @@
 """Holds images: a folder or another container of image files, or an array.
 
 A kind of container is one pair of functions in `sources.KINDS`. One of image files subclasses `FileContainer` and says
-how to open a file; one of pixels subclasses `Container`.
+how to open a file; one of images decoded by others subclasses `DecodingContainer`; one of pixels subclasses
+`Container`.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -18,7 +20,20 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
-from .pixels import DecodedImage, UnusableImageError, broken_image, fit, read_image
+from .pixels import (
+    DecodedImage,
+    UnusableImageError,
+    broken_image,
+    channels_of,
+    fit,
+    read_image,
+    unfit_image,
+    wrong_channels,
+)
+from .preprocessing import Preprocessing
+from .splits import StatedParts
+
+LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any of the model's channels
 
 
 @dataclass(eq=False)
@@ -32,16 +47,31 @@ class Container(ABC):
     size: int
     channels: int
     passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
+    other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
+    parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
     def __post_init__(self) -> None:
+        self.preprocessing = Preprocessing()
+        """What is done to the images before they are delivered; see `preprocess`."""
         self.resized = np.zeros(len(self.names), bool)
         """Which images were found to be of another size, so far."""
         self.alpha_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have an alpha channel, so far."""
         self.frames_dropped = np.zeros(len(self.names), bool)
         """Which images were found to have frames or pages after the first, so far."""
+        self.recoloured = np.zeros(len(self.names), bool)
+        """Which images were found to be grey and are colour now, or the other way round, so far."""
+        self.depth_reduced = np.zeros(len(self.names), bool)
+        """Which images were found to have more than 8 bits per channel, so far."""
+
+    def preprocess(self, how: Preprocessing) -> None:
+        """Let `how` be done to the images from now on.
+
+        Raises `DataError` if the model cannot take the images even so, as far as that is known without reading them.
+        """
+        self.preprocessing = how
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,35 +93,47 @@ class Container(ABC):
         return {}
 
 
-class FileContainer(Container):
-    """Image files of any of the formats in `pixels`; names and sizes tell two containers apart."""
+class DecodingContainer(Container):
+    """Images that are decoded one by one."""
 
     @abstractmethod
-    def open(self, position: int) -> BinaryIO:
-        """Open the file of the image at `position`; called by several threads at once."""
+    def decode(self, position: int) -> DecodedImage:
+        """Decode the image at `position`; called by several threads at once.
+
+        Raises `UnusableImageError` if the model cannot take it.
+        """
+
+    @abstractmethod
+    def channels_at(self, position: int) -> int:
+        """Return the channels of the image at `position` before they are converted, 0 if that cannot be told."""
+
+    def where(self, position: int) -> Path:
+        """Say where the image at `position` is, for messages."""
+        return self.path / self.names[position]
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the files at `positions`, each cropped and resized if it is of another size."""
+        """Decode the images at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
         for image, i in zip(out, positions.tolist(), strict=True):
             try:
-                pixels, self.alpha_dropped[i], self.frames_dropped[i] = self._decode(i)
+                decoded = self._usable(i)
             except UnusableImageError as error:
-                raise DataError(f"{error}, or pass --skip-broken") from None
-            self.resized[i] = pixels.shape[:2] != (self.size, self.size)
-            image[:] = fit(pixels, self.size)
+                raise DataError(f"{error}, or pass --skip-unusable") from None
+            _, self.alpha_dropped[i], self.frames_dropped[i], self.recoloured[i], self.depth_reduced[i] = decoded
+            self.resized[i] = decoded.pixels.shape[:2] != (self.size, self.size)
+            image[:] = fit(decoded.pixels, self.size, self.preprocessing)
         return out
 
     def problem(self, position: int) -> UnusableImageError | None:
-        """Find out why the file at `position` cannot be used, by decoding it."""
+        """Find out why the image at `position` cannot be used, by decoding it."""
         try:
-            self._decode(position)
+            self._usable(position)
         except UnusableImageError as error:
             return error
         return None
 
     def unusable(self) -> dict[int, str]:
-        """Find the positions of files that cannot be used, and why, by decoding every one."""
+        """Find the positions of images that cannot be used, and why, by decoding every one."""
         threads = os.cpu_count() or 1
         reasons = map_ahead(self._reason, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
         return {i: reason for i, reason in enumerate(reasons) if reason}
@@ -100,10 +142,42 @@ class FileContainer(Container):
         problem = self.problem(position)  # not kept: it holds the pixels decoded so far
         return problem.reason if problem else ""
 
-    def _decode(self, position: int) -> DecodedImage:
-        where = self.path / self.names[position]
+    def _usable(self, position: int) -> DecodedImage:
+        """Decode the image at `position`, and check that it is one of a set for this model, and large enough."""
+        decoded, where = self.decode(position), self.where(position)
+        if decoded.recoloured and self.preprocessing.colour == "auto" and not self._has_the_models_channels:
+            raise wrong_channels(where, 4 - self.channels, self.channels)
+        if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
+            raise problem
+        return decoded
+
+    @cached_property
+    def _has_the_models_channels(self) -> bool:
+        """Whether some image is grey if the model is, or colour: otherwise this is a set for another model."""
+        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int)).tolist()
+        return any(self.channels_at(position) == self.channels for position in positions)
+
+
+class FileContainer(DecodingContainer):
+    """Image files of any of the formats in `pixels`; names and sizes tell two containers apart."""
+
+    @abstractmethod
+    def open(self, position: int) -> BinaryIO:
+        """Open the file of the image at `position`; called by several threads at once."""
+
+    def decode(self, position: int) -> DecodedImage:
+        """Decode the file of the image at `position`."""
+        where = self.where(position)
         try:
             with self.open(position) as file:
-                return read_image(file, where, self.channels)
+                return read_image(file, where, self.channels, self.preprocessing)
         except OSError as error:
             raise broken_image(where, error) from None
+
+    def channels_at(self, position: int) -> int:
+        """Read the head of the file at `position`."""
+        try:
+            with self.open(position) as file:
+                return channels_of(file)
+        except (OSError, DataError):
+            return 0

@@ -9,16 +9,19 @@ import os
 import stat
 import sys
 from array import array
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import DataError
+from .celeba import celeba_parts
 from .containers import FileContainer
-from .own_folders import is_own_folder
+from .dataset_json import DATASET_JSON, labels_of
+from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
-from .splits import label_of
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -52,9 +55,30 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
-    labels = tuple(sys.intern(label_of(name)) for name in names)  # one text per class, not one per image
+    labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
-    return Folder(path, names, labels, sizes, size=size, channels=channels, passed_over=sorted(own))
+    parts = celeba_parts(path, names)
+    others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
+    return Folder(
+        path,
+        names,
+        labels,
+        sizes,
+        size=size,
+        channels=channels,
+        passed_over=sorted(own),
+        other_files=others,
+        parts=parts,
+    )
+
+
+def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
+    stated = path / DATASET_JSON
+    try:
+        content = stated.read_bytes() if stated.is_file() else None
+    except OSError as error:
+        raise DataError(f"cannot read {stated} ({error.strerror}); make it readable, or remove it") from None
+    return labels_of(names, content, str(stated))
 
 
 class _Listing:
@@ -64,6 +88,7 @@ class _Listing:
         self.names: list[str] = []
         self.sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
         self.passed_over: list[str] = []
+        self.others: Counter[bytes] = Counter()  # endings of the other files
 
     def add(self, folder: bytes, prefix: bytes, above: tuple[bytes, ...]) -> None:
         """Add the image files in `folder`; `above` are the real folders passed, against link loops."""
@@ -83,6 +108,8 @@ class _Listing:
             elif name.lower().endswith(_ENDINGS):
                 self.names.append(_checked_name(name, folder))
                 self.sizes.append(_file_bytes(entry))
+            elif entry.name not in OWN_FILES:
+                self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 _MARKS = (
@@ -12,6 +13,9 @@ _MARKS = (
     {b"cutoffs.json", b"cutoffs.csv"},  # an analysis
 )
 """Files that together tell what a folder holds."""
+
+OWN_FILES = frozenset({b"sample-data.json", b"dataset.json"})
+"""Files among images that this package wrote or reads, and that are not counted as others."""
 
 _ENDINGS = (b".partial", b".replaced")
 """Of folders that were being written, or replaced, when a command was killed."""
@@ -25,3 +29,24 @@ def is_own_folder(name: bytes, files: Iterable[bytes]) -> bool:
     """
     found = set().union(*_MARKS).intersection(files)
     return name.endswith(_ENDINGS) or any(marks <= found for marks in _MARKS)
+
+
+def own_folders_among(names: Iterable[str]) -> list[str]:
+    """Find the folders in the names of an archive's files that hold results, sorted; one at the top does not count.
+
+    >>> own_folders_among(["runs/a/config.json", "runs/a/model.safetensors", "runs/a/1.png", "cats/1.png"])
+    ['runs/a']
+    """
+    marks = {mark.decode() for mark in set().union(*_MARKS)}
+    found: defaultdict[str, set[bytes]] = defaultdict(set)
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        found[folder].update([file.encode()] if file in marks else [])
+    folders = {above for folder in found for above in _with_above(folder)}
+    own = [folder for folder in folders if is_own_folder(folder.encode(), found.get(folder, ()))]
+    return sorted(folder for folder in own if not any(folder.startswith(f"{other}/") for other in own))
+
+
+def _with_above(folder: str) -> list[str]:
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]

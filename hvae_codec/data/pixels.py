@@ -1,48 +1,61 @@
-"""One image file or array -> uint8 pixels of the model's size and channels: formats, modes, crop and resize.
+"""One image file or array -> uint8 pixels of the model's size and channels: formats, modes, transparency, depth.
 
-Grey and colour are never converted into each other, and nothing deeper than 8 bits is cut: both are errors that name
-the file and the remedy.
+What cannot be read that way is an error that names the file and the remedy.
 """
 
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, features
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Files with these endings are images, in upper or lower case; their first bytes tell the format."""
-
-MAX_PIXELS = 89_478_485
-"""Larger images are refused (Pillow's own limit): a small file can unpack to more memory than there is."""
+from . import resizing
+from .depth import image_of_8_bits, is_deep
+from .preprocessing import Preprocessing
 
 SMALL_FILE = 2**18  # bytes from which a file is not read whole before it is decoded
 
-_MAGIC: dict[type[ImageFile.ImageFile], tuple[bytes, ...]] = {
-    PngImageFile: (b"\x89PNG\r\n\x1a\n",),
-    JpegImageFile: (b"\xff\xd8\xff",),
-    WebPImageFile: (b"RIFF",),
-    BmpImageFile: (b"BM",),
-    TiffImageFile: (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
-    GifImageFile: (b"GIF8",),
+_FORMATS: dict[type[ImageFile.ImageFile], tuple[bytes, tuple[str, ...]]] = {
+    PngImageFile: (rb"\x89PNG\r\n\x1a\n", (".png",)),
+    JpegImageFile: (rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif")),
+    WebPImageFile: (rb"RIFF", (".webp",)),
+    BmpImageFile: (rb"BM", (".bmp",)),
+    TiffImageFile: (rb"II[*+]\x00|MM\x00[*+]", (".tif", ".tiff")),
+    GifImageFile: (rb"GIF8", (".gif",)),
+    PpmImageFile: (rb"P[2356]\s", (".ppm", ".pgm")),
 }
-"""The bytes that a format's files begin with."""
+"""What a format's files begin with, and their endings."""
+
+if features.check("avif"):  # Pillow has it since 11.3, if it was built with it
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    _FORMATS[AvifImageFile] = (rb"....ftyp(avif|avis|mif1|msf1)", (".avif",))
+
+EXTENSIONS = tuple(ending for _, endings in _FORMATS.values() for ending in endings)
+"""Files with these endings are images, in upper or lower case; their first bytes tell the format."""
+
+GREY_MODES = ("1", "L", "LA", "La")
+_KINDS = {1: "grey", 3: "colour"}
+_AS_IS = Preprocessing()
 
 
 class UnusableImageError(DataError):
-    """An image file that the model cannot take; `--skip-broken` leaves such files out."""
+    """An image file that the model cannot take; `--skip-unusable` leaves such files out."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -56,39 +69,83 @@ class DecodedImage(NamedTuple):
     pixels: NDArray[np.uint8]  # [H, W, channels] at the file's own size
     alpha_dropped: bool  # whether it had an alpha channel or a transparent colour
     frames_dropped: bool  # whether it has frames or pages after the first
+    recoloured: bool = False  # whether it was grey and is colour now, or the other way round
+    depth_reduced: bool = False  # whether it had more than 8 bits per channel
 
 
-def read_image(file: BinaryIO, where: Path, channels: int) -> DecodedImage:
+def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
     """Decode one file: its first frame, turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
 
-    Raises `UnusableImageError` that names `where` if the file is damaged, too deep, too large, or grey if colour is
-    needed and the other way round.
+    Grey becomes colour if `channels` is 3, and colour grey if it is 1, by ITU-R 601 luma. Raises `UnusableImageError`
+    that names `where` if the file is damaged, too deep, too large, or of other channels.
     """
-    try:
+    with unusable_if_damaged(where, how):
         image = _open(file)
-        _check_depth(image, where)
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(where, f" ({image.width} x {image.height})")
-        ImageOps.exif_transpose(image, in_place=True)
-        plain, alpha = _to_grey_or_rgb(image)
+        _check_size(image, where, how)
+        deep = is_deep(image)
+        upright = _of_8_bits(file, where, image.mode, how) if deep else image
+        decoded = plain_pixels(upright, where, channels, how)
+    return decoded._replace(frames_dropped=_has_more_frames(image), depth_reduced=deep)
+
+
+@contextmanager
+def unusable_if_damaged(where: Path, how: Preprocessing = _AS_IS) -> Iterator[None]:
+    """Turn any error of Pillow's plugins, which raise nearly every type there is, into one that names `where`."""
+    try:
+        yield
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise _too_large(where) from None
-    except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged bytes
+        raise _too_large(where, how) from None
+    except Exception as error:
         raise broken_image(where, error) from None
+
+
+def plain_pixels(image: Image.Image, where: Path, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
+    """Decode an opened image of 8 bits, which is changed, to grey or RGB; see `read_image`."""
+    _check_size(image, where, how)
+    ImageOps.exif_transpose(image, in_place=True)
+    found = 1 if image.mode in GREY_MODES else 3
+    plain, alpha = _to_grey_or_rgb(image, channels if channels in _KINDS else found, how.background_colour)
+    if channels not in _KINDS:
+        raise wrong_channels(where, found, channels)
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    found = pixels.shape[2]
-    if found != channels:
-        problem = f"{where} is {other_channels(found, channels)}, or convert the image"
-        raise UnusableImageError(problem, "grey" if found == 1 else "colour")
-    return DecodedImage(pixels, alpha, _has_more_frames(image))
+    return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels)
 
 
-def _too_large(where: Path, size: str = "") -> UnusableImageError:
-    problem = f"{where} has more than {MAX_PIXELS} pixels{size}; scale it down or remove it"
-    return UnusableImageError(problem, "of too many pixels")
+def _check_size(image: Image.Image, where: Path, how: Preprocessing) -> None:
+    if image.width * image.height > how.max_pixels:
+        raise _too_large(where, how, f" ({image.width} x {image.height})")
+
+
+def channels_of(file: BinaryIO) -> int:
+    """Return the channels of an image file, 1 or 3, from its head; 0 if that cannot be read."""
+    try:
+        image = _open(file)
+        # Pillow opens grey with alpha, of 16 bits, as "RGBA".
+        grey = image.mode in GREY_MODES or any("LA;16" in str(tile.args) for tile in image.tile)
+    except Exception:  # as above
+        return 0
+    return 1 if grey else 3
+
+
+def wrong_channels(where: Path, found: int, channels: int) -> UnusableImageError:
+    """Make the error for a file `where` of `found` channels, in a set without images of the model's `channels`."""
+    problem = f"{where} is {other_channels(found, channels)}"
+    return UnusableImageError(problem, _KINDS.get(found, "of other channels"))
+
+
+def unfit_image(pixels: NDArray[np.uint8], where: Path, size: int, how: Preprocessing) -> UnusableImageError | None:
+    """Make the error for a file `where` whose pixels are too few for what `how` does to them; None if they are not."""
+    height, width, _ = pixels.shape
+    problem, reason = resizing.misfit(height, width, size, how)
+    return UnusableImageError(f"{where} {problem}; remove it", reason) if problem else None
+
+
+def _too_large(where: Path, how: Preprocessing, size: str = "") -> UnusableImageError:
+    remedy = "scale it down, remove it, or allow it with --max-pixels"
+    return UnusableImageError(f"{where} has more than {how.max_pixels} pixels{size}; {remedy}", "of too many pixels")
 
 
 def broken_image(where: Path, error: Exception) -> UnusableImageError:
@@ -97,26 +154,24 @@ def broken_image(where: Path, error: Exception) -> UnusableImageError:
     return UnusableImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it", "broken")
 
 
-def fit(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Turn pixels [H, W, C] into [C, size, size]: the centre square, resized with Lanczos; a view if H = W = size."""
-    height, width = pixels.shape[:2]
-    if height == width == size:
-        return pixels.transpose(2, 0, 1)
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    planes = np.moveaxis(pixels[top : top + side, left : left + side], 2, 0)
-    if side == size:
-        return np.ascontiguousarray(planes)
-    # Pillow resizes each band of an RGB image on its own, so a plane at a time gives the same pixels for any C.
-    images = (Image.fromarray(np.ascontiguousarray(plane)) for plane in planes)
-    return np.stack([np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)) for image in images])
+def fit(pixels: NDArray[np.uint8], size: int, how: Preprocessing = _AS_IS) -> NDArray[np.uint8]:
+    """Turn pixels [H, W, C] into [C, size, size]: cropped and resized as `how` says; a view if H = W = size."""
+    return resizing.fit(pixels, size, how)
+
+
+def as_channels(pixels: NDArray[np.uint8], channels: int, how: Preprocessing) -> NDArray[np.uint8]:
+    """Turn pixels [H, W, 1, 3 or 4] into [H, W, 1 or 3], as those of a file; a fourth channel is alpha."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    plain, _ = _to_grey_or_rgb(image, channels, how.background_colour)
+    return np.asarray(plain).reshape(*pixels.shape[:2], channels)
 
 
 def other_channels(found: int, channels: int) -> str:
     """Say that images of `found` channels do not fit a model of `channels`, and the remedy."""
     words = {1: "grey (1 channel)", 3: "colour (3 channels)"}
     these, model = (words.get(number, f"of {number} channels") for number in (found, channels))
-    return f"{these} but the model takes images that are {model}; train with --set model.channels={found}"
+    remedy = f"convert all with --colour {'rgb' if channels == 3 else 'grey'}" if channels in words else "convert them"
+    return f"{these} but the model takes images that are {model}; train with --set model.channels={found}, or {remedy}"
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
@@ -124,30 +179,50 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
     start = file.read(SMALL_FILE)
     file.seek(0)
-    for plugin, magic in _MAGIC.items():
-        if start.startswith(magic):
+    for plugin, (magic, _) in _FORMATS.items():
+        if re.match(magic, start, re.DOTALL):
             return plugin(io.BytesIO(start) if len(start) < SMALL_FILE else file)
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
-def _check_depth(image: ImageFile.ImageFile, path: Path) -> None:
-    # Pillow opens 16-bit RGB files as 8-bit "RGB"; only the tiles' raw mode ("RGB;16B") tells. BMP's "BGR;16" is 5-6-5.
-    deep_raw = image.format in ("PNG", "TIFF") and any(";16" in str(tile) for tile in image.tile)
-    if deep_raw or image.mode in ("I", "F") or image.mode.startswith("I;"):
-        remedy = "convert it to 8 bits, for example by dividing 16-bit values by 257"
-        problem = f"{path} has more than 8 bits per channel ({image.mode}); {remedy}"
-        raise UnusableImageError(problem, "deeper than 8 bits")
+def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Image.Image:
+    def open_again() -> ImageFile.ImageFile:
+        file.seek(0)
+        return _open(file)
+
+    if how.depth != 8:
+        raise too_deep(where, mode)
+    image = image_of_8_bits(open_again)
+    if image is None:
+        raise too_deep(where, mode, can_be_converted=False)
+    return image
 
 
-def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+def too_deep(where: Path, mode: str, *, can_be_converted: bool = True) -> UnusableImageError:
+    """Make the error for an image of more than 8 bits per channel, of Pillow's mode `mode`."""
+    remedy = (
+        "; give --depth 8, or divide 16-bit values by 257"
+        if can_be_converted
+        else (", not plainly 16; convert it to 8 bits")
+    )
+    return UnusableImageError(f"{where} has more than 8 bits per channel ({mode}){remedy}", "deeper than 8 bits")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none
         return False
 
 
-def _to_grey_or_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+def _to_grey_or_rgb(image: Image.Image, channels: int, background: str | None) -> tuple[Image.Image, bool]:
+    """Return the image with 1 or 3 channels, on `background` if it has alpha, and whether it has."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    if alpha and background is not None:
+        below = Image.new("RGBA", image.size, background)
+        image = Image.alpha_composite(below, image.convert("RGBA"))
     # A transparent colour or palette is dropped like an alpha channel; Pillow would warn about some of them.
     image.info.pop("transparency", None)
-    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"), alpha
+    if channels == 3:
+        return image.convert("RGB"), alpha
+    return (image if image.mode in GREY_MODES else image.convert("RGB")).convert("L"), alpha

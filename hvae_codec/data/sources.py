@@ -1,6 +1,7 @@
 """Image sources -> uint8 [B, C, H, W] with stable names and labels: the only loader.
 
-A source is a selection from one container: a folder of image files or an array (`.npy`, `.npz`, zarr).
+A source is a selection from one container: image files in a folder, a zip, tars or Parquet files, arrays, a published
+set in its own files, or a Python data set.
 
     open_images(DATA, size=32, channels=3).split("train").read([0, 5, 7])    uint8 [3, 3, 32, 32]
 """
@@ -8,12 +9,14 @@ A source is a selection from one container: a folder of image files or an array 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,30 +24,48 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
 from .arrays import ArrayContainer, is_array, open_array
+from .cifar import is_cifar, open_cifar
 from .containers import Container
+from .datasets import DatasetContainer, ImageDataset, is_dataset, shape_of_first
+from .file_sets import is_range
 from .folders import open_folder
+from .foreign import is_foreign, refuse_foreign
+from .idx import is_idx, open_idx
+from .npz import is_npz, open_npz
+from .parquet import is_parquet, open_parquet
+from .preprocessing import Preprocessing
 from .splits import Part, Split, Splits, find_splits
+from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
+from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
-_GIVE = "give a folder of images, or a .npy, .npz or zarr array"
+_GIVE = "give a folder, .zip, .tar or .parquet of images, or a .npy, .npz or zarr array"
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
+    (is_npz, open_npz),
+    (is_idx, open_idx),
+    (is_cifar, open_cifar),
+    (is_zip, open_zip),
+    (is_tars, open_tars),
+    (is_parquet, open_parquet),
+    (is_compressed_tar, refuse_compressed_tar),
+    (is_foreign, refuse_foreign),
     (Path.is_dir, open_folder),
 )
-"""Kinds of container: whether one lies at a path, and what opens it. An array may be a folder, so it is asked first."""
+"""Kinds of container: whether one lies at a path, and what opens it. The first one counts: any may be a folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
-    names: Sequence[str]  # path in the folder, such as "train/astronaut/00012.png"; in an array "00000017"
-    labels: Sequence[str]  # class folder in the name, such as "astronaut"; "" if there is none
+    names: Sequence[str]  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
+    labels: Sequence[str]  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
-    skipped: Mapping[str, str]  # names of files that were left out, if `skip_broken` was asked for: "broken", "grey"
+    skipped: Mapping[str, str]  # names of files that were left out, if `skip_unusable` was asked for: "broken", "grey"
     container: Container  # where the pixels come from
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
     held_out: bool | None = None  # whether training leaves these images out; None if no `split` says so
@@ -118,19 +139,28 @@ class ImageSource:
     @cached_property
     def splits(self) -> Splits:
         """What the images are for."""
-        return find_splits(self.names)
+        stated = self.container.parts
+        return find_splits(self.names, None if stated is None else stated.of(self.positions))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of size, channels, and each image's name and bytes in order; for arrays also of some pixels.
 
-        The same on every machine and after copying; file times do not enter.
+        Also of the preprocessing that decides the pixels, unless it is the default. The same on every machine and after
+        copying; file times do not enter.
         """
         digest = hashlib.sha256(f"images {self.size} {self.channels}\n".encode())
+        if self.preprocessing.pixel_options:
+            digest.update(f"{json.dumps(self.preprocessing.pixel_options, sort_keys=True)}\n".encode())
         for name, count in zip(self.names, self.container.file_bytes[self.positions].tolist(), strict=True):
             digest.update(f"{name}\0{count}\n".encode())
         digest.update(self.container.content(self.positions))
         return digest.hexdigest()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to the images before they are delivered."""
+        return self.container.preprocessing
 
     @property
     def source_bytes(self) -> int:
@@ -152,28 +182,77 @@ class ImageSource:
         """Images with several frames or pages, of which only the first is read, among those read so far."""
         return int(self.container.frames_dropped[self.positions].sum())
 
+    @property
+    def recoloured(self) -> int:
+        """Images that were grey and are colour now, or the other way round, among those read so far."""
+        return int(self.container.recoloured[self.positions].sum())
 
-def open_images(path: Path | str, *, size: int, channels: int, skip_broken: bool = False) -> ImageSource:
-    """Open a folder of images, or an array of them, as images of `size` × `size` pixels and `channels` channels.
+    @property
+    def depth_reduced(self) -> int:
+        """Images that had more than 8 bits per channel, among those read so far."""
+        return int(self.container.depth_reduced[self.positions].sum())
 
-    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF and GIF files (first frame), but not for
-    hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Arrays (`.npy`, `.npz`,
-    zarr) are uint8 [N, H, W] or [N, H, W, C]. With `skip_broken`, every file is decoded once now; those that cannot be
-    used (broken, grey among colour, too deep, too large, not regular files) are left out and named in `skipped`.
-    Raises `DataError` if there is no image or not the right kind of array; reads may raise it too.
+
+Images = ImageSource | ArrayLike | ImageDataset
+"""What functions take as images: a source, uint8 [N, C, H, W] in memory, or a Python data set."""
+
+
+def open_images(
+    path: Path | str | ImageDataset,
+    *,
+    size: int,
+    channels: int,
+    skip_unusable: bool = False,
+    skip_broken: bool = False,
+    **preprocessing: Any,
+) -> ImageSource:
+    """Open the images at `path`, or of a Python data set, as `size` × `size` pixels of `channels` channels.
+
+    A folder is searched with its subfolders for PNG, JPEG, WebP, BMP, TIFF, GIF (first frame), PPM and AVIF files, but
+    not for hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Zips, tars and
+    sets of them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of these.
+    Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
+    in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
+    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba" or depth=8. With
+    `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other
+    channels, too deep, too large or small, not regular files) are left out and named in `skipped`. Raises `DataError`
+    if there is no image, or if the container is damaged or of another kind; reads may raise it too. Raises `UsageError`
+    if an option has no such value.
     """
-    path = Path(path)
+    how = Preprocessing(**preprocessing)
+    _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    if not path.exists():
+    container: Container
+    if isinstance(path, str | os.PathLike):
+        container = _opener(Path(path))(Path(path), size=size, channels=channels)
+    else:
+        container = DatasetContainer(path, size=size, channels=channels)
+    container.preprocess(how)
+    source = _source_of(container)
+    return _without_unusable(source) if skip_unusable or skip_broken else source
+
+
+def _check_colour(how: Preprocessing, channels: int) -> None:
+    wanted = {"rgb": 3, "grey": 1}.get(how.colour, channels)
+    if wanted != channels:
+        raise UsageError(
+            f"--colour is {how.colour}, and the model takes images of {channels} "
+            f"channel{'s' if channels > 1 else ''}; leave it out, or train with --set model.channels={wanted}"
+        )
+
+
+def _opener(path: Path) -> Callable[..., Container]:
+    """Find what opens `path`; raises `DataError` if nothing does."""
+    if not path.exists() and not is_range(path):
         raise DataError(f"there is no {path}; {_GIVE}")
-    if not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
         raise DataError(f"{path} is not a regular file but a pipe, a device or a socket; {_GIVE}")
-    open_container = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
-    if open_container is None:
-        raise DataError(f"{path} is not a folder, .npy, .npz or zarr array; put images into a folder and give that")
-    source = _source_of(open_container(path, size=size, channels=channels))
-    return _without_unusable(source) if skip_broken else source
+    opener = next((opener for is_kind, opener in KINDS if is_kind(path)), None)
+    if opener is None:
+        problem = "is a range of files of another kind" if is_range(path) else "is not a folder or another container"
+        raise DataError(f"{path} {problem}; {_GIVE}")
+    return opener
 
 
 def _source_of(container: Container) -> ImageSource:
@@ -193,12 +272,13 @@ def _without_unusable(source: ImageSource) -> ImageSource:
 
 
 def _no_images(source: ImageSource, which: Part) -> str:
-    path, folders = source.container.path, source.splits.folders
+    path, folders, stated = source.container.path, source.splits.folders, source.container.parts
     if which == "test":
-        return f"no image in {path} is in a folder test/, testing/, eval/ or evaluation/; choose another split"
+        where = "is said to be for testing" if stated else "is in a folder test/, testing/, eval/ or evaluation/"
+        return f"no image in {path} {where}; choose another split"
     where = " and ".join([*folders["val"], *folders["test"]])
     problem = f"all images in {path} are held out (in {where}), so none is for training"
-    return f"{problem}; give a folder that has others as well, or one of these by itself"
+    return f"{problem}; give training images as well{'' if stated else ', or one of these folders by itself'}"
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -207,13 +287,16 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
 
 
-def as_source(images: ImageSource | ArrayLike) -> ImageSource:
+def as_source(images: Images) -> ImageSource:
     """Return a source as it is, or wrap an array or tensor in memory, uint8 [N, C, H, W], as one of that size.
 
-    Raises `DataError` if it is something else.
+    A Python data set becomes one of its first image's size and channels. Raises `DataError` if it is something else.
     """
     if isinstance(images, ImageSource):
         return images
+    if is_dataset(images):
+        size, channels = shape_of_first(images)
+        return open_images(images, size=size, channels=channels)
     pixels = np.asarray(images.cpu() if hasattr(images, "cpu") else images)  # a tensor may be on a GPU
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
         raise DataError(f"the images are {pixels.dtype} {list(pixels.shape)}; give uint8 [N, C, H, W] with H = W")

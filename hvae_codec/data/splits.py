@@ -1,4 +1,4 @@
-"""Chooses images for training and for validation, and finds their classes, from names alone."""
+"""Chooses images for training and for validation, and finds their classes, from names or from what a container says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Splits:
     train: NDArray[np.int64]  # empty if every image is in a val or test folder
     val: NDArray[np.int64]  # the held-out images; all images if none can be held out
     test: NDArray[np.int64]  # the images in test folders; if there is no val folder, those of `val`
-    folders: Mapping[Part, Sequence[str]]  # split folders such as "val/" and "*/valid/" (one level down)
+    folders: Mapping[Part, Sequence[str]]  # what says so: folders such as "val/" and "*/valid/", or files and keys
 
     def indices(self, part: Part) -> NDArray[np.int64]:
         """Return the indices of one part."""
@@ -46,8 +46,20 @@ class Splits:
         return not np.array_equal(self.train, self.val)
 
 
-def find_splits(names: Sequence[str]) -> Splits:
-    """Find what each of the images `names` is for.
+@dataclass(frozen=True, eq=False)
+class StatedParts:
+    """What a container itself says its images are for: it counts in place of the folders in their names."""
+
+    numbers: NDArray[np.int8]  # position in `PARTS` of each image's part, int8 [N]; len(PARTS) if it is in none
+    sources: Mapping[Part, Sequence[str]]  # what says so: a file such as "t10k-images-idx3-ubyte.gz", a key "x_test"
+
+    def of(self, positions: NDArray[np.int64]) -> StatedParts:
+        """Select the images at `positions`."""
+        return StatedParts(self.numbers[positions], self.sources)
+
+
+def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Splits:
+    """Find what each of the images `names` is for, from `stated` if a container says it, or else from split folders.
 
     Split folders are train, training | val, valid, validation, dev | test, testing, eval, evaluation in any case, also
     with a year or a size (val2017, train_64x64): at the top, or one level down if class folders or data sets have
@@ -63,19 +75,25 @@ def find_splits(names: Sequence[str]) -> Splits:
     A class folder may be called train: one at the top with others beside it, none of them a val or test folder. So may
     the folder above all: one at the top with val or test folders in it, and none beside it.
     """
+    if stated is not None:
+        return _split_by_parts(names, stated)
     tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
     levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
     shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
     kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
     numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
     parts = np.fromiter((numbers.get(folder, len(PARTS)) for folder in shown), np.int8, len(shown))
-    train, val, test, others = (np.flatnonzero(parts == number) for number in range(len(PARTS) + 1))
-    if not len(val) and not len(test):
-        return _split_by_hash(names)
     folders: dict[Part, list[str]] = {
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
     }
-    return Splits(train if len(train) else others, val if len(val) else test, test, folders)
+    return _split_by_parts(names, StatedParts(parts, folders))
+
+
+def _split_by_parts(names: Sequence[str], stated: StatedParts) -> Splits:
+    train, val, test, others = (np.flatnonzero(stated.numbers == number) for number in range(len(PARTS) + 1))
+    if not len(val) and not len(test):
+        return _split_by_hash(names)
+    return Splits(train if len(train) else others, val if len(val) else test, test, stated.sources)
 
 
 def _any_held_out_below(names: Sequence[str]) -> bool:
@@ -99,6 +117,21 @@ def is_held_out(name: str) -> bool:
     3
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % HELD_OUT == 0
+
+
+def part_of_file(name: str) -> Part | None:
+    """Find the split that the words in a file's or an array's name say, or the folders above it; None if they say none.
+
+    A held-out word counts more than a training word, so that nothing which may be held out is trained on.
+
+    >>> part_of_file("train-00000-of-00004.tar"), part_of_file("imagenet-val-000003.tar"), part_of_file("x_test")
+    ('train', 'val', 'test')
+    >>> part_of_file("train_val-0.tar"), part_of_file("test/000.tar"), part_of_file("contest-000.tar")
+    ('val', 'test', None)
+    """
+    *folders, file = name.split("/")
+    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+", file))}
+    return next((part for part in ("val", "test", "train") if part in words), None)
 
 
 def label_of(name: str) -> str:

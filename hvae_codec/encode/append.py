@@ -22,7 +22,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..data.sources import ImageSource, as_source
+from ..data.datasets import is_dataset
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import StoreError, UsageError
 from ..model.batch_size import batch_size_of
 from ..model.hvae import HVAE
@@ -45,8 +46,9 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EVALUATED, ImageEncoder, Images, check_images, finish_store, joined, write_row_groups
+from .pipeline import EVALUATED, ImageEncoder, check_images, finish_store, joined, write_row_groups
 from .sketch import SKETCH
+from .stored_preprocessing import check_preprocessing
 
 TAKEN_AT_ONCE = 256  # row groups that are copied, and then committed; what a killed append copies again
 
@@ -72,10 +74,10 @@ def append(
     with the images done and the images to add, `copying` with those whose row groups are taken over and those to take,
     `on_warning` as by `encode_images`.
     Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
-    Raises `DataError` if these images, or others of their names, are in the store, or do not fit; `StoreError` if there
-    is no store, its last row group or its tables are damaged, it is of another model or being written, it has things
-    that a user added and that are lost without `out`, or `out` exists; `UsageError` if a store in a bucket is to be
-    replaced.
+    Raises `DataError` if these images, or others of their names, are in the store, or do not fit, or were opened with
+    other preprocessing (`store.preprocessing`); `StoreError` if there is no store, its last row group or its tables are
+    damaged, it is of another model or being written, it has things that a user added and that are lost without `out`,
+    or `out` exists; `UsageError` if a store in a bucket is to be replaced.
     """
     store = append_worker(
         model,
@@ -116,6 +118,8 @@ def append_worker(
     target = location if out is None else location_of(out)
     with locked(target, worker):
         swapped, old = _open(location, in_place=out is None)
+        if isinstance(images, ImageSource) or is_dataset(images):  # an array in memory is as it is
+            check_preprocessing(source, old.metadata, old.path)
         if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
             return old  # all that was left to do was to remove the shorter store
         if out is None:

@@ -26,6 +26,7 @@ from ..store.schema import WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
 from .pipeline import EVALUATED
 from .sketch import SKETCH
+from .stored_preprocessing import preprocessing_of
 
 
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
@@ -69,7 +70,10 @@ def _joint_source(old: Store, source: ImageSource) -> SourceRecord:
     added = SourcePart(fingerprint=source.fingerprint, bytes=source.source_bytes, images=len(source))
     parts = (*old.metadata.source.parts_of(len(old)), added)
     digest = hashlib.sha256("\n".join(part.fingerprint for part in parts).encode()).hexdigest()
-    return SourceRecord(fingerprint=digest, bytes=sum(part.bytes for part in parts), parts=parts)
+    preprocessing = preprocessing_of(old.metadata, old.path).joined(source.preprocessing).to_dict()
+    return SourceRecord(
+        fingerprint=digest, bytes=sum(part.bytes for part in parts), parts=parts, preprocessing=preprocessing
+    )
 
 
 def _chunk_bytes(old: Store) -> int:

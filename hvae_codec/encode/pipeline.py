@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
 from ..model.arriving import Arriving
@@ -56,8 +56,6 @@ GPU_WRITERS = 4  # threads that write row groups
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
-Images = ImageSource | NDArray[np.uint8] | Tensor
-"""A source, or uint8 [N, C, H, W]."""
 PerImage = dict[str, NDArray[np.floating]]
 """Name of a per-image array to its numbers, [B]."""
 EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
@@ -348,7 +346,9 @@ def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
         ),
         mask=coder.mask.to_dict(),
         image=ImageRecord(size=config.image_size, channels=config.channels, bits=config.bits),
-        source=SourceRecord(fingerprint=source.fingerprint, bytes=source.source_bytes),
+        source=SourceRecord(
+            fingerprint=source.fingerprint, bytes=source.source_bytes, preprocessing=source.preprocessing.to_dict()
+        ),
         row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
         per_image=encoder.per_image,

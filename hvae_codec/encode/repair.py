@@ -41,6 +41,7 @@ from .coder import LatentCoder, quantiser_steps, stored_columns
 from .embedded_model import weights_again
 from .pipeline import ImageEncoder
 from .repair_row_groups import RowGroupRepairer
+from .stored_preprocessing import check_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,8 @@ def repair(
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
     those to encode.
     Raises `StoreError` if there is no store, it is being written or `model` is another one; what cannot be repaired
-    is in the report. `UsageError` if there are images and no model.
+    is in the report. `UsageError` if there are images and no model; `DataError` if the images were opened with other
+    preprocessing than the store's.
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
@@ -110,7 +112,9 @@ class _Repair:
     def __post_init__(self) -> None:
         self.inspection = Inspection(open_damaged(self.path))
         if self.images is not None:
-            self.images = _as_encoded(self.images, self.inspection.store.metadata.source)
+            metadata = self.inspection.store.metadata
+            check_preprocessing(self.images, metadata, self.path)
+            self.images = _as_encoded(self.images, metadata.source)
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` if another store has this one's place: what was found is not said of that."""

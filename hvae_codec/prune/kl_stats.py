@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError, ModelError
 from ..model.batch_size import batch_size_of
@@ -108,7 +108,7 @@ class Ranking:
 
 def kl_stats(
     model: HVAE,
-    images: ImageSource | NDArray[np.uint8] | Tensor,
+    images: Images,
     *,
     batch_size: int | None = None,
     seed: int = 0,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..distributed import DistributedContext
 from ..errors import DataError
 from ..model.batch_size import batch_size_of
@@ -54,7 +54,7 @@ def standard_error(values: NDArray[np.float64]) -> float:
 @full_float32()
 def sweep(
     model: HVAE,
-    images: ImageSource | NDArray[np.uint8] | Tensor,
+    images: Images,
     masks: Sequence[LatentMask],
     *,
     batch_size: int | None = None,

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from torch import Tensor
 
-from ..data.sources import ImageSource, as_source
+from ..data.sources import Images, as_source
 from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.hvae import HVAE
@@ -46,7 +45,7 @@ class Tolerated:
 
 def find_tolerated(
     model: HVAE,
-    images: ImageSource | NDArray[np.uint8] | Tensor,
+    images: Images,
     stats: KLStats,
     tolerance: float,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ..config import CONFIG_FILE, Config, ModelConfig, PruningConfig, config_from_dict, config_to_dict
+from ..data.preprocessing import Preprocessing
 from ..errors import DataError, ModelError, StoreError
 from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
@@ -55,6 +56,7 @@ def _store_facts(store: Store) -> Facts:
     arrays = ", ".join(f"z{r} {list(store.columns.item(r))}" for r in store.resolutions)
     pairs = {
         "images": f"{len(store):,}, in {len(labels)} classes" if labels else f"{len(store):,}",
+        **_preprocessing_text(Preprocessing.from_dict(store.preprocessing, str(store.path))),
         "arrays": f"{arrays}, {store.codec.dtype}",
         "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
         "model": f"{store.model_hash[:12]} ({store.run})",
@@ -68,6 +70,7 @@ def _store_facts(store: Store) -> Facts:
         "kept_dims": store.kept_dims,
         "granularity": store.columns.granularity,
         "labels": labels,
+        "preprocessing": store.preprocessing,
         "codec": store.codec.to_dict(),
         "model_hash": store.model_hash,
         "run": store.run,
@@ -76,6 +79,10 @@ def _store_facts(store: Store) -> Facts:
         "bytes": store_sizes(store),
     }
     return Facts(store.path, data, pairs, (store_table(store),))
+
+
+def _preprocessing_text(how: Preprocessing) -> dict[str, str]:
+    return {"preprocessing": how.flags()} if how != Preprocessing() else {}
 
 
 def _weights_of(store: Store) -> str:
@@ -106,6 +113,7 @@ def _run_facts(path: Path) -> Facts:
     from ..analysis.ranking_file import FOLDER  # with torch, which a store is described without
     from ..model.checkpoint import WEIGHTS_FILE, find_run, load_run_config
     from ..published.record import read_record
+    from ..train.run_folder import begun_preprocessing
     from ..train.state import steps_taken
     from .cutoffs import cutoff_table, load_table, plain_rows
 
@@ -115,8 +123,10 @@ def _run_facts(path: Path) -> Facts:
     shape = f"{model.channels} × {model.image_size} × {model.image_size}"
     trained, (hash_, weights) = (run / WEIGHTS_FILE).exists(), _weights_in(run, model)
     steps, kept, imported = steps_taken(run), kept_hashes(run), read_record(run)
+    preprocessing = begun_preprocessing(run) or Preprocessing()
     pairs = {
         "images": f"{shape}, {count(model.pixel_bits, 'bit')}, {model.output}",
+        **_preprocessing_text(preprocessing),
         "parameters": f"{parameters:,}",
         "latent groups": f"{len(model.groups)}",
         "latent dimensions": _latent_dims_text(model),
@@ -130,6 +140,7 @@ def _run_facts(path: Path) -> Facts:
     data = {
         "kind": "run",
         "path": str(run),
+        "preprocessing": preprocessing.to_dict(),
         "trained": trained,
         "model_hash": hash_,
         "steps": steps,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ModelConfig
-from ..data.pixels import EXTENSIONS, MAX_PIXELS
+from ..data.pixels import EXTENSIONS
+from ..data.preprocessing import MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..storage.files import replaced_atomically

@@ -39,5 +39,5 @@ def splits_sentence(source: ImageSource) -> str:
     tested = len(splits.test) if folders["val"] else 0
     others = len(source) - training - held_out - tested
     unused = [f"{tested:,} ({' and '.join(folders['test'])})"] if tested else []
-    unused += [f"{others:,} (other folders)"] if others else []
+    unused += [f"{others:,} ({'others' if source.container.parts else 'other folders'})"] if others else []
     return f"{text}; neither: {', '.join(unused)}" if unused else text

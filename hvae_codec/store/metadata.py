@@ -79,6 +79,7 @@ class SourceRecord:
     fingerprint: str
     bytes: int
     parts: tuple[SourcePart, ...] = ()  # in order, if the store was appended to
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # what was done to them, but for defaults
 
     def parts_of(self, images: int) -> tuple[SourcePart, ...]:
         """The parts; of a store of `images` that was never appended to, the one that it is."""
@@ -109,6 +110,7 @@ class StoreMetadata:
         """Raises `StoreError` if something is missing or of another kind; the checksum is not looked at."""
         try:
             source = attribute["source"]
+            preprocessing = {**source.get("preprocessing", {})}
             parts = tuple(_record(SourcePart, part) for part in source.get("parts", ()))
             return cls(
                 format_version=int(attribute["format_version"]),
@@ -121,7 +123,7 @@ class StoreMetadata:
                 image=_record(ImageRecord, attribute["image"]),
                 model=ModelRecord.from_attribute(attribute["model"]),
                 mask={**attribute["mask"]},
-                source=_record(SourceRecord, {**source, "parts": parts}),
+                source=_record(SourceRecord, {**source, "parts": parts, "preprocessing": preprocessing}),
                 has_copy="copy" in attribute,
                 arrays={**attribute["arrays"]} if "arrays" in attribute else None,
                 as_read=attribute,
@@ -145,7 +147,7 @@ class StoreMetadata:
             "image": vars(self.image),
             "model": self.model.to_attribute(),
             "mask": self.mask,
-            "source": {key: value for key, value in asdict(self.source).items() if key != "parts" or value},
+            "source": {key: value for key, value in asdict(self.source).items() if value not in ((), {})},
             **({"copy": COPY_HOLDER} if self.has_copy else {}),
             **({} if self.arrays is None else {"arrays": dict(self.arrays)}),
         }

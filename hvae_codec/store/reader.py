@@ -126,6 +126,11 @@ class Store:
         return dict(self.metadata.mask)
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What was done to the images before they were encoded, but for defaults: arguments of `open_images`."""
+        return dict(self.metadata.source.preprocessing)
+
+    @property
     def image_size(self) -> int:
         """Height and width of the images, in pixels."""
         return self.metadata.image.size

@@ -154,6 +154,7 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "source": spec.source.fingerprint,
         "shard": spec.row_group_size,
         "chunk_bytes": spec.chunk_bytes,
+        **({"preprocessing": dict(spec.source.preprocessing)} if spec.source.preprocessing else {}),
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
         **({"embedded": True} if spec.model.embedded == "whole" else {}),
         **({"decoder": spec.model.decoder_hash} if spec.model.embedded == "decoder" else {}),

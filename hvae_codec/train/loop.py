@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import LARGEST_SEED, Config
-from ..data.sources import ImageSource
+from ..data.sources import Images, ImageSource, as_source
 from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
@@ -87,8 +87,8 @@ OnStep = Callable[[StepMetrics], None]
 def train(
     run: Path,
     config: Config,
-    training: ImageSource,
-    validation: ImageSource,
+    training: Images,
+    validation: Images,
     options: TrainOptions | None = None,
     on_step: OnStep | None = None,
     on_read: Progress | None = None,
@@ -109,6 +109,7 @@ def train(
     a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
     """
     options = options or TrainOptions()
+    training, validation = as_source(training), as_source(validation)
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
     _check_processes(config, training, validation, processes)

@@ -6,11 +6,12 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..config import CONFIG_FILE, Config
+from ..data.preprocessing import Preprocessing
 from ..data.sources import ImageSource
 from ..errors import DataError, ModelError
 from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
@@ -58,16 +59,21 @@ class RunLock:
 
 @dataclass(frozen=True)
 class Origin:
-    """The seed and the images that a run is made from."""
+    """The seed and the images that a run is made from, and what is done to these."""
 
     seed: int
     training: str  # fingerprint of the training images
     validation: str  # fingerprint of the held-out images
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # options of `Preprocessing`, but for defaults
 
     @classmethod
     def of(cls, seed: int, training: ImageSource, validation: ImageSource) -> Origin:
         """Describe a run on these images."""
-        return cls(seed, training.fingerprint, validation.fingerprint)
+        return cls(seed, training.fingerprint, validation.fingerprint, training.preprocessing.to_dict())
+
+    def has_images_of(self, other: Origin) -> bool:
+        """Whether both are made from the same images."""
+        return (self.training, self.validation) == (other.training, other.validation)
 
     @classmethod
     def before_skipping(cls, seed: int, training: ImageSource) -> Origin | None:
@@ -199,20 +205,31 @@ def read_origin(run: Path) -> Origin | None:
         raise ModelError(f"cannot read {path} ({error}); copy it from a backup, or give another --out") from None
 
 
+def begun_preprocessing(run: Path) -> Preprocessing | None:
+    """Read what is done to the images of a run; None if the run does not say: it is new, or was imported.
+
+    Raises `DataError` if there are options that are not known here.
+    """
+    origin = read_origin(run) if (run / CONFIG_FILE).is_file() else None
+    return Preprocessing.from_dict(origin.preprocessing, str(run)) if origin else None
+
+
 def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:
     """Return what a new run is made from; of an older one, check the images and take its seed.
 
     The older one may have been begun `unskipped`: with images that are left out now, which it could not read either.
 
-    Raises `DataError` if it was begun on other images, unless `other_data` allows that.
+    Raises `DataError` if it was begun on other images or with other preprocessing, unless `other_data` allows that.
     """
     saved = read_origin(run)
     if saved is None or not (run / CONFIG_FILE).is_file():  # a kill between the two left no run
         return origin
-    if unskipped and saved == dataclasses.replace(unskipped, seed=saved.seed):
-        return saved
+    if unskipped and saved.has_images_of(unskipped):
+        return dataclasses.replace(saved, preprocessing=origin.preprocessing)
     origin = dataclasses.replace(origin, seed=saved.seed)
-    if saved != origin and not other_data and steps_taken(run):
+    if not saved.has_images_of(origin) and not other_data and steps_taken(run):
+        begun, now = (Preprocessing.from_dict(each.preprocessing, str(run)) for each in (saved, origin))
+        begun.check_same_pixels(now, f"{run} was begun with")
         which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "
@@ -225,5 +242,6 @@ def save_run(run: Path, config: Config, origin: Origin) -> None:
     """Write down what the states of `run` are from now on trained with."""
     if origin != read_origin(run):
         run.mkdir(parents=True, exist_ok=True)
-        write_atomically(run / ORIGIN_FILE, json.dumps(dataclasses.asdict(origin), indent=2).encode() + b"\n")
+        described = {name: value for name, value in dataclasses.asdict(origin).items() if value != {}}
+        write_atomically(run / ORIGIN_FILE, json.dumps(described, indent=2).encode() + b"\n")
     save_config(run, config)

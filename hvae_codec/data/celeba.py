@@ -1,0 +1,37 @@
+"""What CelebA's images are for, from `list_eval_partition.txt` in their folder, or beside it or its zip.
+
+000001.jpg 0        0 is train, 1 val, 2 test; the .csv of some copies has commas and a first line of words
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .splits import PARTS, StatedParts
+
+_FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
+
+
+def celeba_parts(path: Path, names: Sequence[str]) -> StatedParts | None:
+    """Find what the images `names` in `path` are for; None if no such file lists one of them.
+
+    Raises `DataError` if the file has other lines.
+    """
+    file = next((file for above in (path, path.parent) for name in _FILES if (file := above / name).is_file()), None)
+    if file is None:
+        return None
+    listed = _listed(file)
+    numbers = np.array([listed.get(name.rpartition("/")[2], len(PARTS)) for name in names], np.int8)
+    return StatedParts(numbers, {part: [file.name] for part in PARTS}) if (numbers < len(PARTS)).any() else None
+
+
+def _listed(file: Path) -> dict[str, int]:
+    try:
+        lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8").splitlines() if line]
+        return {name: range(len(PARTS))[int(number)] for name, number in lines if number != "partition"}
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(f"{file} has other lines than 000001.jpg 0 ({error}); mend or remove it") from None

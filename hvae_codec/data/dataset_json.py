@@ -1,0 +1,44 @@
+"""Labels from `dataset.json`, as StyleGAN and EDM write it beside images: `{"labels": [["00000/img.png", 3], ...]}`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ..errors import DataError
+from .splits import label_of
+
+DATASET_JSON = "dataset.json"  # its name, at the top of a folder or an archive
+LARGEST_DATASET_JSON = 2**29  # bytes that are read of it; of a million images, it has some 40 million
+
+
+def labels_from(content: bytes, names: Sequence[str], where: str) -> list[str] | None:
+    """Read the label of each of the images `names`; "" if it has none there. None if the file has no labels for images.
+
+    Labels that are no numbers or words, such as lists of camera positions, are no classes: then all are "". Raises
+    `DataError` that names the file `where` if it is no JSON.
+    """
+    try:
+        document = json.loads(content)
+        if not isinstance(document, dict) or "labels" not in document:
+            return None
+        labels = {str(name): label for name, label in document["labels"] or ()}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{where} cannot be read as names and labels ({error}); mend or remove it") from None
+    return [label_text(labels.get(name)) for name in names]
+
+
+def label_text(label: object) -> str:
+    """Write a class from JSON as text; "" if it is no number or word.
+
+    >>> label_text(3), label_text("cat"), label_text([0.1, 0.2]), label_text(None)
+    ('3', 'cat', '', '')
+    """
+    is_class = isinstance(label, str | int) and not isinstance(label, bool)
+    return str(label) if is_class else ""
+
+
+def labels_of(names: Sequence[str], content: bytes | None, where: str) -> list[str]:
+    """Find the class of each of the images `names`: in `dataset.json`, if its `content` is given, or by folder."""
+    stated = None if content is None else labels_from(content, names, where)
+    return [label_of(name) for name in names] if stated is None else stated

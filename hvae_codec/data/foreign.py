@@ -1,0 +1,35 @@
+"""Tells formats that are not read, and says how to read them through Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import DataError
+from .containers import Container
+from .imageless_folder import names_in_imageless
+
+_FORMATS = {
+    "HDF5": re.compile(r".*\.(h5|hdf5|he5)", re.IGNORECASE),
+    "LMDB": re.compile(r".*\.(lmdb|mdb)", re.IGNORECASE),
+    "TFRecord": re.compile(r".*\.tfrecords?(-\d+-of-\d+)?", re.IGNORECASE),
+    "FFCV": re.compile(r".*\.beton", re.IGNORECASE),
+    "MDS": re.compile(r".*\.mds(\.zstd)?", re.IGNORECASE),
+}
+"""Formats by the names of their files."""
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether `path` is of a format that is not read, or a folder that has no image but such a file."""
+    return _format(path) is not None
+
+
+def refuse_foreign(path: Path, *, size: int, channels: int) -> Container:
+    """Raise `DataError` that names the format and the way through Python."""
+    advice = "in Python, give open_images(dataset) an object whose len(dataset) and dataset[i] read it"
+    raise DataError(f"{path} is {_format(path)}, which is not read; {advice}")
+
+
+def _format(path: Path) -> str | None:
+    names = [path.name, *(names_in_imageless(path) if path.is_dir() else ())]
+    return next((name for name, files in _FORMATS.items() if any(files.fullmatch(file) for file in names)), None)

@@ -1,0 +1,196 @@
+"""Images in tars, one or a set of shards, with labels beside them as WebDataset has it, read at their offset.
+
+a/00017.jpg  a/00017.cls          a sample: the key a/00017 is the name up to the first dot of its last part
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .archive_index import ArchiveIndex, remembered_index
+from .archives import ArchiveContainer
+from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, label_text, labels_of
+from .file_sets import files_of_set, is_file_set, parts_of_files
+from .member_names import checked_name, is_hidden
+from .own_folders import own_folders_among
+from .pixels import EXTENSIONS
+from .splits import find_splits
+from .unchanged_files import UnchangedFiles
+
+_LABELS = {"cls": 4096, "json": 2**20}
+"""Endings of files with a sample's label, the first one that is there counts, and how many bytes of them are read."""
+
+_BLOCK = tarfile.BLOCKSIZE
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # what gzip, bzip2, xz and zstd begin with
+_UNPACK = "unpack the tar, and give the folder"
+
+
+class _Member(NamedTuple):
+    offset: int  # of its first byte in the tar
+    size: int  # bytes
+    problem: str  # why it cannot be read; "" if it can
+
+
+class Tars(ArchiveContainer):
+    """The image files in one tar or a set of them."""
+
+    def key(self, name: str) -> str:
+        """A sample's key must be unique."""
+        return key_of(name)
+
+    def content_of(self, position: int) -> bytes:
+        """Read the file."""
+        return self._bytes(position, int(self._offsets[position]), int(self._sizes[position]))
+
+
+def key_of(name: str) -> str:
+    """Give the key of the sample that a file belongs to.
+
+    >>> key_of("a.b/00017.seg.png"), key_of("00017.jpg")
+    ('a.b/00017', '00017')
+    """
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
+
+
+def is_tars(path: Path) -> bool:
+    """Whether `path` is a tar, a range of tars, or a folder with tars and without images below it."""
+    return is_file_set(path, ".tar")
+
+
+def open_tars(path: Path, *, size: int, channels: int) -> Tars:
+    """List the images in all tars that `path` stands for.
+
+    The tars' names say what images are for if no folder in the images' own names does. Raises `DataError` if one of the
+    tars is missing, truncated or compressed, holds a link or a name that leads out of it, or if a key is there twice.
+    """
+    tars = files_of_set(path, ".tar")
+    files = UnchangedFiles([*tars.values()])
+    indices = [
+        remembered_index(tar, stamp, partial(_index, tar)) for tar, stamp in zip(files.paths, files.stamps, strict=True)
+    ]
+    parts = parts_of_files([*tars], [len(index) for index in indices])
+    if parts is not None and find_splits([name for index in indices for name in index.names]).folders:
+        parts = None
+    return Tars(path, files, indices, parts, size=size, channels=channels)
+
+
+def is_compressed_tar(path: Path) -> bool:
+    """Whether `path` is a compressed tar by its ending."""
+    return re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", path.name.lower()) is not None and path.is_file()
+
+
+def refuse_compressed_tar(path: Path, *, size: int, channels: int) -> Tars:
+    """Raise `DataError` that says what to do with a compressed tar."""
+    raise DataError(_compressed(path))
+
+
+def _index(path: Path) -> ArchiveIndex:
+    members = _members(path)
+    own = own_folders_among(members)
+    passed_over = tuple(f"{folder}/" for folder in own)
+    names = sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    for name in names:
+        if members[name].problem:
+            raise DataError(f"{path / name} {members[name].problem}; {_UNPACK}")
+    offsets, sizes = (np.array([members[name][i] for name in names], np.int64) for i in (0, 1))
+    labels = _labels(path, names, members)
+    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own)
+
+
+def _members(path: Path) -> dict[str, _Member]:
+    """Find the files and links in a tar that are not hidden, by name; raises `DataError` if it is damaged."""
+    members: dict[str, _Member] = {}
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            for info in iter(archive.next, None):
+                archive.members.clear()  # type: ignore[attr-defined]  # a million of them take gigabytes
+                if info.size < 0:  # older Pythons would go back, and list the same members for ever
+                    raise tarfile.ReadError(f"a member at byte {info.offset:,} is of negative size")
+                name = checked_name(info.name, path)
+                if info.isdir() or is_hidden(name):
+                    continue
+                if name in members:
+                    raise DataError(f"{path} holds {name} twice; make the tar again with one of them")
+                members[name] = _Member(info.offset_data, info.size, _problem(info))
+            _check_end(path, archive.offset)
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise DataError(_unreadable(path, str(error))) from None
+    return members
+
+
+def _problem(info: tarfile.TarInfo) -> str:
+    if info.issym() or info.islnk():
+        return "is a link"
+    return "" if info.isreg() and not info.issparse() else "is not stored as a plain file"
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(_COMPRESSED):
+        return _compressed(path)
+    return f"{path} cannot be read as a tar: it is truncated, damaged or no tar ({reason}); copy or make it again"
+
+
+def _compressed(path: Path) -> str:
+    return f"{path} is compressed, so no image can be read without all before it; decompress it, and give the .tar"
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raise `tarfile.ReadError` or `DataError` if the end mark is missing, or if there is more behind it."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        mark, rest = file.read(_BLOCK), file.read(2**20)
+    if len(mark) < _BLOCK or any(mark):
+        raise tarfile.ReadError(f"there is no end mark at byte {offset:,}")
+    if rest.strip(b"\0"):
+        raise DataError(f"{path} goes on behind its end mark, like tars joined by cat; give them one by one")
+
+
+def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> list[str]:
+    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder."""
+    stated = members.get(DATASET_JSON)
+    with path.open("rb") as file:
+        content = None if stated is None else _content(file, stated, LARGEST_DATASET_JSON)
+        others = labels_of(names, content, f"{DATASET_JSON} in {path}")
+        beside = [_label(file, path, name, members) for name in names]
+    return [label if found is None else found for found, label in zip(beside, others, strict=True)]
+
+
+def _content(file: BinaryIO, member: _Member, most: int) -> bytes:
+    file.seek(member.offset)
+    return file.read(min(member.size, most))
+
+
+def _label(file: BinaryIO, path: Path, name: str, members: Mapping[str, _Member]) -> str | None:
+    for ending, most in _LABELS.items():
+        beside = f"{key_of(name)}.{ending}"
+        member = members.get(beside)
+        if member is None or member.problem:
+            continue
+        try:
+            text = _content(file, member, most).decode()
+            label = text.strip() if ending == "cls" else _label_in(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path / beside} cannot be read as a label ({error}); mend or remove it") from None
+        if label is not None:
+            return label
+    return None
+
+
+def _label_in(document: object) -> str | None:
+    """Find the class in a sample's JSON; None if it says nothing of one."""
+    if not isinstance(document, dict):
+        return None
+    found = [document[key] for key in ("label", "class", "cls") if key in document]
+    return label_text(found[0]) if found else None

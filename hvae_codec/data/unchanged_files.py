@@ -1,0 +1,85 @@
+"""Reads pieces of large files that have to stay as they were when they were listed: what has moved would be noise."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DataError
+
+OPEN_FILES = 256  # held open at once by one container, as a system allows a process some 1,024
+
+
+class UnchangedFiles:
+    """Files as they are now; pieces read later, by many threads at once, are of these, or reading is an error."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises `DataError` if one of `paths` is not there, or not a regular file."""
+        self.paths = tuple(paths)
+        self.stamps = tuple(_stamp_of(path) for path in paths)
+        """Bytes of each file, and when it was changed last, in nanoseconds."""
+        self._open = functools.lru_cache(maxsize=OPEN_FILES)(_Descriptor)
+
+    def read(self, file: int, offset: int, count: int) -> bytes:
+        """Read `count` bytes of the file at position `file` in `paths`.
+
+        Raises `DataError` if it is another file than before, and `OSError` if it cannot be read or ends too early.
+        """
+        opened = self._open(self.paths[file])
+        if _stamp(os.fstat(opened.number)) != self.stamps[file]:
+            raise DataError(_changed(self.paths[file]))
+        pieces, missing = [], count
+        while missing and (piece := opened.read(offset + count - missing, missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        if missing:
+            raise OSError(f"{self.paths[file].name} ends {missing:,} bytes too early")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def check(self, file: int) -> None:
+        """Raise `DataError` if the file at position `file` in `paths` is another one than before."""
+        if _stamp_of(self.paths[file]) != self.stamps[file]:
+            raise DataError(_changed(self.paths[file]))
+
+
+class _Descriptor:
+    """A file that is open until nobody reads from it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read up to `count` bytes from `offset`."""
+        if hasattr(os, "pread"):
+            return os.pread(self.number, count, offset)
+        with self._lock:  # Windows
+            os.lseek(self.number, offset, os.SEEK_SET)
+            return os.read(self.number, count)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.number)
+
+
+def _changed(path: Path) -> str:
+    return f"{path} was changed while it was read; run the command again"
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot open {path} ({error.strerror}); give a file that can be read") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is not a regular file; give one")
+    return _stamp(status)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

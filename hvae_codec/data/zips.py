@@ -1,0 +1,149 @@
+"""Images in a `.zip`: stored or deflated files, which are read at their offset and checked by their CRC-32."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .archive_index import ArchiveIndex, remembered_index
+from .archives import ArchiveContainer
+from .celeba import celeba_parts
+from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
+from .member_names import checked_name, is_hidden
+from .own_folders import own_folders_among
+from .pixels import EXTENSIONS, UnusableImageError
+from .unchanged_files import UnchangedFiles
+
+LARGEST_FILE = 2**29  # bytes of an image file that is unpacked: a small zip can unpack to more memory than there is
+
+_HEADER = struct.Struct("<4s4xH16xHH")  # of a file: signature, method, lengths of the name and of the extra field
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
+
+
+class Zip(ArchiveContainer):
+    """The image files in a zip; its CRC-32s are part of a fingerprint."""
+
+    def key(self, name: str) -> str:
+        """Names themselves must be unique."""
+        return name
+
+    def content(self, positions: NDArray[np.int64]) -> bytes:
+        """Give the CRC-32 of each image file, as the zip has it."""
+        return self._checksums[positions].astype("<u4").tobytes()
+
+    def content_of(self, position: int) -> bytes:
+        """Read the file, unpack it if it is deflated, and check it."""
+        size, packed = int(self._sizes[position]), int(self._packed[position])
+        if size > LARGEST_FILE:
+            problem = f"{self.where(position)} is of {size:,} bytes; at most {LARGEST_FILE:,} are read, so remove it"
+            raise UnusableImageError(problem, "of too many bytes")
+        header = int(self._offsets[position])
+        signature, method, name, extra = _HEADER.unpack(self._bytes(position, header, _HEADER.size))
+        if signature != b"PK\3\4":
+            raise OSError("its header in the zip is damaged")
+        content = self._bytes(position, header + _HEADER.size + name + extra, packed)
+        content = _inflated(content, size) if method == zipfile.ZIP_DEFLATED else content
+        if zlib.crc32(content) != self._checksums[position]:
+            raise OSError("its CRC-32 is another one")
+        return content
+
+
+def _inflated(content: bytes, size: int) -> bytes:
+    try:
+        unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except zlib.error as error:
+        raise OSError(str(error)) from None
+    if len(unpacked) != size:
+        raise OSError("it is not of the size that the zip says")
+    return unpacked
+
+
+def is_zip(path: Path) -> bool:
+    """Whether `path` is a zip by its ending."""
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def open_zip(path: Path, *, size: int, channels: int) -> Zip:
+    """List the images in a zip.
+
+    Raises `DataError` if it is truncated or no zip, has no image, or has one that cannot be read or stored: encrypted,
+    packed in another way, a link, a name that leads out of the zip, is not UTF-8, or is there twice.
+    """
+    files = UnchangedFiles([path])
+    index = remembered_index(path, files.stamps[0], lambda: _index(path))
+    return Zip(path, files, [index], celeba_parts(path, index.names), size=size, channels=channels)
+
+
+def _index(path: Path) -> ArchiveIndex:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = dict(_members(path, archive))
+            own = own_folders_among(members)
+            labels = _labels(path, archive) if DATASET_JSON in members else None
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        problem = f"{path} cannot be read as a zip: it is truncated, damaged or no zip ({error})"
+        raise DataError(f"{problem}; copy or make it again") from None
+    passed_over = tuple(f"{folder}/" for folder in own)
+    names = sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    images = [_checked(path, name, members[name]) for name in names]
+    return ArchiveIndex(
+        names,
+        labels_of(names, labels, f"{DATASET_JSON} in {path}"),
+        np.array([member.header_offset for member in images], np.int64),
+        np.array([member.compress_size for member in images], np.int64),
+        np.array([member.file_size for member in images], np.int64),
+        np.array([member.CRC for member in images], np.uint32),
+        own,
+    )
+
+
+def _labels(path: Path, archive: zipfile.ZipFile) -> bytes:
+    if archive.getinfo(DATASET_JSON).file_size > LARGEST_DATASET_JSON:
+        raise DataError(f"{DATASET_JSON} in {path} is of more than {LARGEST_DATASET_JSON:,} bytes; remove it")
+    return archive.read(DATASET_JSON)
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """Give the files in a zip that are not hidden, with their names as in a folder."""
+    seen = set()
+    for member in archive.infolist():
+        name = checked_name(_utf8_name(path, member), path)
+        if member.is_dir() or is_hidden(name):
+            continue
+        if name in seen:
+            raise DataError(f"{path} holds {name} twice; make the zip again, or remove one with zip -d")
+        seen.add(name)
+        yield name, member
+
+
+def _utf8_name(path: Path, member: zipfile.ZipInfo) -> str:
+    """Give a member's name, which many programs write as UTF-8 without saying so; zipfile took it for code page 437."""
+    if member.flag_bits & _UTF8 or member.orig_filename.isascii():
+        return member.orig_filename
+    try:
+        return member.orig_filename.encode("cp437").decode()
+    except UnicodeError:
+        problem = f"{path} holds {member.orig_filename!r}, whose name is not UTF-8"
+        raise DataError(f"{problem}; unpack the zip, and give the folder") from None
+
+
+def _checked(path: Path, name: str, member: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """Give a member if it can be read as an image, or raise `DataError`."""
+    problem = ""
+    if member.flag_bits & _ENCRYPTED:
+        problem = "is encrypted"
+    elif stat.S_ISLNK(member.external_attr >> 16):
+        problem = "is a link"
+    elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        problem = f"is packed by method {member.compress_type}, neither stored nor deflated"
+    if problem:
+        raise DataError(f"{path / name} {problem}; unpack the zip, and give the folder")
+    return member

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvae_codec.data import parquet
+from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.errors import DataError, UsageError
+from hvae_codec.report.splits import splits_sentence
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+CLASSES = ["airplane", "cat"]
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+
+
+def png(patch: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(patch.transpose(1, 2, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write(
+    path: Path, patches: np.ndarray, *, features: dict | None = FEATURES, image: str = "image", **columns
+) -> Path:
+    """Write a file as Hugging Face's `datasets` does: structs of bytes and path, the features in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    structs = [{"bytes": png(patch), "path": None} for patch in patches]
+    table = pa.table({image: structs, "label": [i % 2 for i in range(len(patches))]} | columns)
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=3)
+    return path
+
+
+def opened(path: Path, **options: bool) -> ImageSource:
+    return open_images(path, size=16, channels=3, **options)
+
+
+@pytest.mark.parametrize("kind", ["folder", "range"])
+def test_files_of_hugging_face(tmp_path: Path, photo_patches, kind: str):
+    for i in range(2):
+        write(tmp_path / f"train-0000{i}-of-00002.parquet", photo_patches[7 * i : 7 * i + 7])
+    write(tmp_path / "test-00000-of-00001.parquet", photo_patches[14:18])
+    source = opened(tmp_path if kind == "folder" else tmp_path / "train-{00000..00001}-of-00002.parquet")
+    train = source.split("train") if kind == "folder" else source
+    assert train.names[:8:7] == ("train-00000-of-00002/00000000", "train-00001-of-00002/00000000")
+    assert train.labels[:4] == ("airplane", "cat", "airplane", "cat")
+    np.testing.assert_array_equal(np.concatenate([*train.batches(4)]), photo_patches[:14])
+    np.testing.assert_array_equal(train.read([13, 0, 6]), photo_patches[[13, 0, 6]])
+    assert list(source.names) == sorted(source.names)
+    if kind == "folder":
+        np.testing.assert_array_equal(source.split("test").read(range(4)), photo_patches[14:18])
+        assert splits_sentence(source).endswith("14 (train-*-of-*.parquet); held-out images: 4 (test-*-of-*.parquet)")
+
+
+def test_columns_without_metadata(tmp_path: Path, photo_patches):
+    path = write(tmp_path / "x.parquet", photo_patches[:4], features=None)
+    assert opened(path).labels == ("0", "1", "0", "1")
+    raw = pa.table({"picture": [png(patch) for patch in photo_patches[:4]], "caption": ["a"] * 4})
+    pq.write_table(raw, tmp_path / "y.parquet")
+    source = opened(tmp_path / "y.parquet")
+    assert set(source.labels) == {""}
+    np.testing.assert_array_equal(source.read([2]), photo_patches[2:3])
+
+
+def test_columns_that_are_not_clear(tmp_path: Path, photo_patches):
+    features = {"a": {"_type": "Image"}, "b": {"_type": "Image"}}
+    more = {"b": [png(patch) for patch in photo_patches[:4]]}
+    path = write(tmp_path / "x.parquet", photo_patches[:4], image="a", features=features, **more)
+    with pytest.raises(DataError, match=r"x\.parquet has several columns .*\(a, b\); .*open_images\(dataset\)"):
+        opened(path)
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"no column of images, but text, label"):
+        opened(path)
+
+
+def test_damaged_files_and_images(tmp_path: Path, photo_patches):
+    path = write(tmp_path / "x.parquet", photo_patches[:4])
+    images = [{"bytes": None, "path": "1.png"}, {"bytes": b"x", "path": None}]
+    pq.write_table(pa.table({"image": images}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match=r"y\.parquet/y/00000000 is broken.*its path at best"):
+        opened(tmp_path / "y.parquet").read([0])
+    source = opened(path)
+    assert source.source_bytes < path.stat().st_size
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(DataError, match=r"x\.parquet was changed while it was read"):
+        source.read([0])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet: it is truncated"):
+        opened(path)
+
+
+def test_row_groups_are_read_once_in_order(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
+    source, read = opened(write(tmp_path / "x.parquet", photo_patches[:9])), []
+    original = parquet.Parquet._read_group
+    monkeypatch.setattr(parquet.Parquet, "_read_group", lambda self, group: read.append(group) or original(self, group))
+    for _ in source.batches(2):
+        pass
+    assert sorted(read) == [0, 1, 2]
+    read.clear()
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
+    opened(tmp_path / "x.parquet").read([8, 0, 1, 8])
+    assert read == [2, 0, 2]
+
+
+def test_a_fingerprint_sees_the_files(tmp_path: Path, photo_patches):
+    first = opened(write(tmp_path / "x.parquet", photo_patches[:4])).fingerprint
+    assert opened(write(tmp_path / "x.parquet", photo_patches[:4])).fingerprint == first
+    assert opened(write(tmp_path / "x.parquet", photo_patches[4:8])).fingerprint != first
+
+
+def test_files_without_images_and_a_missing_package(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
+    path = write(tmp_path / "x.parquet", photo_patches[:1])
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(DataError, match=r"there are no images in .*x\.parquet"):
+        opened(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'hvae-codec\[parquet\]'"):
+        opened(path)
