@@ -404,7 +404,7 @@ def test_an_interrupted_encode_goes_on(work, hvae, capsys, monkeypatch):
 def test_an_interrupted_decode_goes_on(work, hvae, capsys, monkeypatch, file_format):
     before = sorted(Path().iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("hvae_codec.encode.coder.LatentCoder.decode", interrupt)
+        patch.setattr("hvae_codec.encode.coder.LatentCoder.output", interrupt)
         assert exit_code("decode", "out.zarr", "images", "--format", file_format) == 130
     err = capsys.readouterr().err
     assert "The same command continues" in err
