@@ -47,6 +47,17 @@ def processes() -> ForkServerContext:
     return context
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of analyses become empty files: to draw one takes longer than the rest of a small command."""
+
+    def left_blank(_: object, path: Path) -> Path:
+        path.touch()
+        return path
+
+    monkeypatch.setattr("hvae_codec.report.plots._save", left_blank)
+
+
 @pytest.fixture(scope="session")
 def cut_patches() -> Callable[..., Patches]:
     """`cut(count, size=16, channels=3)`: patches of other counts, sizes and channels than `photo_patches`."""

@@ -69,6 +69,7 @@ def as_rank(rank: int, count: int, port: int, folder: Path, work: Callable, argu
     """Do `work` as one of `count` processes that torchrun started; what it says goes to a file."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     agent = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    agent["TORCHELASTIC_RUN_ID"] = "none"
     os.environ.update({name: str(value) for name, value in (own | agent | {"COLUMNS": 200}).items()})
     os.chdir(folder)
     for descriptor, name in ((1, "out"), (2, "errors")):
@@ -81,7 +82,9 @@ def as_rank(rank: int, count: int, port: int, folder: Path, work: Callable, argu
 def ranks(processes, tmp_path: Path):
     """`ranks(count, work, *arguments)`: exit codes, output and errors of processes that have the imports already."""
 
-    def run(count: int, work: Callable, *arguments: object) -> tuple[list[int], str, str]:
+    def run(
+        count: int, work: Callable, *arguments: object, meanwhile: Callable = lambda started: None
+    ) -> tuple[list[int], str, str]:
         store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # the launcher's
         started = [
             processes.Process(target=as_rank, args=(rank, count, store.port, tmp_path, work, [*arguments]))
@@ -89,6 +92,7 @@ def ranks(processes, tmp_path: Path):
         ]
         for process in started:
             process.start()
+        meanwhile(started)
         for process in started:
             process.join(120)
         out, errors = (
@@ -197,17 +201,21 @@ def test_a_killed_process_is_told_of_once(ranks):
 
 
 @pytest.mark.slow
-def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
+def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config, ranks):
     config = with_settings(config, ["train.steps=4000"])
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
-    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    arguments = ("train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
     metrics = tmp_path / "run" / "metrics.csv"
-    end = time.monotonic() + 100
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+
+    def when_it_steps(started: list) -> None:
+        end = time.monotonic() + 100
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < end:
+            time.sleep(0.05)
+        for process in started:  # as the launcher passes a signal on
+            process.terminate()
+
+    codes, _, errors = ranks(2, main, [*map(str, arguments), "--no-tensorboard"], meanwhile=when_it_steps)
+    assert codes == 2 * [128 + signal.SIGTERM], errors
     (sentence,) = spoken(errors)
     advice = "Continue with: torchrun --nproc-per-node 2 -m hvae_codec train"
     assert sentence == f"Stopped. {advice} {data} --resume --out run --log-every 1 --no-tensorboard"

@@ -24,7 +24,7 @@ from stores import tree
 
 pytestmark = pytest.mark.slow
 
-IMAGES, KILLS = 90, 5
+IMAGES, KILLS = 90, 3
 OPTIONS = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, seed=3)
 """Twelve row groups, the last of two images."""
 
@@ -86,7 +86,7 @@ def test_who_shares_row_groups_with_whom(count, others, data):
     assert one.shares_with(other) == in_common == other.shares_with(one)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_one_after_the_other_in_any_order(share, unbroken, tmp_path, order):
     path = tmp_path / "out.zarr"
     for number in order[:-1]:
