@@ -425,6 +425,20 @@ def interrupt(*_: object) -> None:
 # --- bad input
 
 
+@pytest.fixture(scope="module")
+def with_bad_files(origin, tmp_path_factory) -> Path:
+    """A copy of `origin`, and files with something wrong; no command that is refused changes any of it."""
+    folder = Path(shutil.copytree(origin, tmp_path_factory.mktemp("bad") / "work", symlinks=True))
+    (folder / "empty").mkdir()
+    (folder / "typo.toml").write_text(CONFIG.replace("mixtures", "mixtuers"))
+    (folder / "torn.toml").write_text(CONFIG[:100])
+    (folder / "latin1.toml").write_bytes(CONFIG.encode() + b"# \xe9")
+    (folder / "list.json").write_text("[1, 2]")
+    mask = (folder / "runs/first/analysis/masks/keep-5.json").read_text()
+    (folder / "other.json").write_text(mask.replace('"model_hash": "', '"model_hash": "0'))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [
@@ -506,14 +520,8 @@ def interrupt(*_: object) -> None:
         (1, "sample-data out.zarr --size 16", "out.zarr exists and is not"),
     ],
 )
-def test_bad_input(work, refused, code, arguments, message):
-    Path("empty").mkdir()
-    Path("typo.toml").write_text(CONFIG.replace("mixtures", "mixtuers"))
-    Path("torn.toml").write_text(CONFIG[:100])
-    Path("latin1.toml").write_bytes(CONFIG.encode() + b"# \xe9")
-    Path("list.json").write_text("[1, 2]")
-    mask = Path("runs/first/analysis/masks/keep-5.json").read_text()
-    Path("other.json").write_text(mask.replace('"model_hash": "', '"model_hash": "0'))
+def test_bad_input(with_bad_files, monkeypatch, refused, code, arguments, message):
+    monkeypatch.chdir(with_bad_files)
     before = tree(".")
     assert message in refused(code, *arguments.split())
     assert tree(".") == before

@@ -157,6 +157,22 @@ def test_a_killed_workers_lock_keeps_nobody_out(share, tmp_path):
     assert entries(tmp_path) == ["out.zarr"]
 
 
+def test_what_another_worker_removes_at_the_same_time_is_no_error(share, tmp_path, monkeypatch):
+    """A worker that was too late to create the store removes what it made of it, while a faster one publishes it."""
+    path, late, remove = tmp_path / "out.zarr", tmp_path / f"out.zarr.{32 * 'a'}.creating", shutil.rmtree
+
+    def removed_by_both(folder, **options):
+        remove(folder, **options)
+        if Path(folder) == late:
+            raise FileNotFoundError(folder)
+
+    share(path, Worker(1, 2))
+    late.mkdir()
+    monkeypatch.setattr(shutil, "rmtree", removed_by_both)
+    assert len(share(path, Worker(0, 2))) == IMAGES
+    assert entries(tmp_path) == ["out.zarr"]
+
+
 def test_rate_and_distortion_of_each_image(tiny_model, images, stats, share, tmp_path):
     store = share(tmp_path / "out.zarr", Worker())
     (expected,) = sweep(tiny_model, images, [LatentMask.from_keep(stats, 0.5)], seed=OPTIONS.seed, batch_size=7)
