@@ -43,7 +43,7 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # The first start decides what the server imports. Training imports torch's compiler, which takes seconds.
     rooms = ["hvae_codec.encode.append", "hvae_codec.encode.pipeline", "hvae_codec.train.loop"]
-    context.set_forkserver_preload([*rooms, "hypothesis", "pytest", "skimage.data", "torch._dynamo"])
+    context.set_forkserver_preload([*rooms, "hypothesis", "pandas", "pytest", "skimage.data", "torch._dynamo"])
     return context
 
 
