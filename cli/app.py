@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import re
 import sys
 from typing import Annotated, Any
@@ -92,13 +93,18 @@ def root(
     """Turn image data sets into small latent data sets with a hierarchical VAE."""
 
 
+@functools.cache  # it takes longer than to run a short command
+def _commands() -> Any:
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that a user can remedy are one line on standard error and exit code 1 or 2."""
     never_fail_to_print()
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with signals_interrupt():
-            code = app(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0
+            code = _commands()(checked(words), prog_name="hvae-codec", standalone_mode=False) or 0
         sys.exit(code)
     except KeyboardInterrupt as stopped:  # while the command line is made; later `_Commands` has it
         print("Stopped.", file=sys.stderr)
@@ -124,7 +130,7 @@ def _one_line(message: str) -> str:
 
 def _memory_message(error: Exception, arguments: list[str]) -> str | None:
     command = next((word for word in arguments if not word.startswith("-")), "")
-    known = typer.main.get_command(app).commands.get(command)  # type: ignore[attr-defined]
+    known = _commands().commands.get(command)
     return memory_message(error, command, {option.name for option in known.params} if known else set())
 
 

@@ -43,8 +43,19 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # The first start decides what the server imports. Training imports torch's compiler, which takes seconds.
     rooms = ["hvae_codec.encode.append", "hvae_codec.encode.pipeline", "hvae_codec.train.loop"]
-    context.set_forkserver_preload([*rooms, "hypothesis", "pytest", "skimage.data", "torch._dynamo"])
+    context.set_forkserver_preload([*rooms, "hypothesis", "pandas", "pytest", "skimage.data", "torch._dynamo"])
     return context
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of analyses become empty files: to draw one takes longer than the rest of a small command."""
+
+    def left_blank(_: object, path: Path) -> Path:
+        path.touch()
+        return path
+
+    monkeypatch.setattr("hvae_codec.report.plots._save", left_blank)
 
 
 @pytest.fixture(scope="session")

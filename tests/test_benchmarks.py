@@ -174,6 +174,8 @@ def test_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sample_data.PATCHES, "train", 40)
     monkeypatch.setitem(sample_data.PATCHES, "val", 80)
     monkeypatch.setattr(probe, "use_threads", lambda _count: None)
+    monkeypatch.setattr(linear_probe, "STRENGTHS", (10.0,))
+    monkeypatch.setattr(linear_probe, "INNER_FOLDS", 2)
     probe.main(["--quick", "--tasks", "photos", "--out", str(tmp_path)])
     rows = results(tmp_path, "probe").set_index("representation")
     assert set(rows["task"]) == {probe.PATCHES, probe.BANDS}

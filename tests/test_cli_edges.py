@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from hvae_codec.data import sample as sample_data
 from hvae_codec_cli.app import app, main
 from hvae_codec_cli.source_options import KNOWN_TO_RUN as PREPROCESSING
 from photos import save_png
@@ -69,9 +70,11 @@ def code(*arguments: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(("command", "option"), [*cases()])
 def test_values_at_the_ends(folder: Path, monkeypatch, capsys, command: str, option: str):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sample_data, "PHOTOGRAPHS", {"coffee": sample_data.PHOTOGRAPHS["coffee"]})
     (parameter,) = (p for p in COMMANDS[command].params if option in p.opts)
     kind = getattr(parameter.bare_type, "__name__", "other")
     for number, value in enumerate(EDGES.get(kind, EDGES["other"])):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def origin(tmp_path_factory, tiny_config, photo_patches) -> Path:
 
 
 @pytest.fixture
-def hvae(origin: Path, tmp_path: Path, monkeypatch, capsys):
+def hvae(origin: Path, tmp_path: Path, monkeypatch, capsys, blank_pictures):
     """`hvae(code, arguments)`: standard output and standard error, in a copy of `origin`."""
     shutil.copytree(origin, tmp_path / "work", symlinks=True)
     monkeypatch.chdir(tmp_path / "work")
@@ -149,16 +148,25 @@ def test_masks_of_another_run_are_refused(hvae):
     assert "keep-10.json: the mask was made for another model" in errors
 
 
-def test_a_stopped_one_says_how_to_continue(hvae):
-    command = [sys.executable, "-m", "hvae_codec", "prune", "data.npy", "--keep", "20%", "--out", "runs/s"]
+def typed(folder: Path, arguments: list[str]) -> None:
+    """Run a command as a process of its own; its errors go to a file."""
+    os.chdir(folder)
+    os.dup2(os.open("errors.txt", os.O_CREAT | os.O_WRONLY), 2)
+    main(arguments)
+
+
+def test_a_stopped_one_says_how_to_continue(hvae, processes):
+    command = ["prune", "data.npy", "--keep", "20%", "--out", "runs/s"]
     command += ["--steps", "100000", "--batch-size", "8", "--no-tensorboard", "--log-every", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = processes.Process(target=typed, args=(Path.cwd(), command))
+    process.start()
     metrics, end = Path("runs/s/metrics.csv"), time.monotonic() + 120
     while time.monotonic() < end and not (metrics.exists() and metrics.read_text().count("\n") > 2):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate()[1]
-    assert process.returncode == 128 + signal.SIGTERM, errors
+    process.terminate()
+    process.join(60)
+    errors = Path("errors.txt").read_text()
+    assert process.exitcode == 128 + signal.SIGTERM, errors
     assert "The same command continues where it stopped." in errors
     assert "Traceback" not in errors
     assert list(Path("runs/s/state").glob("step-*.json"))

@@ -28,6 +28,12 @@ def photographs() -> dict[str, np.ndarray]:
     return load_photographs()
 
 
+@pytest.fixture(scope="module")
+def patches(photographs: dict[str, np.ndarray]) -> dict[str, Box]:
+    """All patches of 32 × 32 pixels."""
+    return choose_patches(photographs, 32)
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_data, "PATCHES", {"train": 21, "val": 9})
@@ -45,8 +51,8 @@ def covered(shape: tuple[int, int], boxes: list[Box]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_no_training_patch_has_a_held_out_pixel(photographs: dict[str, np.ndarray], size: int):
-    patches = choose_patches(photographs, size)
+def test_no_training_patch_has_a_held_out_pixel(photographs: dict[str, np.ndarray], patches: dict[str, Box], size: int):
+    patches = patches if size == 32 else choose_patches(photographs, size)
     for name, photograph in photographs.items():
         boxes = {
             split: [box for file, box in patches.items() if file.startswith(f"{split}/{name}/")] for split in PATCHES
@@ -64,19 +70,18 @@ def test_grids_of_the_two_regions_are_disjoint(height: int, width: int, size: in
     assert not (train & val).any()
 
 
-def test_7000_and_800_patches_from_ten_photographs(photographs: dict[str, np.ndarray]):
+def test_7000_and_800_patches_from_ten_photographs(photographs: dict[str, np.ndarray], patches: dict[str, Box]):
     assert list(photographs) == list(PHOTOGRAPHS)
-    patches = choose_patches(photographs, 32)
     for split, count in PATCHES.items():
         own = [file.split("/")[1] for file in patches if file.startswith(f"{split}/")]
         assert len(own) == count
         assert set(own) == set(PHOTOGRAPHS)
 
 
-def test_no_patch_is_there_twice(photographs: dict[str, np.ndarray]):
+def test_no_patch_is_there_twice(photographs: dict[str, np.ndarray], patches: dict[str, Box]):
     """Nor a second one of its photograph that is nearly flat: the retina's surroundings are black."""
     seen, flat = set(), []
-    for file, box in choose_patches(photographs, 32).items():
+    for file, box in patches.items():
         name = file.split("/")[1]
         pixels = photographs[name][box.top : box.top + 32, box.left : box.left + 32]
         seen.add(pixels.tobytes())
@@ -143,6 +148,7 @@ def test_sample_data_of_an_earlier_version_stays(tmp_path: Path):
     assert len(open_images(tmp_path / "data", size=16, channels=3)) == sum(counts)
 
 
+@pytest.mark.usefixtures("few")
 def test_other_folders_are_not_touched(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("precious")
     (tmp_path / "sample-data.json").write_text(json.dumps([1]))

@@ -71,8 +71,7 @@ def noise(group: LatentGroup) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("channels", "checkpointed"), [(1, False), (3, True), (4, False)])
 def test_training_steps(channels: int, checkpointed: bool):
     config = config_of(channels)
     model = model_of(config)

@@ -1,4 +1,4 @@
-"""Several processes on this machine, started by torchrun as a user starts them."""
+"""Several processes on this machine: started by torchrun as a user starts them, or forked into its environment."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from hvae_codec.config import Config, config_to_toml, with_settings
 from hvae_codec.data.sources import as_source, open_images
 from hvae_codec.distributed import DistributedContext, StopAgreement, init_distributed
-from hvae_codec.errors import TrainingError, UsageError
+from hvae_codec.errors import HvaeCodecError, TrainingError, UsageError
 from hvae_codec.model.checkpoint import load_weights
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import load_kl_stats
@@ -35,18 +37,6 @@ loop.CACHE_BYTES = 0
 main(sys.argv[1:])
 """
 
-KILLED = """
-import os, signal, sys, torch
-from hvae_codec.distributed import init_distributed
-try:
-    with init_distributed() as processes:
-        if processes.rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        processes.all_reduce_sum(torch.ones(1))
-except Exception as error:
-    sys.exit(f"said: {error!r}")
-"""
-
 
 @pytest.fixture
 def data(tmp_path: Path, cut_patches) -> Path:
@@ -58,12 +48,12 @@ def data(tmp_path: Path, cut_patches) -> Path:
 
 @pytest.fixture
 def config(tiny_config) -> Config:
-    """float32, 20 steps."""
-    return with_settings(tiny_config, ["train.steps=20", "train.precision=fp32"])
+    """float32, 12 steps: balanced ones and others."""
+    return with_settings(tiny_config, ["train.steps=12", "train.precision=fp32"])
 
 
-def launch(folder: Path, *arguments: object, processes: int = 2) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+def launch(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     return subprocess.Popen(
         [*launcher, *map(str, arguments)],
@@ -73,6 +63,44 @@ def launch(folder: Path, *arguments: object, processes: int = 2) -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def as_rank(rank: int, count: int, port: int, folder: Path, work: Callable, arguments: list) -> None:
+    """Do `work` as one of `count` processes that torchrun started; what it says goes to a file."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    agent = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    agent["TORCHELASTIC_RUN_ID"] = "none"
+    os.environ.update({name: str(value) for name, value in (own | agent | {"COLUMNS": 200}).items()})
+    os.chdir(folder)
+    for descriptor, name in ((1, "out"), (2, "errors")):
+        os.dup2(os.open(f"{name}-{rank}.txt", os.O_CREAT | os.O_WRONLY), descriptor)
+    torch.set_num_threads(1)
+    work(*arguments)
+
+
+@pytest.fixture
+def ranks(processes, tmp_path: Path):
+    """`ranks(count, work, *arguments)`: exit codes, output and errors of processes that have the imports already."""
+
+    def run(
+        count: int, work: Callable, *arguments: object, meanwhile: Callable = lambda started: None
+    ) -> tuple[list[int], str, str]:
+        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # the launcher's
+        started = [
+            processes.Process(target=as_rank, args=(rank, count, store.port, tmp_path, work, [*arguments]))
+            for rank in range(count)
+        ]
+        for process in started:
+            process.start()
+        meanwhile(started)
+        for process in started:
+            process.join(120)
+        out, errors = (
+            "".join((tmp_path / f"{name}-{k}.txt").read_text() for k in range(count)) for name in ("out", "errors")
+        )
+        return [process.exitcode for process in started], out, errors
+
+    return run
 
 
 def columns(path: Path, names: tuple[str, ...]) -> np.ndarray:
@@ -86,20 +114,19 @@ def spoken(errors: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
+def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config, ranks):
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
-    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    arguments = ["train", str(data), "--config", "tiny.toml", "--out", "two", "--log-every", "1", "--no-tensorboard"]
+    codes, out, errors = ranks(2, main, arguments)
+    assert codes == [0, 0], errors
     source = open_images(data, size=16, channels=3)
     start_run(tmp_path / "one", config, resume=False)
     train(tmp_path / "one", config, source.split("train"), source.split("val"), TrainOptions(log_every=1))
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
     assert out.count("held-out NELBO") == 1
     assert "(7 images)" in out
     names = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm", "active_groups", "skipped")
     one, two = (columns(tmp_path / run / "metrics.csv", names) for run in ("one", "two"))
-    assert len(one) == 20
+    assert len(one) == 12
     np.testing.assert_allclose(two, one, rtol=1e-5)
     names = ("step", "nelbo", "rate", "distortion", "images")
     one, two = (columns(tmp_path / run / "validation.csv", names) for run in ("one", "two"))
@@ -110,23 +137,22 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, config: Config):
 
 
 @pytest.mark.slow
-def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, data: Path, config: Config):
+def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, data: Path, config: Config, ranks):
     config = with_settings(config, ["train.steps=3", "train.accumulate=2"])
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "two", "--log-every", 1)
-    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    arguments = ["train", str(data), "--config", "tiny.toml", "--out", "two", "--log-every", "1", "--no-tensorboard"]
+    codes, _, errors = ranks(2, main, arguments)
+    assert codes == [0, 0], errors
     config, source = with_settings(config, ["train.accumulate=1"]), open_images(data, size=16, channels=3)
     start_run(tmp_path / "one", config, resume=False)
     train(tmp_path / "one", config, source.split("train"), source.split("val"), TrainOptions(log_every=1))
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
     names = ("step", "nelbo", "rate", "distortion", "loss", "grad_norm")
     one, two = (columns(tmp_path / run / "metrics.csv", names) for run in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config, monkeypatch: pytest.MonkeyPatch):
+def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config, ranks, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = with_settings(config, ["train.steps=3"])
     start_run(tmp_path / "run", config, resume=False)
@@ -137,9 +163,8 @@ def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config
         main([*map(str, arguments), "--out", "one"])
     assert ended.value.code == 0
     one = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
-    together = launch(tmp_path, "-m", "hvae_codec", *arguments, "--out", "two")
-    out, errors = together.communicate(timeout=120)
-    assert together.returncode == 0, errors
+    codes, out, errors = ranks(2, main, [*map(str, arguments), "--out", "two"])
+    assert codes == [0, 0], errors
     assert out.count("KL by latent group") == 1
     two = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
     assert (two.images, two.source, two.model_hash) == (one.images, one.source, one.model_hash)
@@ -164,37 +189,48 @@ def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: 
 
 
 @pytest.mark.slow
-def test_an_error_of_all_is_said_once(tmp_path: Path, data: Path):
-    process = launch(tmp_path, "-m", "hvae_codec", "train", data, "--config", "nowhere.toml")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+def test_an_error_of_all_is_said_once(data: Path, ranks):
+    codes, _, errors = ranks(2, main, ["train", str(data), "--config", "nowhere.toml"])
+    assert sorted(codes) == [1, 2]
     (sentence,) = spoken(errors)
     assert "nowhere.toml" in sentence
     assert "hvae_codec/" not in errors  # no traceback of ours
 
 
+def work_until_killed() -> None:
+    try:
+        with init_distributed() as processes:
+            if processes.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            processes.all_reduce_sum(torch.ones(1))
+    except HvaeCodecError as error:
+        sys.exit(f"said: {error!r}")
+
+
 @pytest.mark.slow
-def test_a_killed_process_is_told_of_once(tmp_path: Path):
-    (tmp_path / "main.py").write_text(KILLED)
-    process = launch(tmp_path, "--monitor-interval", 3, "main.py", processes=3)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+def test_a_killed_process_is_told_of_once(ranks):
+    codes, _, errors = ranks(3, work_until_killed)
+    assert codes == [1, -signal.SIGKILL, 1]
     assert errors.count("said: TrainingError('the connection to another process was lost") == 1
     assert errors.count("said: FailedElsewhere(") == 1
 
 
 @pytest.mark.slow
-def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config):
+def test_a_signal_stops_all_at_one_step_and_another_number_goes_on(tmp_path: Path, data: Path, config: Config, ranks):
     config = with_settings(config, ["train.steps=4000"])
     (tmp_path / "tiny.toml").write_text(config_to_toml(config))
-    arguments = ("-m", "hvae_codec", "train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
-    process = launch(tmp_path, *arguments, "--no-tensorboard")
+    arguments = ("train", data, "--config", "tiny.toml", "--out", "run", "--log-every", 1)
     metrics = tmp_path / "run" / "metrics.csv"
-    end = time.monotonic() + 100
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+
+    def when_it_steps(started: list) -> None:
+        end = time.monotonic() + 100
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3) and time.monotonic() < end:
+            time.sleep(0.05)
+        for process in started:  # as the launcher passes a signal on
+            process.terminate()
+
+    codes, _, errors = ranks(2, main, [*map(str, arguments), "--no-tensorboard"], meanwhile=when_it_steps)
+    assert codes == 2 * [128 + signal.SIGTERM], errors
     (sentence,) = spoken(errors)
     advice = "Continue with: torchrun --nproc-per-node 2 -m hvae_codec train"
     assert sentence == f"Stopped. {advice} {data} --resume --out run --log-every 1 --no-tensorboard"

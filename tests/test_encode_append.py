@@ -33,7 +33,7 @@ from stores import tree
 
 pytestmark = pytest.mark.slow
 
-OLD, NEW, KILLS = 21, 30, 5
+OLD, NEW, KILLS = 21, 30, 3
 """Row groups of 8: two whole ones, 5 images of a third, which 3 new ones fill, and 27 more."""
 
 
@@ -66,10 +66,17 @@ def first_store(model, stats, images, path: Path, *, evaluate=True, granularity=
     return encode_images(model, images, path, mask=mask, stats=stats, codec=make_codec(codec), options=options)
 
 
+@pytest.fixture(scope="module")
+def origin(tiny_model, stats, folders, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "out.zarr"
+    first_store(tiny_model, stats, source(folders, "old"), path)
+    return path
+
+
 @pytest.fixture
-def path(tiny_model, stats, folders, tmp_path) -> Path:
-    first_store(tiny_model, stats, source(folders, "old"), tmp_path / "out.zarr")
-    return tmp_path / "out.zarr"
+def path(origin, tmp_path) -> Path:
+    """A copy of the first store to work on."""
+    return Path(shutil.copytree(origin, tmp_path / "out.zarr"))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def both_directions(coder: LatentCoder, images: torch.Tensor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@pytest.mark.parametrize("codec", CODECS[:2], ids=lambda codec: codec.name)
 def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, codec):
     for name, mask in (masks(model.config) | position_masks(model.config)).items():
         coder = make_coder(model, stats, mask, codec)
@@ -178,8 +178,9 @@ def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, cod
             torch.testing.assert_close(theirs[:, ~keep], ours[:, ~keep], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(decoded, own, rtol=0, atol=1e-4)
         again, pixels = encode_and_decode([coder], model.activations(images))[0]
-        assert stored.keys() == again.keys() == coder.encode(images).keys() == set(coder.columns.resolutions)
-        for resolution, numbers in coder.encode(images).items():
+        encoded = coder.encode(images)
+        assert stored.keys() == again.keys() == encoded.keys() == set(coder.columns.resolutions)
+        for resolution, numbers in encoded.items():
             assert numbers.dtype == codec.dtype
             assert numbers.shape == (len(images), *coder.columns.item(resolution))
             np.testing.assert_array_equal(numbers, stored[resolution])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,12 +63,23 @@ def stats(tiny_model, source):
 
 
 @pytest.fixture(scope="module")
-def whole(request, tiny_model, source, stats, tmp_path_factory) -> Path:
+def encoded(tiny_model, source, stats, tmp_path_factory) -> Callable[[str], Path]:
+    """`encoded(granularity)`: a store that is made once."""
+
+    @functools.cache
+    def make(granularity: str) -> Path:
+        path = tmp_path_factory.mktemp("stores") / "out.zarr"
+        mask = LatentMask.from_keep(stats, 0.5, granularity=granularity)
+        options = EncodeOptions(batch_size=4, row_group_size=SHARD, evaluate=True, verify=True)
+        return encode_images(tiny_model, source, path, mask=mask, stats=stats, options=options).path
+
+    return make
+
+
+@pytest.fixture
+def whole(request, encoded) -> Path:
     """A store of three row groups, the last one short, with each image's rate, distortion and sketch."""
-    path = tmp_path_factory.mktemp("stores") / "out.zarr"
-    mask = LatentMask.from_keep(stats, 0.5, granularity=getattr(request, "param", "variate"))
-    options = EncodeOptions(batch_size=4, row_group_size=SHARD, evaluate=True, verify=True)
-    return encode_images(tiny_model, source, path, mask=mask, stats=stats, options=options).path
+    return encoded(getattr(request, "param", "variate"))
 
 
 @pytest.fixture

@@ -46,8 +46,7 @@ class StopAt:
 
 
 def run_whole(run: Path, config, sources, options=OPTIONS, on_step=None) -> TrainResult:
-    start_run(run, config, resume=False)
-    return train(run, config, *sources, options, on_step)
+    return train(run, start_run(run, config, resume=False), *sources, options, on_step)
 
 
 def resume(run: Path, config, sources, options=OPTIONS) -> TrainResult:
@@ -158,7 +157,7 @@ def test_a_run_that_is_being_trained_is_left_alone(tiny_config, sources, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 3, 5, 6])
+@pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_killed_run_goes_on_bit_for_bit(tiny_config, sources, unbroken: Path, tmp_path: Path, step: int):
     with pytest.raises(Stop):
         run_whole(tmp_path / "run", tiny_config, sources, on_step=StopAt(step))

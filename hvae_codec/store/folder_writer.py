@@ -14,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -124,7 +124,8 @@ class FolderStoreWriter(StoreWriter):
             sync(self.unfinished)
             _swap(self.path).take_name()
         for leftover in _creations(self.path):
-            _remove_unfinished(leftover)
+            with suppress(FileNotFoundError):  # a worker that was too late to create the store removes its own
+                _remove_unfinished(leftover)
         remove_locks(self.path)
         return True
 
