@@ -178,6 +178,13 @@ def test_formats_that_are_not_read_name_the_way_through_python(tmp_path: Path, n
         open_images(tmp_path / Path(name).parts[0], size=32, channels=3)
 
 
+def test_other_files_beside_class_folders_do_not_matter(folder: Path):
+    before = open_images(folder, size=32, channels=3).names
+    for name in ("features.h5", "copy.tar", "data.parquet", "x.mdb", "train_data.npz"):
+        (folder / name).write_bytes(b"x")
+    assert open_images(folder, size=32, channels=3).names == before
+
+
 # --- modes
 
 

@@ -1,4 +1,4 @@
-"""Where the images of an archive are, and a file that remembers it: listing a million members takes up to a minute.
+"""Where the images of an archive are, and a file that remembers it: listing a million members takes 8 to 27 s.
 
     zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size and time
 

@@ -24,7 +24,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 def is_file_set(path: Path, ending: str) -> bool:
     """Whether `path` is a file of that ending, a range of them, or a folder with some and without images below it."""
     if path.is_dir():
-        return _has_only(path, ending)
+        return holds_only(path, re.compile(rf".*{re.escape(ending)}"))
     return path.suffix.lower() == ending and (path.is_file() or is_range(path))
 
 
@@ -90,17 +90,20 @@ def _choices(text: str, path: Path) -> Sequence[str]:
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
 
 
-def _has_only(folder: Path, ending: str) -> bool:
-    """Whether there are such files below `folder`, and no images, the first of which ends the search."""
+def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
+    """Whether there are files of such names, in small letters, below `folder`, and no images.
+
+    The first image ends the search, and so does a link to a folder, which may lead to images.
+    """
     if not names_in_imageless(folder):
         return False
     found = False
     for above, folders, files in os.walk(folder):
         visible = [file.lower() for file in files if not file.startswith(".")]
-        linked = any(os.path.islink(os.path.join(above, name)) for name in folders)  # may lead to images
+        linked = any(os.path.islink(os.path.join(above, name)) for name in folders)
         if linked or any(file.endswith(EXTENSIONS) for file in visible):
             return False
-        found = found or any(file.endswith(ending) for file in visible)
+        found = found or any(names.fullmatch(file) for file in visible)
     return found
 
 

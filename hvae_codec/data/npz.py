@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .arrays import ArrayContainer, readable
+from .file_sets import holds_only
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, Planes, open_parts
 from .numbered_files import check_numbers
@@ -41,7 +42,7 @@ MAPPED_FROM = 2**20  # bytes of an array; smaller ones are read, and checked by 
 def is_npz(path: Path) -> bool:
     """Whether `path` is an `.npz`, or a folder with batches of ImageNet 32 or 64."""
     if path.is_dir():
-        return any(_BATCH.fullmatch(name) for name in names_in_imageless(path))
+        return any(_BATCH.fullmatch(name) for name in names_in_imageless(path)) and holds_only(path, _BATCH)
     return path.suffix.lower() == ".npz"
 
 

@@ -40,7 +40,7 @@ from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
 
-_GIVE = "give a folder, .zip, .tar or .parquet of images, or a .npy, .npz or zarr array"
+_GIVE = "give a folder of images, a .zip, .tar or .parquet of them, or a .npy, .npz or zarr array"
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (is_array, open_array),
