@@ -198,7 +198,7 @@ def test_three_updates(case: Case):
         assert_result(result, expected[1:])
         if number == 0:
             for part in ("bottom_up.input_conv", "top_down.output_conv"):
-                gradient = model.get_parameter(f"{part}.weight").grad
+                gradient = optimizer.named(optimizer.gradients)[f"{part}.weight"]
                 assert distance(gradient, golden[f"train/0/grad/{part.split('.')[1]}"]) < GRADIENT
     own = {published: name for name, published in published_names(config.model).items()}
     after = [key.split("/")[1:] for key in golden if key.startswith("train/after")]
