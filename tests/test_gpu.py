@@ -21,7 +21,7 @@ from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.choices import Noise
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
-from hvae_codec.model.precision import same_algorithms
+from hvae_codec.model.precision import copied_as, same_algorithms
 from hvae_codec.model.recorded import Recording
 from hvae_codec.presets import load_preset
 from hvae_codec.prune.kl_stats import kl_stats
@@ -40,11 +40,15 @@ pytestmark = [
 BATCH, STEPS = 6, 7
 
 
-def prepared(config: Config) -> EagerStep:
+def prepared(config: Config, *, compiled: bool = True) -> EagerStep:
     torch.manual_seed(0)
     model = HVAE(config.model).to("cuda", memory_format=torch.channels_last)
-    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
-    return EagerStep(make_network(model, config.train), optimizer, config, DistributedContext(device="cuda"))
+    dtype = copied_as(config.train.precision, "cuda")
+    optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
+    network = make_network(model, config.train)
+    if not compiled:
+        model.compile_formulas(lambda function: function)
+    return EagerStep(network, optimizer, config, DistributedContext(device="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,18 @@ def test_replayed_steps_are_those_of_update(
     assert step_of.replays
     assert_same(results, expected)
     torch.testing.assert_close(eager.optimizer.weights, other.optimizer.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_compiled_formulas_give_the_losses_of_those_as_written(tiny_config, photo_patches, codes: bool):
+    config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, learned_steps=codes))
+    results = []
+    for compiled in (False, True):
+        step_of = prepared(config, compiled=compiled)
+        images, keys = torch.from_numpy(photo_patches[:BATCH]).cuda(), [(0, 1, i) for i in range(BATCH)]
+        with same_algorithms():
+            results.append([step_of(images, keys, step) for step in (1, 2, 3)])
+    assert_same(*results)
 
 
 def assert_same(results: list[StepResult], expected: list[StepResult]) -> None:

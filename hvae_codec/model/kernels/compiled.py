@@ -19,11 +19,22 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _VARIANTS = 64  # of one function: sizes of 1 are none of the variable ones, and other models have other sizes
 
 
+_SAME_EACH_TIME = {"deterministic": True, "triton.autotune_pointwise": False}
+"""Options of the compiler: it must not choose by measuring, which would add up in another order in another run."""
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Take those of `options` that this version of torch has."""
+    known = torch._inductor.list_options()
+    return {name: value for name, value in options.items() if name in known}
+
+
 def compiled(function: Callable[..., Any], backend: str = "inductor") -> Callable[..., Any]:
     """Compile `function` of tensors at its first call (torch.compile)."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _VARIANTS)
-    fast = torch.compile(function, fullgraph=True, backend=backend)
+    options = _known(_SAME_EACH_TIME) if backend == "inductor" else None
+    fast = torch.compile(function, fullgraph=True, backend=backend, options=options)
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:

@@ -1,7 +1,7 @@
 """Both distributions of a latent group, z and the KL in one pass over memory, with derivatives written out.
 
-Plain operations on a whole batch wait for memory at every link; see `blockwise`. Formulas and shapes are those of
-`gaussian`.
+Plain operations on a whole batch wait for memory at every link; see `blockwise`. On GPUs the pass is compiled; see
+`compiled`. Formulas and shapes are those of `gaussian`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from .blockwise import blocks
 
 Observe = Callable[[Tensor, Tensor], None]
 """Called with the KL and the posterior's std of some images, [b, variates, H, W] each."""
-
 
 Room = Sequence[Tensor | None]
 """Tensors that results are written to; None: they are new."""
