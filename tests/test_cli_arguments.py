@@ -73,7 +73,7 @@ def test_urls_are_refused_if_only_a_path_can_be(capsys, tmp_path: Path, monkeypa
         (["encode", "data", "out.zarr", "--codec", "zip"], ["--codec", "'zip'", "int", "float16", "encode --help"]),
         (["encode", "data"], ["Missing argument 'store'", "encode --help"]),
         (["encod"], ["encod", "hvae-codec --help"]),
-        (["encode", "data", "out.zarr", "--colour"], ["--colour", "encode --help"]),
+        (["encode", "data", "out.zarr", "--color"], ["--color", "--colour", "encode --help"]),
         (["encode", "data", "out.zarr", "--keep", "3"], ["keep is 3", "3%"]),
         (["encode", "data", "out.zarr", "--keep", "3,5%"], ["keep is 3", "3%"]),
         (["encode", "data", "out.zarr", "--tolerance", "1"], ["the tolerance is 1", "1%"]),

@@ -296,6 +296,5 @@ def test_evaluate_refuses(work, refused, code, arguments, sentence):
 
 
 def test_evaluate_refuses_images_that_do_not_fit(work, refused):
-    grey = Image.fromarray(np.zeros((16, 16), np.uint8))
-    grey.save("data/val/class0/99.png")
-    assert refused(1, "evaluate", "data").startswith("data/val/class0/99.png is grey (1 channel)")
+    Image.fromarray(np.full((16, 16), 300, np.uint16)).save("data/val/class0/99.png")
+    assert refused(1, "evaluate", "data").startswith("data/val/class0/99.png has more than 8 bits")

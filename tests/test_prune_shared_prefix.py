@@ -51,9 +51,9 @@ def test_groups_pruned_alike_run_once(tiny_model, photo_patches, monkeypatch):
     ran: list[int] = []
     forward = TopDownBlock.forward
 
-    def watched(self, state, skip, index, choose):
+    def watched(self, state, skip, index, *others):
         ran.append(index)
-        return forward(self, state, skip, index, choose)
+        return forward(self, state, skip, index, *others)
 
     monkeypatch.setattr(TopDownBlock, "forward", watched)
     activations = tiny_model.activations(torch.from_numpy(photo_patches[:2]))

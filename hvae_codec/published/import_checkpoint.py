@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import UsageError
 from ..model.checkpoint import save_model
+from ..storage.new_folder import new_folder
 from . import efficient_vdvae, vdvae
 from .families import Family, read_checkpoint
 from .record import ImportRecord, save_record, sha256_of
@@ -38,9 +39,14 @@ class Imported:
     notes: tuple[str, ...] = ()  # what its user should know, one sentence each
 
     def save(self, run: Path) -> None:
-        """Write the folder `run`; the configuration comes last, without which a folder is no run."""
-        save_record(run, self.record)
-        save_model(run, self.config, self.weights)
+        """Write the folder `run`, which appears when it is whole.
+
+        Raises `DataError` if it exists and is not empty, or cannot be made.
+        """
+        run.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(run) as folder:
+            save_record(folder, self.record)
+            save_model(folder, self.config, self.weights)
 
 
 def import_checkpoint(checkpoint: Path, options: ImportOptions) -> Imported:

@@ -45,8 +45,7 @@ def sha256_of(path: Path) -> str:
 
 
 def save_record(run: Path, record: ImportRecord) -> None:
-    """Write the record into the folder `run`, which is created if it is missing."""
-    run.mkdir(parents=True, exist_ok=True)
+    """Write the record into the folder `run`."""
     write_atomically(run / RECORD_FILE, json.dumps(asdict(record), indent=2).encode() + b"\n")
 
 
