@@ -28,6 +28,7 @@ from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import sweep
 from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.train.formulas import compile_formulas
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep
@@ -44,7 +45,12 @@ def prepared(config: Config) -> EagerStep:
     torch.manual_seed(0)
     model = HVAE(config.model).to("cuda", memory_format=torch.channels_last)
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay)
+    compile_formulas(model, optimizer, config, BATCH // config.train.accumulate, refuse)
     return EagerStep(make_network(model, config.train), optimizer, config, DistributedContext(device="cuda"))
+
+
+def refuse(warning: str) -> None:
+    raise AssertionError(warning)
 
 
 @pytest.mark.parametrize(
