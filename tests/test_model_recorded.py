@@ -74,6 +74,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     fake = FakeGPU()
 
     class Graph:
+        def pool(self) -> None:
+            raise RuntimeError("without a preceding successful capture")
+
         def replay(self) -> None:
             fake.asked.append("replay")
             for kernels in fake.recorded:
@@ -92,9 +95,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
         finally:
             fake.recording = False
 
+    for name, done in {"_cuda_endAllocateToPool": "end", "_cuda_releasePool": "release"}.items():
+        monkeypatch.setattr(torch._C, name, lambda *_, done=done: fake.asked.append(done), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     for name, what in {"CUDAGraph": Graph, "graph": graph, "Stream": Stream, "current_stream": Stream}.items():
         monkeypatch.setattr(torch.cuda, name, what)
-    for name in ("device", "stream", "synchronize", "empty_cache"):
+    for name in ("device", "stream", "synchronize", "empty_cache", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: contextlib.nullcontext())
     return fake
 
@@ -184,7 +190,7 @@ def test_a_recording_that_fails_is_told_once_and_not_tried_again(gpu: FakeGPU, e
     summing = Waiting(gpu)
     call = recording.of(summing, GPU, state=[summing.sum])
     run(summing, call)
-    assert gpu.asked == ["record"]
+    assert gpu.asked == ["record", "end", "release"]
     assert told == [
         "batches cannot be recorded as a CUDA graph (CUDA error: operation not permitted when stream is capturing); "
         "they run without"

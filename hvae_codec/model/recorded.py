@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -97,16 +97,15 @@ class Recorded(Generic[Result]):
     def record(self) -> None:
         """Record `function`, which computes nothing."""
         gc.collect()  # what is thrown away while recording may be memory of another recording
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        # Other threads may use the GPU meanwhile, as those that free copies of results.
+        recording = torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local")
         try:
-            # The outer one gives the current stream back, which a recording that fails does not. Other threads may
-            # use the GPU meanwhile, as those that free copies of results.
-            with (
-                torch.cuda.stream(self._stream),
-                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-            ):
+            # The outer one gives the current stream back, which a recording that fails does not.
+            with torch.cuda.stream(self._stream), recording:
                 result = self._function()
         except Exception as error:  # of torch, of libraries, of compilers: launched, it ran before
+            _end_failed(graph, pool)
             # What went wrong makes the end of the recording fail, too, which says less.
             cause = error.__context__ or error
             self._fail(str(cause).partition("\n")[0] or type(cause).__name__)
@@ -123,11 +122,28 @@ class Recorded(Generic[Result]):
         with suppress(Exception):
             torch.cuda.synchronize()
             torch.empty(1, device=self._device).zero_()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
     def _replay(self, graph: torch.cuda.CUDAGraph, result: Result) -> Result:
         graph.replay()
         return result
+
+
+def _end_failed(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End what torch leaves open of a recording that was broken off by an operation that cannot be recorded.
+
+    Its allocator would go on as if it recorded, which makes it fail once memory is short, and would keep the memory.
+    """
+    with suppress(Exception):
+        graph.pool()  # raises if it was broken off
+        return
+    names = ["_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"]  # older releases have the second one
+    if tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 13):  # later ones free it, and twice would be too often
+        names.append("_cuda_releasePool")
+    for name in names:
+        with suppress(Exception):  # there is no such function, or it was done
+            getattr(torch._C, name)(torch.cuda.current_device(), pool)
 
 
 def _on_host(value: object) -> Iterator[Tensor]:
