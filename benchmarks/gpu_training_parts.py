@@ -180,6 +180,7 @@ def step_cost(
 ) -> dict[str, Any]:
     """A step from images on the host to updated weights; and its kernels as they are counted without a GPU."""
     forget_memory(options.device)
+    compiled = compiled and not deterministic  # as training does
     config = preset(options, name, precision=precision, batch_size=batch, **train)
     model, optimizer = made(config, options.device)
     step_ = step_of(config, model, optimizer, recorded=way == "recorded", compiled=compiled)

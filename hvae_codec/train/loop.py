@@ -200,8 +200,9 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
-        images = config.train.batch_size // (processes.world_size * config.train.accumulate)
-        compile_formulas(self.state.model, optimizer, config, images, self.on_warning)
+        if not options.deterministic:  # a compiler times several kernels, and may choose another one the next time
+            images = config.train.batch_size // (processes.world_size * config.train.accumulate)
+            compile_formulas(self.state.model, optimizer, config, images, self.on_warning)
         self.check_memory()
         network = make_network(self.state.model, config.train)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
