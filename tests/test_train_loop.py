@@ -46,8 +46,7 @@ class StopAt:
 
 
 def run_whole(run: Path, config, sources, options=OPTIONS, on_step=None) -> TrainResult:
-    start_run(run, config, resume=False)
-    return train(run, config, *sources, options, on_step)
+    return train(run, start_run(run, config, resume=False), *sources, options, on_step)
 
 
 def resume(run: Path, config, sources, options=OPTIONS) -> TrainResult:
