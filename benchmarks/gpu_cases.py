@@ -26,9 +26,10 @@ from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.precision import copied_as
 from hvae_codec.presets import load_preset
+from hvae_codec.train.formulas import compile_formulas
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, Step
-from hvae_codec.train.update import make_network
+from hvae_codec.train.update import Network, make_network
 
 Work = Callable[[], Any]
 RANGE = re.compile(r"[\w.]+#")
@@ -115,15 +116,20 @@ def made(config: Config, device: str) -> tuple[HVAE, FlatOptimizer]:
     return model, FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
 
 
+def network_of(config: Config, model: HVAE, optimizer: FlatOptimizer) -> Network:
+    """The product's network, of compiled formulas on a GPU."""
+    compile_formulas(model, optimizer, config, config.train.batch_size // config.train.accumulate, fail)
+    return make_network(model, config.train)
+
+
+def fail(warning: str) -> None:
+    """Make an error of what training warns of."""
+    raise RuntimeError(warning)
+
+
 def step_of(config: Config, model: HVAE, optimizer: FlatOptimizer, *, recorded: bool, compiled: bool = True) -> Step:
     """The product's step, or one of formulas as they are written; what fails, and training warns of, is an error."""
-
-    def fail(warning: str) -> None:
-        raise RuntimeError(warning)
-
-    network = make_network(model, config.train, fail)
-    if not compiled:
-        model.compile_formulas(lambda function: function)
+    network = network_of(config, model, optimizer) if compiled else make_network(model, config.train)
     eager = EagerStep(network, optimizer, config, DistributedContext(device=model.device.type))
     return RecordedStep(eager, fail) if recorded else eager
 

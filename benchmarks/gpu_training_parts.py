@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gpu_cases import Cases, forget_memory, made, on_gpu, pictures, preset, step_of, step_summary
+from gpu_cases import Cases, forget_memory, made, network_of, on_gpu, pictures, preset, step_of, step_summary
 from kernel_count import count_step
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ from hvae_codec.data.sources import ImageSource, as_source
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import full_float32, same_algorithms
 from hvae_codec.train.loop import TrainOptions, start_run, train
-from hvae_codec.train.update import StepResult, make_network, update
+from hvae_codec.train.update import StepResult, update
 
 Options = argparse.Namespace
 Numbers = list[float]
@@ -59,7 +59,7 @@ def losses(options: Options, name: str, device: str, way: str, count: int) -> li
     batch = 2 if options.small else 16
     config = preset(options, name, precision="bf16" if way == "bf16" else "fp32", batch_size=batch)
     model, optimizer = made(config, device)
-    network = make_network(model, config.train)
+    network = network_of(config, model, optimizer)
     rows = []
     with full_float32() if way == "float32" else contextlib.nullcontext():
         for step, images, keys in batches(config, batch, count):
@@ -180,6 +180,7 @@ def step_cost(
 ) -> dict[str, Any]:
     """A step from images on the host to updated weights; and its kernels as they are counted without a GPU."""
     forget_memory(options.device)
+    compiled = compiled and not deterministic  # as training does
     config = preset(options, name, precision=precision, batch_size=batch, **train)
     model, optimizer = made(config, options.device)
     step_ = step_of(config, model, optimizer, recorded=way == "recorded", compiled=compiled)
@@ -230,7 +231,7 @@ def averaged_cost(options: Options, name: str, batch: int, averaged: bool) -> di
     forget_memory(options.device)
     config = preset(options, name, precision="fp32", batch_size=batch)
     model, optimizer = made(config, options.device)
-    network = make_network(model, config.train)
+    network = network_of(config, model, optimizer)
     images, numbers = torch.from_numpy(pictures(batch, config)).to(options.device), itertools.count(1)
     seen: list[StepResult] = []
 

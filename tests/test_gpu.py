@@ -28,6 +28,7 @@ from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import sweep
 from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.train.formulas import compile_formulas
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep
@@ -45,10 +46,13 @@ def prepared(config: Config, *, compiled: bool = True) -> EagerStep:
     model = HVAE(config.model).to("cuda", memory_format=torch.channels_last)
     dtype = copied_as(config.train.precision, "cuda")
     optimizer = FlatOptimizer(model, config.optimizer, config.train.ema_decay, dtype)
-    network = make_network(model, config.train)
-    if not compiled:
-        model.compile_formulas(lambda function: function)
-    return EagerStep(network, optimizer, config, DistributedContext(device="cuda"))
+    if compiled:
+        compile_formulas(model, optimizer, config, BATCH // config.train.accumulate, refuse)
+    return EagerStep(make_network(model, config.train), optimizer, config, DistributedContext(device="cuda"))
+
+
+def refuse(warning: str) -> None:
+    raise AssertionError(warning)
 
 
 @pytest.mark.parametrize(

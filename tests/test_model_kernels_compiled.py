@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from hvae_codec.model.kernels import compiled
 from hvae_codec.model.kernels.sample_and_kl import FORMULAS
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.top_down import TopDownBlock
-from hvae_codec.train.update import _compile_formulas
 
 STAGES = tuple(StageConfig(size, 6, 2, bottleneck=0.5, linked_blocks=1) for size in (4, 1))
 CONFIG = ModelConfig(4, STAGES, mixtures=1, middle_layers=0)
@@ -55,14 +55,39 @@ def test_what_is_compiled_is_used_by_every_group():
     assert len(formulas_of(model)) == 1
 
 
-def test_without_a_compiler_formulas_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_compiler_it_is_said_why(monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("Cannot find a working triton installation\nand more lines")
 
     monkeypatch.setattr(torch, "compile", broken)
     assert compiled.why_not_compilable(torch.device("cpu")) == "Cannot find a working triton installation"
-    model, warnings = model_of(CONFIG), []
-    _compile_formulas(model, warnings.append)
-    assert formulas_of(model) == {FORMULAS}
-    assert len(warnings) == 1
-    assert "(Cannot find a working triton installation)" in warnings[0]
+
+
+def repeated(x: torch.Tensor, word: str) -> torch.Tensor:
+    """Compiled anew for every word."""
+    return x * len(word)
+
+
+def test_backward_passes_of_a_gpu_compile_as_many_variants():
+    """They run in threads of their own, in which settings are torch's: 8 variants, and the next one was an error."""
+    told: list[str] = []
+    fast = compiled.compiled(repeated, backend="eager", on_failure=told.append)
+    found: list[float] = []
+    thread = threading.Thread(target=lambda: found.extend(float(fast(torch.ones(()), "a" * n)) for n in range(12)))
+    thread.start()
+    thread.join()
+    torch._dynamo.reset()
+    assert found == list(range(12))
+    assert not told
+
+
+def test_a_function_that_cannot_be_compiled_later_runs_as_it_is_written():
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of registers\nand more lines")
+
+    told: list[str] = []
+    fast = compiled.compiled(repeated, backend=broken, on_failure=told.append)
+    assert [float(fast(torch.ones(()), word)) for word in ("a", "bb")] == [1.0, 2.0]
+    torch._dynamo.reset()
+    assert len(told) == 1
+    assert "out of registers" in told[0]

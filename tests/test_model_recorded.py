@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -53,14 +53,34 @@ def test_buffers_have_the_memory_format_of_what_is_given():
     assert double.given[0].is_contiguous(memory_format=torch.channels_last)
 
 
+class FakeGPU:
+    """A GPU of which only the recording is real: what is called while it records is called again by a replay."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.recorded: list[Callable[[], None]] = []
+        self.recording = False
+
+    def work(self, kernels: Callable[[], None]) -> None:
+        """Launch kernels, or record them."""
+        if self.recording:
+            self.recorded.append(kernels)
+        else:
+            kernels()
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A faked GPU: what it is asked for, in order."""
-    asked: list[str] = []
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    fake = FakeGPU()
 
     class Graph:
+        def pool(self) -> None:
+            raise RuntimeError("without a preceding successful capture")
+
         def replay(self) -> None:
-            asked.append("replay")
+            fake.asked.append("replay")
+            for kernels in fake.recorded:
+                kernels()
 
     class Stream:
         def wait_stream(self, other: object) -> None:
@@ -68,49 +88,114 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     @contextlib.contextmanager
     def graph(*_: object, **__: object) -> Iterator[None]:
-        asked.append("record")
-        yield
+        fake.asked.append("record")
+        fake.recording = True
+        try:
+            yield
+        finally:
+            fake.recording = False
 
-    for name, fake in {"CUDAGraph": Graph, "graph": graph, "Stream": Stream, "current_stream": Stream}.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    for name in ("device", "stream"):
+    for name, done in {"_cuda_endAllocateToPool": "end", "_cuda_releasePool": "release"}.items():
+        monkeypatch.setattr(torch._C, name, lambda *_, done=done: fake.asked.append(done), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name, what in {"CUDAGraph": Graph, "graph": graph, "Stream": Stream, "current_stream": Stream}.items():
+        monkeypatch.setattr(torch.cuda, name, what)
+    for name in ("device", "stream", "synchronize", "empty_cache", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: contextlib.nullcontext())
-    return asked
+    return fake
 
 
-def test_the_second_call_is_recorded_and_later_ones_are_replays(gpu: list[str]):
-    calls: list[int] = []
+class Summing:
+    """Adds a batch's numbers to a sum, which is its state; gives twice the numbers."""
 
-    def work() -> int:
-        calls.append(len(calls))
-        return calls[-1]
+    def __init__(self, gpu: FakeGPU, size: int = 1000) -> None:
+        self.gpu, self.calls = gpu, 0
+        self.batch, self.sum = torch.empty(size), torch.zeros(size)
 
-    recorded = Recorded(work, GPU, refuse)
-    assert [recorded() for _ in range(4)] == [0, 1, 1, 1]
-    assert calls == [0, 1]
-    assert gpu == ["record", "replay", "replay", "replay"]
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        twice = torch.zeros_like(self.batch)
+
+        def kernels() -> None:
+            self.sum.add_(self.batch)
+            torch.mul(self.batch, 2.0, out=twice)
+
+        self.gpu.work(kernels)
+        return twice
+
+
+def run(summing: Summing, recorded: Recorded[Tensor]) -> None:
+    """Call it with 1, 2, 3 and 4, and check what it gives."""
+    for number in (1.0, 2.0, 3.0, 4.0):
+        summing.batch.fill_(number)
+        assert torch.equal(recorded(), torch.full_like(summing.batch, 2 * number))
+    assert torch.equal(summing.sum, torch.full_like(summing.batch, 10.0))
+
+
+def test_the_second_call_is_recorded_and_later_ones_are_replays(gpu: FakeGPU):
+    """The second one is launched, too, and what it changes is taken back."""
+    summing = Summing(gpu)
+    recorded = Recorded(summing, GPU, refuse, [summing.sum])
+    run(summing, recorded)
+    assert summing.calls == 3
+    assert gpu.asked == ["record", "replay", "replay", "replay"]
     assert recorded.replays
 
 
-def test_a_recording_that_fails_is_told_once_and_not_tried_again(gpu: list[str]):
+@pytest.mark.parametrize("wrong", ["result", "state"])
+def test_a_recording_that_computes_something_else_is_not_used(gpu: FakeGPU, wrong: str):
+    """As it would if it read what is not there any more; nothing is left of what it computed."""
     told: list[str] = []
-    recording, calls = Recording("auto", told.append), []
 
-    def work() -> str:
-        calls.append(len(gpu))
-        if len(calls) == 2:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
-        return "result"
+    class Stale(Summing):
+        def __call__(self) -> Tensor:
+            twice = super().__call__()
+            if self.gpu.recording:
+                stale = twice if wrong == "result" else self.sum
+                self.gpu.work(lambda: stale.add_(0.1))
+            return twice
 
-    call = recording.of(work, GPU)
-    assert [call() for _ in range(4)] == ["result"] * 4
-    assert len(calls) == 5
-    assert gpu == ["record"]
+    summing = Stale(gpu)
+    run(summing, Recorded(summing, GPU, told.append, [summing.sum]))
+    assert gpu.asked == ["record", "replay"]
+    assert told == ["it computes other numbers than what it was recorded from"]
+
+
+def test_numbers_that_are_added_up_in_another_order_are_the_same(gpu: FakeGPU):
+    class Rounding(Summing):
+        def __call__(self) -> Tensor:
+            twice = super().__call__()
+            self.gpu.work(lambda: twice.mul_(1.0 + 1e-6 * self.calls))
+            return twice
+
+    summing = Rounding(gpu)
+    recorded = Recorded(summing, GPU, refuse, [summing.sum])
+    for _ in range(3):
+        recorded()
+    assert recorded.replays
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_recording_that_fails_is_told_once_and_not_tried_again(gpu: FakeGPU, error: type[Exception]):
+    told: list[str] = []
+    recording = Recording("auto", told.append)
+
+    class Waiting(Summing):
+        def __call__(self) -> Tensor:
+            twice = super().__call__()
+            if self.gpu.recording:
+                raise error("CUDA error: operation not permitted when stream is capturing\nmore lines")
+            return twice
+
+    summing = Waiting(gpu)
+    call = recording.of(summing, GPU, state=[summing.sum])
+    run(summing, call)
+    assert gpu.asked == ["record", "end", "release"]
     assert told == [
         "batches cannot be recorded as a CUDA graph (CUDA error: operation not permitted when stream is capturing); "
         "they run without"
     ]
-    assert not isinstance(recording.of(work, GPU), OnBatches)
+    assert not isinstance(recording.of(summing, GPU), OnBatches)
 
 
 def test_which_work_is_recorded():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from hvae_codec.config import Config
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.model.hvae import HVAE, Terms
 from hvae_codec.model.keyed_noise import keyed_noise
+from hvae_codec.model.precision import copied_as
+from hvae_codec.model.recorded import Recorded
+from hvae_codec.train import recorded_step
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.recorded_step import EagerStep, RecordedStep, make_step
-from hvae_codec.train.update import make_network, update
+from hvae_codec.train.update import StepResult, make_network, update
 
 pytestmark = pytest.mark.slow
 
@@ -85,15 +89,63 @@ def test_a_batch_of_another_size_runs_unrecorded(tiny_config: Config, photo_patc
     assert torch.equal(ours.optimizer.weights, theirs.optimizer.weights)
 
 
+class Rerun(Recorded[StepResult]):
+    """A GPU whose replays run what was recorded anew."""
+
+    def __init__(self, function: Callable[[], StepResult], _: torch.device, *rest: Any) -> None:
+        super().__init__(function, torch.device("cuda"), *rest)
+
+    def _launched(self) -> StepResult:
+        return self._function()
+
+    def record(self) -> None:
+        self._recording = (None, None)
+
+    def _replay(self, *_: object) -> StepResult:
+        return self._function()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["adamax", "adamw"])
+def test_the_step_that_recordings_are_compared_with_is_taken_back(
+    tiny_config: Config, photo_patches, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing of it is left, in the second step and in the one after the balance has ended."""
+    config = dataclasses.replace(
+        tiny_config,
+        optimizer=dataclasses.replace(tiny_config.optimizer, name=name, skip_threshold=20.0),
+        loss=dataclasses.replace(tiny_config.loss, balance_groups=True, balance_steps=4),
+        train=dataclasses.replace(tiny_config.train, precision=precision),
+    )
+    monkeypatch.setattr(recorded_step, "Recorded", Rerun)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    made, losses = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = HVAE(config.model).to(memory_format=torch.channels_last)
+        optimizer = FlatOptimizer(model, config.optimizer, 0.9, copied_as(precision, "cuda"))
+        optimizer.prime()
+        made.append(EagerStep(make_network(model, config.train), optimizer, config, DistributedContext()))
+    for step_of in (made[0], RecordedStep(made[1], pytest.fail)):
+        losses.append([step_of(images, keys, step).loss for step, images, keys in batches(photo_patches)])
+    assert losses[0] == losses[1]
+    expected, found = (eager.optimizer.tensors() for eager in made)
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
 @pytest.fixture
 def broken_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that records nothing."""
 
-    def graph(*_: object, **__: object) -> None:
+    @contextlib.contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+        yield
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
 
 
 @pytest.mark.usefixtures("broken_recording")

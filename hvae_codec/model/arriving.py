@@ -13,7 +13,7 @@ class Arriving:
     """A copy of a tensor for the host, started at once; later work of the device may write over the tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._copy = tensor.to("cpu", non_blocking=True)
+        self._copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
         self._event: torch.cuda.Event | None = None
         if tensor.is_cuda:
             with torch.cuda.device(tensor.device):

@@ -30,7 +30,7 @@ from .likelihood import make_likelihood
 from .precision import full_float32
 from .recorded import Recording
 from .temperature import Temperature, group_temperatures
-from .top_down import Choose, TopDown, TopDownBlock
+from .top_down import Choose, Rounded, TopDown, TopDownBlock
 
 
 class Elbo(NamedTuple):
@@ -107,9 +107,16 @@ class HVAE(nn.Module):
     def compile_formulas(self, compiler: Compiler = compiled) -> None:
         """Compile what is many small operations in training: the choice of z with its KL, and the likelihood."""
         formulas, rounded = Formulas(*map(compiler, FORMULAS)), compiler(rounded_posterior)
+        self._use_formulas(formulas, rounded, compiler(self.likelihood.nll))
+
+    def write_out_formulas(self) -> None:
+        """Undo `compile_formulas`."""
+        self._use_formulas(FORMULAS, rounded_posterior, self.likelihood.nll)
+
+    def _use_formulas(self, formulas: Formulas, rounded: Rounded, nll: Callable[[Tensor, Tensor], Tensor]) -> None:
         for block in self.top_down.blocks:
             cast(TopDownBlock, block).use_formulas(formulas, rounded)
-        self._nll = compiler(self.likelihood.nll)
+        self._nll = nll
 
     @full_float32()
     def activations(self, images: Tensor) -> Activations:

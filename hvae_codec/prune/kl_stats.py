@@ -129,7 +129,8 @@ def kl_stats(
         raise DataError("there are no images to measure the KL on; give at least one")
     processes = processes or DistributedContext()
     sums, before_last = _Sums(model), len(model.config.groups) - 1
-    add, size = model.recording.of(sums.add, model.device), batch_size_of(model, batch_size)
+    add = model.recording.of(sums.add, model.device, state=[*sums.kl, *sums.std])
+    size = batch_size_of(model, batch_size)
     for first, batch in rank_batches(source, size, size, progress, processes):
         keys = image_keys(source, slice(first, first + len(batch)), seed)
         drawn = [keyed_rows(model.config, keys, model.device, before_last)] if sample else []

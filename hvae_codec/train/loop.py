@@ -25,6 +25,7 @@ from ..model.recorded import GraphMode
 from ..progress import Progress
 from .accumulation import check_batch_size
 from .batches import CACHE_BYTES, BatchStream, default_workers
+from .formulas import compile_formulas
 from .interrupt import Interruptible
 from .memory_probe import available_memory, check_memory
 from .metrics import StepMetrics, packed
@@ -200,8 +201,11 @@ class _Loop:
     ) -> None:
         """Take all steps that are left."""
         config, options, processes, optimizer = self.config, self.options, self.processes, self.state.optimizer
+        if not options.deterministic:  # a compiler times several kernels, and may choose another one the next time
+            images = config.train.batch_size // (processes.world_size * config.train.accumulate)
+            compile_formulas(self.state.model, optimizer, config, images, self.on_warning)
         self.check_memory()
-        network = make_network(self.state.model, config.train, self.on_warning)
+        network = make_network(self.state.model, config.train)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
         self.batches = BatchStream(
             training,

@@ -64,7 +64,7 @@ class _Trial:
         self._model, self._optimizer, self._config, self._processes = model, optimizer, config, processes
         self._noise_rows = noise_rows
         # On its own, as a process may fail alone; not compiled, which takes minutes for every size.
-        self._network = make_network(model, replace(config.train, compile=False), lambda _: None)
+        self._network = make_network(model, replace(config.train, compile=False))
 
     def checkpoint_activations(self) -> None:
         """Compute activations twice from now on."""

@@ -169,6 +169,11 @@ class FlatOptimizer:
         """Get the library's tensors; none before the first step, and asking makes none, as indexing its state would."""
         return self._inner.state.get(self.weights, {})
 
+    def state(self) -> list[Tensor]:
+        """List the tensors that a step changes and later ones depend on, as they lie in memory."""
+        copy = [] if self._copy is None else [self._copy]
+        return [self.weights, *copy, self.ema, self.skipped, self.skipped_in_a_row, *self._moments().values()]
+
     def tensors(self) -> dict[str, Tensor]:
         """Name all that resuming needs: `weights.NAME`, `ema.NAME`, `optimizer.MOMENT.NAME`, and counters."""
         moments = {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}

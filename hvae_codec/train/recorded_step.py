@@ -104,7 +104,9 @@ class RecordedStep:
     def _computation(self, *, balanced: bool) -> Recorded[StepResult]:
         """Return what computes a step; an earlier recording's memory is free for a new one."""
         if self._recorded is None or self._balanced != balanced:
-            self._recorded, self._balanced = Recorded(self._run, self._eager.device, self._warn), balanced
+            eager = self._eager
+            self._recorded = Recorded(self._run, eager.device, self._warn, eager.optimizer.state())
+            self._balanced = balanced
         return self._recorded
 
     def _warn(self, reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from ..config import Config, LossConfig, ModelConfig, TrainConfig
 from ..model.choices import Noise
 from ..model.hvae import HVAE, Terms
-from ..model.kernels.compiled import why_not_compilable
 from ..model.precision import autocast, resolve_precision
 from .optimizer import FlatOptimizer
 from .schedules import StepNumbers
@@ -22,17 +20,12 @@ Network = Callable[[Tensor, Noise], Terms]
 """The model as a step calls it: compiled, checkpointed or in bfloat16, as the configuration says."""
 
 
-def make_network(model: HVAE, config: TrainConfig, on_warning: Callable[[str], None] | None = None) -> Network:
-    """Prepare `model` as `config` says. Validation must use another model.
-
-    On GPUs formulas are compiled; `on_warning` (default: the log) is called with a sentence if they cannot be.
-    """
+def make_network(model: HVAE, config: TrainConfig) -> Network:
+    """Prepare `model` as `config` says. Validation must use another model."""
     if config.checkpoint_activations:
         model.checkpoint_activations()
     if config.compile:
         model.compile_parts()
-    elif model.device.type == "cuda":
-        _compile_formulas(model, on_warning or logging.getLogger(__name__).warning)
     precision = resolve_precision(config.precision, model.device.type)
 
     def network(images: Tensor, noise: Noise) -> Terms:
@@ -41,14 +34,6 @@ def make_network(model: HVAE, config: TrainConfig, on_warning: Callable[[str], N
         return terms
 
     return network
-
-
-def _compile_formulas(model: HVAE, on_warning: Callable[[str], None]) -> None:
-    reason = why_not_compilable(model.device)
-    if reason is None:
-        model.compile_formulas()
-    else:
-        on_warning(f"torch cannot compile for this GPU ({reason}); steps run without, as some thousand kernels more")
 
 
 class StepResult(NamedTuple):

@@ -7,6 +7,7 @@ little is compiled.
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,28 +20,34 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _VARIANTS = 64  # of one function: sizes of 1 are none of the variable ones, and other models have other sizes
 
 
-_SAME_EACH_TIME = {"deterministic": True, "triton.autotune_pointwise": False}
-"""Options of the compiler: it must not choose by measuring, which would add up in another order in another run."""
+def compiled(
+    function: Callable[..., Any], backend: str = "inductor", on_failure: Callable[[str], None] | None = None
+) -> Callable[..., Any]:
+    """Compile `function` of tensors at its first call (torch.compile).
 
-
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    """Take those of `options` that this version of torch has."""
-    known = torch._inductor.list_options()
-    return {name: value for name, value in options.items() if name in known}
-
-
-def compiled(function: Callable[..., Any], backend: str = "inductor") -> Callable[..., Any]:
-    """Compile `function` of tensors at its first call (torch.compile)."""
-    dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, _VARIANTS)
-    options = _known(_SAME_EACH_TIME) if backend == "inductor" else None
-    fast = torch.compile(function, fullgraph=True, backend=backend, options=options)
+    If it cannot be compiled for tensors that come later, it runs as it is written from then on, and `on_failure` is
+    called with the reason, in a line (default: the log).
+    """
+    dynamo, errors = torch._dynamo.config, torch._dynamo.exc.TorchDynamoException
+    fast = torch.compile(function, fullgraph=True, backend=backend)
+    failed = False
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
-        with warnings.catch_warnings():  # the compiler itself looks at gradients that are not there
-            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return fast(*arguments)
+        nonlocal failed
+        if failed:
+            return function(*arguments)
+        # A setting of the thread's; backward passes on a GPU have threads of their own.
+        if dynamo.recompile_limit < _VARIANTS:
+            dynamo.recompile_limit = _VARIANTS
+        try:
+            with warnings.catch_warnings():  # the compiler itself looks at gradients that are not there
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+                return fast(*arguments)
+        except errors as error:
+            failed = True
+            (on_failure or logging.getLogger(__name__).warning)(first_line(error))
+        return function(*arguments)
 
     return run
 
@@ -53,8 +60,14 @@ def why_not_compilable(device: torch.device) -> str | None:
     try:
         torch.compile(_doubled)(torch.ones(2, device=device))
     except Exception as error:  # of any of the compiler's parts
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error is, in a line: the compiler's begin with one that says only whose they are."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
 
 
 def _doubled(x: torch.Tensor) -> torch.Tensor:
