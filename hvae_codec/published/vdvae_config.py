@@ -18,7 +18,7 @@ from ..config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConf
 from ..errors import ConfigError
 from .vdvae_hparams import VdvaeHparams
 
-_MOST_BLOCKS = 10_000  # of a path: a short string must not be able to fill the memory
+_MOST_BLOCKS = 1_000  # of a path, ten times the published: a short string must not take minutes or fill the memory
 _LARGEST_NUMBER = 2**16
 
 
@@ -138,12 +138,11 @@ def _blocks(key: str, text: str, letter: str) -> list[_Block]:
         resolution, number = int(found[1]), int(found[3] or 1)
         if not (0 < resolution <= _LARGEST_NUMBER and number):
             raise ConfigError(f"{where} has a number that is not possible; it must be 1 to {_LARGEST_NUMBER:,}")
-        if found[2] == letter:
-            blocks.append(_Block(where, resolution, number))
-        elif len(blocks) + number > _MOST_BLOCKS:
+        operand = number if found[2] == letter else None
+        count = number if operand is None else 1
+        if len(blocks) + count > _MOST_BLOCKS:
             raise ConfigError(f"{where} makes more than {_MOST_BLOCKS:,} blocks; no network has so many")
-        else:
-            blocks += [_Block(where, resolution)] * number
+        blocks += [_Block(where, resolution, operand)] * count
     return blocks
 
 
