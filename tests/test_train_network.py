@@ -11,7 +11,7 @@ from hvae_codec.config import ModelConfig, StageConfig, TrainConfig
 from hvae_codec.cpu import tuned_for_training
 from hvae_codec.model.activations import checkpointing
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.model.kernels import silu_conv
+from hvae_codec.model.kernels import activated_conv
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.model.precision import resolve_precision
 from hvae_codec.train.update import make_network
@@ -101,7 +101,7 @@ def test_every_part_is_compiled_however_many_shapes_there_are(monkeypatch: pytes
     stages = tuple(StageConfig(resolution, 4, 2, bottleneck=0.5) for resolution in (16, 8, 4, 2))
     model = HVAE(ModelConfig(16, stages, mixtures=1, middle_layers=0))
     plain = []
-    monkeypatch.setattr(silu_conv._SiluConv, "apply", lambda *_: plain.append(1))
+    monkeypatch.setattr(activated_conv._ActivatedConv, "apply", lambda *_: plain.append(1))
     model.compile_parts("eager")
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     model(images, keyed_noise(model.config, [(0, 1, 0)], "cpu"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Init, ModelConfig, StageConfig
-from .kernels.silu_conv import Kernel, kernel_of, silu_conv
+from .kernels.activated_conv import Kernel, activated_conv, kernel_of
 
 
 class Conv(nn.Conv2d):
@@ -73,12 +73,12 @@ class Cell(nn.Module):
     def before_last(self, inputs: Sequence[Tensor], *heads: Kernel, sizes: Sequence[int] | None = None) -> list[Tensor]:
         """Apply all but the last convolution to the joined `inputs`, then each of `heads` in the last one's place.
 
-        `sizes` splits the outputs of a single head, see `silu_conv`.
+        `sizes` splits the outputs of a single head, see `activated_conv`.
         """
         hidden = list(inputs)
         for layer in self.convs[:-1]:
-            hidden = silu_conv(hidden, [kernel_of(layer)], activation=self.activation)
-        return silu_conv(hidden, heads, sizes, activation=self.activation)
+            hidden = activated_conv(hidden, [kernel_of(layer)], activation=self.activation)
+        return activated_conv(hidden, heads, sizes, activation=self.activation)
 
 
 def residual_cells(config: ModelConfig, stage: StageConfig, depth: int) -> nn.Sequential:

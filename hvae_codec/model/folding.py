@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernels.silu_conv import Kernel, kernel_of
+from .kernels.activated_conv import Kernel, kernel_of
 from .top_down import TopDownBlock
 
 

@@ -23,9 +23,9 @@ from .activations import RunBlock
 from .blocks import Cell, Conv, OutputConv, Unpool, conv, residual_cells
 from .bottom_up import Activations
 from .gaussian import DiagonalGaussian, GaussianForm, RawGaussian, rounded_posterior
+from .kernels.activated_conv import Kernel, halves, joined_kernel, kernel_of, split_kernel
 from .kernels.joined_kernels import joined_kernels
 from .kernels.sample_and_kl import FORMULAS, Formulas, Observe, observed_z, sample_and_kl
-from .kernels.silu_conv import Kernel, halves, joined_kernel, kernel_of, split_kernel
 
 STEP_RATE = 20.0  # how much faster than other weights a learned step changes (docs/pruning.md)
 

@@ -24,7 +24,7 @@ from ..config import ModelConfig
 from ..errors import ModelError, UsageError
 from ..model.folding import folded_residual
 from ..model.hvae import HVAE
-from ..model.kernels.silu_conv import Kernel, kernel_of
+from ..model.kernels.activated_conv import Kernel, kernel_of
 from ..model.precision import full_float32
 from ..model.top_down import LatentGroup, TopDownBlock
 

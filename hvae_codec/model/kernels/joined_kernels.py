@@ -1,6 +1,6 @@
 """Kernels of convolutions in a row, joined for many latent groups at once: a GPU takes longer to start than to compute.
 
-`silu_conv.joined_kernel` is the same for one pair, as a CPU does it.
+`activated_conv.joined_kernel` is the same for one pair, as a CPU does it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .silu_conv import Kernel
+from .activated_conv import Kernel
 
 
 def joined_kernels(firsts: Sequence[Kernel], seconds: Sequence[Kernel], beside: int = 0) -> list[Kernel]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hvae_codec.model.kernels.silu_conv import silu_conv
+from hvae_codec.model.kernels.activated_conv import activated_conv
 
 INPUTS, OUTPUTS = (3, 2), (4, 1)
 
@@ -30,7 +30,7 @@ def test_values_and_gradients_are_those_of_two_operations(kernel, joined, activa
     inputs = inputs if joined == 2 else [torch.cat(inputs, dim=1).detach().requires_grad_()]
     leaves = [*inputs, *(tensor for pair in kernels for tensor in pair)]
     results = []
-    for function in (silu_conv, plain):
+    for function in (activated_conv, plain):
         outputs = function(inputs, kernels, activation=activation)
         loss = sum((output * (i + 1) * output).sum() for i, output in enumerate(outputs))
         results.append((*outputs, *torch.autograd.grad(loss, leaves)))
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_two_operations(kernel, joined, activa
 def test_inputs_without_gradient_get_none():
     inputs, kernels = tensors(1)
     inputs = [x.detach() for x in inputs]
-    silu_conv(inputs, kernels)[0].sum().backward()
+    activated_conv(inputs, kernels)[0].sum().backward()
     assert inputs[0].grad is None
     assert kernels[0][0].grad is not None
 
@@ -51,7 +51,7 @@ def test_only_what_comes_before_the_activation_is_kept():
     own = {tensor.data_ptr() for tensor in [*inputs, *(tensor for pair in kernels for tensor in pair)]}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda t: t):
-        silu_conv(inputs, kernels)
+        activated_conv(inputs, kernels)
     assert set(kept) == own
 
 
@@ -59,7 +59,7 @@ def test_only_what_comes_before_the_activation_is_kept():
 def test_autocast_decides_the_type_of_results_not_of_gradients(activation):
     inputs, kernels = tensors(3, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = silu_conv(inputs, kernels, activation=activation)
+        outputs = activated_conv(inputs, kernels, activation=activation)
     assert {output.dtype for output in outputs} == {torch.bfloat16}
     for ours, expected in zip(outputs, plain(inputs, kernels, activation=activation), strict=True):
         torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)

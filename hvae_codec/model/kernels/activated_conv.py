@@ -23,7 +23,7 @@ Kernel = tuple[Tensor, Tensor]
 """Weight [outputs, inputs, k, k] and bias [outputs] of a convolution that preserves H × W."""
 
 
-def silu_conv(
+def activated_conv(
     inputs: Sequence[Tensor],
     kernels: Sequence[Kernel],
     sizes: Sequence[int] | None = None,
@@ -42,7 +42,7 @@ def silu_conv(
         return outputs if sizes is None else list(outputs[0].split(list(sizes), dim=1))
     dtype = autocast_dtype(inputs[0].device.type) or kernels[0][0].dtype
     parameters = [tensor for kernel in kernels for tensor in kernel]
-    outputs = _SiluConv.apply(function, len(inputs), dtype, sizes, *inputs, *parameters)  # type: ignore[no-untyped-call]
+    outputs = _ActivatedConv.apply(function, len(inputs), dtype, sizes, *inputs, *parameters)  # type: ignore[no-untyped-call]
     return list(outputs)
 
 
@@ -95,7 +95,7 @@ _FUNCTIONS: dict[Activation, _Function] = {
 }
 
 
-class _SiluConv(torch.autograd.Function):
+class _ActivatedConv(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
