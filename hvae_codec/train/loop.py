@@ -109,8 +109,7 @@ def train(
     an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged, or
     a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
     """
-    options = options or TrainOptions()
-    training, validation = as_source(training), as_source(validation)
+    options, training, validation = options or TrainOptions(), as_source(training), as_source(validation)
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
     _check_processes(config, training, validation, processes)
