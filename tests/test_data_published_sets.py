@@ -277,6 +277,30 @@ def test_one_array_is_all_images_unless_it_is_held_out(tmp_path: Path, grey: np.
         open_images(tmp_path / "c.npz", size=28, channels=1).split("train")
 
 
+def test_arrays_that_were_read_before_keep_their_names_and_labels(tmp_path: Path, grey: np.ndarray):
+    for name, key in (("a", "x_train"), ("train_data", "images"), ("val_data", "images"), ("test_data", "data")):
+        np.savez(tmp_path / f"{name}.npz", **{key: grey, "labels": np.array(LABELS)})
+        source = open_images(tmp_path / f"{name}.npz", size=28, channels=1)
+        assert (source.names[0], [*source.labels]) == ("00000000", digits(LABELS)), name
+    np.savez(tmp_path / "b.npz", x_test=grey, labels=np.array(LABELS))
+    assert [*open_images(tmp_path / "b.npz", size=28, channels=1).labels] == digits(LABELS)
+
+
+def test_batches_in_one_npz(tmp_path: Path, grey: np.ndarray):
+    arrays = {"train_data_batch_2": grey[1:3], "train_data_batch_1": grey[:1], "test_data": grey[3:]}
+    labels = {"train_labels_batch_2": [1, 2], "train_labels_batch_1": [0]}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    source = open_images(tmp_path / "a.npz", size=28, channels=1).split("train")
+    np.testing.assert_array_equal(source.read(range(3))[:, 0], grey[:3])
+    assert [*source.labels] == ["0", "1", "2"]
+    np.savez(tmp_path / "b.npz", train_data_batch_2=grey[:1], test_data=grey[1:])
+    with pytest.raises(DataError, match="has train_data_batch_2 but not batch 1"):
+        open_images(tmp_path / "b.npz", size=28, channels=1)
+    np.savez(tmp_path / "c.npz", x_train=grey, train_images=grey, x_test=grey)
+    with pytest.raises(DataError, match="has both x_train and train_images"):
+        open_images(tmp_path / "c.npz", size=28, channels=1)
+
+
 def test_imagenet_32(tmp_path: Path, colour: np.ndarray):
     rows, labels = colour.reshape(len(colour), -1), np.array(LABELS) + 1
     batches = {
