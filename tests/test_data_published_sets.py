@@ -201,6 +201,14 @@ def test_a_missing_batch_and_a_truncated_tar(tmp_path: Path, colour: np.ndarray)
         open_images(folder, size=32, channels=3)
 
 
+def test_two_sets_in_one_folder_are_refused(tmp_path: Path):
+    for name in ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-bin/data_batch_1.bin"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="several sets, cifar-10-batches-py and cifar-10-batches-bin; give one"):
+        open_images(tmp_path, size=32, channels=3)
+
+
 def test_cifar_10_in_binary(tmp_path: Path, colour: np.ndarray):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()

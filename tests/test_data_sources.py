@@ -178,6 +178,17 @@ def test_formats_that_are_not_read_name_the_way_through_python(tmp_path: Path, n
         open_images(tmp_path / Path(name).parts[0], size=32, channels=3)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["features.h5", "data.mdb", "val_data.npz", "t10k-images-idx3-ubyte", "a.tar", "cifar-10-batches-py/data_batch_1"],
+)
+def test_files_of_other_kinds_beside_folders_of_images_are_passed_over(tmp_path: Path, name: str):
+    save(tmp_path / "cats" / "1.png", Image.fromarray(patch()))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert open_images(tmp_path, size=32, channels=3).names == ("cats/1.png",)
+
+
 # --- modes
 
 

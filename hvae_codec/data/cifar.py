@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .imageless_folder import has_image_below
 from .joined_arrays import ArrayPart, JoinedContainer, Planes, open_parts
 from .numbered_files import check_numbers
 from .plain_pickle import load_plain
@@ -35,7 +36,7 @@ _GIVE = "download it again"
 
 def is_cifar(path: Path) -> bool:
     """Whether `path` is a tar of CIFAR by its name, its unpacked folder, or a folder in which that lies."""
-    return _folder(path) is not None if path.is_dir() else _ARCHIVE.fullmatch(path.name) is not None
+    return bool(_folders(path)) if path.is_dir() else _ARCHIVE.fullmatch(path.name) is not None
 
 
 def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
@@ -44,7 +45,7 @@ def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
     Raises `DataError` if a batch is missing, truncated, or holds anything but arrays and plain values; nothing that a
     pickle names is ever run.
     """
-    files = _in_folder(_folder(path) or path) if path.is_dir() else _in_tar(path)
+    files = _in_folder(_one_folder(path)) if path.is_dir() else _in_tar(path)
     batches = sorted((name for name in files if _BATCH.fullmatch(name)), key=_number)
     if not batches:
         raise DataError(f"{path} has no data_batch_1, train or test file; {_GIVE}")
@@ -53,10 +54,18 @@ def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
     return open_parts(path, [_part(path, name, files[name], classes) for name in batches], size=size, channels=channels)
 
 
-def _folder(path: Path) -> Path | None:
-    """Find the folder with the batches: `path` or one of their usual names in it."""
+def _folders(path: Path) -> list[Path]:
+    """Find `path`, or the folders in it, with batches by the usual names; none if there are images in or below it."""
     folders = [path, *(path / name for name in _FOLDERS)]
-    return next((f for f in folders if any(all((f / name).is_file() for name in marks) for marks in _MARKS)), None)
+    found = [folder for folder in folders if any(all((folder / name).is_file() for name in marks) for marks in _MARKS)]
+    return found if found and not has_image_below(path) else []
+
+
+def _one_folder(path: Path) -> Path:
+    folders = _folders(path)
+    if len(folders) > 1:
+        raise DataError(f"{path} has several sets, {folders[0].name} and {folders[1].name}; give one of these folders")
+    return folders[0]
 
 
 def _in_folder(folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..errors import DataError
 from .imageless_folder import names_in_imageless
-from .pixels import EXTENSIONS
 from .splits import PARTS, StatedParts, part_of_file
 
 MOST_FILES = 1_000_000  # in one range: more are a slip of the finger
@@ -91,17 +90,8 @@ def _choices(text: str, path: Path) -> Sequence[str]:
 
 
 def _has_only(folder: Path, ending: str) -> bool:
-    """Whether there are such files below `folder`, and no images, the first of which ends the search."""
-    if not names_in_imageless(folder):
-        return False
-    found = False
-    for above, folders, files in os.walk(folder):
-        visible = [file.lower() for file in files if not file.startswith(".")]
-        linked = any(os.path.islink(os.path.join(above, name)) for name in folders)  # may lead to images
-        if linked or any(file.endswith(EXTENSIONS) for file in visible):
-            return False
-        found = found or any(file.endswith(ending) for file in visible)
-    return found
+    """Whether there are such files below `folder`, and no images."""
+    return bool(names_in_imageless(folder, lambda name: True)) and any(_files_below(folder, ending))
 
 
 def _files_below(folder: Path, ending: str) -> Iterator[Path]:

@@ -31,5 +31,9 @@ def refuse_foreign(path: Path, *, size: int, channels: int) -> Container:
 
 
 def _format(path: Path) -> str | None:
-    names = [path.name, *(names_in_imageless(path) if path.is_dir() else ())]
-    return next((name for name, files in _FORMATS.items() if any(files.fullmatch(file) for file in names)), None)
+    inside = names_in_imageless(path, lambda name: _format_of(name) is not None) if path.is_dir() else []
+    return next(filter(None, map(_format_of, [path.name, *inside])), None)
+
+
+def _format_of(name: str) -> str | None:
+    return next((kind for kind, files in _FORMATS.items() if files.fullmatch(name)), None)

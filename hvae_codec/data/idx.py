@@ -44,9 +44,13 @@ def open_idx(path: Path, *, size: int, channels: int) -> JoinedContainer:
 def _image_files(path: Path) -> list[Path]:
     """Find the files of images, in a folder also below `raw`; of two that differ in `.gz` alone, the unpacked one."""
     folder = path / "raw" if (path / "raw").is_dir() else path  # torchvision puts them there
-    files = [folder / name for name in names_in_imageless(folder)] if path.is_dir() else [path]
-    found = {file.name.removesuffix(".gz"): file for file in reversed(files) if _IMAGES.fullmatch(file.name)}
+    files = [folder / name for name in names_in_imageless(folder, _is_images)] if path.is_dir() else [path]
+    found = {file.name.removesuffix(".gz"): file for file in reversed(files) if _is_images(file.name)}
     return sorted(file for file in found.values() if file.is_file())
+
+
+def _is_images(name: str) -> bool:
+    return _IMAGES.fullmatch(name) is not None
 
 
 def _one_set(path: Path) -> list[Path]:

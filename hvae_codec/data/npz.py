@@ -41,7 +41,7 @@ MAPPED_FROM = 2**20  # bytes of an array; smaller ones are read, and checked by 
 def is_npz(path: Path) -> bool:
     """Whether `path` is an `.npz`, or a folder with batches of ImageNet 32 or 64."""
     if path.is_dir():
-        return any(_BATCH.fullmatch(name) for name in names_in_imageless(path))
+        return bool(names_in_imageless(path, lambda name: _BATCH.fullmatch(name) is not None))
     return path.suffix.lower() == ".npz"
 
 
