@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pickle
 import tarfile
@@ -207,6 +208,17 @@ def test_two_sets_in_one_folder_are_refused(tmp_path: Path):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match="several sets, cifar-10-batches-py and cifar-10-batches-bin; give one"):
         open_images(tmp_path, size=32, channels=3)
+
+
+def test_more_than_cifar_has_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hvae_codec.data.cifar.LARGEST_SET", 1000)
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for name in ("data_batch_1.bin", "data_batch_2.bin"):
+            member = tarfile.TarInfo(name)
+            member.size = 600
+            archive.addfile(member, io.BytesIO(bytes(600)))
+    with pytest.raises(DataError, match=r"data_batch_2.* with those before it, more than CIFAR has"):
+        open_images(tmp_path / "cifar-10-binary.tar.gz", size=32, channels=3)
 
 
 def test_cifar_10_in_binary(tmp_path: Path, colour: np.ndarray):

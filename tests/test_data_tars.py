@@ -215,3 +215,16 @@ def test_a_large_tar_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_images_beside_tars_are_what_a_folder_holds(folder: Path):
     tar_of(folder / "x.tar", ("0.png", b"x"))
     assert opened(folder).names == tuple(NAMES)
+
+
+def test_files_that_are_too_large_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with tarfile.open(folder.with_name("a.tar"), "w") as archive:
+        archive.add(folder, ".")
+    monkeypatch.setattr("hvae_codec.data.archives.LARGEST_FILE", 10)
+    with pytest.raises(DataError, match=r"train/cats/1\.png is of \d+ bytes; at most 10 are read"):
+        opened(folder.with_name("a.tar")).read([0])
+
+
+def test_a_range_of_too_many_files_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="stands for more than 1,000,000 files"):
+        opened(tmp_path / "{0..9999}-{0..9999}.tar")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,8 @@ def expanded(path: Path) -> list[Path]:
     """
     texts = _BRACES.split(str(path))  # in turn a plain text, and what was in braces
     choices = [[text] if i % 2 == 0 else _choices(text, path) for i, text in enumerate(texts)]
+    if math.prod(map(len, choices)) > MOST_FILES:
+        raise DataError(f"{path} stands for more than {MOST_FILES:,} files; give a smaller range")
     return [Path("".join(chosen)) for chosen in itertools.product(*choices)]
 
 
