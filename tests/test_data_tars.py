@@ -47,6 +47,7 @@ def opened(path: Path | str, **options: bool) -> ImageSource:
 
 def tar_of(path: Path, *members: tuple[str, bytes], **attributes: object) -> Path:
     """Write a tar of these files, whose entries have these attributes."""
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -110,6 +111,18 @@ def test_folders_in_the_names_count_more_than_the_name_of_the_tar(folder: Path):
     with tarfile.open(folder.with_name("my_test.tar"), "w") as archive:
         archive.add(folder, ".")
     assert opened(folder.with_name("my_test.tar")).splits.folders == {"train": ["train/"], "val": ["val/"], "test": []}
+
+
+def test_a_folder_in_one_tar_does_not_let_another_be_trained_on(tmp_path: Path):
+    tar_of(tmp_path / "x" / "train-0.tar", ("cats/1.png", b""), ("dev/2.png", b""))
+    tar_of(tmp_path / "x" / "test-0.tar", ("cats/3.png", b""), ("dogs/4.png", b""))
+    source = opened(tmp_path / "x")
+    assert source.split("train").names == ("cats/1.png",)
+    assert source.split("val").names == ("dev/2.png",)
+    assert source.split("test").names == ("cats/3.png", "dogs/4.png")
+    assert splits_sentence(source) == (
+        "training images: 1 (train-*.tar); held-out images: 1 (dev/); neither: 2 (test-*.tar)"
+    )
 
 
 def test_labels_beside_images(tmp_path: Path):
