@@ -372,3 +372,12 @@ def test_celeba(tmp_path: Path, photo_patches, kind: str, name: str):
     (tmp_path / name).write_text("000001.jpg 7\n")
     with pytest.raises(DataError, match=rf"{name} has other lines"):
         open_images(path, size=16, channels=3)
+
+
+def test_a_test_folder_counts_more_than_the_partition_of_celeba(tmp_path: Path, photo_patches):
+    for i, folder in enumerate(("train", "train", "test")):
+        save_png(tmp_path / folder / f"{i:06d}.png", photo_patches[i])
+    (tmp_path / "list_eval_partition.txt").write_text("000000.png 0\n000001.png 1\n000002.png 0\n")
+    source = open_images(tmp_path, size=16, channels=3)
+    assert source.split("train").names == ("train/000000.png", "train/000001.png")
+    assert splits_sentence(source) == "training images: 2 (train/); held-out images: 1 (test/)"
