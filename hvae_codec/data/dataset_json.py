@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import DataError
 from .splits import label_of
@@ -40,6 +41,18 @@ def label_text(label: object) -> str:
     """
     is_class = isinstance(label, str | int) and not isinstance(label, bool)
     return str(label) if is_class else ""
+
+
+def class_name(label: Any, names: Sequence[str]) -> str:
+    """Write a class by its name, if `label` is the number of one of `names`; Hugging Face writes -1 for none.
+
+    >>> class_name(1, ["cat", "dog"]), class_name(-1, ["cat", "dog"]), class_name(3, []), class_name("cat", [])
+    ('dog', '', '3', 'cat')
+    """
+    label = label.tolist() if hasattr(label, "tolist") else label  # a number of NumPy's or torch's
+    if not names or not isinstance(label, int) or isinstance(label, bool):
+        return label_text(label)
+    return str(names[label]) if 0 <= label < len(names) else "" if label == -1 else label_text(label)
 
 
 def labels_of(names: Sequence[str], content: bytes | None, where: str) -> list[str]:

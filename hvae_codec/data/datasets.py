@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .containers import DecodingContainer
-from .dataset_json import label_text
+from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
 from .pixels import (
     GREY_MODES,
@@ -183,7 +183,7 @@ def _labels(dataset: ImageDataset, count: int) -> Sequence[str]:
     labels, names = _listed_labels(dataset, count)
     if labels is None:
         labels = _asked_labels(dataset, count)
-    return tuple(_class_name(label, names) for label in labels)
+    return tuple(class_name(label, names) for label in labels)
 
 
 def _asked_labels(dataset: ImageDataset, count: int) -> list[object]:
@@ -210,9 +210,3 @@ def _listed_labels(dataset: Any, count: int) -> tuple[Sequence[object] | None, S
     found = next((labels for labels in listed if hasattr(labels, "__len__") and len(labels) == count), None)
     names = getattr(dataset, "classes", None)
     return found, names if isinstance(names, list | tuple) else ()
-
-
-def _class_name(label: Any, names: Sequence[str]) -> str:
-    label = label.tolist() if hasattr(label, "tolist") else label  # a number of NumPy's or torch's
-    is_number = isinstance(label, int) and not isinstance(label, bool)
-    return str(names[label]) if is_number and 0 <= label < len(names) else label_text(label)
