@@ -340,6 +340,12 @@ def test_imagenet_32(tmp_path: Path, colour: np.ndarray):
         open_images(tmp_path, size=32, channels=3)
 
 
+def test_rows_of_other_numbers_are_refused(tmp_path: Path, colour: np.ndarray):
+    np.savez(tmp_path / "train_data_batch_1.npz", data=colour.reshape(len(colour), -1) / 255, labels=np.array(LABELS))
+    with pytest.raises(DataError, match=r"holds float64; convert the images to uint8"):
+        open_images(tmp_path / "train_data_batch_1.npz", size=32, channels=3)
+
+
 def test_large_stored_arrays_stay_in_the_file(tmp_path: Path, colour: np.ndarray):
     images = np.repeat(colour.transpose(0, 2, 3, 1), 50, 0)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(len(images)))
