@@ -140,11 +140,13 @@ def part_of_file(name: str) -> Part | None:
 
     >>> part_of_file("train-00000-of-00004.tar"), part_of_file("imagenet-val-000003.tar"), part_of_file("x_test")
     ('train', 'val', 'test')
-    >>> part_of_file("train_val-0.tar"), part_of_file("test/000.tar"), part_of_file("contest-000.tar")
-    ('val', 'test', None)
+    >>> part_of_file("train_val-0.tar"), part_of_file("test/000.tar"), part_of_file("facesTest-000.tar")
+    ('val', 'test', 'test')
+    >>> part_of_file("contest-000.tar"), part_of_file("trainA.tar")
+    (None, 'train')
     """
     *folders, file = name.split("/")
-    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+", file))}
+    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
     return next((part for part in ("val", "test", "train") if part in words), None)
 
 
