@@ -387,3 +387,20 @@ def test_a_test_folder_counts_more_than_the_partition_of_celeba(tmp_path: Path, 
     source = open_images(tmp_path, size=16, channels=3)
     assert source.split("train").names == ("train/000000.png", "train/000001.png")
     assert splits_sentence(source) == "training images: 2 (train/); held-out images: 1 (test/)"
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "train_data_batch_1.npz", "train-images-idx3-ubyte"])
+def test_a_mapped_file_that_was_cut_is_an_error(tmp_path: Path, name: str):
+    path, images = tmp_path / name, np.zeros((400, 32, 32, 3), np.uint8)
+    if name == "a.npy":
+        np.save(path, images)
+    elif name.endswith("npz"):
+        rows = {"data": images.reshape(400, -1)} if name.startswith("train") else {"images": images}
+        np.savez(path, **rows, labels=np.arange(400))
+    else:
+        path.write_bytes(bytes([0, 0, 8, 3, 0, 0, 1, 0x90, 0, 0, 0, 32, 0, 0, 0, 96]) + images.tobytes())
+    source = open_images(path, size=32, channels=1 if "idx" in name else 3)
+    assert source.read([399]).max() == 0
+    os.truncate(path, 1000)
+    with pytest.raises(DataError, match=r"was changed while it was read"):
+        source.read([399])

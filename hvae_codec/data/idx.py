@@ -21,6 +21,7 @@ from ..errors import DataError
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, JoinedContainer, open_parts
 from .splits import Part, part_of_file
+from .unchanged_map import unchanged
 
 LARGEST_UNPACKED = 2**32  # bytes that a .gz is unpacked to, in memory: all of EMNIST is 0.6 GB
 
@@ -89,7 +90,7 @@ def _values(path: Path, axes: int) -> NDArray[np.uint8]:
                 shape, start = _shape(file, path, axes), file.tell()
             if path.stat().st_size != start + math.prod(shape):
                 raise EOFError(f"it has {path.stat().st_size:,} bytes, not {start + math.prod(shape):,}")
-            return np.memmap(path, np.uint8, "r", start, shape)
+            return unchanged(np.memmap(path, np.uint8, "r", start, shape), path)
         with gzip.open(path, "rb") as unpacked:
             shape = _shape(unpacked, path, axes)
             count = _checked_size(path, math.prod(shape))

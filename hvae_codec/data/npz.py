@@ -28,6 +28,7 @@ from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, Planes, open_parts
 from .numbered_files import check_numbers
 from .splits import PARTS, Part, part_of_file
+from .unchanged_map import unchanged
 
 _BATCH = re.compile(r"(?P<part>train|val|test)_data(?:_batch_(?P<number>\d+))?\.npz")
 _IMAGES, _LABELS = {"x", "images", "image", "imgs", "data"}, {"y", "labels", "label", "targets"}
@@ -92,7 +93,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray | None:
         count = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or fortran_order or count < MAPPED_FROM or file.tell() + count != start + member.file_size:
             return None
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+        return unchanged(np.memmap(path, dtype, "r", file.tell(), shape), path)
 
 
 def _images_and_labels(path: Path, arrays: Arrays) -> tuple[Any, Sequence[str]]:
