@@ -176,3 +176,26 @@ def test_what_is_done_to_files_is_done_to_images_of_a_data_set():
     assert (source.recoloured, source.alpha_dropped, source.depth_reduced) == (3, 2, 1)
     with pytest.raises(DataError, match="--colour rgb"):
         open_images([(Image.fromarray(grey), 0)], size=8, channels=3).read([0])
+
+
+def test_images_that_cannot_be_read_do_not_stop_the_others(patches: np.ndarray):
+    def make(patch: np.ndarray, i: int) -> object:
+        return {}[i] if i in (0, 7) else (hwc(patch) if i else hwc(patch)[..., 0], i)
+
+    source = open_images(Photos(patches, make), size=16, channels=3, skip_unusable=True)
+    assert source.names == tuple(f"{i:08d}" for i in range(1, 7))
+    assert source.labels == tuple(str(i) for i in range(1, 7))
+    assert set(source.skipped.values()) == {"broken"}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"train": [], "test": []}, r"dict has train, test; give one of them, as dataset\['train'\]"),
+        (None, "NoneType is no data set; give a path, or an object with len"),
+        (iter([]), "list_iterator is no data set"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(images: object, message: str):
+    with pytest.raises(DataError, match=message):
+        open_images(images, size=16, channels=3)

@@ -108,8 +108,11 @@ def test_row_groups_are_read_once_in_order(tmp_path: Path, photo_patches, monkey
     assert sorted(read) == [0, 1, 2]
     read.clear()
     monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
-    opened(tmp_path / "x.parquet").read([8, 0, 1, 8])
-    assert read == [2, 0, 2]
+    opened(tmp_path / "x.parquet").read([8, 0, 4, 5, 8])
+    assert read == [2, 0, 1, 2]
+    read.clear()
+    opened(tmp_path / "x.parquet").read([2, 3, 2, 3])
+    assert read == [0, 1]
 
 
 def test_a_fingerprint_sees_the_files(tmp_path: Path, photo_patches):

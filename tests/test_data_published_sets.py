@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pickle
 import tarfile
@@ -201,6 +202,25 @@ def test_a_missing_batch_and_a_truncated_tar(tmp_path: Path, colour: np.ndarray)
         open_images(folder, size=32, channels=3)
 
 
+def test_two_sets_in_one_folder_are_refused(tmp_path: Path):
+    for name in ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-bin/data_batch_1.bin"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="several sets, cifar-10-batches-py and cifar-10-batches-bin; give one"):
+        open_images(tmp_path, size=32, channels=3)
+
+
+def test_more_than_cifar_has_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hvae_codec.data.cifar.LARGEST_SET", 1000)
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for name in ("data_batch_1.bin", "data_batch_2.bin"):
+            member = tarfile.TarInfo(name)
+            member.size = 600
+            archive.addfile(member, io.BytesIO(bytes(600)))
+    with pytest.raises(DataError, match=r"data_batch_2.* with those before it, more than CIFAR has"):
+        open_images(tmp_path / "cifar-10-binary.tar.gz", size=32, channels=3)
+
+
 def test_cifar_10_in_binary(tmp_path: Path, colour: np.ndarray):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
@@ -277,6 +297,30 @@ def test_one_array_is_all_images_unless_it_is_held_out(tmp_path: Path, grey: np.
         open_images(tmp_path / "c.npz", size=28, channels=1).split("train")
 
 
+def test_arrays_that_were_read_before_keep_their_names_and_labels(tmp_path: Path, grey: np.ndarray):
+    for name, key in (("a", "x_train"), ("train_data", "images"), ("val_data", "images"), ("test_data", "data")):
+        np.savez(tmp_path / f"{name}.npz", **{key: grey, "labels": np.array(LABELS)})
+        source = open_images(tmp_path / f"{name}.npz", size=28, channels=1)
+        assert (source.names[0], [*source.labels]) == ("00000000", digits(LABELS)), name
+    np.savez(tmp_path / "b.npz", x_test=grey, labels=np.array(LABELS))
+    assert [*open_images(tmp_path / "b.npz", size=28, channels=1).labels] == digits(LABELS)
+
+
+def test_batches_in_one_npz(tmp_path: Path, grey: np.ndarray):
+    arrays = {"train_data_batch_2": grey[1:3], "train_data_batch_1": grey[:1], "test_data": grey[3:]}
+    labels = {"train_labels_batch_2": [1, 2], "train_labels_batch_1": [0]}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    source = open_images(tmp_path / "a.npz", size=28, channels=1).split("train")
+    np.testing.assert_array_equal(source.read(range(3))[:, 0], grey[:3])
+    assert [*source.labels] == ["0", "1", "2"]
+    np.savez(tmp_path / "b.npz", train_data_batch_2=grey[:1], test_data=grey[1:])
+    with pytest.raises(DataError, match="has train_data_batch_2 but not batch 1"):
+        open_images(tmp_path / "b.npz", size=28, channels=1)
+    np.savez(tmp_path / "c.npz", x_train=grey, train_images=grey, x_test=grey)
+    with pytest.raises(DataError, match="has both x_train and train_images"):
+        open_images(tmp_path / "c.npz", size=28, channels=1)
+
+
 def test_imagenet_32(tmp_path: Path, colour: np.ndarray):
     rows, labels = colour.reshape(len(colour), -1), np.array(LABELS) + 1
     batches = {
@@ -294,6 +338,12 @@ def test_imagenet_32(tmp_path: Path, colour: np.ndarray):
     (tmp_path / "train_data_batch_1.npz").unlink()
     with pytest.raises(DataError, match=r"has train_data_batch_2\.npz but not batch 1"):
         open_images(tmp_path, size=32, channels=3)
+
+
+def test_rows_of_other_numbers_are_refused(tmp_path: Path, colour: np.ndarray):
+    np.savez(tmp_path / "train_data_batch_1.npz", data=colour.reshape(len(colour), -1) / 255, labels=np.array(LABELS))
+    with pytest.raises(DataError, match=r"holds float64; convert the images to uint8"):
+        open_images(tmp_path / "train_data_batch_1.npz", size=32, channels=3)
 
 
 def test_large_stored_arrays_stay_in_the_file(tmp_path: Path, colour: np.ndarray):
@@ -328,3 +378,29 @@ def test_celeba(tmp_path: Path, photo_patches, kind: str, name: str):
     (tmp_path / name).write_text("000001.jpg 7\n")
     with pytest.raises(DataError, match=rf"{name} has other lines"):
         open_images(path, size=16, channels=3)
+
+
+def test_a_test_folder_counts_more_than_the_partition_of_celeba(tmp_path: Path, photo_patches):
+    for i, folder in enumerate(("train", "train", "test")):
+        save_png(tmp_path / folder / f"{i:06d}.png", photo_patches[i])
+    (tmp_path / "list_eval_partition.txt").write_text("000000.png 0\n000001.png 1\n000002.png 0\n")
+    source = open_images(tmp_path, size=16, channels=3)
+    assert source.split("train").names == ("train/000000.png", "train/000001.png")
+    assert splits_sentence(source) == "training images: 2 (train/); held-out images: 1 (test/)"
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "train_data_batch_1.npz", "train-images-idx3-ubyte"])
+def test_a_mapped_file_that_was_cut_is_an_error(tmp_path: Path, name: str):
+    path, images = tmp_path / name, np.zeros((400, 32, 32, 3), np.uint8)
+    if name == "a.npy":
+        np.save(path, images)
+    elif name.endswith("npz"):
+        rows = {"data": images.reshape(400, -1)} if name.startswith("train") else {"images": images}
+        np.savez(path, **rows, labels=np.arange(400))
+    else:
+        path.write_bytes(bytes([0, 0, 8, 3, 0, 0, 1, 0x90, 0, 0, 0, 32, 0, 0, 0, 96]) + images.tobytes())
+    source = open_images(path, size=32, channels=1 if "idx" in name else 3)
+    assert source.read([399]).max() == 0
+    os.truncate(path, 1000)
+    with pytest.raises(DataError, match=r"was changed while it was read"):
+        source.read([399])

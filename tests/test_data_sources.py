@@ -185,6 +185,17 @@ def test_other_files_beside_class_folders_do_not_matter(folder: Path):
     assert open_images(folder, size=32, channels=3).names == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["features.h5", "data.mdb", "val_data.npz", "t10k-images-idx3-ubyte", "a.tar", "cifar-10-batches-py/data_batch_1"],
+)
+def test_files_of_other_kinds_beside_folders_of_images_are_passed_over(tmp_path: Path, name: str):
+    save(tmp_path / "cats" / "1.png", Image.fromarray(patch()))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert open_images(tmp_path, size=32, channels=3).names == ("cats/1.png",)
+
+
 # --- modes
 
 

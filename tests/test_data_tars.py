@@ -47,6 +47,7 @@ def opened(path: Path | str, **options: bool) -> ImageSource:
 
 def tar_of(path: Path, *members: tuple[str, bytes], **attributes: object) -> Path:
     """Write a tar of these files, whose entries have these attributes."""
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -110,6 +111,18 @@ def test_folders_in_the_names_count_more_than_the_name_of_the_tar(folder: Path):
     with tarfile.open(folder.with_name("my_test.tar"), "w") as archive:
         archive.add(folder, ".")
     assert opened(folder.with_name("my_test.tar")).splits.folders == {"train": ["train/"], "val": ["val/"], "test": []}
+
+
+def test_a_folder_in_one_tar_does_not_let_another_be_trained_on(tmp_path: Path):
+    tar_of(tmp_path / "x" / "train-0.tar", ("cats/1.png", b""), ("dev/2.png", b""))
+    tar_of(tmp_path / "x" / "test-0.tar", ("cats/3.png", b""), ("dogs/4.png", b""))
+    source = opened(tmp_path / "x")
+    assert source.split("train").names == ("cats/1.png",)
+    assert source.split("val").names == ("dev/2.png",)
+    assert source.split("test").names == ("cats/3.png", "dogs/4.png")
+    assert splits_sentence(source) == (
+        "training images: 1 (train-*.tar); held-out images: 1 (dev/); neither: 2 (test-*.tar)"
+    )
 
 
 def test_labels_beside_images(tmp_path: Path):
@@ -215,3 +228,16 @@ def test_a_large_tar_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_images_beside_tars_are_what_a_folder_holds(folder: Path):
     tar_of(folder / "x.tar", ("0.png", b"x"))
     assert opened(folder).names == tuple(NAMES)
+
+
+def test_files_that_are_too_large_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with tarfile.open(folder.with_name("a.tar"), "w") as archive:
+        archive.add(folder, ".")
+    monkeypatch.setattr("hvae_codec.data.archives.LARGEST_FILE", 10)
+    with pytest.raises(DataError, match=r"train/cats/1\.png is of \d+ bytes; at most 10 are read"):
+        opened(folder.with_name("a.tar")).read([0])
+
+
+def test_a_range_of_too_many_files_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="stands for more than 1,000,000 files"):
+        opened(tmp_path / "{0..9999}-{0..9999}.tar")

@@ -210,3 +210,46 @@ def test_a_large_zip_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len([*(tmp_path / "cache").rglob("*.npz")]) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x.zip"))  # no folder
     assert opened(tmp_path / "x.zip").names == first.names
+
+
+def test_folders_that_windows_wrote_say_what_is_held_out(folder: Path):
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in NAMES:
+            member = zipfile.ZipInfo("x")
+            member.filename, member.create_system = name.replace("/", "\\"), 0
+            archive.writestr(member, (folder / name).read_bytes())
+    assert_equal(opened(path), opened(folder))
+
+
+def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path):
+    member = zipfile.ZipInfo("x")
+    member.filename = "a\0b.png"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, b"")
+    with pytest.raises(DataError, match="which no file can be called"):
+        opened(tmp_path / "a.zip")
+
+
+def test_a_dataset_json_of_another_kind_is_passed_over(folder: Path):
+    before = opened(folder)
+    for labels in (["cat", "dog"], {"0": "cat"}, [{"name": "cat"}]):
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+        assert_equal(opened(folder), before)
+    (folder / "dataset.json").write_text('{"labels": [["train/cats/1.png", 3], 4]}')
+    with pytest.raises(DataError, match="cannot be read as names and labels"):
+        opened(folder)
+
+
+def test_more_endings_are_listed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_patches):
+    save_png(tmp_path / "1.png", photo_patches[0])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("1.png", "1.bmp"):
+            archive.write(tmp_path / "1.png", name)
+    monkeypatch.setattr("hvae_codec.data.archive_index.REMEMBERED_FROM", 1)
+    for module in ("zips", "archive_index"):
+        monkeypatch.setattr(f"hvae_codec.data.{module}.EXTENSIONS", (".png",))
+    assert len(opened(tmp_path / "a.zip")) == 1
+    for module in ("zips", "archive_index"):
+        monkeypatch.setattr(f"hvae_codec.data.{module}.EXTENSIONS", (".png", ".bmp"))
+    assert len(opened(tmp_path / "a.zip")) == 2

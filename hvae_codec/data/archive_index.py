@@ -1,6 +1,6 @@
 """Where the images of an archive are, and a file that remembers it: listing a million members takes 8 to 27 s.
 
-    zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size and time
+    zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size, time
 
 Nothing is ever written beside an archive. A listing that is lost or damaged is made again.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..storage.files import replaced_atomically
+from .pixels import EXTENSIONS
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
 _VERSION = 1  # of what is remembered
@@ -47,7 +48,9 @@ _TEXTS = ("names", "labels", "passed_over")
 
 def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:
     """Give the index of the archive at `path`, of that size and time: the remembered one, or a new one."""
-    key = hashlib.sha256(f"{_VERSION}\0{path.absolute()}\0{stamp}".encode(errors="surrogateescape")).hexdigest()
+    # Which files are images depends on the installed Pillow.
+    about = f"{_VERSION}\0{EXTENSIONS}\0{path.absolute()}\0{stamp}"
+    key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError):
         return _unpacked((_cache_folder() / f"{key}.npz").read_bytes())
     index = list_archive()
@@ -67,7 +70,7 @@ def _cache_folder() -> Path:
 
 
 def _packed(index: ArchiveIndex) -> bytes:
-    # No name has a zero byte, as both formats end names with one. A label that has one does not fit what is read again.
+    # No name has a zero byte. A label that has one does not fit what is read again.
     texts = {name: np.frombuffer("\0".join(getattr(index, name)).encode(), np.uint8) for name in _TEXTS}
     numbers = {name: getattr(index, name) for name in _ARRAYS}
     content = io.BytesIO()

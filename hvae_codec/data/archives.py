@@ -14,9 +14,11 @@ import numpy as np
 from ..errors import DataError
 from .archive_index import ArchiveIndex
 from .containers import FileContainer
-from .pixels import EXTENSIONS
+from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
 from .unchanged_files import UnchangedFiles
+
+LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
 
 
 class ArchiveContainer(FileContainer):
@@ -69,6 +71,10 @@ class ArchiveContainer(FileContainer):
 
     def open(self, position: int) -> BinaryIO:
         """Read the file of the image at `position` into memory."""
+        size = int(max(self._sizes[position], self._packed[position]))
+        if size > LARGEST_FILE:
+            problem = f"{self.where(position)} is of {size:,} bytes; at most {LARGEST_FILE:,} are read, so remove it"
+            raise UnusableImageError(problem, "of too many bytes")
         return io.BytesIO(self.content_of(position))
 
     def where(self, position: int) -> Path:

@@ -20,6 +20,7 @@ from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
 from .splits import StatedParts
+from .unchanged_map import unchanged
 from .whole_zarr import WholeZarr
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into an array's fingerprint
@@ -121,7 +122,8 @@ def is_array(path: Path) -> bool:
 def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
     """Open the `.npy` or zarr array at `path`; raises `DataError` if it does not hold uint8 images."""
     with readable(f"{path} cannot be read as an array"):
-        array = _open_zarr(path) if path.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = None if path.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
+        array = _open_zarr(path) if mapped is None else unchanged(mapped, path)
     return ArrayContainer(path, array, size=size, channels=channels)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .splits import PARTS, StatedParts
+from .splits import PARTS, StatedParts, parts_in_names
 
 _FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
 
@@ -19,14 +19,16 @@ _FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
 def celeba_parts(path: Path, names: Sequence[str]) -> StatedParts | None:
     """Find what the images `names` in `path` are for; None if no such file lists one of them.
 
-    Raises `DataError` if the file has other lines.
+    What is in a split folder is for what that says. Raises `DataError` if the file has other lines.
     """
     file = next((file for above in (path, path.parent) for name in _FILES if (file := above / name).is_file()), None)
     if file is None:
         return None
     listed = _listed(file)
     numbers = np.array([listed.get(name.rpartition("/")[2], len(PARTS)) for name in names], np.int8)
-    return StatedParts(numbers, {part: [file.name] for part in PARTS}) if (numbers < len(PARTS)).any() else None
+    if not (numbers < len(PARTS)).any():
+        return None
+    return parts_in_names(names).or_else(StatedParts(numbers, {part: [file.name] for part in PARTS}))
 
 
 def _listed(file: Path) -> dict[str, int]:

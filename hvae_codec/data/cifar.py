@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .imageless_folder import has_image_below
 from .joined_arrays import ArrayPart, JoinedContainer, Planes, open_parts
 from .numbered_files import check_numbers
 from .plain_pickle import load_plain
 
-LARGEST_FILE = 2**28  # bytes of a batch that are read: the largest, of CIFAR-100, has 155 million
+LARGEST_SET = 2**28  # bytes that are read of one set: CIFAR-10 has 184 million
 
 _PIXELS = 3 * 32 * 32
 _ARCHIVE = re.compile(r"cifar-100?-(?:python|binary)(?:\.tar\.gz|\.tgz|\.tar)", re.IGNORECASE)
@@ -35,7 +36,7 @@ _GIVE = "download it again"
 
 def is_cifar(path: Path) -> bool:
     """Whether `path` is a tar of CIFAR by its name, its unpacked folder, or a folder in which that lies."""
-    return _folder(path) is not None if path.is_dir() else _ARCHIVE.fullmatch(path.name) is not None
+    return bool(_folders(path)) if path.is_dir() else _ARCHIVE.fullmatch(path.name) is not None
 
 
 def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
@@ -44,7 +45,7 @@ def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
     Raises `DataError` if a batch is missing, truncated, or holds anything but arrays and plain values; nothing that a
     pickle names is ever run.
     """
-    files = _in_folder(_folder(path) or path) if path.is_dir() else _in_tar(path)
+    files = _in_folder(_one_folder(path)) if path.is_dir() else _in_tar(path)
     batches = sorted((name for name in files if _BATCH.fullmatch(name)), key=_number)
     if not batches:
         raise DataError(f"{path} has no data_batch_1, train or test file; {_GIVE}")
@@ -53,18 +54,29 @@ def open_cifar(path: Path, *, size: int, channels: int) -> JoinedContainer:
     return open_parts(path, [_part(path, name, files[name], classes) for name in batches], size=size, channels=channels)
 
 
-def _folder(path: Path) -> Path | None:
-    """Find the folder with the batches: `path` or one of their usual names in it."""
+def _folders(path: Path) -> list[Path]:
+    """Find `path`, or the folders in it, with batches by the usual names; none if there are images in or below it."""
     folders = [path, *(path / name for name in _FOLDERS)]
-    return next((f for f in folders if any(all((f / name).is_file() for name in marks) for marks in _MARKS)), None)
+    found = [folder for folder in folders if any(all((folder / name).is_file() for name in marks) for marks in _MARKS)]
+    return found if found and not has_image_below(path) else []
+
+
+def _one_folder(path: Path) -> Path:
+    folders = _folders(path)
+    if len(folders) > 1:
+        raise DataError(f"{path} has several sets, {folders[0].name} and {folders[1].name}; give one of these folders")
+    return folders[0]
 
 
 def _in_folder(folder: Path) -> dict[str, bytes]:
-    wanted = [file for file in sorted(folder.iterdir()) if _is_wanted(file.name) and file.is_file()]
+    files: dict[str, bytes] = {}
     try:
-        return {file.name: _checked(file, file.stat().st_size, file.read_bytes) for file in wanted}
+        for file in sorted(folder.iterdir()):
+            if _is_wanted(file.name) and file.is_file():
+                _take(files, file, file.stat().st_size, file.read_bytes)
     except OSError as error:
         raise DataError(f"cannot read {error.filename} ({error.strerror}); make it readable") from None
+    return files
 
 
 def _in_tar(path: Path) -> dict[str, bytes]:
@@ -72,9 +84,11 @@ def _in_tar(path: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
-                name = member.name.rpartition("/")[2]
-                if member.isfile() and _is_wanted(name) and (content := archive.extractfile(member)) is not None:
-                    files[name] = _checked(path / member.name, member.size, content.read)
+                if member.size < 0:  # older Pythons would go back, and list the same members for ever
+                    raise tarfile.ReadError(f"{member.name} is of negative size")
+                wanted = member.isfile() and _is_wanted(Path(member.name).name)
+                if wanted and (content := archive.extractfile(member)) is not None:
+                    _take(files, path / member.name, member.size, content.read)
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a tar: it is truncated or damaged ({error}); {_GIVE}") from None
     return files
@@ -84,10 +98,13 @@ def _is_wanted(name: str) -> bool:
     return name in _META or _BATCH.fullmatch(name) is not None
 
 
-def _checked(file: Path, size: int, read: Callable[[], bytes]) -> bytes:
-    if size > LARGEST_FILE:
-        raise DataError(f"{file} is of {size:,} bytes, which no file of CIFAR has; {_GIVE}")
-    return read()
+def _take(files: dict[str, bytes], file: Path, size: int, read: Callable[[], bytes]) -> None:
+    """Read a file into `files`, unless they would be more than a small archive may unpack to."""
+    if file.name in files:
+        raise DataError(f"{file} is there twice; {_GIVE}")
+    if sum(map(len, files.values())) + size > LARGEST_SET:
+        raise DataError(f"{file} is of {size:,} bytes: with those before it, more than CIFAR has; {_GIVE}")
+    files[file.name] = read()
 
 
 def _number(name: str) -> int:

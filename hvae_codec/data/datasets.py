@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .containers import DecodingContainer
-from .dataset_json import label_text
+from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
 from .pixels import (
     GREY_MODES,
@@ -72,8 +72,12 @@ class DatasetContainer(DecodingContainer):
 
     def channels_at(self, position: int) -> int:
         """Ask the data set for the image at `position`."""
-        with self._lock:
-            return _shape(_image_in(self.dataset[position], self.where(position)), self.where(position))[2]
+        where = self.where(position)
+        try:
+            with self._lock, unusable_if_damaged(where):
+                return _shape(_image_in(self.dataset[position], where), where)[2]
+        except DataError:
+            return 0
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the pixels of up to 64 images."""
@@ -105,9 +109,16 @@ def shape_of_first(dataset: ImageDataset) -> tuple[int, int]:
 
 
 def _count(dataset: ImageDataset) -> int:
+    kind = type(dataset).__name__
+    if isinstance(dataset, Mapping):
+        raise DataError(
+            f"{kind} has {', '.join(map(str, dataset)) or 'nothing'}; give one of them, as dataset['train']"
+        )
+    if not isinstance(dataset, ImageDataset):
+        raise DataError(f"{kind} is no data set; give a path, or an object with len(dataset) and dataset[i]")
     count = len(dataset)
     if count < 1:
-        raise DataError(f"there are no images in this {type(dataset).__name__}; give at least one")
+        raise DataError(f"there are no images in this {kind}; give at least one")
     return count
 
 
@@ -171,9 +182,23 @@ def _labels(dataset: ImageDataset, count: int) -> Sequence[str]:
     """Find the class of each image: in the data set's own list if it has one, or else by asking for every image."""
     labels, names = _listed_labels(dataset, count)
     if labels is None:
-        unlabelled = _label_in(dataset[0]) is None
-        labels = [None] * count if unlabelled else [_label_in(dataset[i]) for i in range(count)]
-    return tuple(_class_name(label, names) for label in labels)
+        labels = _asked_labels(dataset, count)
+    return tuple(class_name(label, names) for label in labels)
+
+
+def _asked_labels(dataset: ImageDataset, count: int) -> list[object]:
+    """Ask for every image, unless the first that can be read has no label."""
+    labels: list[object] = []
+    for i in range(count):
+        try:
+            with unusable_if_damaged(Path()):
+                labels.append(_label_in(dataset[i]))
+        except DataError:  # reading the image says so
+            labels.append(None)
+        else:
+            if all(label is None for label in labels):
+                return [None] * count
+    return labels
 
 
 def _listed_labels(dataset: Any, count: int) -> tuple[Sequence[object] | None, Sequence[str]]:
@@ -185,9 +210,3 @@ def _listed_labels(dataset: Any, count: int) -> tuple[Sequence[object] | None, S
     found = next((labels for labels in listed if hasattr(labels, "__len__") and len(labels) == count), None)
     names = getattr(dataset, "classes", None)
     return found, names if isinstance(names, list | tuple) else ()
-
-
-def _class_name(label: Any, names: Sequence[str]) -> str:
-    label = label.tolist() if hasattr(label, "tolist") else label  # a number of NumPy's or torch's
-    is_number = isinstance(label, int) and not isinstance(label, bool)
-    return str(names[label]) if is_number and 0 <= label < len(names) else label_text(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 
 from ..errors import DataError
 from .imageless_folder import names_in_imageless
-from .pixels import EXTENSIONS
 from .splits import PARTS, StatedParts, part_of_file
 
 MOST_FILES = 1_000_000  # in one range: more are a slip of the finger
@@ -24,7 +24,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 def is_file_set(path: Path, ending: str) -> bool:
     """Whether `path` is a file of that ending, a range of them, or a folder with some and without images below it."""
     if path.is_dir():
-        return holds_only(path, re.compile(rf".*{re.escape(ending)}"))
+        return _has_only(path, ending)
     return path.suffix.lower() == ending and (path.is_file() or is_range(path))
 
 
@@ -76,6 +76,8 @@ def expanded(path: Path) -> list[Path]:
     """
     texts = _BRACES.split(str(path))  # in turn a plain text, and what was in braces
     choices = [[text] if i % 2 == 0 else _choices(text, path) for i, text in enumerate(texts)]
+    if math.prod(map(len, choices)) > MOST_FILES:
+        raise DataError(f"{path} stands for more than {MOST_FILES:,} files; give a smaller range")
     return [Path("".join(chosen)) for chosen in itertools.product(*choices)]
 
 
@@ -90,21 +92,9 @@ def _choices(text: str, path: Path) -> Sequence[str]:
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
 
 
-def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
-    """Whether there are files of such names, in small letters, below `folder`, and no images.
-
-    The first image ends the search, and so does a link to a folder, which may lead to images.
-    """
-    if not names_in_imageless(folder):
-        return False
-    found = False
-    for above, folders, files in os.walk(folder):
-        visible = [file.lower() for file in files if not file.startswith(".")]
-        linked = any(os.path.islink(os.path.join(above, name)) for name in folders)
-        if linked or any(file.endswith(EXTENSIONS) for file in visible):
-            return False
-        found = found or any(names.fullmatch(file) for file in visible)
-    return found
+def _has_only(folder: Path, ending: str) -> bool:
+    """Whether there are such files below `folder`, and no images."""
+    return bool(names_in_imageless(folder, lambda name: True)) and any(_files_below(folder, ending))
 
 
 def _files_below(folder: Path, ending: str) -> Iterator[Path]:

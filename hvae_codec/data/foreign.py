@@ -7,16 +7,16 @@ from pathlib import Path
 
 from ..errors import DataError
 from .containers import Container
-from .file_sets import holds_only
+from .imageless_folder import names_in_imageless
 
 _FORMATS = {
-    "HDF5": re.compile(r".*\.(h5|hdf5|he5)"),
-    "LMDB": re.compile(r".*\.(lmdb|mdb)"),
-    "TFRecord": re.compile(r".*\.tfrecords?(-\d+-of-\d+)?"),
-    "FFCV": re.compile(r".*\.beton"),
-    "MDS": re.compile(r".*\.mds(\.zstd)?"),
+    "HDF5": re.compile(r".*\.(h5|hdf5|he5)", re.IGNORECASE),
+    "LMDB": re.compile(r".*\.(lmdb|mdb)", re.IGNORECASE),
+    "TFRecord": re.compile(r".*\.tfrecords?(-\d+-of-\d+)?", re.IGNORECASE),
+    "FFCV": re.compile(r".*\.beton", re.IGNORECASE),
+    "MDS": re.compile(r".*\.mds(\.zstd)?", re.IGNORECASE),
 }
-"""Formats by the names of their files, in small letters."""
+"""Formats by the names of their files."""
 
 
 def is_foreign(path: Path) -> bool:
@@ -31,8 +31,9 @@ def refuse_foreign(path: Path, *, size: int, channels: int) -> Container:
 
 
 def _format(path: Path) -> str | None:
-    return next((name for name, files in _FORMATS.items() if _is_of(path, files)), None)
+    inside = names_in_imageless(path, lambda name: _format_of(name) is not None) if path.is_dir() else []
+    return next(filter(None, map(_format_of, [path.name, *inside])), None)
 
 
-def _is_of(path: Path, files: re.Pattern[str]) -> bool:
-    return holds_only(path, files) if path.is_dir() else files.fullmatch(path.name.lower()) is not None
+def _format_of(name: str) -> str | None:
+    return next((kind for kind, files in _FORMATS.items() if files.fullmatch(name)), None)

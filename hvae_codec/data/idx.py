@@ -21,6 +21,7 @@ from ..errors import DataError
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, JoinedContainer, open_parts
 from .splits import Part, part_of_file
+from .unchanged_map import unchanged
 
 LARGEST_UNPACKED = 2**32  # bytes that a .gz is unpacked to, in memory: all of EMNIST is 0.6 GB
 
@@ -44,9 +45,13 @@ def open_idx(path: Path, *, size: int, channels: int) -> JoinedContainer:
 def _image_files(path: Path) -> list[Path]:
     """Find the files of images, in a folder also below `raw`; of two that differ in `.gz` alone, the unpacked one."""
     folder = path / "raw" if (path / "raw").is_dir() else path  # torchvision puts them there
-    files = [folder / name for name in names_in_imageless(folder)] if path.is_dir() else [path]
-    found = {file.name.removesuffix(".gz"): file for file in reversed(files) if _IMAGES.fullmatch(file.name)}
+    files = [folder / name for name in names_in_imageless(folder, _is_images)] if path.is_dir() else [path]
+    found = {file.name.removesuffix(".gz"): file for file in reversed(files) if _is_images(file.name)}
     return sorted(file for file in found.values() if file.is_file())
+
+
+def _is_images(name: str) -> bool:
+    return _IMAGES.fullmatch(name) is not None
 
 
 def _one_set(path: Path) -> list[Path]:
@@ -85,7 +90,7 @@ def _values(path: Path, axes: int) -> NDArray[np.uint8]:
                 shape, start = _shape(file, path, axes), file.tell()
             if path.stat().st_size != start + math.prod(shape):
                 raise EOFError(f"it has {path.stat().st_size:,} bytes, not {start + math.prod(shape):,}")
-            return np.memmap(path, np.uint8, "r", start, shape)
+            return unchanged(np.memmap(path, np.uint8, "r", start, shape), path)
         with gzip.open(path, "rb") as unpacked:
             shape = _shape(unpacked, path, axes)
             count = _checked_size(path, math.prod(shape))

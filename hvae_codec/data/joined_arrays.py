@@ -32,17 +32,16 @@ class ArrayPart:
 class Planes:
     """Rows of pixels, a channel after the other, as images; `skip` bytes before each are something else."""
 
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, rows: NDArray[np.uint8], channels: int = 3, skip: int = 0) -> None:
-        """`rows` are uint8 [n, skip + channels * H * W], H = W; raises `DataError` if they are of another length."""
+    def __init__(self, rows: NDArray[Any], channels: int = 3, skip: int = 0) -> None:
+        """`rows` are [n, skip + channels * H * W], H = W; raises `DataError` if they are of another length."""
         side = round(max(rows.shape[1] - skip, 0) ** 0.5 / channels**0.5)
         if side < 1 or channels * side**2 + skip != rows.shape[1]:
             raise DataError(f"rows of {rows.shape[1] - skip} values are no square images of {channels} channels")
         self._rows, self._skip = rows, skip
+        self.dtype = rows.dtype
         self.shape = (len(rows), side, side, channels)
 
-    def __getitem__(self, images: slice) -> NDArray[np.uint8]:
+    def __getitem__(self, images: slice) -> NDArray[Any]:
         """Read images, [stop - start, H, W, C]."""
         _, height, width, channels = self.shape
         planes = np.asarray(self._rows[images, self._skip :]).reshape(-1, channels, height, width)

@@ -10,8 +10,8 @@ from ..errors import DataError
 def checked_name(name: str, archive: Path) -> str:
     """Give a member's name as a file in a folder would have it.
 
-    Raises `DataError` if it leads out of the archive, or is not UTF-8: stores hold names, and `decode` writes files of
-    these names.
+    Raises `DataError` if it leads out of the archive, is not UTF-8, or has a zero byte: stores hold names, and `decode`
+    writes files of these names.
 
     >>> checked_name("./cats//1.png", Path("a.tar"))
     'cats/1.png'
@@ -19,6 +19,8 @@ def checked_name(name: str, archive: Path) -> str:
     folders = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in folders or folders[0].endswith(":"):
         raise DataError(f"{archive} holds {name!r}, which leads out of it; make it again from the folder of the images")
+    if "\0" in name:
+        raise DataError(f"{archive} holds {name!r}, which no file can be called; make it again")
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .arrays import ArrayContainer, readable
-from .file_sets import holds_only
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, Planes, open_parts
 from .numbered_files import check_numbers
-from .splits import Part, part_of_file
+from .splits import PARTS, Part, part_of_file
+from .unchanged_map import unchanged
 
 _BATCH = re.compile(r"(?P<part>train|val|test)_data(?:_batch_(?P<number>\d+))?\.npz")
 _IMAGES, _LABELS = {"x", "images", "image", "imgs", "data"}, {"y", "labels", "label", "targets"}
@@ -42,7 +42,7 @@ MAPPED_FROM = 2**20  # bytes of an array; smaller ones are read, and checked by 
 def is_npz(path: Path) -> bool:
     """Whether `path` is an `.npz`, or a folder with batches of ImageNet 32 or 64."""
     if path.is_dir():
-        return any(_BATCH.fullmatch(name) for name in names_in_imageless(path)) and holds_only(path, _BATCH)
+        return bool(names_in_imageless(path, lambda name: _BATCH.fullmatch(name) is not None))
     return path.suffix.lower() == ".npz"
 
 
@@ -51,11 +51,11 @@ def open_npz(path: Path, *, size: int, channels: int) -> ArrayContainer:
 
     Raises `DataError` if there are none, if it is not clear which they are, or if they are not uint8.
     """
-    if path.is_dir() or _BATCH.fullmatch(path.name):
+    if path.is_dir():
         return open_parts(path, _batches(path), size=size, channels=channels)
     with readable(f"{path} cannot be read as an array"):
         arrays = _arrays(path)
-        parts = _parts(arrays)
+        parts = [_batch(path)] if _is_batch(path, arrays) else _parts(path, arrays)
         images, labels = (None, ()) if parts else _images_and_labels(path, arrays)
     if parts:
         return open_parts(path, parts, size=size, channels=channels)
@@ -93,7 +93,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray | None:
         count = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or fortran_order or count < MAPPED_FROM or file.tell() + count != start + member.file_size:
             return None
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+        return unchanged(np.memmap(path, dtype, "r", file.tell(), shape), path)
 
 
 def _images_and_labels(path: Path, arrays: Arrays) -> tuple[Any, Sequence[str]]:
@@ -109,29 +109,41 @@ def _images_and_labels(path: Path, arrays: Arrays) -> tuple[Any, Sequence[str]]:
     count = images.shape[0] if images.shape else 0
     if labels.size != count:
         raise DataError(f"{path} has {count} images but {labels.size} labels; give one label per image")
-    return images, _texts(labels.reshape(count, -1))
+    return images, _texts(labels.reshape(-1))
 
 
-def _parts(arrays: Arrays) -> list[ArrayPart]:
+def _parts(path: Path, arrays: Arrays) -> list[ArrayPart]:
     """Open the arrays that are called after a split, such as x_train with y_train, or train_images.
 
-    None are if one is called images, or if there is but one that is not held out: then it is all there is.
+    None are if one is called images, or if there is but one, with labels or without, that is not held out: then it is
+    all there is.
     """
-    if "images" in arrays or (len(arrays) == 1 and {*map(part_of_file, arrays)} <= {None, "train"}):
+    others = [name for name in arrays if name != "labels"]
+    if "images" in arrays or (len(others) == 1 and part_of_file(others[0]) in (None, "train")):
         return []
-    images: dict[str, Part] = {}
-    labels: dict[Part, str] = {}
-    for name in arrays:
-        part = part_of_file(name)
-        words = {word for word in name.lower().split("_") if part_of_file(word) is None}
-        if part is not None and words <= _IMAGES:
-            images[name] = part
-        elif part is not None and words <= _LABELS:
-            labels[part] = name
+    images, labels = _by_part(path, arrays, _IMAGES), _by_part(path, arrays, _LABELS)
+    if len(others) == 1 and "labels" in arrays:  # which need not say what they are for
+        labels = dict.fromkeys(images, "labels")
+    for part in PARTS:
+        check_numbers(path, {number: name for (of, number), name in images.items() if of == part and number})
     return [
-        ArrayPart(part, name, arrays[name](), _texts(arrays[labels[part]]()) if part in labels else ())
-        for name, part in images.items()
+        ArrayPart(key[0], name, arrays[name](), _texts(arrays[labels[key]]()) if key in labels else ())
+        for key, name in sorted(images.items())
     ]
+
+
+def _by_part(path: Path, arrays: Arrays, called: Set[str]) -> dict[tuple[Part, int], str]:
+    """Find the arrays that have a split and one of the words `called` in their names, by split and number."""
+    found: dict[tuple[Part, int], str] = {}
+    for name in arrays:
+        part, number = part_of_file(name), re.search(r"\d*$", name)
+        words = {word for word in re.split(r"[\d_]+", name.lower()) if word and part_of_file(word) is None}
+        if part is None or not words <= {*called, "batch"} or (not words and called is not _IMAGES):
+            continue
+        other = found.setdefault((part, int(number[0] or 0) if number else 0), name)
+        if other != name:
+            raise DataError(f"{path} has both {other} and {name}, for the same images; remove one of them")
+    return found
 
 
 def _texts(labels: NDArray) -> list[str]:
@@ -141,12 +153,16 @@ def _texts(labels: NDArray) -> list[str]:
 
 
 def _batches(path: Path) -> list[ArrayPart]:
-    """Open a batch of ImageNet 32 or 64, or all of a folder in the order of their numbers."""
-    files = [*path.glob("*.npz")] if path.is_dir() else [path]
+    """Open the batches of ImageNet 32 or 64 in a folder, in the order of their numbers."""
+    files = path.glob("*.npz")
     found = sorted((int(match["number"] or 0), file) for file in files if (match := _BATCH.fullmatch(file.name)))
-    if path.is_dir():
-        check_numbers(path, {number: file.name for number, file in found if number})
+    check_numbers(path, {number: file.name for number, file in found if number})
     return [_batch(file) for _, file in found]
+
+
+def _is_batch(path: Path, arrays: Arrays) -> bool:
+    """Whether a file is a batch of ImageNet 32 or 64, by its name and what it holds."""
+    return _BATCH.fullmatch(path.name) is not None and "data" in arrays and arrays["data"]().ndim == 2
 
 
 def _batch(file: Path) -> ArrayPart:

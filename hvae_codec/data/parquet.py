@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from .containers import FileContainer
-from .dataset_json import label_text
+from .dataset_json import class_name
 from .file_sets import files_of_set, is_file_set, parts_of_files
 from .unchanged_files import OPEN_FILES, UnchangedFiles
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-CACHE_BYTES = 256 * 2**20  # of row groups that are kept, besides the last one
+CACHE_BYTES = 256 * 2**20  # of row groups that are kept; two are in any case, as threads read on both sides of a border
 
 _IMAGE_NAMES, _LABEL_NAMES = ("image", "img"), ("label", "labels", "fine_label")
 
@@ -107,7 +107,7 @@ class Parquet(FileContainer):
 
     def _keep(self, group: int, images: Any) -> None:
         self._kept[group] = images
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+        while len(self._kept) > 2 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)
 
 
@@ -207,11 +207,7 @@ def _labels(file: ParquetFile) -> list[str]:
         return [""] * file.metadata.num_rows
     names = features.get(name, {}).get("names") or ()
     values = file.read([name], use_threads=False).column(name).to_pylist()
-    return [_class_name(value, names) for value in values]
-
-
-def _class_name(value: object, names: Sequence[str]) -> str:
-    return str(names[value]) if isinstance(value, int) and 0 <= value < len(names) else label_text(value)
+    return [class_name(value, names) for value in values]
 
 
 def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[str]:

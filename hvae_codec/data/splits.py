@@ -57,6 +57,17 @@ class StatedParts:
         """Select the images at `positions`."""
         return StatedParts(self.numbers[positions], self.sources)
 
+    def or_else(self, others: StatedParts) -> StatedParts:
+        """Take the parts of `others` for the images that are in none."""
+        unsaid = self.numbers == len(PARTS)
+        numbers = np.where(unsaid, others.numbers, self.numbers)
+        taken = {*others.numbers[unsaid].tolist()}
+        sources = {
+            part: [*self.sources[part], *(others.sources[part] if number in taken else ())]
+            for number, part in enumerate(PARTS)
+        }
+        return StatedParts(numbers, sources)
+
 
 def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Splits:
     """Find what each of the images `names` is for, from `stated` if a container says it, or else from split folders.
@@ -75,8 +86,11 @@ def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Spli
     A class folder may be called train: one at the top with others beside it, none of them a val or test folder. So may
     the folder above all: one at the top with val or test folders in it, and none beside it.
     """
-    if stated is not None:
-        return _split_by_parts(names, stated)
+    return _split_by_parts(names, parts_in_names(names) if stated is None else stated)
+
+
+def parts_in_names(names: Sequence[str]) -> StatedParts:
+    """Find what the images `names` are for by the split folders in them; see `find_splits`."""
     tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
     levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
     shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
@@ -86,7 +100,7 @@ def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Spli
     folders: dict[Part, list[str]] = {
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
     }
-    return _split_by_parts(names, StatedParts(parts, folders))
+    return StatedParts(parts, folders)
 
 
 def _split_by_parts(names: Sequence[str], stated: StatedParts) -> Splits:
@@ -126,11 +140,13 @@ def part_of_file(name: str) -> Part | None:
 
     >>> part_of_file("train-00000-of-00004.tar"), part_of_file("imagenet-val-000003.tar"), part_of_file("x_test")
     ('train', 'val', 'test')
-    >>> part_of_file("train_val-0.tar"), part_of_file("test/000.tar"), part_of_file("contest-000.tar")
-    ('val', 'test', None)
+    >>> part_of_file("train_val-0.tar"), part_of_file("test/000.tar"), part_of_file("facesTest-000.tar")
+    ('val', 'test', 'test')
+    >>> part_of_file("contest-000.tar"), part_of_file("trainA.tar")
+    (None, 'train')
     """
     *folders, file = name.split("/")
-    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+", file))}
+    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
     return next((part for part in ("val", "test", "train") if part in words), None)
 
 

@@ -23,7 +23,7 @@ from .file_sets import files_of_set, is_file_set, parts_of_files
 from .member_names import checked_name, is_hidden
 from .own_folders import own_folders_among
 from .pixels import EXTENSIONS
-from .splits import find_splits
+from .splits import parts_in_names
 from .unchanged_files import UnchangedFiles
 
 _LABELS = {"cls": 4096, "json": 2**20}
@@ -70,7 +70,7 @@ def is_tars(path: Path) -> bool:
 def open_tars(path: Path, *, size: int, channels: int) -> Tars:
     """List the images in all tars that `path` stands for.
 
-    The tars' names say what images are for if no folder in the images' own names does. Raises `DataError` if one of the
+    A tar's name says what its images are for whose own names have no split folder. Raises `DataError` if one of the
     tars is missing, truncated or compressed, holds a link or a name that leads out of it, or if a key is there twice.
     """
     tars = files_of_set(path, ".tar")
@@ -79,8 +79,8 @@ def open_tars(path: Path, *, size: int, channels: int) -> Tars:
         remembered_index(tar, stamp, partial(_index, tar)) for tar, stamp in zip(files.paths, files.stamps, strict=True)
     ]
     parts = parts_of_files([*tars], [len(index) for index in indices])
-    if parts is not None and find_splits([name for index in indices for name in index.names]).folders:
-        parts = None
+    if parts is not None:
+        parts = parts_in_names([name for index in indices for name in index.names]).or_else(parts)
     return Tars(path, files, indices, parts, size=size, channels=channels)
 
 

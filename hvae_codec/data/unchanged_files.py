@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError
 
-OPEN_FILES = 256  # held open at once by one container, as a system allows a process some 1,024
+OPEN_FILES = 128  # held open at once by one container, as a system allows a process 1,024, or 256 (macOS)
 
 
 class UnchangedFiles:

@@ -19,12 +19,11 @@ from .celeba import celeba_parts
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
 from .member_names import checked_name, is_hidden
 from .own_folders import own_folders_among
-from .pixels import EXTENSIONS, UnusableImageError
+from .pixels import EXTENSIONS
 from .unchanged_files import UnchangedFiles
 
-LARGEST_FILE = 2**29  # bytes of an image file that is unpacked: a small zip can unpack to more memory than there is
-
 _HEADER = struct.Struct("<4s4xH16xHH")  # of a file: signature, method, lengths of the name and of the extra field
+_WINDOWS = (0, 10, 11)  # systems that made a zip, of FAT, NTFS and VFAT
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 
 
@@ -42,9 +41,6 @@ class Zip(ArchiveContainer):
     def content_of(self, position: int) -> bytes:
         """Read the file, unpack it if it is deflated, and check it."""
         size, packed = int(self._sizes[position]), int(self._packed[position])
-        if size > LARGEST_FILE:
-            problem = f"{self.where(position)} is of {size:,} bytes; at most {LARGEST_FILE:,} are read, so remove it"
-            raise UnusableImageError(problem, "of too many bytes")
         header = int(self._offsets[position])
         signature, method, name, extra = _HEADER.unpack(self._bytes(position, header, _HEADER.size))
         if signature != b"PK\3\4":
@@ -115,8 +111,9 @@ def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfil
     """Give the files in a zip that are not hidden, with their names as in a folder."""
     seen = set()
     for member in archive.infolist():
-        name = checked_name(_utf8_name(path, member), path)
-        if member.is_dir() or is_hidden(name):
+        found = _utf8_name(path, member)
+        name = checked_name(found, path)
+        if found.endswith("/") or is_hidden(name):
             continue
         if name in seen:
             raise DataError(f"{path} holds {name} twice; make the zip again, or remove one with zip -d")
@@ -125,11 +122,17 @@ def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfil
 
 
 def _utf8_name(path: Path, member: zipfile.ZipInfo) -> str:
-    """Give a member's name, which many programs write as UTF-8 without saying so; zipfile took it for code page 437."""
-    if member.flag_bits & _UTF8 or member.orig_filename.isascii():
-        return member.orig_filename
+    """Give a member's name with slashes, in UTF-8.
+
+    Many programs write UTF-8 without saying so, and zipfile takes it for code page 437. Some on Windows write
+    backslashes: their folders must say what is held out.
+    """
+    name = member.orig_filename
+    name = name.replace("\\", "/") if member.create_system in _WINDOWS else name
+    if member.flag_bits & _UTF8 or name.isascii():
+        return name
     try:
-        return member.orig_filename.encode("cp437").decode()
+        return name.encode("cp437").decode()
     except UnicodeError:
         problem = f"{path} holds {member.orig_filename!r}, whose name is not UTF-8"
         raise DataError(f"{problem}; unpack the zip, and give the folder") from None

@@ -195,16 +195,17 @@ def store_sizes(store: Store) -> dict[str, int]:
     return {
         "dense latents (mean and std, float32)": 8 * model.unpruned_dims * len(store),
         f"pixels{depth}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
-        f"the source ({_kind_of_source(store)})": store.metadata.source.bytes,
+        f"the source{_kind_of_source(store)}": store.metadata.source.bytes,
         f"{store.path.name}{codes}": store.nbytes_on_disk(),
     }
 
 
 def _kind_of_source(store: Store) -> str:
+    """Name the files by the endings of their names; images of arrays, Parquet files and data sets have none."""
     first, *others = {PurePosixPath(name).suffix.lower() for name in store.names}
     if others:
-        return "image files"
-    return f"{first[1:].upper()} files" if first else "an array"
+        return " (image files)"
+    return f" ({first[1:].upper()} files)" if first else ""
 
 
 def store_table(store: Store) -> Table:
