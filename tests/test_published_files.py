@@ -221,7 +221,7 @@ def lines(values: dict[str, object]) -> list[str]:
 def log(tmp_path: Path) -> Callable[..., Path]:
     def write(*content: str) -> Path:
         file = tmp_path / "imagenet32-iter-1700000-log.jsonl"
-        file.write_text("\n".join(content) + "\n")
+        file.write_text("\n".join(content) + "\n", encoding="utf-8")
         return file
 
     return write
@@ -230,7 +230,7 @@ def log(tmp_path: Path) -> Callable[..., Path]:
 def test_a_log_gives_the_last_value_of_each_hyper_parameter(log):
     first = lines(VALUES | {"lr": 7.0, "n_batch": 8, "desc": "x", "epochs_per_probe": None})
     steps = ['{"type": "train_loss", "step": 1000, "elbo": NaN, "grad_norm": Infinity}', "", '{"message": "resumed"}']
-    read = read_vdvae_log(log(*first, *steps, *lines(VALUES)))
+    read = read_vdvae_log(log("\ufeff" + first[0], *first[1:], *steps, *lines(VALUES)))  # saved by an editor on Windows
     assert read.gpus == 32
     assert read.hparams == VdvaeHparams(**{key: value for key, value in VALUES.items() if key != "mpi_size"})
 

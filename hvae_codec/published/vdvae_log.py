@@ -47,7 +47,7 @@ def _last_values(path: Path) -> dict[str, object]:
     if path.stat().st_size > _LARGEST_LOG:
         raise ModelError(f"{path} is too large for a log; is it the checkpoint?")
     values = {}
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             entry = _entry(line, number, path)
             if entry.get("type") == "hparam" and "key" in entry and "value" in entry:
