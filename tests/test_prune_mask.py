@@ -293,7 +293,7 @@ def test_the_published_count_at_ties():
 def test_masks_in_files(tmp_path):
     mask = LatentMask.from_keep(make_stats([(2, 1), (3, 4)], [5, 1, 4, 3, 2]), 0.5)
     save_mask(tmp_path / "new" / "mask.json", mask)
-    loaded = load_mask(tmp_path / "new" / "mask.json")
+    loaded = load_mask(str(tmp_path / "new" / "mask.json"))
     assert [k.tolist() for k in loaded.keep] == [k.tolist() for k in mask.keep]
     with pytest.raises(ModelError, match=r"cannot read .*nowhere.json \(No such"):
         load_mask(tmp_path / "nowhere.json")

@@ -186,16 +186,17 @@ class LatentMask:
             raise ModelError(f"the mask is damaged ({error}); make it again with hvae-codec analyze-kl") from None
 
 
-def save_mask(path: Path, mask: LatentMask) -> None:
+def save_mask(path: Path | str, mask: LatentMask) -> None:
     """Write `mask` as JSON, atomically."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(mask.to_dict(), indent=1).encode() + b"\n")
 
 
-def load_mask(path: Path) -> LatentMask:
+def load_mask(path: Path | str) -> LatentMask:
     """Read what `save_mask` wrote; `ModelError` if it is missing or damaged."""
     try:
-        return LatentMask.from_dict(json.loads(read_text(path)))
+        return LatentMask.from_dict(json.loads(read_text(Path(path))))
     except OSError as error:
         raise ModelError(f"cannot read the mask {path} ({error.strerror}); check the path") from None
     except (ValueError, RecursionError, ModelError) as error:
