@@ -16,11 +16,6 @@ from photos import save_png
 NAMES = ["train/cats/1.png", "train/cats/2.png", "train/dogs/3.png", "val/cats/4.png", "val/dogs/é.png"]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, photo_patches) -> Path:
     for name, patch in zip(NAMES, photo_patches, strict=False):
@@ -194,6 +189,7 @@ def test_bombs_are_not_unpacked(tmp_path: Path):
 
 
 def test_a_large_zip_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for i in range(1000):
             archive.writestr(f"cats/{i:04d}.png", b"x")
