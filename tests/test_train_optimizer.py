@@ -8,6 +8,7 @@ from torch import nn
 
 from hvae_codec.config import OptimizerConfig
 from hvae_codec.errors import ModelError
+from hvae_codec.model.blocks import OutputConv
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.skipping_adamax import SkippingAdamax
 
@@ -196,3 +197,15 @@ def test_a_tensor_too_few_is_named():
     del tensors["weights.0.weight"]
     with pytest.raises(ModelError, match=r"tensor weights\.0\.weight"):
         optimizer.load(tensors)
+
+
+def test_only_weights_and_biases_of_convolutions_are_copied():
+    layer = OutputConv(2, 3, 1, gain=True, init="uniform")
+    FlatOptimizer(layer, optimizer_config("adamax"), DECAY, torch.bfloat16)
+    types = {name: parameter.dtype for name, parameter in layer.named_parameters()}
+    assert types == {
+        "weight": torch.bfloat16,
+        "bias": torch.bfloat16,
+        "gain": torch.float32,
+        "shift": torch.float32,
+    }

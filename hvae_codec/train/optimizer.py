@@ -68,7 +68,7 @@ class FlatOptimizer:
         """Make a flat copy of the weights, and give the convolutions of `model` their parts of it."""
         copy = self.weights.detach().to(dtype)
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-        copied = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        copied = {id(parameter) for layer in layers for parameter in (layer.weight, layer.bias)}
         for (_, parameter), part in zip(self._parameters.items(), self.named(copy).values(), strict=True):
             if id(parameter) in copied:
                 parameter.data = part
