@@ -39,6 +39,7 @@ from ..store.open_writer import (
     writer_class,
 )
 from ..store.quantiser import ClippedError, check_clipped
+from ..store.schema import CHECKSUM
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
@@ -176,6 +177,7 @@ def _encoder(model: HVAE, source: ImageSource, old: EncodedStore, batch_size: in
     if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
         checked_row_group(old, len(old.row_groups) - 1)
     kept: dict[str, Any] = {"evaluate": measured >= {*EVALUATED}, "seed": seed, "verify": SKETCH in measured}
+    kept["checksums"] = old.metadata.has_records
     return ImageEncoder.of(coder, source, old.row_groups.size, batch_size_of(model, batch_size), **kept)
 
 
@@ -238,8 +240,9 @@ class _Addition:
         return new
 
     def _measured(self, rows: slice) -> dict[str, NDArray]:
-        """What was measured of the old store's images, if it has such arrays."""
-        return {name: self.old.per_image(name)[rows] for name in self.encoder.per_image}
+        """What was measured of the old store's images, and their checksums, if it has such arrays."""
+        names = (*self.encoder.per_image, *((CHECKSUM,) if self.encoder.checksums else ()))
+        return {name: self.old.per_image(name)[rows] for name in names}
 
     def _check_unchanged(self) -> None:
         """Raise `StoreError` if the old store is another one by now: nothing may be made of both."""
