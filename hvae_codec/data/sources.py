@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
+from ..texts.sequence import BLOCK, Texts
 from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
 from .containers import Container
@@ -61,8 +62,8 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
 class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
-    names: Sequence[str]  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
-    labels: Sequence[str]  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
+    names: Texts  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
+    labels: Texts  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
     skipped: Mapping[str, str]  # names of files that were left out, if `skip_unusable` was asked for: "broken", "grey"
@@ -94,13 +95,9 @@ class ImageSource:
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """Select the images at `indices`, in that order."""
-        chosen = np.asarray(indices, np.int64)
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in chosen),
-            labels=tuple(self.labels[i] for i in chosen),
-            positions=self.positions[chosen],
-        )
+        positions = self.positions[np.asarray(indices, np.int64)]
+        names, labels = self.container.names.take(positions), self.container.labels.take(positions)
+        return replace(self, names=names, labels=labels, positions=positions)
 
     def evenly(self, count: int) -> ImageSource:
         """Select at most `count` images, evenly spaced over this source."""
@@ -152,8 +149,10 @@ class ImageSource:
         digest = hashlib.sha256(f"images {self.size} {self.channels}\n".encode())
         if self.preprocessing.pixel_options:
             digest.update(f"{json.dumps(self.preprocessing.pixel_options, sort_keys=True)}\n".encode())
-        for name, count in zip(self.names, self.container.file_bytes[self.positions].tolist(), strict=True):
-            digest.update(f"{name}\0{count}\n".encode())
+        for first, names in zip(range(0, len(self), BLOCK), self.names.blocks(BLOCK), strict=True):
+            counts = self.container.file_bytes[self.positions[first : first + BLOCK]].tolist()
+            lines = [f"{name}\0{count}\n" for name, count in zip(names, counts, strict=True)]
+            digest.update("".join(lines).encode())
         digest.update(self.container.content(self.positions))
         return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..errors import StoreError
+from ..texts.sequence import Texts, blocks_of
 from .columns import Columns
 from .metadata import ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
@@ -109,11 +110,8 @@ def _check(spec: StoreSpec) -> None:
         raise StoreError("there are no images to store; give at least one")
     if len(spec.labels) != len(spec.names):
         raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label per image")
-    for text in (*spec.names, *spec.labels):
-        if not text.isascii() and text != text.encode(errors="replace").decode():
-            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
-        if text == NO_TEXT:
-            raise StoreError(f"the name or label {text!r} marks what was never written in a store; rename the file")
+    _check_texts(spec.names)
+    _check_texts([*spec.labels.distinct()] if isinstance(spec.labels, Texts) else spec.labels)
     if not spec.resolutions:
         raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
     if spec.row_group_size < 1 or spec.chunk_bytes < 1:
@@ -123,6 +121,14 @@ def _check(spec: StoreSpec) -> None:
         )
     for resolution in spec.resolutions:
         _check_steps(spec, resolution)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    for text in (text for block in blocks_of(texts) if not "".join(block).isascii() for text in block):
+        if text != text.encode(errors="replace").decode():
+            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
+        if text == NO_TEXT:
+            raise StoreError(f"the name or label {text!r} marks what was never written in a store; rename the file")
 
 
 def _check_steps(spec: StoreSpec, resolution: int) -> None:
@@ -174,14 +180,15 @@ def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
     opening = "{"
     for key, value in sorted(facts.items()):
         yield f"{opening}{json.dumps(key)}: "
-        yield from _list_parts(value) if isinstance(value, list | tuple) else [json.dumps(value, sort_keys=True)]
+        yield from (
+            _list_parts(value) if isinstance(value, list | tuple | Texts) else [json.dumps(value, sort_keys=True)]
+        )
         opening = ", "
     yield "}"
 
 
 def _list_parts(values: Sequence[Any]) -> Iterator[str]:
     yield "["
-    for first in range(0, len(values), TABLE_CHUNK):
-        block = json.dumps(list(values[first : first + TABLE_CHUNK]), sort_keys=True)
-        yield (", " if first else "") + block[1:-1]
+    for number, block in enumerate(blocks_of(values, TABLE_CHUNK)):
+        yield (", " if number else "") + json.dumps(block, sort_keys=True)[1:-1]
     yield "]"

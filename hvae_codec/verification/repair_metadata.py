@@ -19,6 +19,7 @@ from ..store.group_file import COPY_FILE, GROUP_FILE, find_copy, group_document
 from ..store.metadata import array_checksum, attribute_of
 from ..store.reader import Store
 from ..store.spec import StoreSpec, spec_of
+from ..texts.classes import ClassTexts
 from .inspection import Inspection
 
 
@@ -95,7 +96,7 @@ def may_copy(inspection: Inspection) -> bool:
 def _blank_spec(store: Store) -> StoreSpec:
     """A specification that gives arrays of the same metadata, but not their elements."""
     steps = {r: np.ones(store.columns.count(r), np.float32) for r in store.resolutions}
-    texts, per_image = ["-"] * len(store), store.own_figures
+    texts, per_image = ClassTexts.same("-", len(store)), store.own_figures
     return spec_of(store.metadata, names=texts, labels=texts, columns=store.columns, steps=steps, per_image=per_image)
 
 
