@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
+from ..texts.packed import as_texts
 from ..texts.sequence import BLOCK, Texts
 from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
@@ -71,6 +72,10 @@ class ImageSource:
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
     held_out: bool | None = None  # whether training leaves these images out; None if no `split` says so
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", as_texts(self.names))
+        object.__setattr__(self, "labels", as_texts(self.labels))
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -95,9 +100,11 @@ class ImageSource:
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """Select the images at `indices`, in that order."""
-        positions = self.positions[np.asarray(indices, np.int64)]
-        names, labels = self.container.names.take(positions), self.container.labels.take(positions)
-        return replace(self, names=names, labels=labels, positions=positions)
+        chosen = np.asarray(indices, np.int64)
+        positions = self.positions[chosen]
+        # Of all images, these are the same; one array serves both then.
+        within = positions if self.names is self.container.names else np.arange(len(self))[chosen]
+        return replace(self, names=self.names.take(within), labels=self.labels.take(within), positions=positions)
 
     def evenly(self, count: int) -> ImageSource:
         """Select at most `count` images, evenly spaced over this source."""
