@@ -27,6 +27,7 @@ def kinds() -> dict[str, tuple[Texts, Sequence[str]]]:
         "packed": (packed, WORDS),
         "classes": (classes, WORDS),
         "numbered": (numbered, NUMBERS),
+        "long numbers": (NumberedTexts("", 4, 99_999_998), ("99999998", "99999999", "100000000", "100000001")),
         "chosen": (packed.take(some), tuple(WORDS[i] for i in some)),
         "chosen twice": (numbered.take(np.array([4, 0, 2])).take(np.array([2, 0])), (NUMBERS[2], NUMBERS[4])),
         "chosen classes": (classes.take(some), tuple(WORDS[i] for i in some)),

@@ -111,7 +111,7 @@ def _check(spec: StoreSpec) -> None:
     if len(spec.labels) != len(spec.names):
         raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label per image")
     _check_texts(spec.names)
-    _check_texts([*spec.labels.distinct()] if isinstance(spec.labels, Texts) else spec.labels)
+    _check_texts(spec.labels)
     if not spec.resolutions:
         raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
     if spec.row_group_size < 1 or spec.chunk_bytes < 1:
@@ -124,6 +124,8 @@ def _check(spec: StoreSpec) -> None:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, Texts) and texts.isascii():
+        return
     for text in (text for block in blocks_of(texts) if not "".join(block).isascii() for text in block):
         if text != text.encode(errors="replace").decode():
             raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")

@@ -67,6 +67,10 @@ class ClassTexts(Texts):
         """Select the texts at `indices`, by copying their codes."""
         return ClassTexts(self.classes, self.codes[indices])
 
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII, by the classes that some text is of."""
+        return all(text.isascii() for text in self.distinct())
+
     def distinct(self) -> Collection[str]:
         """Give the classes that some text is of."""
         codes, first = np.unique(self.codes, return_index=True)

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from .sequence import Texts
 
+_LOWER = [f"{number:04d}" for number in range(10_000)]
+"""The last four digits of numbers: joining texts takes a third of the time that writing a number does."""
+
 
 class NumberedTexts(Texts):
     """A prefix and numbers from `first` on, in eight digits or more.
@@ -27,5 +30,11 @@ class NumberedTexts(Texts):
 
     def at(self, indices: NDArray[np.int64]) -> list[str]:
         """Write the texts at `indices`."""
-        prefix = self._prefix
-        return [f"{prefix}{number:08d}" for number in (indices + self._first).tolist()]
+        numbers, prefix = indices + self._first, self._prefix
+        upper, lower = (part.tolist() for part in np.divmod(numbers, len(_LOWER)))
+        uppers = {number: f"{prefix}{number:04d}" for number in {*upper}}
+        return [uppers[a] + _LOWER[b] for a, b in zip(upper, lower, strict=True)]
+
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII, by the prefix."""
+        return self._prefix.isascii()

@@ -76,6 +76,10 @@ class PackedTexts(Texts):
             buffer[start:end].decode(errors=_ERRORS) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
 
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII, by the buffer."""
+        return self.buffer.isascii()
+
 
 class TextPacker:
     """Texts that are packed one by one, or block by block."""

@@ -38,6 +38,10 @@ class Texts(Sequence[str]):
         """Give each text once, in the order of first appearance."""
         return dict.fromkeys(self)
 
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII, as `str.isascii` has it."""
+        return all("".join(block).isascii() for block in self.blocks())
+
     def blocks(self, size: int = BLOCK) -> Iterator[list[str]]:
         """Yield the texts in lists of `size`; the last may be shorter."""
         for first in range(0, len(self), size):
@@ -101,6 +105,10 @@ class ChosenTexts(Texts):
         """Give the texts at `indices`."""
         return self._texts.at(self._indices[indices])
 
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII, mostly seen at once for all that was selected from."""
+        return self._texts.isascii() or super().isascii()
+
     def take(self, indices: NDArray[np.int64]) -> Texts:
         """Select from what was selected."""
         return ChosenTexts(self._texts, self._indices[indices])
@@ -129,6 +137,10 @@ class JoinedTexts(Texts):
             here = part_of == part
             found[here] = self._parts[part].at(indices[here] - self._starts[part])
         return list(found)
+
+    def isascii(self) -> bool:
+        """Whether all characters are ASCII."""
+        return all(part.isascii() for part in self._parts)
 
     def _part_of(self, indices: NDArray[np.int64] | int) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, indices, side="right") - 1

@@ -1,10 +1,10 @@
 """What the names and labels of a data set take, in memory and time, from opening it to the tables of a store.
 
-    python benchmarks/names.py --images 1000000
+    python benchmarks/names_in_memory.py --images 1000000
 
 Empty files with names of 40 characters in 1,000 folders, in a folder and in a tar; and an array, whose names are
 numbers. Nothing is decoded. Each is opened once, so that the tar is listed, and then measured in a process of its own:
-seconds by the clock, and bytes per image above the imports, of which some 50 are not names but positions, sizes and
+seconds of the processor, and bytes per image above the imports, of which some 50 are not names but positions, sizes and
 what is counted of each image.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measured(arguments.measure)))
         return
-    print(f"{conditions()}\npython benchmarks/names.py --images {arguments.images}")
+    print(f"{conditions()}\npython benchmarks/names_in_memory.py --images {arguments.images}")
     with tempfile.TemporaryDirectory(prefix="names-") as scratch:
         folder = arguments.folder or Path(scratch)
         os.environ["XDG_CACHE_HOME"] = f"{scratch}/cache"  # also of the processes that are started
@@ -138,9 +138,9 @@ def spec_of(source):
 
 @contextmanager
 def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    begun = time.perf_counter()
+    begun = time.process_time()
     yield
-    seconds[what] = time.perf_counter() - begun
+    seconds[what] = time.process_time() - begun
 
 
 def peak_bytes() -> int:
