@@ -35,6 +35,9 @@ from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.spec import StoreSpec, spec_fingerprint
+from hvae_codec.texts.classes import ClassTexts
+from hvae_codec.texts.packed import PackedTexts
+from hvae_codec.texts.sequence import BLOCK
 from hvae_codec.verification.verify import verify
 
 BILLION = 1_000_000_000
@@ -129,8 +132,8 @@ def spec_of(rows: int, arrays: int) -> StoreSpec:
     """A store of `arrays` latent arrays of one channel, at resolutions 1, 2, 3 and so on."""
     columns = VariateColumns({r: np.array([[r - 1, 0]], np.int32) for r in range(1, arrays + 1)})
     return StoreSpec(
-        names=[name_of(k) for k in range(rows)],
-        labels=[f"{k // 1000:06d}" for k in range(rows)],
+        names=PackedTexts.of_blocks(blocks_of_names(rows)),
+        labels=ClassTexts.of(f"{k // 1000:06d}" for k in range(rows)),
         columns=columns,
         steps=unit_steps(columns),
         codec=IntCodec(),
@@ -147,6 +150,11 @@ def unit_steps(columns: Columns) -> dict[int, np.ndarray]:
 
 def name_of(image: int) -> str:
     return f"train/{image // 1000:06d}/{image:010d}.jpg"
+
+
+def blocks_of_names(rows: int) -> Iterator[list[str]]:
+    for first in range(0, rows, BLOCK):
+        yield [name_of(k) for k in range(first, min(first + BLOCK, rows))]
 
 
 def latents_of(writer: FolderStoreWriter, row_group: int) -> dict[int, np.ndarray]:
@@ -196,7 +204,7 @@ def hold_names(simulation: Simulation) -> list[Row]:
     found = Rows()
     with found.measure("imports alone"):
         pass
-    with found.measure("list of names and labels", simulation.rows, "row"):
+    with found.measure("names and labels, packed", simulation.rows, "row"):
         spec = simulation.spec()
     with found.measure("fingerprint of the specification", simulation.rows, "row"):
         spec_fingerprint(spec)

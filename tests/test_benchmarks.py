@@ -40,6 +40,7 @@ import gpu_training
 import gradient_smoothing
 import linear_probe
 import model_size
+import names_in_memory
 import output_bound
 import probe
 import pruning
@@ -278,6 +279,14 @@ def test_encode_speed_of_workers(
     _, row = encode_speed_rows("workers", "--run", run, "--data", tmp_path / "data.npy", "--keep", "0.3")
     one, two, ratio = numbers(row[1:])
     assert ratio == pytest.approx(two / one, rel=0.2)  # of rounded numbers
+
+
+def test_names_in_memory(tmp_path: Path) -> None:
+    for kind in ("folder", "tar", "array"):
+        row = names_in_memory.measured(names_in_memory.write(kind, tmp_path, 300))
+        assert all(row[step] > 0 for step in names_in_memory.STEPS)
+        assert names_in_memory.as_table({kind: {"first": 0.0, **row}}, 300).row_count == 1
+    assert {len(name) for name in names_in_memory.names(300)} == {40}
 
 
 def test_scale_on_paper() -> None:

@@ -18,6 +18,7 @@ from hvae_codec.store.columns import VariateColumns
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ModelRecord
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
+from hvae_codec.store.schema import NO_TEXT
 from hvae_codec.store.spec import spec_fingerprint
 from hvae_codec.verification.verify import checked_row_group
 from stores import (
@@ -540,3 +541,14 @@ def test_counts_that_the_mask_does_not_keep_are_refused_before_a_table_is_read(t
     file.write_text(with_attribute(file.read_text(), attribute))
     with pytest.raises(StoreError, match=r"16': 1000000000000} .* mask keeps"):
         open_store(store.path)
+
+
+def test_names_are_read_in_blocks(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "out.zarr")
+    monkeypatch.setattr("hvae_codec.store.reader._TEXTS_AT_ONCE", 8)
+    monkeypatch.setattr("hvae_codec.store.reader.TABLE_CHUNK", 3)
+    assert (store.names, store.labels) == (make_spec().names, make_spec().labels)
+    names = zarr.open_array(store.path / "name", mode="r+")
+    names[17] = NO_TEXT
+    with pytest.raises(StoreError, match="array name lacks image 17"):
+        _ = open_store(store.path).names

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,18 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..storage.files import replaced_atomically
+from ..texts.classes import ClassTexts
+from ..texts.packed import PackedTexts
 from .pixels import EXTENSIONS
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
-_VERSION = 1  # of what is remembered
+_VERSION = 2  # of what is remembered
 
 
 @dataclass(frozen=True, eq=False)
 class ArchiveIndex:
     """The images of one archive in the order of their names."""
 
-    names: Sequence[str]
-    labels: Sequence[str]
+    names: PackedTexts
+    labels: ClassTexts
     offsets: NDArray[np.int64]  # in a tar, of the image's first byte; in a zip, of the header before it
     packed: NDArray[np.int64]  # bytes of each image in the archive
     sizes: NDArray[np.int64]  # bytes of each image file
@@ -43,7 +45,6 @@ class ArchiveIndex:
 
 
 _ARRAYS = ("offsets", "packed", "sizes", "checksums")
-_TEXTS = ("names", "labels", "passed_over")
 
 
 def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:
@@ -70,20 +71,25 @@ def _cache_folder() -> Path:
 
 
 def _packed(index: ArchiveIndex) -> bytes:
-    # No name has a zero byte. A label that has one does not fit what is read again.
-    texts = {name: np.frombuffer("\0".join(getattr(index, name)).encode(), np.uint8) for name in _TEXTS}
-    numbers = {name: getattr(index, name) for name in _ARRAYS}
+    texts = {"names": index.names, "classes": index.labels.classes, "passed_over": index.passed_over}
+    arrays = {name: getattr(index, name) for name in _ARRAYS} | {"codes": index.labels.codes}
+    for name, packed in ((name, PackedTexts.of(found)) for name, found in texts.items()):
+        arrays |= {name: np.frombuffer(packed.buffer, np.uint8), f"{name}_offsets": packed.offsets}
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **texts, **numbers)
+    np.savez(content, allow_pickle=False, **arrays)
     return content.getvalue()
 
 
 def _unpacked(content: bytes) -> ArchiveIndex:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        texts = {name: arrays[name].tobytes().decode().split("\0") for name in _TEXTS}
+        names, classes, passed_over = (_texts(arrays, name) for name in ("names", "classes", "passed_over"))
+        labels = ClassTexts([*classes], arrays["codes"])
         numbers = {name: arrays[name] for name in _ARRAYS}
-    passed_over = [name for name in texts.pop("passed_over") if name]
-    index = ArchiveIndex(**texts, **numbers, passed_over=passed_over)
+    index = ArchiveIndex(names, labels, **numbers, passed_over=[*passed_over])
     if any(len(values) != len(index) for values in (index.labels, *numbers.values())):
         raise ValueError("it is damaged")
     return index
+
+
+def _texts(arrays: Mapping[str, NDArray], name: str) -> PackedTexts:
+    return PackedTexts(arrays[name].tobytes(), arrays[f"{name}_offsets"])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
-import sys
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.order import sorted_order
+from ..texts.packed import PackedTexts
+from ..texts.sequence import JoinedTexts, Texts
 from .archive_index import ArchiveIndex
 from .containers import FileContainer
 from .pixels import EXTENSIONS, UnusableImageError
@@ -38,11 +43,9 @@ class ArchiveContainer(FileContainer):
 
         Raises `DataError` if there is no image, or if one is there twice.
         """
-        names = [name for index in indices for name in index.names]
-        if not names:
+        if not any(map(len, indices)):
             raise DataError(f"there are no images in {path}; files ending in {', '.join(EXTENSIONS)} are read")
-        order = np.array(sorted(range(len(names)), key=names.__getitem__))
-        labels = [sys.intern(label) for index in indices for label in index.labels]  # one text per class, not per image
+        names, order = _merged([index.names for index in indices])
         self.files = files
         self._archive = np.repeat(np.arange(len(indices)), [len(index) for index in indices])[order]
         self._offsets, self._packed, self._sizes, self._checksums = (
@@ -51,8 +54,8 @@ class ArchiveContainer(FileContainer):
         )
         super().__init__(
             path,
-            tuple(names[i] for i in order),
-            tuple(labels[i] for i in order),
+            names,
+            ClassTexts.joined([index.labels for index in indices]).take(order),
             self._sizes,
             size=size,
             channels=channels,
@@ -92,3 +95,14 @@ class ArchiveContainer(FileContainer):
                 here, other = self.where(position), self.where(position - 1)
                 raise DataError(f"{other} and {here} have the same key, {key}; keep one of them, or rename it")
             previous = key
+
+
+def _merged(parts: Sequence[PackedTexts]) -> tuple[Texts, NDArray[np.int64]]:
+    """Merge names, sorted in each of `parts`; and where each was in all parts joined, int64 [N]."""
+    filled = [part for part in parts if part]
+    if all(before[-1] < after[0] for before, after in pairwise(filled)):  # as shards mostly are
+        names = filled[0] if len(filled) == 1 else JoinedTexts(filled)
+        return names, np.arange(len(names))
+    joined = PackedTexts.joined(filled)
+    order = sorted_order(joined)
+    return PackedTexts.of(joined.take(order)), order

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.numbered import NumberedTexts
+from ..texts.sequence import Texts
 from .containers import Container
 from .depth import to_8_bits
 from .pixels import as_channels, fit, other_channels
@@ -37,7 +40,7 @@ class ArrayContainer(Container):
         path: Path,
         array: Any,
         labels: Sequence[str] = (),
-        names: Sequence[str] = (),
+        names: Texts | None = None,
         parts: StatedParts | None = None,
         *,
         size: int,
@@ -45,10 +48,10 @@ class ArrayContainer(Container):
     ) -> None:
         _check_shape(path, array, channels)
         self.array = array
-        names = names or tuple(f"{i:08d}" for i in range(array.shape[0]))
-        labels = tuple(labels) or ("",) * len(names)
+        names = NumberedTexts("", array.shape[0]) if names is None else names
+        classes = ClassTexts.of(labels) if labels else ClassTexts.same("", len(names))
         raw_bytes = np.full(len(names), int(np.prod(array.shape[1:])), np.int64)
-        super().__init__(path, names, labels, raw_bytes, size=size, channels=channels, parts=parts)
+        super().__init__(path, names, classes, raw_bytes, size=size, channels=channels, parts=parts)
 
     def preprocess(self, how: Preprocessing) -> None:
         """Let `how` be done to the images; raises `DataError` if the model cannot take them then."""

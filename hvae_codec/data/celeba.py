@@ -25,7 +25,8 @@ def celeba_parts(path: Path, names: Sequence[str]) -> StatedParts | None:
     if file is None:
         return None
     listed = _listed(file)
-    numbers = np.array([listed.get(name.rpartition("/")[2], len(PARTS)) for name in names], np.int8)
+    found = (listed.get(name.rpartition("/")[2], len(PARTS)) for name in names)
+    numbers = np.fromiter(found, np.int8, len(names))
     if not (numbers < len(PARTS)).any():
         return None
     return parts_in_names(names).or_else(StatedParts(numbers, {part: [file.name] for part in PARTS}))

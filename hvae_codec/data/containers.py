@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
+from ..texts.sequence import Texts
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -46,8 +47,8 @@ class Container(ABC):
     """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
 
     path: Path
-    names: Sequence[str]  # sorted, and unique
-    labels: Sequence[str]  # the class of each image; "" if it has none
+    names: Texts  # sorted, and unique
+    labels: Texts  # the class of each image; "" if it has none
     file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
     size: int
     channels: int

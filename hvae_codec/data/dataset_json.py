@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
-from .splits import label_of
+from ..texts.classes import ClassTexts
+from .splits import labels_by_folder
 
 DATASET_JSON = "dataset.json"  # its name, at the top of a folder or an archive
 LARGEST_DATASET_JSON = 2**29  # bytes that are read of it; of a million images, it has some 40 million
 
 
-def labels_from(content: bytes, names: Sequence[str], where: str) -> list[str] | None:
+def labels_from(content: bytes, names: Sequence[str], where: str) -> ClassTexts | None:
     """Read the label of each of the images `names`; "" if it has none there.
 
     None if the file is something else by that name, without a list of names and labels. Labels that are no numbers or
@@ -30,7 +31,7 @@ def labels_from(content: bytes, names: Sequence[str], where: str) -> list[str] |
         labels = {str(name): label for name, label in pairs}
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{where} cannot be read as names and labels ({error}); mend or remove it") from None
-    return [label_text(labels.get(name)) for name in names]
+    return ClassTexts.of(label_text(labels.get(name)) for name in names)
 
 
 def label_text(label: object) -> str:
@@ -55,7 +56,7 @@ def class_name(label: Any, names: Sequence[str]) -> str:
     return str(names[label]) if 0 <= label < len(names) else "" if label == -1 else label_text(label)
 
 
-def labels_of(names: Sequence[str], content: bytes | None, where: str) -> list[str]:
+def labels_of(names: Sequence[str], content: bytes | None, where: str) -> ClassTexts:
     """Find the class of each of the images `names`: in `dataset.json`, if its `content` is given, or by folder."""
     stated = None if content is None else labels_from(content, names, where)
-    return [label_of(name) for name in names] if stated is None else stated
+    return labels_by_folder(names) if stated is None else stated

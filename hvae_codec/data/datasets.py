@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.numbered import NumberedTexts
 from .containers import DecodingContainer
 from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
@@ -56,7 +58,7 @@ class DatasetContainer(DecodingContainer):
     def __init__(self, dataset: ImageDataset, *, size: int, channels: int) -> None:
         """Raises `DataError` if there is no image, or if there are others than 8-bit ones."""
         path, count = Path(type(dataset).__name__), _count(dataset)
-        names = tuple(f"{i:08d}" for i in range(count))
+        names = NumberedTexts("", count)
         raw_bytes = np.full(count, channels * size**2, np.int64)
         self.dataset = dataset
         self._lock = threading.Lock()  # data sets are made for processes of their own, not for threads
@@ -194,12 +196,12 @@ def _pixels(image: Any, where: Path) -> NDArray[np.uint8]:
     return pixels.transpose(1, 2, 0) if is_tensor else pixels
 
 
-def _labels(dataset: ImageDataset, count: int) -> Sequence[str]:
+def _labels(dataset: ImageDataset, count: int) -> ClassTexts:
     """Find the class of each image: in the data set's own list if it has one, or else by asking for every image."""
     labels, names = _listed_labels(dataset, count)
     if labels is None:
         labels = _asked_labels(dataset, count)
-    return tuple(class_name(label, names) for label in labels)
+    return ClassTexts.of(class_name(label, names) for label in labels)
 
 
 def _asked_labels(dataset: ImageDataset, count: int) -> list[object]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import DataError
+from ..texts.packed import TextPacker
+from ..texts.sequence import Texts
 from .celeba import celeba_parts
 from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
@@ -49,30 +49,25 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
     listing = _Listing()
     listing.add(os.fsencode(path), b"", ())
-    found, own = listing.names, listing.passed_over
-    if not found:
+    names, own = listing.names.packed(), listing.passed_over
+    if not names:
         besides = f" besides those of {min(own)}, a run, a store or an analysis" if own else ""
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
-    order = sorted(range(len(found)), key=found.__getitem__)
-    names = tuple(found[i] for i in order)
-    labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
-    sizes = np.array(listing.sizes, np.int64)[order]
-    parts = celeba_parts(path, names)
     others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
     return Folder(
         path,
         names,
-        labels,
-        sizes,
+        _labels(path, names),
+        np.array(listing.sizes, np.int64),
         size=size,
         channels=channels,
         passed_over=sorted(own),
         other_files=others,
-        parts=parts,
+        parts=celeba_parts(path, names),
     )
 
 
-def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
+def _labels(path: Path, names: Texts) -> Texts:
     stated = path / DATASET_JSON
     try:
         content = stated.read_bytes() if stated.is_file() else None
@@ -82,11 +77,11 @@ def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
 
 
 class _Listing:
-    """What was found below a folder so far."""
+    """What was found below a folder so far, in the order of the names."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
+        self.names = TextPacker()
+        self.sizes = array("q")
         self.passed_over: list[str] = []
         self.others: Counter[bytes] = Counter()  # endings of the other files
 
@@ -99,17 +94,24 @@ class _Listing:
         if prefix and is_own_folder(prefix[:-1], (entry.name for entry in entries)):
             self.passed_over.append(prefix[:-1].decode(errors="backslashreplace"))
             return
-        for entry in entries:
+        # Names of folders end in a slash here, so that all that is found is in the order of whole names.
+        entries.sort(key=_sorted_by, reverse=True)
+        while entries:
+            entry = entries.pop()  # not kept: with what the system says of its file, it takes 700 bytes
             name = prefix + entry.name
             if entry.name.startswith(b"."):
                 continue
             if _is_folder(entry):
                 self.add(entry.path, name + b"/", (*above, real))
             elif name.lower().endswith(_ENDINGS):
-                self.names.append(_checked_name(name, folder))
+                self.names.add(_checked_name(name, folder))
                 self.sizes.append(_file_bytes(entry))
             elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
+
+
+def _sorted_by(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name + b"/" if _is_folder(entry) else entry.name
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
@@ -127,12 +129,13 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _checked_name(name: bytes, folder: bytes) -> str:
+def _checked_name(name: bytes, folder: bytes) -> bytes:
     try:
-        return name.decode()
+        name.decode()
     except UnicodeDecodeError:
         problem = "is not UTF-8, so no store can hold it; rename it"
         raise DataError(f"the file name {os.fsdecode(name)!r} in {os.fsdecode(folder)} {problem}") from None
+    return name
 
 
 def _file_bytes(entry: os.DirEntry[bytes]) -> int:

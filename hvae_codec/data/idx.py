@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, JoinedContainer, open_parts
 from .splits import Part, part_of_file
@@ -71,8 +72,12 @@ def _part_of(file: Path) -> Part:
 def _part(file: Path) -> ArrayPart:
     images = _values(file, axes=3)
     labels = _label_file(file)
-    texts = [] if labels is None else [str(label) for label in _values(labels, axes=1).tolist()]
+    texts = [] if labels is None else _texts(_values(labels, axes=1))
     return ArrayPart(_part_of(file), file.name, images, texts)
+
+
+def _texts(labels: NDArray[np.uint8]) -> ClassTexts:
+    return ClassTexts([str(number) for number in range(256)], labels)
 
 
 def _label_file(file: Path) -> Path | None:

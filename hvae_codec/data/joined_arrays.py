@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.numbered import NumberedTexts
+from ..texts.sequence import JoinedTexts
 from .arrays import ArrayContainer
 from .splits import PARTS, Part, StatedParts
 
@@ -83,8 +86,8 @@ def open_parts(path: Path, parts: Sequence[ArrayPart], *, size: int, channels: i
     return JoinedContainer(
         path,
         JoinedArrays([part.images for part in ordered]),
-        [label for part, count in zip(ordered, counts, strict=True) for label in part.labels or [""] * count],
-        tuple(_names(ordered)),
+        ClassTexts.joined([_labels(part) for part in ordered]),
+        JoinedTexts([*_names(ordered)]),
         StatedParts(numbers, sources),
         size=size,
         channels=channels,
@@ -96,12 +99,16 @@ def len_of(images: Any) -> int:
     return int(images.shape[0])
 
 
-def _names(parts: Sequence[ArrayPart]) -> Iterator[str]:
+def _labels(part: ArrayPart) -> ClassTexts:
+    return ClassTexts.of(part.labels) if part.labels else ClassTexts.same("", len_of(part.images))
+
+
+def _names(parts: Sequence[ArrayPart]) -> Iterator[NumberedTexts]:
     done = dict.fromkeys(PARTS, 0)
     for part in parts:
         first = done[part.part]
         done[part.part] += len_of(part.images)
-        yield from (f"{part.part}/{i:08d}" for i in range(first, done[part.part]))
+        yield NumberedTexts(f"{part.part}/", len_of(part.images), first)
 
 
 def _check_alike(path: Path, parts: Sequence[ArrayPart]) -> None:

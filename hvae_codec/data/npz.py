@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.sequence import BLOCK
 from .arrays import ArrayContainer, readable
 from .imageless_folder import names_in_imageless
 from .joined_arrays import ArrayPart, Planes, open_parts
@@ -146,10 +148,11 @@ def _by_part(path: Path, arrays: Arrays, called: Set[str]) -> dict[tuple[Part, i
     return found
 
 
-def _texts(labels: NDArray) -> list[str]:
+def _texts(labels: NDArray) -> ClassTexts:
     """Write labels [N], [N, 1] or, if an image has several, [N, L] as one text per image."""
-    rows = labels.reshape(len(labels), -1).astype(str).tolist() if len(labels) else []
-    return [" ".join(row) for row in rows]
+    rows = labels.reshape(len(labels), -1) if len(labels) else labels
+    blocks = (rows[first : first + BLOCK].astype(str).tolist() for first in range(0, len(rows), BLOCK))
+    return ClassTexts.of(" ".join(row) for block in blocks for row in block)
 
 
 def _batches(path: Path) -> list[ArrayPart]:

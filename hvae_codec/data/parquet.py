@@ -23,6 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
+from ..texts.classes import ClassTexts
+from ..texts.numbered import NumberedTexts
+from ..texts.sequence import JoinedTexts
 from .containers import FileContainer
 from .dataset_json import class_name
 from .file_sets import files_of_set, is_file_set, parts_of_files
@@ -43,7 +46,7 @@ class _File:
     rows: NDArray[np.int64]  # images in each row group, int64 [row groups]
     packed: NDArray[np.int64]  # bytes of the column of images in each, int64 [row groups]
     image: str  # name of the column of images
-    labels: Sequence[str]  # class of each image
+    labels: ClassTexts  # class of each image
     digest: bytes  # SHA-256 of the schema, and of the sizes of all columns in each row group
 
 
@@ -68,8 +71,8 @@ class Parquet(FileContainer):
         self._starts = np.concatenate([[0], np.cumsum(rows)])
         super().__init__(
             path,
-            tuple(_row_names(names, counts)),
-            tuple(label for file in found for label in file.labels),
+            JoinedTexts([*_row_names(names, counts)]),
+            ClassTexts.joined([file.labels for file in found]),
             _spread(np.concatenate([file.packed for file in found]), rows),
             size=size,
             channels=channels,
@@ -198,22 +201,21 @@ def _image_column(path: Path, file: ParquetFile) -> str:
     return found[0]
 
 
-def _labels(file: ParquetFile) -> list[str]:
+def _labels(file: ParquetFile) -> ClassTexts:
     """Read the class of each image: its name if the schema has the names."""
     features, columns = _features(file), file.schema_arrow.names
     classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     name = next((name for name in (*classes[:1], *_LABEL_NAMES) if name in columns), None)
     if name is None:
-        return [""] * file.metadata.num_rows
+        return ClassTexts.same("", file.metadata.num_rows)
     names = features.get(name, {}).get("names") or ()
-    values = file.read([name], use_threads=False).column(name).to_pylist()
-    return [class_name(value, names) for value in values]
+    batches = file.iter_batches(columns=[name], use_threads=False)
+    return ClassTexts.of(class_name(value, names) for batch in batches for value in batch.column(0).to_pylist())
 
 
-def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[str]:
+def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[NumberedTexts]:
     for file, count in zip(files, counts, strict=True):
-        stem = file.removesuffix(Path(file).suffix)
-        yield from (f"{stem}/{row:08d}" for row in range(count))
+        yield NumberedTexts(f"{file.removesuffix(Path(file).suffix)}/", count)
 
 
 def _spread(totals: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

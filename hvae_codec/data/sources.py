@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
+from ..texts.packed import as_texts
+from ..texts.sequence import BLOCK, Texts
 from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
 from .containers import Container
@@ -61,14 +63,18 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
 class ImageSource:
     """A fixed, ordered list of images, all delivered at one size and channel count; `open_images` makes one."""
 
-    names: Sequence[str]  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
-    labels: Sequence[str]  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
+    names: Texts  # path in the container, such as "train/astronaut/00012.png"; in an array "00000017"
+    labels: Texts  # class, by the folder in the name, such as "astronaut", or as stated; "" if there is none
     size: int  # height and width of every image, in pixels
     channels: int  # channels of every image
     skipped: Mapping[str, str]  # names of files that were left out, if `skip_unusable` was asked for: "broken", "grey"
     container: Container  # where the pixels come from
     positions: NDArray[np.int64]  # position of each image in the container, int64 [N]
     held_out: bool | None = None  # whether training leaves these images out; None if no `split` says so
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", as_texts(self.names))
+        object.__setattr__(self, "labels", as_texts(self.labels))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,12 +112,10 @@ class ImageSource:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """Select the images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in chosen),
-            labels=tuple(self.labels[i] for i in chosen),
-            positions=self.positions[chosen],
-        )
+        positions = self.positions[chosen]
+        # Of all images, these are the same; one array serves both then.
+        within = positions if self.names is self.container.names else np.arange(len(self))[chosen]
+        return replace(self, names=self.names.take(within), labels=self.labels.take(within), positions=positions)
 
     def evenly(self, count: int) -> ImageSource:
         """Select at most `count` images, evenly spaced over this source."""
@@ -154,13 +158,13 @@ class ImageSource:
         return find_splits(self.names, None if stated is None else stated.of(self.positions))
 
     @cached_property
-    def split_names(self) -> Sequence[str]:
+    def split_names(self) -> Texts:
         """What each image is for in its container, whatever was selected of it: "train", "val", "test" or "".
 
         An image of a test folder is "test", also if there is no val folder and it is used for validation.
         """
         whole = self.before_skipping
-        return tuple(np.array(whole.splits.names(len(whole)))[self.positions].tolist())
+        return whole.splits.names(len(whole)).take(self.positions)
 
     @property
     def file_bytes(self) -> NDArray[np.int64]:
@@ -177,8 +181,10 @@ class ImageSource:
         digest = hashlib.sha256(f"images {self.size} {self.channels}\n".encode())
         if self.preprocessing.pixel_options:
             digest.update(f"{json.dumps(self.preprocessing.pixel_options, sort_keys=True)}\n".encode())
-        for name, count in zip(self.names, self.file_bytes.tolist(), strict=True):
-            digest.update(f"{name}\0{count}\n".encode())
+        for first, names in zip(range(0, len(self), BLOCK), self.names.blocks(BLOCK), strict=True):
+            counts = self.file_bytes[first : first + BLOCK].tolist()
+            lines = [f"{name}\0{count}\n" for name, count in zip(names, counts, strict=True)]
+            digest.update("".join(lines).encode())
         digest.update(self.container.content(self.positions))
         return digest.hexdigest()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..texts.classes import ClassTexts
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -40,17 +41,16 @@ class Splits:
         """Return the indices of one part."""
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
-    def names(self, count: int) -> list[str]:
+    def names(self, count: int) -> ClassTexts:
         """Name the part of each of the `count` images; "" if it is in none. Of two parts, the one held out counts.
 
         >>> Splits(np.array([0]), np.array([1, 2]), np.array([2]), {}).names(4)
-        ['train', 'val', 'test', '']
+        ('train', 'val', 'test', '')
         """
-        names = [""] * count
+        codes = np.full(count, len(PARTS), np.int8)
         for part in ("train", "val", "test") if self.is_held_out else ("val", "train", "test"):
-            for i in self.indices(part).tolist():
-                names[i] = part
-        return names
+            codes[self.indices(part)] = PARTS.index(part)
+        return ClassTexts([*PARTS, ""], codes)
 
     @property
     def is_held_out(self) -> bool:
@@ -103,12 +103,13 @@ def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Spli
 
 def parts_in_names(names: Sequence[str]) -> StatedParts:
     """Find what the images `names` are for by the split folders in them; see `find_splits`."""
-    tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
-    levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
-    shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
+    above = ClassTexts.of("/".join(name.split("/", 2)[:-1]) for name in names)  # the upper two folders
+    tops = {_kind(folders.partition("/")[0]) for folders in above.classes}
+    levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(above) else (0, 1)
+    shown = [_shown_folder(folders.split("/"), levels) for folders in above.classes]
     kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
     numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
-    parts = np.fromiter((numbers.get(folder, len(PARTS)) for folder in shown), np.int8, len(shown))
+    parts = np.array([numbers.get(folder, len(PARTS)) for folder in shown], np.int8)[above.codes]
     folders: dict[Part, list[str]] = {
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
     }
@@ -122,14 +123,13 @@ def _split_by_parts(names: Sequence[str], stated: StatedParts) -> Splits:
     return Splits(train if len(train) else others, val if len(val) else test, test, stated.sources)
 
 
-def _any_held_out_below(names: Sequence[str]) -> bool:
+def _any_held_out_below(above: ClassTexts) -> bool:
     """Whether there is a val or test folder one level down."""
-    folders = {"/".join(name.split("/", 2)[1:-1]) for name in names}
-    return any(_kind(folder) in ("val", "test") for folder in folders)
+    return any(_kind(folders.partition("/")[2]) in ("val", "test") for folders in above.classes)
 
 
 def _split_by_hash(names: Sequence[str]) -> Splits:
-    held_out = np.array([is_held_out(name) for name in names], bool)
+    held_out = np.fromiter(map(is_held_out, names), bool, len(names))
     train, val, everything = np.flatnonzero(~held_out), np.flatnonzero(held_out), np.arange(len(names))
     if not len(train) or not len(val):
         train, val = everything, everything
@@ -175,10 +175,22 @@ def label_of(name: str) -> str:
     return next(iter([*folders[level + 1 :], *folders[: max(level, 0)]]), "")
 
 
+def labels_by_folder(names: Sequence[str]) -> ClassTexts:
+    """Find the class of each of the images `names`, once per folder, as `label_of` does.
+
+    >>> labels_by_folder(["cats/1.png", "cats/2.png", "test/dogs/1.png"])
+    ('cats', 'cats', 'dogs')
+    """
+    folders = ClassTexts.of(name.rpartition("/")[0] for name in names)
+    labels: dict[str, int] = {}
+    codes = folders.renamed([label_of(f"{folder}/") for folder in folders.classes], labels)
+    return ClassTexts([*labels], codes)
+
+
 def _shown_folder(folders: Sequence[str], levels: Sequence[int]) -> str:
     """Write the split folder among the folders of a name as "val/", or "*/val/" one level down; "" if there is none."""
     level = _split_level(folders, levels)
-    return "" if level < 0 else sys.intern(f"{'*/' * level}{folders[level]}/")  # one text per folder, not per image
+    return "" if level < 0 else f"{'*/' * level}{folders[level]}/"
 
 
 def _split_level(folders: Sequence[str], levels: Sequence[int] = (0, 1)) -> int:

@@ -16,6 +16,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.packed import PackedTexts
+from ..texts.sequence import JoinedTexts
 from .archive_index import ArchiveIndex, remembered_index
 from .archives import ArchiveContainer
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, label_text, labels_of
@@ -80,7 +83,7 @@ def open_tars(path: Path, *, size: int, channels: int) -> Tars:
     ]
     parts = parts_of_files([*tars], [len(index) for index in indices])
     if parts is not None:
-        parts = parts_in_names([name for index in indices for name in index.names]).or_else(parts)
+        parts = parts_in_names(JoinedTexts([index.names for index in indices])).or_else(parts)
     return Tars(path, files, indices, parts, size=size, channels=channels)
 
 
@@ -98,11 +101,13 @@ def _index(path: Path) -> ArchiveIndex:
     members = _members(path)
     own = own_folders_among(members)
     passed_over = tuple(f"{folder}/" for folder in own)
-    names = sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    names = PackedTexts.of(
+        sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    )
     for name in names:
         if members[name].problem:
             raise DataError(f"{path / name} {members[name].problem}; {_UNPACK}")
-    offsets, sizes = (np.array([members[name][i] for name in names], np.int64) for i in (0, 1))
+    offsets, sizes = (np.fromiter((members[name][i] for name in names), np.int64, len(names)) for i in (0, 1))
     labels = _labels(path, names, members)
     return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own)
 
@@ -157,14 +162,14 @@ def _check_end(path: Path, offset: int) -> None:
         raise DataError(f"{path} goes on behind its end mark, like tars joined by cat; give them one by one")
 
 
-def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> list[str]:
+def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> ClassTexts:
     """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder."""
     stated = members.get(DATASET_JSON)
     with path.open("rb") as file:
         content = None if stated is None else _content(file, stated, LARGEST_DATASET_JSON)
         others = labels_of(names, content, f"{DATASET_JSON} in {path}")
-        beside = [_label(file, path, name, members) for name in names]
-    return [label if found is None else found for found, label in zip(beside, others, strict=True)]
+        beside = (_label(file, path, name, members) for name in names)
+        return ClassTexts.of(label if found is None else found for found, label in zip(beside, others, strict=True))
 
 
 def _content(file: BinaryIO, member: _Member, most: int) -> bytes:

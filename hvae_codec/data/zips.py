@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.packed import PackedTexts
 from .archive_index import ArchiveIndex, remembered_index
 from .archives import ArchiveContainer
 from .celeba import celeba_parts
@@ -96,7 +97,9 @@ def _index(path: Path) -> ArchiveIndex:
         problem = f"{path} cannot be read as a zip: it is truncated, damaged or no zip ({error})"
         raise DataError(f"{problem}; copy or make it again") from None
     passed_over = tuple(f"{folder}/" for folder in own)
-    names = sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    names = PackedTexts.of(
+        sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
+    )
     images = [_checked(path, name, members[name]) for name in names]
     return ArchiveIndex(
         names,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +24,9 @@ from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
 from ..store.schema import RECORDS, WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
+from ..texts.index import TextIndex
+from ..texts.numbered import NumberedTexts
+from ..texts.sequence import JoinedTexts, Texts
 from .pipeline import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
@@ -45,9 +47,9 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
         )
     return replace(
         spec,
-        names=[*old.names, *_new_names(old, source)],
-        labels=[*old.labels, *source.labels],
-        splits=None if spec.splits is None else [*spec.splits, *source.split_names],
+        names=JoinedTexts([old.names, _new_names(old, source)]),
+        labels=JoinedTexts([old.labels, source.labels]),
+        splits=None if old.splits is None else JoinedTexts([old.splits, source.split_names]),
         file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
         source=_joint_source(old, source),
         chunk_bytes=_chunk_bytes(old),
@@ -56,16 +58,17 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
     )
 
 
-def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
+def _new_names(old: Store, source: ImageSource) -> Texts:
     """Names of `source`, numbered on if it is an array; `DataError` if the store has it, or has these names."""
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if source.container.numbered_names:
-        return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
-    both = set(old.names) & set(source.names)
-    if both:
-        example = next(name for name in source.names if name in both)
-        raise DataError(f"{old.path} has {len(both):,} of these names already, such as {example}; rename the images")
+        return NumberedTexts("", len(source), first=len(old))
+    index = TextIndex(old.names)
+    found = np.concatenate([index.find(block) >= 0 for block in source.names.blocks()])
+    if found.any():
+        example = source.names[int(found.argmax())]
+        raise DataError(f"{old.path} has {found.sum():,} of these names already, such as {example}; rename the images")
     return source.names
 
 

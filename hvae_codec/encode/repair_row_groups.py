@@ -20,6 +20,7 @@ from ..store.arrays import row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
 from ..store.reader import Store, Stored
 from ..store.schema import CHECKSUM, WRITE_ALL, missing_records
+from ..texts.index import TextIndex
 from ..verification.inspection import Inspection
 from ..verification.verify import Latents, read_digest, read_row_group
 from .pipeline import EVALUATED, ImageEncoder, PerImage
@@ -119,13 +120,14 @@ class RowGroupRepairer:
         names = self.inspection.names_of(rows)
         if len(names) < len(rows):
             raise StoreError(f"{lost}: their names are lost")
-        missing = [name for name in names if name not in self._by_name]
+        found = self._by_name.find(names).tolist()
+        missing = [name for name, position in zip(names, found, strict=True) if position < 0]
         if missing:
             more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise StoreError(
                 f"{lost}: {missing[0]}{more} are not among the images given; give the images that were encoded"
             )
-        return [self._by_name[name] for name in names]
+        return found
 
     @cached_property
     def _known(self) -> range:
@@ -138,8 +140,8 @@ class RowGroupRepairer:
         return range(0)
 
     @cached_property
-    def _by_name(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.encoder.source.names)}
+    def _by_name(self) -> TextIndex:
+        return TextIndex(self.encoder.source.names)
 
     def _check_likeness(self, rows: range, known: bool, old: dict[int, Latents], new: Stored) -> None:
         """Raise `StoreError` if what can still be read is not of these images, or too little if not `known`."""

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
+from ..texts.sequence import blocks_of
 from .metadata import ATTRIBUTE, COPY, COPY_HOLDER, StoreMetadata, array_checksum
 from .schema import TABLE_CHUNK, WEIGHTS
 from .spec import StoreSpec
@@ -47,9 +48,9 @@ def write_copy(group: zarr.Group, metadata: StoreMetadata) -> None:
 
 def _write_texts(table: zarr.Array, texts: Sequence[str]) -> None:
     """Chunk by chunk, so that few are copied."""
-    for first in range(0, len(texts), TABLE_CHUNK):
-        chunk = slice(first, first + TABLE_CHUNK)
-        table[chunk] = np.array(texts[chunk], dtype=np.dtypes.StringDType())
+    for number, block in enumerate(blocks_of(texts, TABLE_CHUNK)):
+        first = number * TABLE_CHUNK
+        table[first : first + len(block)] = np.array(block, dtype=np.dtypes.StringDType())
 
 
 def objects_of(spec: StoreSpec) -> dict[str, bytes]:

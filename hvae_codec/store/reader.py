@@ -13,7 +13,7 @@ import functools
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -25,6 +25,9 @@ from ..config import CHUNK_BYTES, LATEST_RUN
 from ..errors import StoreError, UsageError
 from ..storage.cache import CACHE_BYTES, ChunkCache
 from ..storage.location import Location, LocationLike, each, location_of
+from ..texts.classes import ClassTexts
+from ..texts.packed import PackedTexts
+from ..texts.sequence import Texts
 from .array_files import ArrayFiles, image_numbers
 from .arrays import unstorable
 from .columns import Columns, read_columns
@@ -37,6 +40,7 @@ from .schema import (
     IMAGE_TABLES,
     NO_TEXT,
     RECORDS,
+    TABLE_CHUNK,
     WEIGHTS,
     ArraySchema,
     dimension_names,
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 
 Stored = dict[int, NDArray[np.generic]]
 """Latent resolution to stored numbers, [images, columns, ...]; columns run through the resolution's groups in order."""
+_TEXTS_AT_ONCE = 8 * TABLE_CHUNK  # of a table, as those of a bucket are waited for together
 S = TypeVar("S", bound="Store")
 
 
@@ -171,22 +176,35 @@ class Store:
     # Tables, read on first use.
 
     @functools.cached_property
-    def names(self) -> list[str]:
+    def names(self) -> Texts:
         """One per image."""
-        return [str(name) for name in self.per_image("name")]
+        return PackedTexts.of_blocks(self._texts("name"))
 
     @functools.cached_property
-    def labels(self) -> list[str]:
+    def labels(self) -> Texts:
         """One per image."""
-        return [str(label) for label in self.per_image("label")]
+        return ClassTexts.of(label for block in self._texts("label") for label in block)
+
+    def _texts(self, name: str) -> Iterator[list[str]]:
+        """Read a table of texts, a few chunks at once; raises like `per_image`."""
+        array = self.arrays[name]
+        for first in range(0, array.shape[0], _TEXTS_AT_ONCE):
+            rows = slice(first, first + _TEXTS_AT_ONCE)
+            values = self.arrays.or_damage(name, "its entries", functools.partial(_elements, array, rows))
+            self._check_elements(name, values == NO_TEXT, first)
+            for start in range(0, len(values), TABLE_CHUNK):
+                yield values[start : start + TABLE_CHUNK].tolist()
+        self._check_length(name, array.shape)
 
     @functools.cached_property
-    def splits(self) -> list[str] | None:
+    def splits(self) -> Texts | None:
         """What each image was for when it was encoded: "train", "val", "test", or "" if it was in no split.
 
         Of images without split folders, the tenth that is held out is "val". None in stores of versions below 4.
         """
-        return [str(split) for split in self.per_image("split")] if self.metadata.has_records else None
+        if not self.metadata.has_records:
+            return None
+        return ClassTexts.of(split for block in self._texts("split") for split in block)
 
     @functools.cached_property
     def file_bytes(self) -> NDArray[np.int64] | None:
@@ -215,11 +233,8 @@ class Store:
         NaN is damage in an array that was made with the store. In one that a user added it means what the user likes.
         """
         values = self.arrays.read(name)
-        missing = self._missing(name, values)
-        if missing.any() and self.arrays.is_own(name):
-            raise self.arrays.damaged(f"array {name} lacks image {int(missing.argmax())}")
-        if values.shape != (len(self),):
-            raise self.arrays.damaged(f"array {name} is of shape {list(values.shape)}, not {[len(self)]}")
+        self._check_elements(name, self._missing(name, values))
+        self._check_length(name, values.shape)
         return values
 
     def _missing(self, name: str, values: NDArray) -> NDArray[np.bool_]:
@@ -227,6 +242,14 @@ class Store:
         if self.metadata.has_records and name in RECORDS:
             return missing_records(name, values)
         return np.asarray(np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT)
+
+    def _check_elements(self, name: str, missing: NDArray[np.bool_], first: int = 0) -> None:
+        if missing.any() and self.arrays.is_own(name):
+            raise self.arrays.damaged(f"array {name} lacks image {first + int(missing.argmax())}")
+
+    def _check_length(self, name: str, shape: tuple[int, ...]) -> None:
+        if shape != (len(self),):
+            raise self.arrays.damaged(f"array {name} is of shape {list(shape)}, not {[len(self)]}")
 
     @functools.cached_property
     def per_image_names(self) -> tuple[str, ...]:
@@ -254,9 +277,9 @@ class Store:
         """
         import pandas
 
-        columns: dict[str, Any] = {"name": self.names, "label": self.labels}
-        if self.metadata.has_records:
-            columns |= {"split": self.splits, "file_bytes": self.file_bytes, CHECKSUM: self.checksums}
+        columns: dict[str, Any] = {"name": [*self.names], "label": [*self.labels]}
+        if self.splits is not None:
+            columns |= {"split": [*self.splits], "file_bytes": self.file_bytes, CHECKSUM: self.checksums}
         return pandas.DataFrame(columns | {name: self.per_image(name) for name in self.per_image_names})
 
     def check_tables(self) -> None:
@@ -367,6 +390,10 @@ def _open(cls: type[S], location: Location, group: GroupFile, cache_bytes: int) 
     row_groups = RowGroups(_count_images(arrays, columns), metadata.row_group_size)
     arrays.know(_schema(arrays, columns, row_groups))
     return cls(location, group, columns, row_groups, arrays, ChunkCache(cache_bytes))
+
+
+def _elements(array: zarr.Array, rows: slice) -> NDArray:
+    return np.asarray(array[rows])
 
 
 def _needed_to_open(metadata: StoreMetadata) -> list[str]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..data.splits import PARTS
 from ..errors import StoreError
+from ..texts.classes import ClassTexts
+from ..texts.sequence import Texts, blocks_of
 from .columns import Columns
 from .metadata import RECORDS_VERSION, ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
@@ -134,11 +136,8 @@ def _check(spec: StoreSpec) -> None:
     if len(spec.labels) != len(spec.names):
         raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label per image")
     _check_records(spec)
-    for text in (*spec.names, *spec.labels):
-        if not text.isascii() and text != text.encode(errors="replace").decode():
-            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
-        if text == NO_TEXT:
-            raise StoreError(f"the name or label {text!r} marks what was never written in a store; rename the file")
+    _check_texts(spec.names)
+    _check_texts(spec.labels)
     if not spec.resolutions:
         raise StoreError("the mask keeps no latents, so there is nothing to store; keep a larger fraction")
     if spec.row_group_size < 1 or spec.chunk_bytes < 1:
@@ -159,11 +158,21 @@ def _check_records(spec: StoreSpec) -> None:
             f"there are {len(spec.names)} names, {len(spec.splits or ())} splits and the bytes of {len(sizes)} files; "
             "give one of each per image, or neither splits nor bytes"
         )
-    unknown = {*(spec.splits or ())} - {*PARTS, ""}
+    unknown = {*ClassTexts.of(spec.splits or ()).classes} - {*PARTS, ""}
     if unknown:
         raise StoreError(f"an image is of the split {min(unknown)!r}; give one of {', '.join(PARTS)}, or an empty text")
     if sizes.dtype != np.int64 or (sizes < 0).any():
         raise StoreError(f"bytes of files are {sizes.dtype}, {sizes.min()} at least; they must be int64, 0 or more")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, Texts) and texts.isascii():
+        return
+    for text in (text for block in blocks_of(texts) if not "".join(block).isascii() for text in block):
+        if text != text.encode(errors="replace").decode():
+            raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
+        if text == NO_TEXT:
+            raise StoreError(f"the name or label {text!r} marks what was never written in a store; rename the file")
 
 
 def _check_steps(spec: StoreSpec, resolution: int) -> None:
@@ -217,7 +226,9 @@ def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
     for key, value in sorted(facts.items()):
         yield f"{opening}{json.dumps(key)}: "
         yield from (
-            _list_parts(value) if isinstance(value, list | tuple | np.ndarray) else [json.dumps(value, sort_keys=True)]
+            _list_parts(value)
+            if isinstance(value, list | tuple | Texts | np.ndarray)
+            else [json.dumps(value, sort_keys=True)]
         )
         opening = ", "
     yield "}"
@@ -227,6 +238,6 @@ def _list_parts(values: Sequence[Any] | NDArray) -> Iterator[str]:
     yield "["
     for first in range(0, len(values), TABLE_CHUNK):
         part = values[first : first + TABLE_CHUNK]
-        block = json.dumps(part.tolist() if isinstance(part, np.ndarray) else list(part), sort_keys=True)
+        block = json.dumps(part.tolist() if isinstance(part, np.ndarray) else [*part], sort_keys=True)
         yield (", " if first else "") + block[1:-1]
     yield "]"

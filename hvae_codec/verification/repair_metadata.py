@@ -19,6 +19,7 @@ from ..store.group_file import COPY_FILE, GROUP_FILE, find_copy, group_document
 from ..store.metadata import array_checksum, attribute_of
 from ..store.reader import Store
 from ..store.spec import StoreSpec, spec_of
+from ..texts.classes import ClassTexts
 from .inspection import Inspection
 
 
@@ -95,12 +96,12 @@ def may_copy(inspection: Inspection) -> bool:
 def _blank_spec(store: Store) -> StoreSpec:
     """A specification that gives arrays of the same metadata, but not their elements."""
     steps = {r: np.ones(store.columns.count(r), np.float32) for r in store.resolutions}
-    texts, has_records = ["-"] * len(store), store.metadata.has_records
+    texts, has_records = ClassTexts.same("-", len(store)), store.metadata.has_records
     return spec_of(
         store.metadata,
         names=texts,
         labels=texts,
-        splits=[""] * len(store) if has_records else None,
+        splits=ClassTexts.same("", len(store)) if has_records else None,
         file_bytes=np.zeros(len(store), np.int64) if has_records else None,
         columns=store.columns,
         steps=steps,
