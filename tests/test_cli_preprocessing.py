@@ -157,3 +157,36 @@ def test_what_could_not_be_used_is_counted_by_reason(hvae: Call):
     assert "3 other files (.heic 3) were not read" in notes
     notes = hvae(0, "evaluate", "data", "--split", "all", "--skip-broken", "--depth", "8")[1]
     assert "2 of 16 images had more than 8 bits per channel, and were converted to 8" in notes
+
+
+def test_the_column_of_images_is_kept(hvae: Call, photo_patches):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = {}
+    for column, patches in (("image", photo_patches[:8]), ("img", photo_patches[8:16])):
+        save_patches(Path(column), patches)
+        files[column] = [path.read_bytes() for path in sorted(Path(column).glob("*.png"))]
+    pq.write_table(pa.table(files), "x.parquet")
+    small = ("--config", "tiny/config.json", "--steps", "1", "--no-tensorboard", "--out", "runs/b")
+    _, errors = hvae(1, "train", "x.parquet", *small)
+    assert "image, img" in errors
+    assert "--column image" in errors
+    hvae(0, "train", "x.parquet", *small, "--column", "img")
+    assert json.loads(Path("runs/b/origin.json").read_text())["preprocessing"] == {"column": "img"}
+    encode = ("--keep", "50%", "--evaluate", "none", "--model", "runs/b")
+    hvae(0, "encode", "x.parquet", "b.zarr", *encode)
+    hvae(0, "encode", "img", "c.zarr", *encode)  # which has no columns, and is not asked for one
+    first, second = open_store("b.zarr"), open_store("c.zarr")
+    for resolution, latents in first.latents(slice(8)).items():
+        np.testing.assert_array_equal(latents, second.latents(slice(8))[resolution])
+    assert (first.preprocessing, second.preprocessing) == ({"column": "img"}, {})
+    _, errors = hvae(2, "append", "image", "b.zarr", "--column", "img")
+    assert "image has no columns" in errors
+    hvae(0, "append", "x.parquet", "c.zarr", "--column", "image")
+    _, errors = hvae(1, "train", "x.parquet", "--out", "runs/b", "--steps", "2", "--resume", "--column", "image")
+    assert "not those that" in errors
+
+
+def save_patches(folder: Path, patches: np.ndarray) -> None:
+    folder.mkdir()
+    for i, patch in enumerate(patches):
+        Image.fromarray(patch.transpose(1, 2, 0)).save(folder / f"{i:02d}.png")

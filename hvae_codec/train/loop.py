@@ -213,7 +213,8 @@ class _Loop:
             horizontal_flip=config.train.horizontal_flip,
             part=(processes.rank, processes.world_size),
             workers=options.workers or default_workers(processes.local_world_size),
-            cache_bytes=CACHE_BYTES // processes.local_world_size,
+            # The order of images in groups depends on it, and a run may go on with another number of processes.
+            cache_bytes=CACHE_BYTES // (1 if training.groups else processes.local_world_size),
             on_read=on_read if processes.is_main else None,
         )
         with closing(self.batches), closing(self.files):
