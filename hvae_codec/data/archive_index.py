@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -23,7 +24,7 @@ from ..storage.files import replaced_atomically
 from .pixels import EXTENSIONS
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
-_VERSION = 1  # of what is remembered
+_VERSION = 2  # of what is remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class ArchiveIndex:
     sizes: NDArray[np.int64]  # bytes of each image file
     checksums: NDArray[np.uint32]  # CRC-32 of each image file; of a tar, zeros
     passed_over: Sequence[str] = ()  # folders with results of this package, not images
+    others: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,6 +74,7 @@ def _cache_folder() -> Path:
 def _packed(index: ArchiveIndex) -> bytes:
     # No name has a zero byte. A label that has one does not fit what is read again.
     texts = {name: np.frombuffer("\0".join(getattr(index, name)).encode(), np.uint8) for name in _TEXTS}
+    texts["others"] = np.frombuffer(json.dumps(dict(index.others)).encode(), np.uint8)
     numbers = {name: getattr(index, name) for name in _ARRAYS}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **texts, **numbers)
@@ -82,8 +85,9 @@ def _unpacked(content: bytes) -> ArchiveIndex:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         texts = {name: arrays[name].tobytes().decode().split("\0") for name in _TEXTS}
         numbers = {name: arrays[name] for name in _ARRAYS}
+        others = json.loads(arrays["others"].tobytes())
     passed_over = [name for name in texts.pop("passed_over") if name]
-    index = ArchiveIndex(**texts, **numbers, passed_over=passed_over)
+    index = ArchiveIndex(**texts, **numbers, passed_over=passed_over, others=others)
     if any(len(values) != len(index) for values in (index.labels, *numbers.values())):
         raise ValueError("it is damaged")
     return index

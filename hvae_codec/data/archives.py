@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -57,6 +58,7 @@ class ArchiveContainer(FileContainer):
             size=size,
             channels=channels,
             passed_over=[folder for index in indices for folder in index.passed_over],
+            other_files=dict(sum((Counter(index.others) for index in indices), Counter())),
             parts=None if parts is None else parts.of(order),
         )
         self._check_unique()
