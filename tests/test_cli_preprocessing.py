@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvae_codec import append, load_model, open_images, open_store, repair
+from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images, open_store, repair
 from hvae_codec.config import Config
 from hvae_codec.errors import DataError
-from hvae_codec.model.checkpoint import save_config
+from hvae_codec.model.checkpoint import load_run_config, save_config
+from hvae_codec.train.loop import TrainOptions, train
 from hvae_codec_cli.app import main
 from stores import tree
 
@@ -141,6 +142,22 @@ def test_images_opened_otherwise_are_refused_from_python(hvae: Call):
     more = open_images("more", size=16, channels=3, **open_store("a.zarr").preprocessing)
     assert len(append(model, more, "a.zarr")) == 16
     assert append(model, images.read([0]), "a.zarr").preprocessing["crop"] == RECORD["crop"], "an array is as it is"
+
+
+def test_encode_and_train_from_python_compare_with_the_run(hvae: Call):
+    images, model = open_images("data", size=16, channels=3), load_model("runs/a")
+    stats = kl_stats(model, images)
+    mask = LatentMask.from_keep(stats, 0.5)
+    with pytest.raises(DataError, match=r"runs/a was begun with --background white, and .* background='drop'"):
+        encode_images(model, images, "b.zarr", mask=mask, stats=stats)
+    assert not Path("b.zarr").exists()
+    assert len(encode_images(model, images.read(range(12)), "b.zarr", mask=mask, stats=stats)) == 12, "as it is"
+    alike = open_images("data", size=16, channels=3, **RECORD)
+    assert encode_images(model, alike, "c.zarr", mask=mask, stats=stats).preprocessing == RECORD
+    config, other = load_run_config(Path("runs/a")), TrainOptions(other_data=True, tensorboard=False)
+    with pytest.raises(DataError, match=r"runs/a was begun with --background white, and"):
+        train(Path("runs/a"), config, images.split("train"), images.split("val"), other)
+    train(Path("runs/a"), config, alike.split("train"), alike.split("val"), other)
 
 
 def test_what_could_not_be_used_is_counted_by_reason(hvae: Call):

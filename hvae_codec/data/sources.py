@@ -313,6 +313,11 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
 
 
+def is_opened(images: Images) -> bool:
+    """Whether something may have been done to `images` before the model; an array in memory is as it is."""
+    return isinstance(images, ImageSource) or is_dataset(images)
+
+
 def as_source(images: Images) -> ImageSource:
     """Return a source as it is, or wrap an array or tensor in memory, uint8 [N, C, H, W], as one of that size.
 

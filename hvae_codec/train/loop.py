@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import time
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import LARGEST_SEED, Config
-from ..data.sources import Images, ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
@@ -32,7 +33,7 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, check_origin, start_run
+from .run_folder import Origin, RunLock, check_begun_with, check_origin, start_run
 from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
@@ -106,9 +107,11 @@ def train(
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
     A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
-    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged, or
-    a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
+    an image that cannot be read, or if the run was begun on other images or with other preprocessing; `TrainingError`
+    if training diverged, or a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another
+    process trains this run.
     """
+    opened = is_opened(training), is_opened(validation)
     options, training, validation = options or TrainOptions(), as_source(training), as_source(validation)
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
@@ -118,6 +121,8 @@ def train(
     try:
         origin = Origin.of(options.seed, training, validation)
         unskipped = Origin.before_skipping(options.seed, training)
+        for images in itertools.compress((training, validation), opened):
+            processes.run_on_main(partial(check_begun_with, run, images))
         check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
         origin = processes.run_on_main(check)
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
