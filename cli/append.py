@@ -58,8 +58,7 @@ def command(
     """Add images to a store, with the model, mask and codec that it was made with.
 
     The store stays readable, and has the new images all at once. With --out, which a store in a bucket needs, it stays
-    as it is, and several processes can write the appended store, as in encode. An interrupted append continues if the
-    same command is run again.
+    as it is, and several processes can write the appended store, as in encode. Interrupted, the same command continues.
     """
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.append import append_worker, open_to_append

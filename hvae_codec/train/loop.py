@@ -6,7 +6,7 @@ import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -119,12 +119,8 @@ def train(
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
-        origin = Origin.of(options.seed, training, validation)
-        unskipped = Origin.before_skipping(options.seed, training)
-        for images in itertools.compress((training, validation), opened):
-            processes.run_on_main(partial(check_begun_with, run, images))
-        check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
-        origin = processes.run_on_main(check)
+        compared = [*itertools.compress((training, validation), opened)]
+        origin = processes.run_on_main(partial(_origin, run, options, training, validation, compared))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)
@@ -140,6 +136,17 @@ def train(
             lock.release()
     skipped, taken = int(state.optimizer.skipped), state.step - begun
     return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
+
+
+def _origin(
+    run: Path, options: TrainOptions, training: ImageSource, validation: ImageSource, compared: Sequence[ImageSource]
+) -> Origin:
+    """Describe what `run` is made from; raises `DataError` if it was begun otherwise, as `train` says."""
+    for images in compared:
+        check_begun_with(run, images)
+    origin = Origin.of(options.seed, training, validation)
+    unskipped = Origin.before_skipping(options.seed, training)
+    return check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
 
 
 def _check_processes(
