@@ -52,6 +52,8 @@ class RowGroupCache:
         self._read = read
         self._lock = threading.Lock()  # of the table alone: who wants a group that is there never waits for a read
         self._groups: OrderedDict[int, Future[Files]] = OrderedDict()
+        self._sizes: dict[int, int] = {}  # bytes of those that were read
+        self._total = 0  # of these
 
     def get(self, group: int, limit: int) -> Files:
         """Give a group, which is read if it is not there; the oldest ones leave if there are more than `limit` bytes.
@@ -76,28 +78,27 @@ class RowGroupCache:
             wanted.set_exception(error)
             return
         with self._lock:
+            self._sizes[group] = wanted.result().nbytes
+            self._total += self._sizes[group]
             self._shrink(limit)
 
     def _shrink(self, limit: int) -> None:
-        done = {group: wanted.result().nbytes for group, wanted in self._groups.items() if _is_there(wanted)}
-        total = sum(done.values())
-        for group in list(done)[: max(len(done) - 2, 0)]:
-            if total <= limit:
-                return
-            total -= done[group]
+        leaving = []
+        for group in self._groups:  # from the oldest on
+            if self._total <= limit or len(self._sizes) <= 2:
+                break
+            if group in self._sizes:
+                self._total -= self._sizes.pop(group)
+                leaving.append(group)
+        for group in leaving:
             del self._groups[group]
-
-
-def _is_there(wanted: Future[Files]) -> bool:
-    return wanted.done() and wanted.exception() is None
 
 
 def shuffled_in_windows(groups: RowGroups, window_bytes: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Order all images so that at most about `window_bytes` of groups are needed at a time, int64 [N].
 
-    groups in an order of their own   | c a | d b | ...     a window is some groups, one at least
-    images                            | shuffled | shuffled | ...
-
+    groups in an order of their own     | c a      | d b      | ...     a window is some groups, one at least
+    images                              | shuffled | shuffled | ...
     """
     used, of = np.unique(groups.of, return_inverse=True)
     turns = generator.permutation(len(used))
