@@ -27,6 +27,13 @@ Out = Annotated[
     str | None,
     typer.Option("--out", help="Write the appended store there, a folder or a URL, and leave STORE as it is."),
 ]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        "--prefix",
+        help="What names of the new images begin with in the store, as fashion/, if it has others of theirs.",
+    ),
+]
 Model = Annotated[
     Path | None,
     typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
@@ -39,6 +46,7 @@ def command(
     store: StoreArgument,
     source_options: SourceOptions,
     out: Out = None,
+    prefix: Prefix = "",
     split: Split = SplitName.all,
     worker_option: WorkerOption = "",
     model: Model = None,
@@ -50,8 +58,7 @@ def command(
     """Add images to a store, with the model, mask and codec that it was made with.
 
     The store stays readable, and has the new images all at once. With --out, which a store in a bucket needs, it stays
-    as it is, and several processes can write the appended store, as in encode. An interrupted append continues if the
-    same command is run again.
+    as it is, and several processes can write the appended store, as in encode. Interrupted, the same command continues.
     """
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.append import append_worker, open_to_append
@@ -72,6 +79,7 @@ def command(
                 store,
                 worker,
                 out=out,
+                prefix=prefix,
                 batch_size=batch_size,
                 seed=seed,
                 copying=stage("Copying"),

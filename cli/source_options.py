@@ -1,4 +1,4 @@
-"""Options of every command that reads images: what is done to them, and whether those that cannot be used are left out.
+"""Options of every command that reads images: what is done to them, which column has them, and which are left out.
 
 A command takes them all by `takes_source_options`, as one argument `source_options`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,9 +68,11 @@ class SourceOptions:
 
     def _open(self, data: Path, model: ModelConfig, known: Preprocessing | None, made: str) -> ImageSource:
         from hvae_codec.data.preprocessing import Preprocessing
-        from hvae_codec.data.sources import open_images
+        from hvae_codec.data.sources import has_columns, open_images
 
         how = known.with_given(self.given, made) if known else Preprocessing(**self.given)
+        if "column" not in self.given and how.column is not None and not has_columns(data):
+            how = replace(how, column=None)  # other data than the run's or the store's may be in a folder
         size, channels = model.image_size, model.channels
         return open_images(data, size=size, channels=channels, skip_unusable=self.skip_unusable, **how.to_dict())
 
@@ -105,6 +107,10 @@ Resize = Annotated[
 NoUpscale = Annotated[bool, typer.Option("--no-upscale", help="Do not use images that are smaller than the model's.")]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Pixels of an image file, at most (89,478,485).")]
 Depth = Annotated[DepthName | None, typer.Option(help="Convert images of 16 bits per channel to 8, by value / 257.")]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of the images in Parquet files that have several.", show_default=False),
+]
 SkipUnusable = Annotated[
     bool,
     typer.Option(
@@ -123,10 +129,12 @@ def _collect(
     no_upscale: NoUpscale = False,
     max_pixels: MaxPixels = None,
     depth: Depth = None,
+    column: Column = None,
     skip_unusable: SkipUnusable = False,
     skip_broken: SkipBroken = False,
 ) -> SourceOptions:
     words: dict[str, Any] = {"colour": colour, "background": background, "crop": crop, "resize": resize}
+    words |= {"column": column}
     given: dict[str, Any] = {name: str(word) for name, word in words.items() if word is not None}
     given |= {"upscale": False} if no_upscale else {}
     given |= {} if max_pixels is None else {"max_pixels": max_pixels}

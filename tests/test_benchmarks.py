@@ -196,10 +196,12 @@ def test_start_time() -> None:
 
 def test_data_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_sources, "memory", lambda *paths: 1.0 * len(paths))
-    rows = data_sources.measure(tmp_path, 300, rounds=2)
-    assert [row.kind for row in rows] == ["folder", "stored zip", "deflated zip", "tar", "stored npz"]
+    kinds = ["folder", "stored zip", "deflated zip", "tar", "parquet", "stored npz"]
+    rows = data_sources.measure(tmp_path, 300, rounds=2, epochs=2, kinds=kinds)
+    assert [row.kind for row in rows] == kinds
     assert all(len(row.in_order) == len(row.pixels) == 2 and min(row.at_random) > 0 for row in rows)
-    assert data_sources.as_table(rows).row_count == 5
+    assert all(len(row.epoch) == 2 and min(row.epoch) > 0 for row in rows)
+    assert data_sources.as_table(rows).row_count == 6
 
 
 def test_read_speed(tmp_path: Path) -> None:

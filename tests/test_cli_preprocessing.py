@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvae_codec import append, load_model, open_images, open_store, repair
+from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images, open_store, repair
 from hvae_codec.config import Config
 from hvae_codec.errors import DataError
-from hvae_codec.model.checkpoint import save_config
+from hvae_codec.model.checkpoint import load_run_config, save_config
+from hvae_codec.train.loop import TrainOptions, train
 from hvae_codec_cli.app import main
 from stores import tree
 
@@ -143,6 +144,22 @@ def test_images_opened_otherwise_are_refused_from_python(hvae: Call):
     assert append(model, images.read([0]), "a.zarr").preprocessing["crop"] == RECORD["crop"], "an array is as it is"
 
 
+def test_encode_and_train_from_python_compare_with_the_run(hvae: Call):
+    images, model = open_images("data", size=16, channels=3), load_model("runs/a")
+    stats = kl_stats(model, images)
+    mask = LatentMask.from_keep(stats, 0.5)
+    with pytest.raises(DataError, match=r"runs/a was begun with --background white, and .* background='drop'"):
+        encode_images(model, images, "b.zarr", mask=mask, stats=stats)
+    assert not Path("b.zarr").exists()
+    assert len(encode_images(model, images.read(range(12)), "b.zarr", mask=mask, stats=stats)) == 12, "as it is"
+    alike = open_images("data", size=16, channels=3, **RECORD)
+    assert encode_images(model, alike, "c.zarr", mask=mask, stats=stats).preprocessing == RECORD
+    config, other = load_run_config(Path("runs/a")), TrainOptions(other_data=True, tensorboard=False)
+    with pytest.raises(DataError, match=r"runs/a was begun with --background white, and"):
+        train(Path("runs/a"), config, images.split("train"), images.split("val"), other)
+    train(Path("runs/a"), config, alike.split("train"), alike.split("val"), other)
+
+
 def test_what_could_not_be_used_is_counted_by_reason(hvae: Call):
     Path("data/a.png").touch()
     Image.new("L", (15, 24)).save("data/b.png")
@@ -157,3 +174,36 @@ def test_what_could_not_be_used_is_counted_by_reason(hvae: Call):
     assert "3 other files (.heic 3) were not read" in notes
     notes = hvae(0, "evaluate", "data", "--split", "all", "--skip-broken", "--depth", "8")[1]
     assert "2 of 16 images had more than 8 bits per channel, and were converted to 8" in notes
+
+
+def test_the_column_of_images_is_kept(hvae: Call, photo_patches):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = {}
+    for column, patches in (("image", photo_patches[:8]), ("img", photo_patches[8:16])):
+        save_patches(Path(column), patches)
+        files[column] = [path.read_bytes() for path in sorted(Path(column).glob("*.png"))]
+    pq.write_table(pa.table(files), "x.parquet")
+    small = ("--config", "tiny/config.json", "--steps", "1", "--no-tensorboard", "--out", "runs/b")
+    _, errors = hvae(1, "train", "x.parquet", *small)
+    assert "image, img" in errors
+    assert "--column image" in errors
+    hvae(0, "train", "x.parquet", *small, "--column", "img")
+    assert json.loads(Path("runs/b/origin.json").read_text())["preprocessing"] == {"column": "img"}
+    encode = ("--keep", "50%", "--evaluate", "none", "--model", "runs/b")
+    hvae(0, "encode", "x.parquet", "b.zarr", *encode)
+    hvae(0, "encode", "img", "c.zarr", *encode)  # which has no columns, and is not asked for one
+    first, second = open_store("b.zarr"), open_store("c.zarr")
+    for resolution, latents in first.latents(slice(8)).items():
+        np.testing.assert_array_equal(latents, second.latents(slice(8))[resolution])
+    assert (first.preprocessing, second.preprocessing) == ({"column": "img"}, {})
+    _, errors = hvae(2, "append", "image", "b.zarr", "--column", "img")
+    assert "image has no columns" in errors
+    hvae(0, "append", "x.parquet", "c.zarr", "--column", "image")
+    _, errors = hvae(1, "train", "x.parquet", "--out", "runs/b", "--steps", "2", "--resume", "--column", "image")
+    assert "not those that" in errors
+
+
+def save_patches(folder: Path, patches: np.ndarray) -> None:
+    folder.mkdir()
+    for i, patch in enumerate(patches):
+        Image.fromarray(patch.transpose(1, 2, 0)).save(folder / f"{i:02d}.png")

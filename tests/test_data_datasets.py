@@ -147,6 +147,17 @@ def test_functions_that_take_images_take_data_sets(patches: np.ndarray, tiny_mod
 
 
 @pytest.mark.slow
+def test_a_key_of_images_is_chosen(patches: np.ndarray):
+    dataset = Photos(patches, lambda patch, i: {"image": hwc(255 - patch), "img": hwc(patch)})
+    np.testing.assert_array_equal(opened(dataset, column="img").read([2]), patches[2:3])
+    with pytest.raises(DataError, match=r"0{8} has image and img; .*column='image'"):
+        opened(dataset).read([0])
+    with pytest.raises(DataError, match=r"has image, img, but no 'x'; give one of these as column"):
+        opened(dataset, column="x").read([0])
+    with pytest.raises(DataError, match=r"is a ndarray, which has no column 'x'"):
+        opened(Photos(patches, FORMS["array"]), column="x").read([0])
+
+
 def test_a_data_set_is_trained_on_and_encoded(patches: np.ndarray, tiny_config, tiny_model, tmp_path: Path):
     config = replace(tiny_config, train=replace(tiny_config.train, steps=1, batch_size=2))
     result = train(tmp_path / "run", config, Photos(patches), Photos(patches[:2]), TrainOptions(tensorboard=False))

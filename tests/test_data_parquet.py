@@ -41,7 +41,7 @@ def write(
     return path
 
 
-def opened(path: Path, **options: bool) -> ImageSource:
+def opened(path: Path, **options: object) -> ImageSource:
     return open_images(path, size=16, channels=3, **options)
 
 
@@ -76,11 +76,41 @@ def test_columns_that_are_not_clear(tmp_path: Path, photo_patches):
     features = {"a": {"_type": "Image"}, "b": {"_type": "Image"}}
     more = {"b": [png(patch) for patch in photo_patches[:4]]}
     path = write(tmp_path / "x.parquet", photo_patches[:4], image="a", features=features, **more)
-    with pytest.raises(DataError, match=r"x\.parquet has several columns .*\(a, b\); .*open_images\(dataset\)"):
+    with pytest.raises(DataError, match=r"x\.parquet has several columns .*\(a, b\); .*--column a"):
         opened(path)
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"no column of images, but text, label"):
         opened(path)
+
+
+def test_a_column_is_chosen(tmp_path: Path, photo_patches):
+    others = [png(patch) for patch in photo_patches[4:8]]
+    path = write(tmp_path / "x.parquet", photo_patches[:4], features=None, img=others, caption=["a"] * 4)
+    with pytest.raises(DataError, match=r"several columns .*\(image, img\); .*--column image"):
+        opened(path)
+    first, second = (opened(path, column=column) for column in ("image", "img"))
+    np.testing.assert_array_equal(first.read(range(4)), photo_patches[:4])
+    np.testing.assert_array_equal(second.read(range(4)), photo_patches[4:8])
+    assert first.fingerprint != second.fingerprint
+    assert second.preprocessing.to_dict() == {"column": "img"}
+    with pytest.raises(DataError, match=r"x\.parquet has no column 'x', but image, label, img, caption; .*--column"):
+        opened(path, column="x")
+    with pytest.raises(DataError, match=r"'caption' of .*x\.parquet holds no images.* bytes are image, img"):
+        opened(path, column="caption")
+
+
+def test_a_column_that_is_the_only_one_changes_nothing(tmp_path: Path, photo_patches):
+    path = write(tmp_path / "x.parquet", photo_patches[:4])
+    assert opened(path, column="image").fingerprint == opened(path).fingerprint
+
+
+def test_what_has_no_columns_takes_none(tmp_path: Path, photo_patches):
+    (tmp_path / "x").mkdir()
+    Image.fromarray(photo_patches[0].transpose(1, 2, 0)).save(tmp_path / "x/1.png")
+    with pytest.raises(UsageError, match=r"--column is 'img', and .*x has no columns"):
+        opened(tmp_path / "x", column="img")
+    with pytest.raises(UsageError, match=r"--column is ''; give the name"):
+        opened(tmp_path / "x", column="")
 
 
 def test_damaged_files_and_images(tmp_path: Path, photo_patches):
@@ -100,18 +130,21 @@ def test_damaged_files_and_images(tmp_path: Path, photo_patches):
 
 
 def test_row_groups_are_read_once_in_order(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
-    source, read = opened(write(tmp_path / "x.parquet", photo_patches[:9])), []
+    path, read = write(tmp_path / "x.parquet", photo_patches[:9]), []
     original = parquet.Parquet._read_group
     monkeypatch.setattr(parquet.Parquet, "_read_group", lambda self, group: read.append(group) or original(self, group))
-    for _ in source.batches(2):
+    for _ in opened(path).batches(2):
         pass
     assert sorted(read) == [0, 1, 2]
     read.clear()
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 0)
-    opened(tmp_path / "x.parquet").read([8, 0, 4, 5, 8])
+    source = opened(path)
+    source.container.group_cache_bytes = 0
+    source.read([8, 0, 4, 5, 8])
     assert read == [2, 0, 1, 2]
     read.clear()
-    opened(tmp_path / "x.parquet").read([2, 3, 2, 3])
+    source = opened(path)
+    source.container.group_cache_bytes = 0
+    source.read([2, 3, 2, 3])
     assert read == [0, 1]
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
+from PIL.PngImagePlugin import PngImageFile
 
+from hvae_codec.data.jxl import jxl_plugin, jxl_size
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.errors import DataError, UsageError
 
@@ -151,6 +154,51 @@ def test_avif(tmp_path: Path):
     smooth = np.add.outer(np.arange(8), np.arange(8)).astype(np.uint8)[..., None].repeat(3, 2) * 10
     save(tmp_path / "x.avif", smooth, quality=100, subsampling="4:4:4")
     assert np.abs(read(tmp_path)[0][0].astype(int) - smooth.transpose(2, 0, 1)).max() <= 3
+
+
+@pytest.fixture
+def jxl() -> None:
+    """Skip if Pillow's plugin is not there."""
+    pytest.importorskip("pillow_jxl")
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_jxl(tmp_path: Path, jxl: None, container: bool):
+    save(tmp_path / "a.jxl", COLOUR, lossless=True, use_container=container)
+    save(tmp_path / "b.jxl", GREY, lossless=True, use_container=container)
+    pixels, source = read(tmp_path)
+    assert source.names == ("a.jxl", "b.jxl")
+    np.testing.assert_array_equal(pixels[0], COLOUR.transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels[1], np.broadcast_to(GREY, (3, 8, 8)))
+
+
+def test_a_damaged_jxl_is_named(tmp_path: Path, jxl: None):
+    save(tmp_path / "a.jxl", COLOUR, lossless=True)
+    (tmp_path / "a.jxl").write_bytes((tmp_path / "a.jxl").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"a\.jxl is broken"):
+        read(tmp_path)
+    (tmp_path / "a.jxl").write_bytes(b"\xff\x0a")
+    with pytest.raises(DataError, match=r"a\.jxl is broken.*size"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("container", [False, True])
+@pytest.mark.parametrize("shape", [(16, 16), (300, 17), (30, 40), (20, 3000), (8, 24)])
+def test_a_large_jxl_is_not_decoded(tmp_path: Path, jxl: None, shape: tuple[int, int], container: bool, monkeypatch):
+    height, width = shape
+    save(tmp_path / "a.jxl", np.zeros((*shape, 3), np.uint8), lossless=True, use_container=container)
+    assert jxl_size((tmp_path / "a.jxl").read_bytes()) == (width, height)
+    monkeypatch.setattr("pillow_jxl.JpegXLImagePlugin.JXLImageFile._open", lambda self: pytest.fail("it is decoded"))
+    with pytest.raises(DataError, match=rf"a\.jxl has more than {height * width - 1} pixels"):
+        read(tmp_path, max_pixels=height * width - 1)
+
+
+def test_jxl_is_not_read_without_a_plugin(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    monkeypatch.delitem(Image.EXTENSION, ".jxl", raising=False)
+    assert jxl_plugin() is None
+    monkeypatch.setitem(Image.EXTENSION, ".jxl", "PNG")  # what another plugin registered
+    assert jxl_plugin() is PngImageFile
 
 
 def test_other_files_are_counted_by_ending(tmp_path: Path):

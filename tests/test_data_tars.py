@@ -77,6 +77,17 @@ def test_shards_of_webdataset(shards: Path, photo_patches, path: str):
     np.testing.assert_array_equal(source.read([1, 0])[1], photo_patches[expected[0]])
 
 
+def test_what_belongs_to_no_image_is_counted(shards: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hvae_codec.data.archive_index.REMEMBERED_FROM", 1)
+    assert opened(shards).container.other_files == {}  # captions and classes are of their images
+    for name in ("x-0.tar", "x-1.tar"):
+        tar_of(
+            shards / name, ("a.heic", b""), ("a.cls", b"1"), ("b.HEIC", b""), (".c.heic", b""), ("dataset.json", b"{}")
+        )
+    for _ in range(2):
+        assert opened(shards).container.other_files == {".heic": 4, ".cls": 2}
+
+
 def test_names_of_shards_say_what_is_held_out(shards: Path):
     source = opened(shards)
     assert source.split("train").names == tuple(f"{i:04d}.png" for i in range(6))

@@ -227,6 +227,18 @@ def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path):
         opened(tmp_path / "a.zip")
 
 
+def test_other_files_are_counted_as_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hvae_codec.data.archive_index.REMEMBERED_FROM", 1)
+    for name in ("1.heic", "train/2.HEIC", "README", "dataset.json", "run/config.json", "run/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    path = zipped(folder)
+    expected = {".heic": 2, ".txt": 1, "": 1}
+    assert opened(folder).container.other_files == expected
+    assert opened(path).container.other_files == expected
+    assert opened(path).container.other_files == expected  # as it is remembered
+
+
 def test_a_dataset_json_of_another_kind_is_passed_over(folder: Path):
     before = opened(folder)
     for labels in (["cat", "dog"], {"0": "cat"}, [{"name": "cat"}]):

@@ -19,6 +19,7 @@ import zarr
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
 from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
+from hvae_codec.encode.repair import RepairOptions, repair
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.model.checkpoint import load_weights, save_model
 from hvae_codec.storage import folder, swap
@@ -130,12 +131,37 @@ def test_again_and_again(tiny_model, stats, images, tmp_path):
         append(tiny_model, images[8:16], path)
 
 
+def test_the_same_names_twice(tiny_model, images, path, tmp_path):
+    """Two sets of published files have the same names; repair still knows which images are which."""
+    others = tmp_path / "others"
+    for i, image in enumerate(255 - images[:OLD]):
+        save_png(others / "old" / "cats" / f"{i:03d}.png", image)
+    alike = source(others, "old")
+    with pytest.raises(DataError, match=r"21 of these names.*cats/000\.png; .*--prefix old/"):
+        append(tiny_model, alike, path)
+    for prefix in ("/x", "../x", "a/../", "C:/x"):
+        with pytest.raises(UsageError, match=r"--prefix is .* leads out"):
+            append(tiny_model, alike, path, prefix=prefix)
+    store = append(tiny_model, alike, path, prefix="negative/", batch_size=4)
+    assert list(store.names[: OLD + 1]) == [f"cats/{i:03d}.png" for i in range(OLD)] + ["negative/cats/000.png"]
+    assert list(store.labels) == ["cats"] * 2 * OLD
+    with pytest.raises(DataError, match="already; give others"):
+        append(tiny_model, alike, path, prefix="again/")
+    before = tree(path)
+    damaged = path / min(name for name in before if "/c/4/" in name and name.startswith("z"))
+    damaged.write_bytes(b"damaged")
+    assert repair(path, alike, tiny_model, options=RepairOptions(batch_size=4)).after.ok
+    assert tree(path) == before
+    numbered = append(tiny_model, images[:4], path, prefix="array/", batch_size=4)
+    assert list(numbered.names[-4:]) == [f"array/{i:08d}" for i in range(4)]
+
+
 def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, folders, path, tmp_path):
     before = tree(path)
     old = source(folders, "old")
     for bad, message in (
         (old, "in .* already"),
-        (old.subset([3, 4]), r"2 of these names.*cats/003\.png; rename"),
+        (old.subset([3, 4]), r"2 of these names.*cats/003\.png; .*--prefix old/"),
         (images[:0], "no image in it"),
         (images[:5, :, :8, :8], r"\[3, 8, 8\]; this model"),
     ):

@@ -99,6 +99,8 @@ def test_parts_make_up_the_batch(cache_bytes: int):
 class Counting:
     """A source that counts the images that were read from it, and by which threads."""
 
+    groups = None
+
     def __init__(self, source: ImageSource) -> None:
         self.source, self.read_positions, self.threads = source, [], set()
         self.size, self.channels = source.size, source.channels

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -39,6 +40,7 @@ class ArchiveIndex:
     sizes: NDArray[np.int64]  # bytes of each image file
     checksums: NDArray[np.uint32]  # CRC-32 of each image file; of a tar, zeros
     passed_over: Sequence[str] = ()  # folders with results of this package, not images
+    others: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,6 +75,7 @@ def _cache_folder() -> Path:
 def _packed(index: ArchiveIndex) -> bytes:
     texts = {"names": index.names, "classes": index.labels.classes, "passed_over": index.passed_over}
     arrays = {name: getattr(index, name) for name in _ARRAYS} | {"codes": index.labels.codes}
+    arrays["others"] = np.frombuffer(json.dumps(dict(index.others)).encode(), np.uint8)
     for name, packed in ((name, PackedTexts.of(found)) for name, found in texts.items()):
         arrays |= {name: np.frombuffer(packed.buffer, np.uint8), f"{name}_offsets": packed.offsets}
     content = io.BytesIO()
@@ -85,7 +88,8 @@ def _unpacked(content: bytes) -> ArchiveIndex:
         names, classes, passed_over = (_texts(arrays, name) for name in ("names", "classes", "passed_over"))
         labels = ClassTexts([*classes], arrays["codes"])
         numbers = {name: arrays[name] for name in _ARRAYS}
-    index = ArchiveIndex(names, labels, **numbers, passed_over=[*passed_over])
+        others = json.loads(arrays["others"].tobytes())
+    index = ArchiveIndex(names, labels, **numbers, passed_over=[*passed_over], others=others)
     if any(len(values) != len(index) for values in (index.labels, *numbers.values())):
         raise ValueError("it is damaged")
     return index

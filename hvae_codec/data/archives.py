@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,7 @@ class ArchiveContainer(FileContainer):
             size=size,
             channels=channels,
             passed_over=[folder for index in indices for folder in index.passed_over],
+            other_files=dict(sum((Counter(index.others) for index in indices), Counter())),
             parts=None if parts is None else parts.of(order),
         )
         self._check_unique()

@@ -34,6 +34,7 @@ from .pixels import (
     wrong_channels,
 )
 from .preprocessing import Preprocessing
+from .row_groups import CACHE_BYTES, RowGroups
 from .splits import StatedParts
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
@@ -76,6 +77,9 @@ class Container(ABC):
         self.is_checked = np.zeros(len(self.names), bool)
         """Which images' checksums are known, so far."""
 
+        self.group_cache_bytes = CACHE_BYTES
+        """Bytes of groups that may stay in memory, if images are read in groups; see `groups`."""
+
     def preprocess(self, how: Preprocessing) -> None:
         """Let `how` be done to the images from now on.
 
@@ -106,6 +110,10 @@ class Container(ABC):
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
+
+    def groups(self) -> RowGroups | None:
+        """Say which images are read at once, in a group; None if each is read alone."""
+        return None
 
     def problem(self, position: int) -> UnusableImageError | None:
         """Find out why the model cannot take the image at `position`; None if it can."""

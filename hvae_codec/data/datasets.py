@@ -55,12 +55,15 @@ class DatasetContainer(DecodingContainer):
 
     numbered_names = True
 
-    def __init__(self, dataset: ImageDataset, *, size: int, channels: int) -> None:
-        """Raises `DataError` if there is no image, or if there are others than 8-bit ones."""
+    def __init__(self, dataset: ImageDataset, column: str | None = None, *, size: int, channels: int) -> None:
+        """Images that are in dicts are at the key `column`, or else `image` or `img`.
+
+        Raises `DataError` if there is no image, or if there are others than 8-bit ones.
+        """
         path, count = Path(type(dataset).__name__), _count(dataset)
         names = NumberedTexts("", count)
         raw_bytes = np.full(count, channels * size**2, np.int64)
-        self.dataset = dataset
+        self.dataset, self.column = dataset, column
         self._lock = threading.Lock()  # data sets are made for processes of their own, not for threads
         super().__init__(path, names, _labels(dataset, count), raw_bytes, size=size, channels=channels)
 
@@ -68,7 +71,7 @@ class DatasetContainer(DecodingContainer):
         """Take the image at `position` from the data set."""
         where = self.where(position)
         with self._lock, unusable_if_damaged(where, self.preprocessing):
-            image = _image_in(self.dataset[position], where)
+            image = _image_in(self.dataset[position], where, self.column)
             self.note_checksum(position, _checksum_of(image, where))
             if isinstance(image, Image.Image):
                 return _decoded(image, where, self.channels, self.preprocessing)
@@ -85,7 +88,7 @@ class DatasetContainer(DecodingContainer):
         where = self.where(position)
         try:
             with self._lock, unusable_if_damaged(where):
-                return _shape(_image_in(self.dataset[position], where), where)[2]
+                return _shape(_image_in(self.dataset[position], where, self.column), where)[2]
         except DataError:
             return 0
 
@@ -167,14 +170,27 @@ def _shape(image: Any, where: Path) -> tuple[int, int, int]:
     return height, width, 3 if channels == 4 else channels
 
 
-def _image_in(item: Any, where: Path) -> Any:
+def _image_in(item: Any, where: Path, column: str | None = None) -> Any:
     if isinstance(item, Mapping):
-        found = [item[key] for key in _IMAGE_KEYS if key in item]
-        if not found:
-            problem = f"{where} has {', '.join(map(str, item)) or 'nothing'}; call the image 'image'"
-            raise UnusableImageError(problem, "without an image")
-        return found[0]
+        return item[_image_key(item, where, column)]
+    if column is not None:
+        raise DataError(f"{where} is a {type(item).__name__}, which has no column {column!r}; leave out column=")
     return item[0] if isinstance(item, tuple | list) and item else item
+
+
+def _image_key(item: Mapping[str, Any], where: Path, column: str | None) -> str:
+    """Find the key of the image; raises `DataError` if two may be it, `UnusableImageError` if none is it."""
+    found = [key for key in ([column] if column else _IMAGE_KEYS) if key in item]
+    if len(found) > 1:
+        raise DataError(
+            f"{where} has {' and '.join(found)}; choose with open_images(dataset, column={found[0]!r}, ...)"
+        )
+    if not found:
+        keys = ", ".join(map(str, item)) or "nothing"
+        advice = f"but no {column!r}; give one of these as column" if column else "call the image 'image'"
+        problem = f"{where} has {keys}{', ' if column else '; '}{advice}"
+        raise UnusableImageError(problem, "without an image")
+    return found[0]
 
 
 def _label_in(item: Any) -> object:

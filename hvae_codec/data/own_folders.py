@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import posixpath
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 _MARKS = (
@@ -29,6 +30,17 @@ def is_own_folder(name: bytes, files: Iterable[bytes]) -> bool:
     """
     found = set().union(*_MARKS).intersection(files)
     return name.endswith(_ENDINGS) or any(marks <= found for marks in _MARKS)
+
+
+def count_endings(names: Iterable[str]) -> dict[str, int]:
+    """Count the files of an archive that are not read by their endings, but for those that this package reads or wrote.
+
+    >>> count_endings(["a/1.HEIC", "a/2.heic", "README", "dataset.json"])
+    {'.heic': 2, '': 1}
+    """
+    own = {name.decode() for name in OWN_FILES}
+    others = (name for name in names if posixpath.basename(name) not in own)
+    return dict(Counter(posixpath.splitext(name.lower())[1] for name in others))
 
 
 def own_folders_among(names: Iterable[str]) -> list[str]:

@@ -1,8 +1,7 @@
 """Images in Parquet files as Hugging Face's are: a column of files, with classes and their names in the schema.
 
-    image  struct<bytes: binary, path: string>, or binary        label  int64, or string
-
-A row group is the smallest part that can be read. The last few are kept: read images in order, or nearly so.
+A row group is the smallest part that can be read. The last few stay in memory: read images in order, or in windows of
+row groups, as training does.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import json
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +24,27 @@ from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from ..texts.sequence import JoinedTexts
 from .containers import FileContainer
-from .dataset_json import class_name
 from .file_sets import files_of_set, is_file_set, parts_of_files
+from .parquet_columns import image_column, labels_of_rows
+from .row_groups import RowGroupCache, RowGroups
 from .unchanged_files import OPEN_FILES, UnchangedFiles
 
 if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
     from pyarrow.parquet import ParquetFile
 
-CACHE_BYTES = 256 * 2**20  # of row groups that are kept; two are in any case, as threads read on both sides of a border
 
-_IMAGE_NAMES, _LABEL_NAMES = ("image", "img"), ("label", "labels", "fine_label")
+class _Images:
+    """The files in one row group."""
+
+    def __init__(self, column: ChunkedArray) -> None:
+        """`column` has the files as bytes."""
+        self._column = column
+        self.nbytes = int(column.nbytes)
+
+    def __getitem__(self, row: int, /) -> bytes | None:
+        content: bytes | None = self._column[row].as_py()
+        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +53,31 @@ class _File:
 
     rows: NDArray[np.int64]  # images in each row group, int64 [row groups]
     packed: NDArray[np.int64]  # bytes of the column of images in each, int64 [row groups]
+    unpacked: NDArray[np.int64]  # bytes of these in memory, about, int64 [row groups]
     image: str  # name of the column of images
     labels: ClassTexts  # class of each image
-    digest: bytes  # SHA-256 of the schema, and of the sizes of all columns in each row group
+    digest: bytes  # SHA-256 of the schema, of the sizes of all columns in each row group, and of a chosen column
 
 
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
 
-    def __init__(self, path: Path, names: Sequence[str], files: UnchangedFiles, *, size: int, channels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        files: UnchangedFiles,
+        column: str | None = None,
+        *,
+        size: int,
+        channels: int,
+    ) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
         self.files = files
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(_opened)
-        self._kept: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
-        found = [_described(file, self._open(file)) for file in files.paths]
+        self._reading = threading.Lock()
+        self._cache = RowGroupCache(self._read_group)
+        found = [_described(file, self._open(file), column) for file in files.paths]
         counts = [int(file.rows.sum()) for file in found]
         self._columns = [file.image for file in found]
         self._digests = [file.digest for file in found]
@@ -69,6 +87,7 @@ class Parquet(FileContainer):
         self._file_of_group = np.repeat(np.arange(len(found)), [len(file.rows) for file in found])
         self._first_group = np.searchsorted(self._file_of_group, np.arange(len(found)))
         self._starts = np.concatenate([[0], np.cumsum(rows)])
+        self._unpacked = np.concatenate([file.unpacked for file in found])
         super().__init__(
             path,
             JoinedTexts([*_row_names(names, counts)]),
@@ -84,15 +103,14 @@ class Parquet(FileContainer):
         files = self._file_of_group[self._group_of(positions)]
         return b"".join(self._digests[file] for file in np.unique(files))
 
+    def groups(self) -> RowGroups:
+        """Say which row group each image is in."""
+        return RowGroups(self._group_of(np.arange(len(self))), self._unpacked)
+
     def open(self, position: int) -> BinaryIO:
-        """Take the file of the image at `position` from its row group, which is read if it is not kept."""
+        """Take the file of the image at `position` from its row group, which is read if it is not in memory."""
         group = int(self._group_of(position))
-        with self._lock:
-            if group not in self._kept:
-                self._keep(group, self._read_group(group))
-            self._kept.move_to_end(group)
-            content = self._kept[group][position - int(self._starts[group])].as_py()
-        content = content.get("bytes") if isinstance(content, Mapping) else content
+        content = self._cache.get(group, self.group_cache_bytes)[position - int(self._starts[group])]
         if content is None:
             raise OSError("the file has no bytes of it, but its path at best")
         return io.BytesIO(content)
@@ -100,18 +118,16 @@ class Parquet(FileContainer):
     def _group_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
-    def _read_group(self, group: int) -> Any:
+    def _read_group(self, group: int) -> _Images:
         file = int(self._file_of_group[group])
         self.files.check(file)
         path, column = self.files.paths[file], self._columns[file]
-        with _readable(path):
-            table = self._open(path).read_row_group(group - int(self._first_group[file]), [column], use_threads=False)
-            return table.column(column)
-
-    def _keep(self, group: int, images: Any) -> None:
-        self._kept[group] = images
-        while len(self._kept) > 2 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-            self._kept.popitem(last=False)
+        with self._reading, _readable(path):  # an open file is made for one thread
+            opened = self._open(path)
+            struct = _is_struct(opened, column)
+            wanted = [f"{column}.bytes"] if struct else [column]
+            images = opened.read_row_group(group - int(self._first_group[file]), wanted, use_threads=False)[column]
+            return _Images(images.flatten()[0] if struct else images)
 
 
 def is_parquet(path: Path) -> bool:
@@ -119,11 +135,11 @@ def is_parquet(path: Path) -> bool:
     return is_file_set(path, ".parquet")
 
 
-def open_parquet(path: Path, *, size: int, channels: int) -> Parquet:
+def open_parquet(path: Path, *, size: int, channels: int, column: str | None = None) -> Parquet:
     """Open the images of all Parquet files that `path` stands for; names such as `train-00000-of-00004` are splits.
 
-    Raises `DataError` if a file is truncated, if none or several of its columns hold images, or if there is no image;
-    `UsageError` if pyarrow is missing.
+    Raises `DataError` if a file is truncated, if none or several of its columns hold images and no `column` is chosen,
+    if that is not there or holds none, or if there is no image; `UsageError` if pyarrow is missing.
     """
     try:
         import pyarrow.parquet  # noqa: F401 - it is large, and few have such files
@@ -131,7 +147,7 @@ def open_parquet(path: Path, *, size: int, channels: int) -> Parquet:
         advice = "which is not installed; pip install 'hvae-codec[parquet]'"
         raise UsageError(f"{path} takes the package pyarrow, {advice}") from None
     files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
-    return Parquet(path, [*files], UnchangedFiles([*files.values()]), size=size, channels=channels)
+    return Parquet(path, [*files], UnchangedFiles([*files.values()]), column, size=size, channels=channels)
 
 
 @contextmanager
@@ -153,64 +169,31 @@ def _opened(path: Path) -> ParquetFile:
         return pyarrow.parquet.ParquetFile(path)
 
 
-def _described(path: Path, file: ParquetFile) -> _File:
+def _described(path: Path, file: ParquetFile, column: str | None) -> _File:
     """Read what the end of a file says, and its classes."""
     with _readable(path):
-        image, metadata = _image_column(path, file), file.metadata
+        (image, chosen), metadata = image_column(path, file, column), file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
         sizes = [[(c.path_in_schema, c.num_values, c.total_compressed_size) for c in group] for group in columns]
         packed = [sum(size for name, _, size in group if _is_of(name, image)) for group in sizes]
-        digest = hashlib.sha256(repr((str(file.schema_arrow), sizes)).encode()).digest()
-        rows = np.array([group.num_rows for group in groups], np.int64)
-        return _File(rows, np.array(packed, np.int64), image, _labels(file), digest)
+        unpacked = [
+            sum(c.total_uncompressed_size for c in group if _is_of(c.path_in_schema, image)) for group in columns
+        ]
+        about = (str(file.schema_arrow), sizes, image) if chosen else (str(file.schema_arrow), sizes)
+        digest = hashlib.sha256(repr(about).encode()).digest()
+        rows, *sizes_of = (np.array(n, np.int64) for n in ([g.num_rows for g in groups], packed, unpacked))
+        return _File(rows, sizes_of[0], sizes_of[1], image, labels_of_rows(file), digest)
 
 
 def _is_of(name: str, column: str) -> bool:
     return name == column or name.startswith(f"{column}.")
 
 
-def _features(file: ParquetFile) -> Mapping[str, Any]:
-    """Read what Hugging Face's metadata say of the columns; nothing if there are none."""
-    stated = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    try:
-        features = json.loads(stated)["info"]["features"] if stated else {}
-        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _is_struct(file: ParquetFile, column: str) -> bool:
+    from pyarrow import types
 
-
-def _image_column(path: Path, file: ParquetFile) -> str:
-    """Find the column of images: the only one that is said to hold some, or is called so."""
-    import pyarrow.types as types
-
-    stated = [name for name, feature in _features(file).items() if feature.get("_type") == "Image"]
-    holds_bytes = [
-        field.name
-        for field in file.schema_arrow
-        if types.is_binary(field.type)
-        or types.is_large_binary(field.type)
-        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
-    called = [name for name in _IMAGE_NAMES if name in holds_bytes]
-    found = stated or called[:1] or holds_bytes
-    if len(found) != 1:
-        columns = ", ".join(found or file.schema_arrow.names)
-        several = f"several columns that may be images ({columns})" if found else f"no column of images, but {columns}"
-        raise DataError(f"{path} has {several}; in Python, give open_images(dataset) one that has one image for each i")
-    return found[0]
-
-
-def _labels(file: ParquetFile) -> ClassTexts:
-    """Read the class of each image: its name if the schema has the names."""
-    features, columns = _features(file), file.schema_arrow.names
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    name = next((name for name in (*classes[:1], *_LABEL_NAMES) if name in columns), None)
-    if name is None:
-        return ClassTexts.same("", file.metadata.num_rows)
-    names = features.get(name, {}).get("names") or ()
-    batches = file.iter_batches(columns=[name], use_threads=False)
-    return ClassTexts.of(class_name(value, names) for batch in batches for value in batch.column(0).to_pylist())
+    return bool(types.is_struct(file.schema_arrow.field(column).type))
 
 
 def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[NumberedTexts]:

@@ -24,9 +24,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
-from . import resizing
+from . import jxl, resizing
 from .depth import image_of_8_bits, is_deep
-from .preprocessing import Preprocessing
+from .preprocessing import MAX_PIXELS, Preprocessing
 
 SMALL_FILE = 2**18  # bytes from which a file is not read whole before it is decoded
 
@@ -45,6 +45,9 @@ if features.check("avif"):  # Pillow has it since 11.3, if it was built with it
     from PIL.AvifImagePlugin import AvifImageFile
 
     _FORMATS[AvifImageFile] = (rb"....ftyp(avif|avis|mif1|msf1)", (".avif",))
+
+if (_JXL := jxl.jxl_plugin()) is not None:
+    _FORMATS[_JXL] = (jxl.MAGIC, (".jxl",))
 
 EXTENSIONS = tuple(ending for _, endings in _FORMATS.values() for ending in endings)
 """Files with these endings are images, in upper or lower case; their first bytes tell the format."""
@@ -80,7 +83,7 @@ def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = 
     that names `where` if the file is damaged, too deep, too large, or of other channels.
     """
     with unusable_if_damaged(where, how):
-        image = _open(file)
+        image = _open(file, how.max_pixels)
         _check_size(image, where, how)
         deep = is_deep(image)
         upright = _of_8_bits(file, where, image.mode, how) if deep else image
@@ -174,12 +177,14 @@ def other_channels(found: int, channels: int) -> str:
     return f"{these} but the model takes images that are {model}; train with --set model.channels={found}, or {remedy}"
 
 
-def _open(file: BinaryIO) -> ImageFile.ImageFile:
+def _open(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
     # A small file is read at once: Pillow reads in pieces of some bytes, and at each one threads wait for each other.
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
     start = file.read(SMALL_FILE)
     file.seek(0)
     for plugin, (magic, _) in _FORMATS.items():
+        if re.match(magic, start, re.DOTALL) and plugin is _JXL:
+            return jxl.open_jxl(plugin, file.read(), max_pixels)
         if re.match(magic, start, re.DOTALL):
             return plugin(io.BytesIO(start) if len(start) < SMALL_FILE else file)
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
@@ -188,7 +193,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Image.Image:
     def open_again() -> ImageFile.ImageFile:
         file.seek(0)
-        return _open(file)
+        return _open(file, how.max_pixels)
 
     if how.depth != 8:
         raise too_deep(where, mode)

@@ -1,9 +1,9 @@
-"""What is done to images before the model: colour, background, crop, resizing, depth; kept by runs and by stores.
+"""What is done to images before the model: column, colour, background, crop, resizing, depth; kept by runs and stores.
 
     Preprocessing(crop="celeba").to_dict()      {"crop": "celeba"}: what is not the default, so that old records stay
 
-`colour`, `upscale`, `max_pixels` and `depth` say which images can be read; the pixels of an image that can be read
-without them are the same with them.
+`column` says which images of a table are meant. `colour`, `upscale`, `max_pixels` and `depth` say which images can be
+read; the pixels of an image that can be read without them are the same with them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Preprocessing:
     upscale: bool = True  # whether images that are smaller than the model's are used
     max_pixels: int = MAX_PIXELS  # height times width of a file's image, at most
     depth: int | None = None  # 8 if images of 16 bits are converted, by value / 257
+    column: str | None = None  # of images, in a table such as Parquet that may have several; None is the only one
 
     def __post_init__(self) -> None:
         for name, kind in (("colour", Colour), ("resize", Resize)):
@@ -54,6 +55,8 @@ class Preprocessing:
         number = isinstance(self.max_pixels, int) and 1 <= self.max_pixels < 2**63
         _check("max_pixels", self.max_pixels, number, "a number of pixels of at least 1")
         _check("depth", self.depth, self.depth in (None, 8), "8, or leave it out")
+        is_name = self.column is None or (isinstance(self.column, str) and self.column != "")
+        _check("column", self.column, is_name, "the name of a column")
 
     def _check_crop(self) -> None:
         box = re.fullmatch(r"\d{1,9},\d{1,9},(\d{1,9}),(\d{1,9})", str(self.crop))
@@ -98,13 +101,13 @@ class Preprocessing:
         """Return these options and those `given` beside them; `made` is "RUN was begun with".
 
         Raises `UsageError` if one that is given contradicts these: another background, crop or resize, or another
-        value of an option that has one already.
+        value of an option that has one already. A column may be another one, as that of other data may be.
         """
         options = {name: value for name, value in given.items() if (name, value) != ("colour", "auto")}
         wanted = replace(self, **options)
         for name in options:
             said = name in _OF_PIXELS or getattr(self, name) != getattr(Preprocessing, name)
-            if said and _spelled(self, name) != _spelled(wanted, name):
+            if said and name != "column" and _spelled(self, name) != _spelled(wanted, name):
                 raise UsageError(f"{made} {_option(self, name)}, not {getattr(wanted, name)}; leave out {_flag(name)}")
         return wanted
 
@@ -123,6 +126,7 @@ class Preprocessing:
             upscale=self.upscale or other.upscale,
             max_pixels=max(self.max_pixels, other.max_pixels),
             depth=self.depth or other.depth,
+            column=self.column or other.column,
         )
 
     def flags(self) -> str:

@@ -36,6 +36,7 @@ from .idx import is_idx, open_idx
 from .npz import is_npz, open_npz
 from .parquet import is_parquet, open_parquet
 from .preprocessing import Preprocessing
+from .row_groups import RowGroups
 from .splits import Part, Split, Splits, find_splits
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .zips import is_zip, open_zip
@@ -57,6 +58,10 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Container]], ...] = (
     (Path.is_dir, open_folder),
 )
 """Kinds of container: whether one lies at a path, and what opens it. The first one counts: any may be a folder."""
+
+
+WITH_COLUMNS: tuple[Callable[..., Container], ...] = (open_parquet,)
+"""What opens containers whose images may be in one of several columns; takes `column`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +150,12 @@ class ImageSource:
     def has_split(self, part: Part) -> bool:
         """Whether there are images of that split."""
         return len(self.splits.indices(part)) > 0
+
+    @cached_property
+    def groups(self) -> RowGroups | None:
+        """Which images the container reads at once; None if it reads each alone."""
+        groups = self.container.groups()
+        return None if groups is None else groups.select(self.positions)
 
     @property
     def before_skipping(self) -> ImageSource:
@@ -244,11 +255,12 @@ def open_images(
     sets of them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of these.
     Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
     in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
-    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba" or depth=8. With
+    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba", depth=8, or column="img",
+    the images of a container that may have several columns of them. With
     `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other
     channels, too deep, too large or small, not regular files) are left out and named in `skipped`. Raises `DataError`
     if there is no image, or if the container is damaged or of another kind; reads may raise it too. Raises `UsageError`
-    if an option has no such value.
+    if an option has no such value, or a column is given and the container has none.
     """
     how = Preprocessing(**preprocessing)
     _check_colour(how, channels)
@@ -256,9 +268,10 @@ def open_images(
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
     container: Container
     if isinstance(path, str | os.PathLike):
-        container = _opener(Path(path))(Path(path), size=size, channels=channels)
+        opener = _opener(Path(path))
+        container = opener(Path(path), size=size, channels=channels, **_column_of(opener, Path(path), how))
     else:
-        container = DatasetContainer(path, size=size, channels=channels)
+        container = DatasetContainer(path, how.column, size=size, channels=channels)
     container.preprocess(how)
     source = _source_of(container)
     return _without_unusable(source) if skip_unusable or skip_broken else source
@@ -271,6 +284,19 @@ def _check_colour(how: Preprocessing, channels: int) -> None:
             f"--colour is {how.colour}, and the model takes images of {channels} "
             f"channel{'s' if channels > 1 else ''}; leave it out, or train with --set model.channels={wanted}"
         )
+
+
+def has_columns(path: Path) -> bool:
+    """Whether the images at `path` may be in one of several columns; raises `DataError` if nothing opens it."""
+    return _opener(path) in WITH_COLUMNS
+
+
+def _column_of(opener: Callable[..., Container], path: Path, how: Preprocessing) -> dict[str, str]:
+    if how.column is None:
+        return {}
+    if opener not in WITH_COLUMNS:
+        raise UsageError(f"--column is {how.column!r}, and {path} has no columns of images; leave it out")
+    return {"column": how.column}
 
 
 def _opener(path: Path) -> Callable[..., Container]:
@@ -316,6 +342,11 @@ def check_batch_size(batch_size: int) -> None:
     """Raise `UsageError` if `batch_size` is below 1."""
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
+
+
+def is_opened(images: Images) -> bool:
+    """Whether something may have been done to `images` before the model; an array in memory is as it is."""
+    return isinstance(images, ImageSource) or is_dataset(images)
 
 
 def as_source(images: Images) -> ImageSource:

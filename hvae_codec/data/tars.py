@@ -24,7 +24,7 @@ from .archives import ArchiveContainer
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, label_text, labels_of
 from .file_sets import files_of_set, is_file_set, parts_of_files
 from .member_names import checked_name, is_hidden
-from .own_folders import own_folders_among
+from .own_folders import count_endings, own_folders_among
 from .pixels import EXTENSIONS
 from .splits import parts_in_names
 from .unchanged_files import UnchangedFiles
@@ -109,7 +109,9 @@ def _index(path: Path) -> ArchiveIndex:
             raise DataError(f"{path / name} {members[name].problem}; {_UNPACK}")
     offsets, sizes = (np.fromiter((members[name][i] for name in names), np.int64, len(names)) for i in (0, 1))
     labels = _labels(path, names, members)
-    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own)
+    keys = {key_of(name) for name in names}  # what else is of a sample is no image that was missed
+    others = count_endings(name for name in members if key_of(name) not in keys and not name.startswith(passed_over))
+    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own, others)
 
 
 def _members(path: Path) -> dict[str, _Member]:

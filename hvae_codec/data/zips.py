@@ -19,7 +19,7 @@ from .archives import ArchiveContainer
 from .celeba import celeba_parts
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
 from .member_names import checked_name, is_hidden
-from .own_folders import own_folders_among
+from .own_folders import count_endings, own_folders_among
 from .pixels import EXTENSIONS
 from .unchanged_files import UnchangedFiles
 
@@ -109,6 +109,7 @@ def _index(path: Path) -> ArchiveIndex:
         np.array([member.file_size for member in images], np.int64),
         np.array([member.CRC for member in images], np.uint32),
         own,
+        count_endings(name for name in members.keys() - set(names) if not name.startswith(passed_over)),
     )
 
 

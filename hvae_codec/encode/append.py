@@ -22,8 +22,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..data.datasets import is_dataset
-from ..data.sources import Images, ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..errors import StoreError, UsageError
 from ..model.batch_size import batch_size_of
 from ..model.hvae import HVAE
@@ -60,6 +59,7 @@ def append(
     path: LocationLike,
     *,
     out: LocationLike | None = None,
+    prefix: str = "",
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -70,7 +70,8 @@ def append(
 
     With `out`, that is a new store there, and the one at `path` stays as it is; both may be folders or URLs. Without,
     it replaces the old one, which must be in a folder.
-    Images of arrays have no names and are numbered on. If the store has rate and distortion of its images, they are
+    Names of the new images in the store begin with `prefix`, such as "fashion/"; without one, images of arrays, which
+    have no names, are numbered on. If the store has rate and distortion of its images, they are
     measured of these too, with noise of `seed`. Killed at any moment, the same call continues. `progress` is called
     with the images done and the images to add, `copying` with those whose row groups are taken over and those to take,
     `on_warning` as by `encode_images`.
@@ -78,7 +79,7 @@ def append(
     Raises `DataError` if these images, or others of their names, are in the store, or do not fit, or were opened with
     other preprocessing (`store.preprocessing`); `StoreError` if there is no store, its last row group or its tables are
     damaged, it is of another model or being written, it has things that a user added and that are lost without `out`,
-    or `out` exists; `UsageError` if a store in a bucket is to be replaced.
+    or `out` exists; `UsageError` if a store in a bucket is to be replaced, or if `prefix` leads out of a folder.
     """
     store = append_worker(
         model,
@@ -86,6 +87,7 @@ def append(
         path,
         Worker(),
         out=out,
+        prefix=prefix,
         batch_size=batch_size,
         seed=seed,
         progress=progress,
@@ -103,6 +105,7 @@ def append_worker(
     worker: Worker,
     *,
     out: LocationLike | None = None,
+    prefix: str = "",
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -119,14 +122,14 @@ def append_worker(
     target = location if out is None else location_of(out)
     with locked(target, worker):
         swapped, old = _open(location, in_place=out is None)
-        if isinstance(images, ImageSource) or is_dataset(images):  # an array in memory is as it is
+        if is_opened(images):
             check_preprocessing(source, old.metadata, old.path)
         if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
             return old  # all that was left to do was to remove the shorter store
         if out is None:
             check_additions(old)
         encoder = _encoder(model, source, old, batch_size, seed)
-        spec = extended_spec(old, source, encoder.per_image)
+        spec = extended_spec(old, source, encoder.per_image, prefix)
         if worker.count > 1 and is_written(target, spec):
             return open_store(target)
         check_location(target, overwrite=out is None)

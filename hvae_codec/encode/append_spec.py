@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import zarr
 
 from ..data.sources import ImageSource
-from ..errors import DataError, StoreError
+from ..errors import DataError, StoreError, UsageError
 from ..storage.location import UNFINISHED
 from ..store.folder_writer import OUR_ENTRIES
 from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
@@ -26,17 +27,20 @@ from ..store.schema import RECORDS, WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..texts.index import TextIndex
 from ..texts.numbered import NumberedTexts
+from ..texts.packed import PackedTexts
 from ..texts.sequence import JoinedTexts, Texts
 from .pipeline import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
 
 
-def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
+def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], prefix: str = "") -> StoreSpec:
     """The specification of `old`, and its version of the format, with the images of `source` after its own.
 
+    Names of these begin with `prefix`.
+
     Raises `DataError` if the store has these images, or others of their names; `StoreError` if its names, labels,
-    steps or coordinates are not the ones that it was made with.
+    steps or coordinates are not the ones that it was made with; `UsageError` if `prefix` leads out of a folder.
     """
     spec = old.spec()
     # If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
@@ -47,7 +51,7 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
         )
     return replace(
         spec,
-        names=JoinedTexts([old.names, _new_names(old, source)]),
+        names=JoinedTexts([old.names, _new_names(old, source, prefix)]),
         labels=JoinedTexts([old.labels, source.labels]),
         splits=None if old.splits is None else JoinedTexts([old.splits, source.split_names]),
         file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
@@ -58,18 +62,43 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
     )
 
 
-def _new_names(old: Store, source: ImageSource) -> Texts:
-    """Names of `source`, numbered on if it is an array; `DataError` if the store has it, or has these names."""
+def _new_names(old: Store, source: ImageSource, prefix: str) -> Texts:
+    """Names of `source` after `prefix`; without one, those of an array are numbered on.
+
+    Raises `DataError` if the store has these images, or has others of these names.
+    """
+    _check_prefix(prefix)
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
-    if source.container.numbered_names:
+    if source.container.numbered_names and not prefix:
         return NumberedTexts("", len(source), first=len(old))
+    names = _prefixed(source.names, prefix)
     index = TextIndex(old.names)
-    found = np.concatenate([index.find(block) >= 0 for block in source.names.blocks()])
+    found = np.concatenate([index.find(block) >= 0 for block in names.blocks()])
     if found.any():
-        example = source.names[int(found.argmax())]
-        raise DataError(f"{old.path} has {found.sum():,} of these names already, such as {example}; rename the images")
-    return source.names
+        example = names[int(found.argmax())]
+        problem = f"{old.path} has {found.sum():,} of these names already, such as {example}"
+        advice = f"--prefix {_unused_prefix(old, source)}, which the new names get in the store"
+        raise DataError(f"{problem}; tell them apart with {advice}")
+    return names
+
+
+def _prefixed(names: Texts, prefix: str) -> Texts:
+    return PackedTexts.of_blocks([prefix + name for name in block] for block in names.blocks()) if prefix else names
+
+
+def _check_prefix(prefix: str) -> None:
+    """Raise `UsageError` if names that begin with `prefix` are no names in a folder, which `decode` makes of them."""
+    parts = prefix.replace("\\", "/").split("/")
+    if prefix.startswith(("/", "\\")) or "\0" in prefix or ".." in parts or parts[0].endswith(":"):
+        raise UsageError(f"--prefix is {prefix!r}, which leads out of a folder; give the beginning of a name, as new/")
+
+
+def _unused_prefix(old: Store, source: ImageSource) -> str:
+    """A prefix that no name in the store begins with, of the container's name if that can be one."""
+    stem = re.sub(r"[^\w.-]+", "-", source.container.path.stem).strip("-.") or "new"
+    candidates = (f"{stem}{number}/" for number in ("", *range(2, len(old) + 3)))
+    return next(prefix for prefix in candidates if not any(name.startswith(prefix) for name in old.names))
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

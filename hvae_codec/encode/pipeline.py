@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
-from ..data.sources import Images, ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
 from ..model.arriving import Arriving
@@ -43,6 +43,7 @@ from ..store.schema import CHECKSUM
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
+from ..train.run_folder import check_begun_with
 from ..verification.verify import check_written
 from .batch_coder import BatchCoder, EncodedBatch
 from .coder import LatentCoder, quantiser_steps
@@ -105,7 +106,8 @@ def encode_images(
     called with the images done, those of an earlier, interrupted call included, and the images in all.
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
     it cannot, `on_warning` is called with a sentence (it logs by default).
-    Raises `DataError` on images that cannot be read or do not fit, `StoreError` if `path` exists, `UsageError`
+    Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
+    of the model's run, `StoreError` if `path` exists, `UsageError`
     if the mask or the statistics are another model's, if the mask keeps single positions and the decoder is to be
     embedded, or if latents are too large for the codec: then what was written of the store is removed; `ModelError` if
     the decoder that is to be embedded decodes to something else than the model.
@@ -149,6 +151,8 @@ def encode_worker(
     """
     options, codec, source = options or EncodeOptions(), codec or IntCodec(), as_source(images)
     check_images(model, source)
+    if model.run is not None and is_opened(images):
+        check_begun_with(model.run, source)
     check_granularity(options.embed, mask.granularity)
     batch_size = batch_size_of(model, options.batch_size)
     stats = stats or kl_stats(model, source.evenly(SAMPLE_IMAGES), batch_size=batch_size)

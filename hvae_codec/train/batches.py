@@ -5,19 +5,24 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.row_groups import shuffled_in_windows
 from ..data.sources import ImageSource
 from ..lookahead import map_ahead
 from ..progress import Progress
 
 CACHE_BYTES = 2 << 30
 """Sources up to this many pixel bytes are read once and held in memory; larger ones are read as the steps need them."""
+
+WINDOWS = 4
+"""Of images that are read in groups, a window of the source has this part of the bytes that may be in memory; two stay
+there, as threads read on both sides of a border."""
 
 AHEAD = 2  # batches read ahead of the one in use, besides one for each thread that reads
 
@@ -27,6 +32,9 @@ class BatchStream:
 
         epochs   | 5 0 3 1 4 2 | 2 4 0 5 1 3 | ...      the order of each depends on the seed and its number
         batches  | 5 0 3 1 | 4 2 2 4 | 0 5 1 3 | ...    step 1, 2, 3, ...; each process takes its part of every one
+
+    A source whose images are read in groups, such as Parquet's row groups, is shuffled in windows of some groups if it
+    is too large to be held in memory, so that each group is read about once per epoch.
 
     Threads read a few batches ahead, never more, so memory does not grow.
     """
@@ -45,7 +53,9 @@ class BatchStream:
     ) -> None:
         """`part` (k, n) delivers the k-th of n equal parts of every batch; `workers` threads read ahead.
 
-        `on_read` is called with the images read and in all, while a source of up to `cache_bytes` is read into memory.
+        `on_read` is called with the images read and in all, while a source of up to `cache_bytes` is read into memory;
+        of a larger one that is read in groups, half of `cache_bytes` of groups are held there. The order of its images
+        depends on `cache_bytes`, too.
         """
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.horizontal_flip = horizontal_flip
@@ -58,9 +68,19 @@ class BatchStream:
         """The step whose batch `_batches` gives next; 0 if none."""
         self._batches = self._batches_from(1)
         # Two, as threads read batches out of order at the border of two epochs.
-        self._order = functools.lru_cache(maxsize=2)(
-            lambda epoch: np.random.default_rng((seed, 0, epoch)).permutation(len(source))
-        )
+        self._order = functools.lru_cache(maxsize=2)(self._order_of(cache_bytes))
+
+    def _order_of(self, cache_bytes: int) -> Callable[[int], NDArray[np.int64]]:
+        """Give what orders all images, int64 [N], by the number of the epoch."""
+        groups, count = self.source.groups, len(self.source)
+        if groups is None or self._cache is not None:
+            return lambda epoch: self._generator(epoch).permutation(count)
+        window = cache_bytes // WINDOWS
+        self.source.container.group_cache_bytes = 2 * window
+        return lambda epoch: shuffled_in_windows(groups, window, self._generator(epoch))
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, 0, epoch))
 
     def batch(self, step: int) -> Tensor:
         """Read this process's part of the batch of `step` (from 1), uint8 [B, C, H, W]; threads read the next ones.

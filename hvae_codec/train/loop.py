@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import LARGEST_SEED, Config
-from ..data.sources import Images, ImageSource, as_source
+from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..distributed import DistributedContext, StopAgreement
 from ..errors import DataError, HvaeCodecError, TrainingError, UsageError
 from ..model.checkpoint import apply_pruning, fill_model
@@ -32,7 +33,7 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, check_origin, start_run
+from .run_folder import Origin, RunLock, check_begun_with, check_origin, start_run
 from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
@@ -106,9 +107,11 @@ def train(
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
     A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
-    an image that cannot be read, or if the run was begun on other images; `TrainingError` if training diverged, or
-    a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another process trains this run.
+    an image that cannot be read, or if the run was begun on other images or with other preprocessing; `TrainingError`
+    if training diverged, or a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another
+    process trains this run.
     """
+    opened = is_opened(training), is_opened(validation)
     options, training, validation = options or TrainOptions(), as_source(training), as_source(validation)
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
@@ -116,10 +119,8 @@ def train(
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
-        origin = Origin.of(options.seed, training, validation)
-        unskipped = Origin.before_skipping(options.seed, training)
-        check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
-        origin = processes.run_on_main(check)
+        compared = [*itertools.compress((training, validation), opened)]
+        origin = processes.run_on_main(partial(_origin, run, options, training, validation, compared))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)
@@ -135,6 +136,17 @@ def train(
             lock.release()
     skipped, taken = int(state.optimizer.skipped), state.step - begun
     return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
+
+
+def _origin(
+    run: Path, options: TrainOptions, training: ImageSource, validation: ImageSource, compared: Sequence[ImageSource]
+) -> Origin:
+    """Describe what `run` is made from; raises `DataError` if it was begun otherwise, as `train` says."""
+    for images in compared:
+        check_begun_with(run, images)
+    origin = Origin.of(options.seed, training, validation)
+    unskipped = Origin.before_skipping(options.seed, training)
+    return check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
 
 
 def _check_processes(
@@ -213,7 +225,8 @@ class _Loop:
             horizontal_flip=config.train.horizontal_flip,
             part=(processes.rank, processes.world_size),
             workers=options.workers or default_workers(processes.local_world_size),
-            cache_bytes=CACHE_BYTES // processes.local_world_size,
+            # The order of images in groups depends on it, and a run may go on with another number of processes.
+            cache_bytes=CACHE_BYTES // (1 if training.groups else processes.local_world_size),
             on_read=on_read if processes.is_main else None,
         )
         with closing(self.batches), closing(self.files):

@@ -214,6 +214,13 @@ def begun_preprocessing(run: Path) -> Preprocessing | None:
     return Preprocessing.from_dict(origin.preprocessing, str(run)) if origin else None
 
 
+def check_begun_with(run: Path, images: ImageSource) -> None:
+    """Raise `DataError` if `images` were opened with other preprocessing than those of `run`, if it says which."""
+    begun = begun_preprocessing(run)
+    if begun is not None:
+        begun.check_same_pixels(images.preprocessing, f"{run} was begun with")
+
+
 def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:
     """Return what a new run is made from; of an older one, check the images and take its seed.
 
