@@ -22,6 +22,7 @@ from .tables import in_parts
 if TYPE_CHECKING:
     from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.model.hvae import HVAE
 
 CONTINUES = "The same command continues where it stopped."
@@ -187,8 +188,17 @@ def _say(text: str) -> None:
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
-def report_splits(source: ImageSource) -> None:
-    """Say, on standard error, which images are for training and which are held out."""
-    from hvae_codec.report.splits import splits_sentence
+def report_sources(images: TrainingAndHeldOut) -> None:
+    """Say, on standard error, what was done to the images that were read of each source."""
+    for source in images.sources:
+        report_source(source)
 
-    _say(splits_sentence(source))
+
+def report_splits(images: TrainingAndHeldOut) -> None:
+    """Say, on standard error, which images are for training and which are held out, and where that may be wrong."""
+    from hvae_codec.report.splits import odd_layout_sentences, splits_sentence
+
+    _say(splits_sentence(images))
+    for source in images.sources:
+        for sentence in odd_layout_sentences(source):
+            warn(sentence)

@@ -23,7 +23,7 @@ from ..storage.files import replaced_atomically
 from .pixels import EXTENSIONS
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
-_VERSION = 1  # of what is remembered
+_VERSION = 2  # of what is remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,14 @@ class ArchiveIndex:
     packed: NDArray[np.int64]  # bytes of each image in the archive
     sizes: NDArray[np.int64]  # bytes of each image file
     checksums: NDArray[np.uint32]  # CRC-32 of each image file; of a tar, zeros
+    by_folder: NDArray[np.bool_]  # whose label is but a folder in the name
     passed_over: Sequence[str] = ()  # folders with results of this package, not images
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-_ARRAYS = ("offsets", "packed", "sizes", "checksums")
+_ARRAYS = ("offsets", "packed", "sizes", "checksums", "by_folder")
 _TEXTS = ("names", "labels", "passed_over")
 
 

@@ -8,6 +8,7 @@ how to open a file; one of images decoded by others subclasses `DecodingContaine
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from .pixels import (
     wrong_channels,
 )
 from .preprocessing import Preprocessing
-from .splits import StatedParts
+from .splits import StatedParts, label_of
 
 LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any of the model's channels
 
@@ -49,6 +50,7 @@ class Container(ABC):
     passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
     other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
+    by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
@@ -71,6 +73,11 @@ class Container(ABC):
 
         Raises `DataError` if the model cannot take the images even so, as far as that is known without reading them.
         """
+        if how.splits != self.preprocessing.splits and self.by_folder is not None:
+            self.labels = tuple(
+                sys.intern(label_of(name, how.splits)) if is_folder else label  # one text per class, not per image
+                for name, label, is_folder in zip(self.names, self.labels, self.by_folder.tolist(), strict=True)
+            )
         self.preprocessing = how
 
     def __len__(self) -> int:
@@ -83,6 +90,15 @@ class Container(ABC):
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """The files and folders that the images lie in, absolute and without links; none if they are in memory."""
+        return [self.path.resolve()] if self.path.exists() else []
+
+    def locations(self, positions: NDArray[np.int64]) -> list[str] | None:
+        """Say where each image lies, below one of `roots`, the same in any container; None if that cannot be told."""
+        return None
 
     def problem(self, position: int) -> UnusableImageError | None:
         """Find out why the model cannot take the image at `position`; None if it can."""

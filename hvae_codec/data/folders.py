@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from .celeba import celeba_parts
@@ -40,6 +41,11 @@ class Folder(FileContainer):
             raise UnusableImageError(problem, "not a regular file")
         return file
 
+    def locations(self, positions: NDArray[np.int64]) -> list[str]:
+        """Give the path of each image, with links only below this folder."""
+        real = self.path.resolve()
+        return [f"{real}/{self.names[i]}" for i in positions.tolist()]
+
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
@@ -55,7 +61,8 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
-    labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
+    found_labels, by_folder = _labels(path, names)
+    labels = tuple(sys.intern(label) for label in found_labels)  # one text per class, not one per image
     sizes = np.array(listing.sizes, np.int64)[order]
     parts = celeba_parts(path, names)
     others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
@@ -69,10 +76,11 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         passed_over=sorted(own),
         other_files=others,
         parts=parts,
+        by_folder=np.full(len(names), by_folder),
     )
 
 
-def _labels(path: Path, names: Sequence[str]) -> Sequence[str]:
+def _labels(path: Path, names: Sequence[str]) -> tuple[list[str], bool]:
     stated = path / DATASET_JSON
     try:
         content = stated.read_bytes() if stated.is_file() else None

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 Split = Literal["train", "val", "test", "all"]
+SplitWords = Literal["auto", "none"]
+"""Whether words such as `test` in the names of folders, files and arrays say what images are for."""
 
 HELD_OUT = 10  # without val and test folders, one image in this many is held out, chosen by a hash of its name
 
@@ -91,11 +93,10 @@ def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Spli
 
 def parts_in_names(names: Sequence[str]) -> StatedParts:
     """Find what the images `names` are for by the split folders in them; see `find_splits`."""
-    tops = {_kind(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
-    levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
+    levels = levels_of_splits(names)
     shown = [_shown_folder(name.split("/", 2)[:-1], levels) for name in names]
-    kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
-    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
+    kinds = {folder: kind_of_folder(folder.split("/")[-2]) for folder in {*shown} - {""}}
+    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items() if kind}
     parts = np.fromiter((numbers.get(folder, len(PARTS)) for folder in shown), np.int8, len(shown))
     folders: dict[Part, list[str]] = {
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
@@ -103,20 +104,27 @@ def parts_in_names(names: Sequence[str]) -> StatedParts:
     return StatedParts(parts, folders)
 
 
+def levels_of_splits(names: Sequence[str]) -> tuple[int, ...]:
+    """Find how many folders may be above a split folder of the images `names`: 0 or 1, or 1 alone."""
+    tops = {kind_of_folder(folder) for folder in {name.partition("/")[0] if "/" in name else "" for name in names}}
+    return (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(names) else (0, 1)
+
+
 def _split_by_parts(names: Sequence[str], stated: StatedParts) -> Splits:
     train, val, test, others = (np.flatnonzero(stated.numbers == number) for number in range(len(PARTS) + 1))
     if not len(val) and not len(test):
-        return _split_by_hash(names)
+        return split_by_hash(names)
     return Splits(train if len(train) else others, val if len(val) else test, test, stated.sources)
 
 
 def _any_held_out_below(names: Sequence[str]) -> bool:
     """Whether there is a val or test folder one level down."""
     folders = {"/".join(name.split("/", 2)[1:-1]) for name in names}
-    return any(_kind(folder) in ("val", "test") for folder in folders)
+    return any(kind_of_folder(folder) in ("val", "test") for folder in folders)
 
 
-def _split_by_hash(names: Sequence[str]) -> Splits:
+def split_by_hash(names: Sequence[str]) -> Splits:
+    """Hold out about one in ten of the images `names`, by SHA-256 of the name; all are in both if none can be."""
     held_out = np.array([is_held_out(name) for name in names], bool)
     train, val, everything = np.flatnonzero(~held_out), np.flatnonzero(held_out), np.arange(len(names))
     if not len(train) or not len(val):
@@ -146,20 +154,24 @@ def part_of_file(name: str) -> Part | None:
     (None, 'train')
     """
     *folders, file = name.split("/")
-    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
+    words = {kind_of_folder(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
     return next((part for part in ("val", "test", "train") if part in words), None)
 
 
-def label_of(name: str) -> str:
+def label_of(name: str, splits: SplitWords = "auto") -> str:
     """Find the class in an image's name: the first folder below a split folder, or above it if there is none.
+
+    If `splits` is "none", no folder is a split folder, and the class is the first one.
 
     >>> label_of("train/astronaut/00012.png"), label_of("cats/1.png"), label_of("val/1.png"), label_of("1.png")
     ('astronaut', 'cats', '', '')
     >>> label_of("cats/Test/1.png"), label_of("mydata/train/cats/1.png"), label_of("train/test/1.png")
     ('cats', 'cats', 'test')
+    >>> label_of("test/1.png", "none"), label_of("cats/test/1.png", "none")
+    ('test', 'cats')
     """
     folders = name.split("/")[:-1]
-    level = _split_level(folders)
+    level = _split_level(folders) if splits == "auto" else -1
     return next(iter([*folders[level + 1 :], *folders[: max(level, 0)]]), "")
 
 
@@ -171,10 +183,11 @@ def _shown_folder(folders: Sequence[str], levels: Sequence[int]) -> str:
 
 def _split_level(folders: Sequence[str], levels: Sequence[int] = (0, 1)) -> int:
     """Find at which of the `levels` the first split folder is; -1 if there is none."""
-    return next((level for level in levels if level < len(folders) and _kind(folders[level])), -1)
+    return next((level for level in levels if level < len(folders) and kind_of_folder(folders[level])), -1)
 
 
 @functools.lru_cache(maxsize=4096)  # images share their folders
-def _kind(folder: str) -> str:
+def kind_of_folder(folder: str) -> Part | Literal[""]:
+    """Find what a folder of that name says its images are for; "" if it says nothing."""
     match = _SPLIT_FOLDER.fullmatch(folder)
-    return (match.lastgroup or "") if match else ""
+    return next(part for part in PARTS if match[part]) if match else ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from .archive_index import ArchiveIndex, remembered_index
@@ -103,8 +104,8 @@ def _index(path: Path) -> ArchiveIndex:
         if members[name].problem:
             raise DataError(f"{path / name} {members[name].problem}; {_UNPACK}")
     offsets, sizes = (np.array([members[name][i] for name in names], np.int64) for i in (0, 1))
-    labels = _labels(path, names, members)
-    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own)
+    labels, by_folder = _labels(path, names, members)
+    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), by_folder, own)
 
 
 def _members(path: Path) -> dict[str, _Member]:
@@ -157,14 +158,18 @@ def _check_end(path: Path, offset: int) -> None:
         raise DataError(f"{path} goes on behind its end mark, like tars joined by cat; give them one by one")
 
 
-def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> list[str]:
-    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder."""
+def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> tuple[list[str], NDArray[np.bool_]]:
+    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder.
+
+    Also says whose is by folder, bool [N].
+    """
     stated = members.get(DATASET_JSON)
     with path.open("rb") as file:
         content = None if stated is None else _content(file, stated, LARGEST_DATASET_JSON)
-        others = labels_of(names, content, f"{DATASET_JSON} in {path}")
+        others, by_folder = labels_of(names, content, f"{DATASET_JSON} in {path}")
         beside = [_label(file, path, name, members) for name in names]
-    return [label if found is None else found for found, label in zip(beside, others, strict=True)]
+    labels = [label if found is None else found for found, label in zip(beside, others, strict=True)]
+    return labels, np.array([by_folder and found is None for found in beside], bool)
 
 
 def _content(file: BinaryIO, member: _Member, most: int) -> bytes:

@@ -117,7 +117,7 @@ def train(
     processes.run_on_main(lock.acquire)
     try:
         origin = Origin.of(options.seed, training, validation)
-        unskipped = Origin.before_skipping(options.seed, training)
+        unskipped = Origin.before_skipping(options.seed, training, validation)
         check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
         origin = processes.run_on_main(check)
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
