@@ -104,7 +104,7 @@ Count = Annotated[
     CountName,
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
-Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
+Split = Annotated[SplitName, typer.Option("--split", help="Images of DATA to encode: all, or those of one split.")]
 Val = Annotated[
     Path | None,
     typer.Option(

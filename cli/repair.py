@@ -29,9 +29,10 @@ def command(
 ) -> None:
     """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
-    Only row groups, names and labels take DATA. With the images, machine, --batch-size and --seed of the encode, the
-    store is byte for byte what it was. Whatever is written is first proven by the store's digests, its fingerprint,
-    checksums, or what can still be read. The store stays readable.
+    Only row groups, names and labels take DATA: all of it, also if one split was encoded, which is found out. With the
+    images, machine, --batch-size and --seed of the encode, the store is byte for byte what it was. Whatever is written
+    is first proven by the store's digests, its fingerprint, checksums, or what can still be read. The store stays
+    readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import reuse_freed_memory
