@@ -161,7 +161,7 @@ def _analyze(
         processes.run_on_main(lambda: check_folder(folder, data, *([val] if val else [])))
         images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
         if processes.is_main:
-            report_splits(images)
+            report_splits(images, hvae.run)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
             result = run_analysis(hvae, images, plan, stage, processes)
         processes.run_on_main(lambda: _write(result, folder, run, images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -194,11 +195,23 @@ def report_sources(images: TrainingAndHeldOut) -> None:
         report_source(source)
 
 
-def report_splits(images: TrainingAndHeldOut) -> None:
-    """Say, on standard error, which images are for training and which are held out, and where that may be wrong."""
+def report_splits(images: TrainingAndHeldOut, run: Path | None = None) -> None:
+    """Say, on standard error, which images are for training and which are held out, and where that may be wrong.
+
+    It is if `run`, whose model is used, was trained on all of them.
+    """
     from hvae_codec.report.splits import odd_layout_sentences, splits_sentence
 
     _say(splits_sentence(images))
+    if run is not None:
+        _warn_trained_on(run, images)
     for source in images.sources:
         for sentence in odd_layout_sentences(source):
             warn(sentence)
+
+
+def _warn_trained_on(run: Path, images: TrainingAndHeldOut) -> None:
+    from hvae_codec.train.run_folder import trained_on_sentence
+
+    if sentence := trained_on_sentence(run, images):
+        warn(sentence)

@@ -151,7 +151,7 @@ def _run(
             warn_unfinished(model)
         images = source_options.open_training_and_held_out(data, val, model.config, model.run)
         if processes.is_main:
-            report_splits(images)
+            report_splits(images, model.run)
         written = _encode(request, model, images, worker, processes)
         _report(written, images, request.store, worker if worker_option else None)
 

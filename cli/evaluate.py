@@ -68,7 +68,7 @@ def command(
     warn_unfinished(hvae)
     source = source_options.open_for_run(data, hvae.config, hvae.run)
     chosen = source.split(split.value)
-    report_splits(TrainingAndHeldOut(source))
+    report_splits(TrainingAndHeldOut(source), hvae.run)
     chosen = chosen if images is None else chosen.evenly(images)
     with interruptible("Nothing was written."), stages() as stage:
         progress = stage("Evaluating")

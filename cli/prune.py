@@ -144,7 +144,7 @@ def _prune(request: PruneRequest, device: str) -> None:
         if processes.is_main:
             if sentence := unfinished_sentence(run):
                 warn(sentence)
-            report_splits(images)
+            report_splits(images, run)
         train = _Trainer(images, request.options, processes)
         show_stages = partial(stages, quiet=not processes.is_main)
         pruned = prune(run, out, images, request.plan, train, show_stages, processes=processes)

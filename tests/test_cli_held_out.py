@@ -169,6 +169,9 @@ def test_a_run_of_two_sources_continues_with_both(hvae: Call, photo_patches, mon
     assert "held-out NELBO" in out
     assert "(8 images)" in out
     assert errors.startswith("train 16 (train.npz), held out 8 (test.npz)\n")
+    warning = "was trained on all images in train.npz, so none of them is held out"
+    assert warning in hvae(0, "evaluate", "train.npz", "--model", "runs/a")[1]
+    assert warning not in hvae(0, "evaluate", "test.npz", "--split", "all", "--model", "runs/a")[1]
 
 
 def test_ranked_on_one_and_measured_on_the_other(hvae: Call, photo_patches, blank_pictures):

@@ -35,7 +35,7 @@ def known_images_sentence(split: Split, held_out: bool | None) -> str:
     """
     if split == "val":
         return "" if held_out else f"{NONE_HELD_OUT.capitalize()}."
-    kinds = {"train": "training images", "all": "all images, those for training, too"}
+    kinds = {"train": "training images", "all": "all images, held out or not"}
     return f"All figures are of {kinds[split]} (--split {split})." if split in kinds else ""
 
 

@@ -198,6 +198,22 @@ def unfinished_sentence(run: Path) -> str:
     return f"{run} has {taken:,} of {steps:,} steps; its weights change if its training goes on"
 
 
+def trained_on_sentence(run: Path, images: TrainingAndHeldOut) -> str:
+    """Say that what a hash of names would hold out was trained on; empty if it was not, or if that is not known.
+
+    So it is if the run was begun with held-out images of their own: then it was trained on all of the others.
+    """
+    origin, data = read_origin(run), images.data
+    if origin is None or images.val is not None or data.splits.folders or not data.splits.is_held_out:
+        return ""
+    if origin.training != data.fingerprint:
+        return ""
+    return (
+        f"{run} was trained on all images in {data.container.path}, so none of them is held out; give those that it "
+        "was begun with as --val or, to evaluate, as DATA with --split all"
+    )
+
+
 def read_origin(run: Path) -> Origin | None:
     """Read what the run was begun with; None before its first step."""
     path = run / ORIGIN_FILE
