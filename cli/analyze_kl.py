@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hvae_codec.errors import UsageError
+
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_source, report_splits, show, stages, warn, warn_unfinished
+from .display import console, interruptible, report_sources, report_splits, show, stages, warn, warn_unfinished
 from .distributed_session import distributed_session
 from .options import (
     LATEST_RUN,
@@ -25,14 +27,16 @@ from .options import (
     GraphName,
     Model,
     Seed,
+    SplitName,
     Step,
+    Val,
     latent_codec,
 )
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
     from hvae_codec.analysis.plan import AnalysisPlan, AnalysisResult
-    from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 
 
 DEFAULT_KEEPS = "1%,2%,3%,5%,7%,10%,20%,100%"
@@ -50,6 +54,14 @@ Tolerance = Annotated[
 ]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
+]
+Split = Annotated[
+    SplitName,
+    typer.Option(
+        "--split",
+        help="Images that the table is of: those of one split, or all. If it is not val, the ranking that the run has "
+        "is taken, or else one of the training images.",
+    ),
 ]
 Images = Annotated[
     int, typer.Option("--images", min=1, help="Images for the ranking, and images for the table, at most.")
@@ -72,6 +84,8 @@ def command(
     mask: Masks = None,
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
+    split: Split = SplitName.val,
+    val: Val = None,
     images: Images = 1000,
     pictures: Pictures = 256,
     out: Out = None,
@@ -85,7 +99,8 @@ def command(
 ) -> None:
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
-    Variates are ranked by their KL on training images. The table is of held-out images: negative ELBO, reconstruction
+    Variates are ranked by their KL on training images. The table is of held-out images (those of --val PATH or, with
+    --split, of another split): negative ELBO, reconstruction
     and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
     the same as tables and pictures, the masks, and the ranking, which encode reads. Several processes:
     torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
@@ -107,13 +122,21 @@ def command(
         pictures=pictures,
         batch_size=batch_size,
         seed=seed,
+        split=split.value,
     )
-    _analyze(plan, data, model, out, device, graph, source_options)
+    _check_split(split, val)
+    _analyze(plan, data, val, model, out, device, graph, source_options)
+
+
+def _check_split(split: SplitName, val: Path | None) -> None:
+    if val is not None and split != SplitName.val:
+        raise UsageError(f"--val {val} is what the table is of, and so is --split {split.value}; leave one of them out")
 
 
 def _analyze(
     plan: AnalysisPlan,
     data: Path,
+    val: Path | None,
     model: Path,
     out: Path | None,
     device: str,
@@ -135,22 +158,22 @@ def _analyze(
             warn_unfinished(hvae)
         run = hvae.run or model
         folder = out or run / FOLDER
-        processes.run_on_main(lambda: check_folder(folder, data))
-        source = source_options.open_for_run(data, hvae.config, hvae.run)
+        processes.run_on_main(lambda: check_folder(folder, data, *([val] if val else [])))
+        images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
         if processes.is_main:
-            report_splits(source)
+            report_splits(images, hvae.run)
         with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
-            result = run_analysis(hvae, source, plan, stage, processes)
-        processes.run_on_main(lambda: _write(result, folder, run, source))
+            result = run_analysis(hvae, images, plan, stage, processes)
+        processes.run_on_main(lambda: _write(result, folder, run, images))
 
 
-def _write(result: AnalysisResult, folder: Path, run: Path, source: ImageSource) -> None:
+def _write(result: AnalysisResult, folder: Path, run: Path, images: TrainingAndHeldOut) -> None:
     from hvae_codec.report.analysis_files import analysis_sentences, save_analysis
     from hvae_codec.report.cutoffs import cutoff_table
     from hvae_codec.report.groups import group_rich_table, group_table
 
     written = save_analysis(result, folder, run)
-    report_source(source)
+    report_sources(images)
     groups = group_table(result.analysis.stats, result.image_dims)
     show(group_rich_table(groups), cutoff_table(result.analysis.table, result.about), *analysis_sentences(result))
     for name, path in written.items():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, console, interruptible, report_source, show, stages, warn
+from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages, warn
 from .distributed_session import distributed_session, parse_worker
 from .encode_options import WorkerOption
 from .options import (
@@ -61,6 +61,7 @@ def command(
     as it is, and several processes can write the appended store, as in encode. Interrupted, the same command continues.
     """
     from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.encode.append import append_worker, open_to_append
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.about import store_table, worker_sentence
@@ -72,6 +73,8 @@ def command(
         hvae = opened.load_model(processes.device, model)
         hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
         source = source_options.open_for_store(data, hvae.config, store)
+        if processes.is_main:
+            report_splits(TrainingAndHeldOut(source))
         with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
             appended = append_worker(
                 hvae,

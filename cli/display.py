@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +23,7 @@ from .tables import in_parts
 if TYPE_CHECKING:
     from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.model.hvae import HVAE
 
 CONTINUES = "The same command continues where it stopped."
@@ -187,8 +189,29 @@ def _say(text: str) -> None:
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
-def report_splits(source: ImageSource) -> None:
-    """Say, on standard error, which images are for training and which are held out."""
-    from hvae_codec.report.splits import splits_sentence
+def report_sources(images: TrainingAndHeldOut) -> None:
+    """Say, on standard error, what was done to the images that were read of each source."""
+    for source in images.sources:
+        report_source(source)
 
-    _say(splits_sentence(source))
+
+def report_splits(images: TrainingAndHeldOut, run: Path | None = None) -> None:
+    """Say, on standard error, which images are for training and which are held out, and where that may be wrong.
+
+    It is if `run`, whose model is used, was trained on all of them.
+    """
+    from hvae_codec.report.splits import odd_layout_sentences, splits_sentence
+
+    _say(splits_sentence(images))
+    if run is not None:
+        _warn_trained_on(run, images)
+    for source in images.sources:
+        for sentence in odd_layout_sentences(source):
+            warn(sentence)
+
+
+def _warn_trained_on(run: Path, images: TrainingAndHeldOut) -> None:
+    from hvae_codec.train.run_folder import trained_on_sentence
+
+    if sentence := trained_on_sentence(run, images):
+        warn(sentence)

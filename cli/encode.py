@@ -16,7 +16,7 @@ from .display import (
     CONTINUES,
     console,
     interruptible,
-    report_source,
+    report_sources,
     report_splits,
     show,
     stages,
@@ -39,15 +39,15 @@ from .options import (
     GraphName,
     Model,
     Seed,
-    Split,
     SplitName,
     Step,
+    Val,
     latent_codec,
 )
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
-    from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.encode.encoded_store import EncodedStore
     from hvae_codec.encode.pipeline import EncodeOptions
@@ -85,7 +85,8 @@ def command(
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
     step: Step = None,
-    split: Split = SplitName.all,
+    split: option.Split = SplitName.all,
+    val: Val = None,
     worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
     row_group_size: option.Shard = ROW_GROUP_SIZE,
@@ -122,11 +123,17 @@ def command(
     )
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
-    _run(request, data, model, device, worker_option, source_options)
+    _run(request, data, val, model, device, worker_option, source_options)
 
 
 def _run(
-    request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, source_options: SourceOptions
+    request: EncodeRequest,
+    data: Path,
+    val: Path | None,
+    run: Path,
+    device: str,
+    worker_option: str,
+    source_options: SourceOptions,
 ) -> None:
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.model.checkpoint import load_model
@@ -142,15 +149,15 @@ def _run(
         model.recording = Recording(request.graph.value, warn if processes.is_main else lambda _: None)
         if processes.is_main and not worker.number:
             warn_unfinished(model)
-        source = source_options.open_for_run(data, model.config, model.run)
+        images = source_options.open_training_and_held_out(data, val, model.config, model.run)
         if processes.is_main:
-            report_splits(source)
-        written = _encode(request, model, source, worker, processes)
-        _report(written, source, request.store, worker if worker_option else None)
+            report_splits(images, model.run)
+        written = _encode(request, model, images, worker, processes)
+        _report(written, images, request.store, worker if worker_option else None)
 
 
 def _encode(
-    request: EncodeRequest, model: HVAE, source: ImageSource, worker: Worker, processes: DistributedContext
+    request: EncodeRequest, model: HVAE, images: TrainingAndHeldOut, worker: Worker, processes: DistributedContext
 ) -> EncodedStore | None:
     from hvae_codec.analysis.cutoff_cost import choose_and_measure
     from hvae_codec.analysis.ranking_file import find_ranking
@@ -158,15 +165,22 @@ def _encode(
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
     batch_size, seed = request.options.batch_size, request.options.seed
-    wanted = source.split(request.split.value)  # raises before anything is measured
-    images = 0 if worker.number else request.evaluated_images
+    wanted = images.split(request.split.value)  # raises before anything is measured
+    measured = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
-        ranking = processes.run_on_main(lambda: find_ranking(model, source, batch_size, seed, stage))
+        ranking = processes.run_on_main(lambda: find_ranking(model, images, batch_size, seed, stage))
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
         spec = request.cutoff
         chosen = processes.run_on_main(
             lambda: choose_and_measure(
-                spec, model, ranking.stats, source, batch_size=batch_size, seed=seed, stage=stage, images=images
+                spec,
+                model,
+                ranking.stats,
+                images.held_out,
+                batch_size=batch_size,
+                seed=seed,
+                stage=stage,
+                images=measured,
             )
         )
         if processes.is_main:
@@ -211,11 +225,11 @@ def parse_evaluate(text: str) -> int | None:
     return {"none": 0, "all": None}[text] if text in ("none", "all") else int(text)
 
 
-def _report(written: EncodedStore | None, source: ImageSource, store: str, worker: Worker | None) -> None:
+def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str, worker: Worker | None) -> None:
     from hvae_codec.report.about import store_table, worker_sentence
 
     if written is not None:
-        report_source(source)
+        report_sources(images)
         show(store_table(written))
     elif worker is not None:
         console().print(worker_sentence(store, worker))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .options import SplitName
+
 
 class EmbedName(StrEnum):
     """What a store carries of its model."""
@@ -42,6 +44,10 @@ Shard = Annotated[int, typer.Option("--shard", min=1, help="Images in a row grou
 Chunk = Annotated[
     int,
     typer.Option("--chunk", min=1, help="Uncompressed bytes of a chunk, at most; a chunk of one image may have more."),
+]
+Split = Annotated[
+    SplitName,
+    typer.Option("--split", help="Images to encode: all of DATA, or those of one split; val is --val, if given."),
 ]
 Embed = Annotated[
     EmbedName | None,

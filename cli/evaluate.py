@@ -57,6 +57,7 @@ def command(
     """
     from hvae_codec.analysis.evaluation import evaluate
     from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
@@ -67,7 +68,7 @@ def command(
     warn_unfinished(hvae)
     source = source_options.open_for_run(data, hvae.config, hvae.run)
     chosen = source.split(split.value)
-    report_splits(source)
+    report_splits(TrainingAndHeldOut(source), hvae.run)
     chosen = chosen if images is None else chosen.evenly(images)
     with interruptible("Nothing was written."), stages() as stage:
         progress = stage("Evaluating")

@@ -104,7 +104,15 @@ Count = Annotated[
     CountName,
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
-Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
+Split = Annotated[SplitName, typer.Option("--split", help="Images of DATA to encode: all, or those of one split.")]
+Val = Annotated[
+    Path | None,
+    typer.Option(
+        "--val",
+        help="Held-out images of their own, as DATA may be: their val or test split, or all. DATA is then for training "
+        "and rankings, but for its own val and test splits.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

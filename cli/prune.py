@@ -15,9 +15,9 @@ from hvae_codec.errors import UsageError
 from . import prune_options as option
 from . import train_options
 from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
-from .display import CONTINUES, console, interruptible, report_source, report_splits, show, stages, warn
+from .display import CONTINUES, console, interruptible, report_sources, report_splits, show, stages, warn
 from .distributed_session import distributed_session
-from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model
+from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model, Val
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hvae_codec.config import Config
-    from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.fine_tune.comparison import Comparison
     from hvae_codec.fine_tune.plan import PrunePlan
@@ -50,6 +50,7 @@ def command(
     share: option.Share = "30%",
     settings: option.Settings = None,
     control: option.Control = False,
+    val: Val = None,
     model: Model = LATEST_RUN,
     out: option.Out = None,
     save_every: train_options.SaveEvery = 500,
@@ -88,7 +89,7 @@ def command(
         seed=seed or 0,
     )
     options = _train_options(context)
-    _prune(PruneRequest(data, model, out, plan, options, source_options), device)
+    _prune(PruneRequest(data, val, model, out, plan, options, source_options), device)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class PruneRequest:
     """What a user asks for, read from the command line."""
 
     data: Path
+    val: Path | None
     model: Path
     out: Path | None
     plan: PrunePlan
@@ -138,18 +140,18 @@ def _prune(request: PruneRequest, device: str) -> None:
     with interruptible(CONTINUES), distributed_session(device) as processes:
         run = find_run(request.model)
         out, config = request.out or run.with_name(f"{run.name}-pruned"), load_run_config(run).model
-        source = request.source_options.open_for_run(request.data, config, run)
+        images = request.source_options.open_training_and_held_out(request.data, request.val, config, run)
         if processes.is_main:
             if sentence := unfinished_sentence(run):
                 warn(sentence)
-            report_splits(source)
-        train = _Trainer(source, request.options, processes)
+            report_splits(images, run)
+        train = _Trainer(images, request.options, processes)
         show_stages = partial(stages, quiet=not processes.is_main)
-        pruned = prune(run, out, source, request.plan, train, show_stages, processes=processes)
+        pruned = prune(run, out, images, request.plan, train, show_stages, processes=processes)
         with show_stages() as stage:
-            found = processes.run_on_main(lambda: compare(pruned, source, request.plan, stage, processes.device))
+            found = processes.run_on_main(lambda: compare(pruned, images, request.plan, stage, processes.device))
         if processes.is_main:
-            report_source(source)
+            report_sources(images)
             _report(found, out)
 
 
@@ -157,7 +159,7 @@ def _prune(request: PruneRequest, device: str) -> None:
 class _Trainer:
     """Trains the run of a stage, and shows how that goes."""
 
-    source: ImageSource
+    images: TrainingAndHeldOut
     options: TrainOptions
     processes: DistributedContext
 
@@ -173,8 +175,8 @@ class _Trainer:
             result = train(
                 run,
                 config,
-                self.source.split("train"),
-                self.source.split("val"),
+                self.images.training,
+                self.images.held_out,
                 replace(self.options, seed=seed),
                 reporter if is_main else None,
                 display.reading,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .display import CONTINUES, interruptible, report_source, show, stages, warn
+from .display import CONTINUES, interruptible, report_source, report_splits, show, stages, warn
 from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
 from .source_options import SourceOptions, takes_source_options
 
@@ -29,12 +29,14 @@ def command(
 ) -> None:
     """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
-    Only row groups, names and labels take DATA. With the images, machine, --batch-size and --seed of the encode, the
-    store is byte for byte what it was. Whatever is written is first proven by the store's digests, its fingerprint,
-    checksums, or what can still be read. The store stays readable.
+    Only row groups, names and labels take DATA: all of it, also if one split was encoded, which is found out. With the
+    images, machine, --batch-size and --seed of the encode, the store is byte for byte what it was. Whatever is written
+    is first proven by the store's digests, its fingerprint, checksums, or what can still be read. The store stays
+    readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
     from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.encode.deep_verify import load_store_model
     from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
     from hvae_codec.model.recorded import Recording
@@ -48,6 +50,7 @@ def command(
         hvae.recording = Recording(graph.value, warn)
     if data and hvae:
         source = source_options.open_for_store(data, hvae.config, store)
+        report_splits(TrainingAndHeldOut(source))
     with interruptible(CONTINUES), stages() as stage:
         report = repair(
             store,

@@ -1,4 +1,4 @@
-"""Options of every command that reads images: what is done to them, which column has them, and which are left out.
+"""Options of every command that reads images: how they are read, which column has them, and which are left out.
 
 A command takes them all by `takes_source_options`, as one argument `source_options`.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hvae_codec.config import ModelConfig
     from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 
 
 class ColourName(StrEnum):
@@ -35,6 +36,13 @@ class ResizeName(StrEnum):
     lanczos = "lanczos"
     area = "area"
     adm = "adm"
+
+
+class SplitWordsName(StrEnum):
+    """Whether words in names are splits."""
+
+    auto = "auto"
+    none = "none"
 
 
 class DepthName(StrEnum):
@@ -59,6 +67,18 @@ class SourceOptions:
         from hvae_codec.train.run_folder import begun_preprocessing
 
         return self._open(data, model, begun_preprocessing(run) if run else None, f"{run} was begun with")
+
+    def open_training_and_held_out(
+        self, data: Path, val: Path | None, model: ModelConfig, run: Path | None
+    ) -> TrainingAndHeldOut:
+        """Open the images at `data`, and those of `--val` if they are given, as `open_for_run` does.
+
+        Raises `DataError` or `UsageError` if the two share images.
+        """
+        from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
+
+        other = None if val is None else self.open_for_run(val, model, run)
+        return TrainingAndHeldOut(self.open_for_run(data, model, run), other)
 
     def open_for_store(self, data: Path, model: ModelConfig, store: str) -> ImageSource:
         """Open the images at `data` as those of `store`; raises `UsageError` if that was made with other options."""
@@ -111,6 +131,14 @@ Column = Annotated[
     str | None,
     typer.Option(help="Column of the images in Parquet files that have several.", show_default=False),
 ]
+SplitWords = Annotated[
+    SplitWordsName | None,
+    typer.Option(
+        "--splits",
+        help="Whether train, val and test in names of folders, files and arrays say what is held out. none: they are "
+        "classes, and a tenth of all images, chosen by a hash of their names, is held out.  [default: auto]",
+    ),
+]
 SkipUnusable = Annotated[
     bool,
     typer.Option(
@@ -130,10 +158,11 @@ def _collect(
     max_pixels: MaxPixels = None,
     depth: Depth = None,
     column: Column = None,
+    splits: SplitWords = None,
     skip_unusable: SkipUnusable = False,
     skip_broken: SkipBroken = False,
 ) -> SourceOptions:
-    words: dict[str, Any] = {"colour": colour, "background": background, "crop": crop, "resize": resize}
+    words = {"colour": colour, "background": background, "crop": crop, "resize": resize, "splits": splits}
     words |= {"column": column}
     given: dict[str, Any] = {name: str(word) for name, word in words.items() if word is not None}
     given |= {"upscale": False} if no_upscale else {}

@@ -15,8 +15,8 @@ import typer
 from hvae_codec.errors import UsageError
 
 from . import train_options as option
-from .display import console, interruptible, report_source, report_splits
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, torch_device
+from .display import console, interruptible, report_sources, report_splits
+from .options import LATEST_RUN, Data, DeviceOption, GraphName, Val, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
@@ -47,6 +47,7 @@ class TrainRequest:
     """What a user asks for, read from the command line."""
 
     data: Path
+    val: Path | None
     preset: str | None
     config: Path | None
     changes: list[str]
@@ -65,6 +66,7 @@ def command(
     preset: option.Preset = None,
     config: option.ConfigFile = None,
     settings: option.Settings = None,
+    val: Val = None,
     steps: option.Steps = None,
     precision: option.Precision = None,
     checkpoint_activations: option.CheckpointActivations = False,
@@ -107,7 +109,7 @@ def command(
         latest=LATEST_RUN,
     )
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
-    _run(context, TrainRequest(data, preset, config, changes, out, resume, seed, source_options), options, device)
+    _run(context, TrainRequest(data, val, preset, config, changes, out, resume, seed, source_options), options, device)
 
 
 def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, device: str) -> None:
@@ -136,13 +138,13 @@ def _train(
     from hvae_codec.train.loop import start_run, train
     from hvae_codec.train.progress import ProgressReporter
 
-    source = request.source_options.open_for_run(request.data, wanted.model, run)
-    training, validation = source.split("train"), source.split("val")
+    images = request.source_options.open_training_and_held_out(request.data, request.val, wanted.model, run)
+    training, validation = images.training, images.held_out
     config = processes.run_on_main(
         lambda: start_run(run, wanted, resume=request.resume, seed=request.seed, device=processes.device)
     )
     if processes.is_main:
-        report_splits(source)
+        report_splits(images)
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
         reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
         on_step = reporter if processes.is_main else None
@@ -159,7 +161,7 @@ def _train(
             lambda step: display.say(f"{run}: from step {step:,} to {config.train.steps:,}"),
         )
     if processes.is_main:
-        report_source(source)
+        report_sources(images)
         _report(result, config, len(training), validation.evenly(options.validation_images))
 
 

@@ -61,7 +61,7 @@ def refused(capsys):
         found, out, err = call(capsys, *arguments)
         assert (found, out) == (code, ""), err
         *bars, sentence = err.splitlines()
-        assert not any(bar.strip() for bar in bars if not bar.startswith("training images: ")), err
+        assert not any(bar.strip() for bar in bars if not bar.startswith("train ")), err
         assert sentence.startswith("hvae-codec: "), err
         return sentence.removeprefix("hvae-codec: ")
 

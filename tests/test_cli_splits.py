@@ -59,7 +59,7 @@ def test_no_figure_is_called_held_out_if_no_image_is(hvae: Call, photo_patches):
         more, errors = hvae(0, *command, "--device", "cpu")
         assert "8 training images" in more
         out, told = out + more, [*told, errors]
-    assert all("training images: 8; no image is held out" in errors for errors in told)
+    assert all("train 8; no image is held out" in errors for errors in told)
     page = Path("analysis/report.html").read_text(encoding="utf-8")
     assert "held-out" not in (out + page).lower()
     assert "of training images" in page
@@ -69,7 +69,7 @@ def test_no_figure_is_called_held_out_if_no_image_is(hvae: Call, photo_patches):
 
 def test_test_folders_are_held_out_and_said(hvae: Call, photo_patches):
     save_photos(photo_patches, "cats/Train", "cats/test", "dogs/valid")
-    neither = "training images: 8 (*/Train/); held-out images: 8 (*/valid/); neither: 8 (*/test/)"
+    neither = "train 8 (*/Train/), held out 8 (*/valid/); neither: 8 (*/test/)"
     out, errors = hvae(0, "encode", "data", "a.zarr", "--keep", "20%", "--split", "test", "--device", "cpu")
     assert neither in errors
     assert "on 8 held-out images" in out

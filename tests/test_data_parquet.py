@@ -12,6 +12,7 @@ from PIL import Image
 
 from hvae_codec.data import parquet
 from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.errors import DataError, UsageError
 from hvae_codec.report.splits import splits_sentence
 
@@ -59,7 +60,9 @@ def test_files_of_hugging_face(tmp_path: Path, photo_patches, kind: str):
     assert list(source.names) == sorted(source.names)
     if kind == "folder":
         np.testing.assert_array_equal(source.split("test").read(range(4)), photo_patches[14:18])
-        assert splits_sentence(source).endswith("14 (train-*-of-*.parquet); held-out images: 4 (test-*-of-*.parquet)")
+        assert splits_sentence(TrainingAndHeldOut(source)).endswith(
+            "14 (train-*-of-*.parquet), held out 4 (test-*-of-*.parquet)"
+        )
 
 
 def test_columns_without_metadata(tmp_path: Path, photo_patches):

@@ -15,6 +15,7 @@ import pytest
 
 from hvae_codec.data.plain_pickle import load_plain
 from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.errors import DataError
 from hvae_codec.report.splits import splits_sentence
 from photos import save_png
@@ -71,8 +72,8 @@ def test_mnist(mnist: Path, grey: np.ndarray):
     source = open_images(mnist, size=28, channels=1)
     assert_is(source, grey[:, None], digits(LABELS))
     gz = ".gz" if (mnist / "t10k-images-idx3-ubyte.gz").exists() else ""
-    held_out = f"held-out images: 3 (t10k-images-idx3-ubyte{gz})"
-    assert splits_sentence(source) == f"training images: 6 (train-images-idx3-ubyte{gz}); {held_out}"
+    held_out = f"held out 3 (t10k-images-idx3-ubyte{gz})"
+    assert splits_sentence(TrainingAndHeldOut(source)) == f"train 6 (train-images-idx3-ubyte{gz}), {held_out}"
     torchvision = mnist.rename(mnist.parent / "raw").parent
     assert open_images(torchvision, size=28, channels=1).names == source.names
     mnist = (torchvision / "raw").rename(mnist)
@@ -137,7 +138,7 @@ def test_cifar_10(tmp_path: Path, colour: np.ndarray, kind: str, protocol: int):
     path = {"folder": folder, "above": tmp_path, "tar": tarred(folder, "cifar-10-python.tar.gz")}[kind]
     source = open_images(path, size=32, channels=3)
     assert_is(source, colour, [CLASSES[i] for i in LABELS])
-    assert "6 (data_batch_1 and data_batch_2); held-out images: 3 (test_batch)" in splits_sentence(source)
+    assert "6 (data_batch_1 and data_batch_2), held out 3 (test_batch)" in splits_sentence(TrainingAndHeldOut(source))
 
 
 PYTHON_2 = (
@@ -265,7 +266,7 @@ def test_medmnist_and_keras(tmp_path: Path, colour: np.ndarray, save, style: str
     save(tmp_path / "x.npz", **arrays)
     source = open_images(tmp_path / "x.npz", size=32, channels=3)
     assert_is(source, colour, digits(LABELS))
-    assert images.format("test") in splits_sentence(source)
+    assert images.format("test") in splits_sentence(TrainingAndHeldOut(source))
     save(tmp_path / "x.npz", **arrays, **{images.format("val"): pixels[:2]})
     three = open_images(tmp_path / "x.npz", size=32, channels=3)
     assert [len(three.split(part)) for part in ("train", "val", "test")] == [TRAIN, 2, TEST]
@@ -332,7 +333,7 @@ def test_imagenet_32(tmp_path: Path, colour: np.ndarray):
         np.savez(tmp_path / f"{name}.npz", data=rows[part], labels=labels[part], mean=rows.mean(0))
     source = open_images(tmp_path, size=32, channels=3)
     assert_is(source, colour, digits([label + 1 for label in LABELS]), "val")
-    assert "6 (train_data_batch_1.npz and train_data_batch_2.npz)" in splits_sentence(source)
+    assert "6 (train_data_batch_1.npz and train_data_batch_2.npz)" in splits_sentence(TrainingAndHeldOut(source))
     alone = open_images(tmp_path / "train_data_batch_1.npz", size=32, channels=3)
     np.testing.assert_array_equal(alone.read([1]), colour[1:2])
     (tmp_path / "train_data_batch_1.npz").unlink()
@@ -374,7 +375,7 @@ def test_celeba(tmp_path: Path, photo_patches, kind: str, name: str):
     source = open_images(path, size=16, channels=3)
     found = [[Path(n).stem[-1] for n in source.split(part).names] for part in ("train", "val", "test")]
     assert found == [["0", "1"], ["2", "3"], ["4"]]
-    assert f"2 ({name}); neither: 1 ({name}), 1 (others)" in splits_sentence(source)
+    assert f"2 ({name}); neither: 1 ({name}), 1 (others)" in splits_sentence(TrainingAndHeldOut(source))
     (tmp_path / name).write_text("000001.jpg 7\n")
     with pytest.raises(DataError, match=rf"{name} has other lines"):
         open_images(path, size=16, channels=3)
@@ -386,7 +387,7 @@ def test_a_test_folder_counts_more_than_the_partition_of_celeba(tmp_path: Path, 
     (tmp_path / "list_eval_partition.txt").write_text("000000.png 0\n000001.png 1\n000002.png 0\n")
     source = open_images(tmp_path, size=16, channels=3)
     assert source.split("train").names == ("train/000000.png", "train/000001.png")
-    assert splits_sentence(source) == "training images: 2 (train/); held-out images: 1 (test/)"
+    assert splits_sentence(TrainingAndHeldOut(source)) == "train 2 (train/), held out 1 (test/)"
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "train_data_batch_1.npz", "train-images-idx3-ubyte"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.data.splits import find_splits, is_held_out, label_of
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.errors import DataError
 from hvae_codec.report.splits import splits_sentence
 
@@ -68,11 +69,11 @@ def test_where_no_image_can_be_held_out_that_is_known(tmp_path: Path):
     source = source_of(tmp_path, names)
     assert source.split("train").names == source.split("val").names == source.names
     assert source.split("val").evenly(5).held_out is False
-    assert "no image is held out" in splits_sentence(source)
+    assert "no image is held out" in splits_sentence(TrainingAndHeldOut(source))
     (tmp_path / next(name for name in (f"{i}.png" for i in range(40)) if is_held_out(name))).write_bytes(b"")
     more = open_images(tmp_path, size=8, channels=3)
     assert (more.split("train").held_out, more.split("val").held_out, more.held_out) == (False, True, None)
-    assert f"training images: {len(names)}; held-out images: 1 (a tenth" in splits_sentence(more)
+    assert f"train {len(names)}, held out 1 (a tenth" in splits_sentence(TrainingAndHeldOut(more))
 
 
 # --- split folders
@@ -100,7 +101,7 @@ def test_what_is_in_no_split_folder():
 def test_a_class_folder_that_is_called_so_is_not_trained_on(folder: str, tmp_path: Path):
     source = source_of(tmp_path, ["cats/1.png", f"{folder}/2.png"])
     assert source.split("train").names == ("cats/1.png",)
-    assert f"training images: 1 (outside {folder}/); held-out images: 1 ({folder}/)" in splits_sentence(source)
+    assert f"train 1 (outside {folder}/), held out 1 ({folder}/)" in splits_sentence(TrainingAndHeldOut(source))
 
 
 def test_the_upper_of_two_split_folders_counts():
@@ -123,8 +124,8 @@ def test_nothing_held_out_is_trained_on(names: list[str]):
 def test_the_sentence_says_what_is_used_for_nothing(tmp_path: Path):
     names = ["train/a/1.png", "train/b/1.png", "val/a/2.png", "test/a/3.png", "test/a/4.png", "5.png"]
     source = source_of(tmp_path, names)
-    sentence = splits_sentence(source)
-    assert sentence == "training images: 2 (train/); held-out images: 1 (val/); neither: 2 (test/), 1 (other folders)"
+    sentence = splits_sentence(TrainingAndHeldOut(source))
+    assert sentence == "train 2 (train/), held out 1 (val/); neither: 2 (test/), 1 (other folders)"
     assert source.split("test").names == ("test/a/3.png", "test/a/4.png")
     assert source.split("test").held_out is True
     assert source.split("all") is source
@@ -138,7 +139,7 @@ def test_splits_without_images_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"all images in .*b are held out \(in \*/val/ and \*/test/\)"):
         source.split("train")
     assert source.split("val").names == ("x/val/1.png",)
-    assert "training images: none; held-out images: 1 (*/val/); neither: 1 (*/test/)" in splits_sentence(source)
+    assert "train none, held out 1 (*/val/); neither: 1 (*/test/)" in splits_sentence(TrainingAndHeldOut(source))
 
 
 def test_a_folder_above_all_may_be_called_training():

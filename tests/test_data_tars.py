@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.errors import DataError
 from hvae_codec.report.splits import splits_sentence
 from photos import save_png
@@ -92,11 +93,11 @@ def test_names_of_shards_say_what_is_held_out(shards: Path):
     source = opened(shards)
     assert source.split("train").names == tuple(f"{i:04d}.png" for i in range(6))
     assert source.split("val").names == ("0006.png", "0007.png")
-    assert splits_sentence(source) == "training images: 6 (train-*.tar); held-out images: 2 (val-*.tar)"
+    assert splits_sentence(TrainingAndHeldOut(source)) == "train 6 (train-*.tar), held out 2 (val-*.tar)"
     (shards / "val-000.tar").rename(shards / "x-test-000.tar")
     assert opened(shards).split("test").names == ("0006.png", "0007.png")
     (shards / "train-001.tar").rename(shards / "more.tar")
-    assert splits_sentence(opened(shards)).endswith("2 (x-test-*.tar); neither: 2 (others)")
+    assert splits_sentence(TrainingAndHeldOut(opened(shards))).endswith("2 (x-test-*.tar); neither: 2 (others)")
     alone = opened(shards / "x-test-{000..000}.tar")
     assert alone.split("val").names == alone.names
     with pytest.raises(DataError, match=r"all images in .* held out \(in x-test-\*\.tar\).*training images as well"):
@@ -126,8 +127,8 @@ def test_a_folder_in_one_tar_does_not_let_another_be_trained_on(tmp_path: Path):
     assert source.split("train").names == ("cats/1.png",)
     assert source.split("val").names == ("dev/2.png",)
     assert source.split("test").names == ("cats/3.png", "dogs/4.png")
-    assert splits_sentence(source) == (
-        "training images: 1 (train-*.tar); held-out images: 1 (dev/); neither: 2 (test-*.tar)"
+    assert splits_sentence(TrainingAndHeldOut(source)) == (
+        "train 1 (train-*.tar), held out 1 (dev/); neither: 2 (test-*.tar)"
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from hvae_codec.analysis.ranking_file import find_ranking
 from hvae_codec.data.sources import as_source
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import ModelError, UsageError
 from hvae_codec.fine_tune.comparison import ALL, LEFT, compare
@@ -64,7 +65,7 @@ def train_on(source, run: Path, config, seed, initial) -> None:
 
 
 def prune_to(base: Path, out: Path, source, plan: PrunePlan) -> PrunedRun:
-    return prune(base, out, source, plan, partial(train_on, source), quietly)
+    return prune(base, out, TrainingAndHeldOut(source), plan, partial(train_on, source), quietly)
 
 
 def test_a_run_is_pruned_and_knows_it(base, source, tmp_path):
@@ -72,7 +73,7 @@ def test_a_run_is_pruned_and_knows_it(base, source, tmp_path):
     config, model = load_run_config(tmp_path / "out"), load_model(tmp_path / "out")
     assert (pruned.rule, config.pruning.rule, config.pruning.share) == ("keep 20%", "keep 20%", 0.2)
     assert config.pruning.model_hash == pruned.kept_hash
-    stats = find_ranking(load_model(base), source, 4, 0, quiet).stats
+    stats = find_ranking(load_model(base), TrainingAndHeldOut(source), 4, 0, quiet).stats
     mask = LatentMask.from_keep(stats, 0.2)
     assert [len(keep) for keep in mask.keep] == [group.variates for group in load_model(base).config.groups]
     assert [int(keep.sum()) for keep in mask.keep] == [group.variates for group in model.config.groups]
@@ -93,7 +94,7 @@ def test_larger_shares_name_the_unpruned_run(base, source, tmp_path):
     with pytest.raises(UsageError, match=r"keep is 30%.*pruned to 20%.*--model.*base"):
         CutoffSpec(keep=0.3).cutoff(model, stats)
     assert CutoffSpec(keep=0.2).cutoff(model, stats).mask.keeps_the_same(LatentMask.everything(stats))
-    whole = LatentMask.from_keep(find_ranking(load_model(base), source, 4, 0, quiet).stats, 0.5)
+    whole = LatentMask.from_keep(find_ranking(load_model(base), TrainingAndHeldOut(source), 4, 0, quiet).stats, 0.5)
     with pytest.raises(UsageError, match="another model"):
         whole.check_fits(model)
 
@@ -109,8 +110,8 @@ def test_pruned_to_means_the_first_step_begins_with_the_same_function(base, sour
         seen.append(small.eval())
 
     with pytest.raises(ModelError):  # as nothing is trained
-        prune(base, tmp_path / "out", source, plan_of(0.2), look, quietly)
-    stats = find_ranking(load_model(base), source, 4, 0, quiet).stats
+        prune(base, tmp_path / "out", TrainingAndHeldOut(source), plan_of(0.2), look, quietly)
+    stats = find_ranking(load_model(base), TrainingAndHeldOut(source), 4, 0, quiet).stats
     keep = LatentMask.from_keep(stats, 0.2).tensors("cpu")
     model, images = load_model(base), torch.from_numpy(photo_patches[:4])
 
@@ -206,7 +207,7 @@ def test_codes_are_what_encode_stores(base, source, tmp_path):
 
 def test_what_is_compared(base, source, tmp_path):
     plan = plan_of(0.2, control=True)
-    found = compare(prune_to(base, tmp_path / "out", source, plan), source, plan, quiet)
+    found = compare(prune_to(base, tmp_path / "out", source, plan), TrainingAndHeldOut(source), plan, quiet)
     table = found.table.set_index(["model", "kept"])
     assert list(table.index) == [
         ("before", LEFT),
@@ -259,7 +260,9 @@ def test_a_slim_base_has_no_prior_to_sample_and_codes_stay_codes(base, source, t
     pruned = prune_to(tmp_path / "slim", tmp_path / "out", source, plan_of(0.1, codes=True))
     earlier = load_run_config(tmp_path / "slim").pruning.kept
     assert all(set(_numbers(b)) <= set(_numbers(a)) for a, b in zip(earlier, pruned.kept, strict=True))
-    found = compare(pruned, source, plan_of(0.1, codes=True), quiet).table.set_index(["model", "kept"])
+    found = compare(pruned, TrainingAndHeldOut(source), plan_of(0.1, codes=True), quiet).table.set_index(
+        ["model", "kept"]
+    )
     assert found.loc[("before", LEFT), "kept_dims"] == found.loc[("after", LEFT), "kept_dims"]
 
 

@@ -19,6 +19,7 @@ from hvae_codec.analysis.cutoff_table import analyze
 from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, ranking_path
 from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
+from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.encode.pipeline import encode_images
 from hvae_codec.errors import DataError, ModelError, StoreError
 from hvae_codec.model.checkpoint import keep_weights, load_model, load_weights, model_hash, save_model
@@ -227,17 +228,19 @@ def test_the_table_of_presets(monkeypatch):
 def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     source = as_source(photo_patches)
     model = load_model(run)
-    found = find_ranking(model, source, 64, 0, silent)
+    found = find_ranking(model, TrainingAndHeldOut(source), 64, 0, silent)
     assert "made one of" in ranking_sentence(found)
     assert ranking_path(run).exists()
-    again = find_ranking(model, source, 64, 0, silent)
+    again = find_ranking(model, TrainingAndHeldOut(source), 64, 0, silent)
     assert "of these training images" in ranking_sentence(again)
-    assert "of other images" in ranking_sentence(find_ranking(model, as_source(photo_patches[:5]), 64, 0, silent))
+    assert "of other images" in ranking_sentence(
+        find_ranking(model, TrainingAndHeldOut(as_source(photo_patches[:5])), 64, 0, silent)
+    )
     for a, b in zip(found.stats.kl_bits, again.stats.kl_bits, strict=True):
         np.testing.assert_array_equal(a, b)
     weights = {name: weight + 0.01 for name, weight in load_weights(run / "model.safetensors").items()}
     save_model(run, Config(tiny_config.model), weights)  # trained on: the ranking is of an older model
-    newer = find_ranking(load_model(run), source, 64, 0, silent)
+    newer = find_ranking(load_model(run), TrainingAndHeldOut(source), 64, 0, silent)
     assert "made one of" in ranking_sentence(newer)
     assert newer.stats.model_hash != found.stats.model_hash
     assert load_kl_stats(ranking_path(run)).model_hash == newer.stats.model_hash
@@ -261,7 +264,7 @@ def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
     common = {"batch_size": 64, "seed": 0, "stage": silent}
-    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source, **common)
+    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source.split("val"), **common)
     assert chosen.cutoff.mask.kept_dims == mask.kept_dims
     assert f"on {len(source.split('val'))} held-out images" in choice_sentences(chosen)[-1]
 

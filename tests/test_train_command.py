@@ -129,7 +129,7 @@ def test_a_log_file_gets_lines(train):
     out, errors = train(0, FIRST)
     number = r"\d+\.\d{3}"
     status = rf"NELBO {number} = {number} \+ KL {number}, \d/4 groups active"
-    images = r"training images: 21; held-out images: 3 \(a tenth, chosen by a hash of their names\)"
+    images = r"train 21, held out 3 \(a tenth, chosen by a hash of their names\)"
     steps = rf"step 1/8: {status}\nstep 8/8: {status}; [\d,]+ images/s, 0:00:00 left"
     assert re.fullmatch(rf"{images}\nruns/a: from step 0 to 8\n{steps}\n", errors)
     assert out.count("\n") == 2

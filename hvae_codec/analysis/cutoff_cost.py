@@ -62,18 +62,17 @@ def choose_and_measure(
     spec: CutoffSpec,
     model: HVAE,
     stats: KLStats,
-    source: ImageSource,
+    held_out: ImageSource,
     *,
     batch_size: int | None,
     seed: int,
     stage: Stage,
     images: int | None = SAMPLE_IMAGES,
 ) -> ChosenCutoff:
-    """Choose the cutoff that `spec` asks for, and measure its cost on images held out of `source`, if any can be.
+    """Choose the cutoff that `spec` asks for, and measure its cost on the `held_out` images.
 
     These are at most `images`: all if that is None; if it is 0, no cost is measured.
     """
-    held_out = source.split("val")
     sample = held_out.evenly(SAMPLE_IMAGES)
     chosen = choose_cutoff(spec, model, stats, sample, batch_size=batch_size, seed=seed, stage=stage)
     if images == 0:

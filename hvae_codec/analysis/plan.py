@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.sources import ImageSource
+from ..data.splits import Split
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..distributed import DistributedContext
 from ..errors import UsageError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec, fitting
-from ..prune.kl_stats import kl_stats
+from ..prune.kl_stats import KLStats, kl_stats
 from ..store.quantiser import Codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
 from .cutoff_table import Analysis, analyze
+from .ranking_file import stored_ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class AnalysisPlan:
     pictures: int  # images of the table, at most, that are also encoded, decoded and compared
     batch_size: int | None
     seed: int
+    split: Split = "val"  # what the table is of; of others than held-out images, the run's own ranking is taken
 
     def __post_init__(self) -> None:
         if not self.cutoffs:
@@ -47,16 +51,23 @@ class AnalysisResult:
 
 
 def run_analysis(
-    model: HVAE, source: ImageSource, plan: AnalysisPlan, stage: Stage, processes: DistributedContext | None = None
+    model: HVAE,
+    images: TrainingAndHeldOut,
+    plan: AnalysisPlan,
+    stage: Stage,
+    processes: DistributedContext | None = None,
 ) -> AnalysisResult:
-    """Rank variates on the training images of `source`, and measure each cutoff on those held out.
+    """Rank variates on the training images, and measure each cutoff on those held out, or on another split.
 
-    Raises `DataError` if there are no images or they do not fit, `UsageError` if `processes` have different images or
-    models, and what `choose_cutoff` raises.
+    For another split, the ranking that the model's run stores is taken, if there is one: images of one split alone,
+    such as a file of test images, are then not ranked on. Raises `DataError` if there are no images or they do not fit,
+    `UsageError` if `processes` have different images or models, and what `choose_cutoff` raises.
     """
-    held_out, training = source.split("val").evenly(plan.images), source.split("train")
+    measured = images.split(plan.split).evenly(plan.images)
+    stored = _ranking_of_run(model, plan, processes)
+    ranked_on = images.training.fingerprint if stored is None else stored.source
     if processes is not None and processes.world_size > 1:
-        own = (held_out.fingerprint, training.fingerprint, model_hash(model))
+        own = (measured.fingerprint, ranked_on, model_hash(model))
         if own != processes.run_on_main(lambda: own):
             who = f"process {processes.rank} sees other images or another model than process 0"
             raise UsageError(f"{who}; give all the same")
@@ -64,25 +75,35 @@ def run_analysis(
     for spec in plan.cutoffs:
         spec.check(model)
     common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}
-    stats = kl_stats(model, training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
-    chosen = [choose_cutoff(spec, model, stats, held_out, stage=stage, **common) for spec in plan.cutoffs]
+    stats = stored
+    if stats is None:
+        stats = kl_stats(model, images.training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
+    chosen = [choose_cutoff(spec, model, stats, measured, stage=stage, **common) for spec in plan.cutoffs]
     cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
-    analysis = analyze(model, stats, held_out, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
-    about = _about(plan, analysis, chosen, held_out)
+    analysis = analyze(model, stats, measured, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
+    about = _about(plan, analysis, chosen, measured)
     return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
 
 
+def _ranking_of_run(model: HVAE, plan: AnalysisPlan, processes: DistributedContext | None) -> KLStats | None:
+    """Read the ranking that the run stores, if it is to be taken and there is one, on the first process."""
+    if plan.split == "val":
+        return None
+    return (processes or DistributedContext()).run_on_main(lambda: stored_ranking(model))
+
+
 def _about(
-    plan: AnalysisPlan, analysis: Analysis, chosen: Sequence[ChosenCutoff], held_out: ImageSource
+    plan: AnalysisPlan, analysis: Analysis, chosen: Sequence[ChosenCutoff], measured: ImageSource
 ) -> dict[str, Any]:
     granularities = {mask.granularity for mask in analysis.masks}
     tolerated = next((each.cutoff.mask for each in chosen if each.tolerated), None)
     same = [mask.keeps_the_same(tolerated) for mask in analysis.masks] if tolerated else []
     return {
-        "images": len(held_out),
-        "held_out": held_out.held_out,
-        "pictures": min(plan.pictures, len(held_out)),
-        "source": held_out.fingerprint,
+        "images": len(measured),
+        "held_out": measured.held_out,
+        "split": plan.split,
+        "pictures": min(plan.pictures, len(measured)),
+        "source": measured.fingerprint,
         "ranking_images": analysis.stats.images,
         "ranking_source": analysis.stats.source,
         "codec": plan.codec.to_dict(),

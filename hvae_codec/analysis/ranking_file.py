@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.sources import ImageSource
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
@@ -32,17 +32,22 @@ def ranking_path(run: Path) -> Path:
     return run / FOLDER / RANKING_FILE
 
 
-def find_ranking(model: HVAE, source: ImageSource, batch_size: int | None, seed: int, stage: Stage) -> FoundRanking:
-    """Read the ranking that the model's run stores, or measure one on training images of `source` and store it."""
+def find_ranking(
+    model: HVAE, images: TrainingAndHeldOut, batch_size: int | None, seed: int, stage: Stage
+) -> FoundRanking:
+    """Read the ranking that the model's run stores, or measure one on training images and store it.
+
+    Raises `DataError` if it takes training images and there are none.
+    """
     path, stored = model.run and ranking_path(model.run), stored_ranking(model)
     if stored is None:
-        images, progress = source.split("train").evenly(SAMPLE_IMAGES), stage("Ranking by KL")
-        stats = kl_stats(model, images, batch_size=batch_size, seed=seed, progress=progress)
+        sample, progress = images.training.evenly(SAMPLE_IMAGES), stage("Ranking by KL")
+        stats = kl_stats(model, sample, batch_size=batch_size, seed=seed, progress=progress)
         stored = stored_ranking(model)  # another worker may have made one meanwhile: all must use the same
         if stored is None:
             error = save_ranking(path, stats) if path else ""
             return FoundRanking(stats=stats, path=path, is_new=True, write_error=error)
-    same = source.has_split("train") and stored.source == source.split("train").evenly(stored.images).fingerprint
+    same = images.has_training and stored.source == images.training.evenly(stored.images).fingerprint
     return FoundRanking(stats=stored, path=path, is_new=False, is_of_these_images=same)
 
 

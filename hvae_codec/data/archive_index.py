@@ -39,6 +39,7 @@ class ArchiveIndex:
     packed: NDArray[np.int64]  # bytes of each image in the archive
     sizes: NDArray[np.int64]  # bytes of each image file
     checksums: NDArray[np.uint32]  # CRC-32 of each image file; of a tar, zeros
+    by_folder: NDArray[np.bool_]  # whose label is but a folder in the name
     passed_over: Sequence[str] = ()  # folders with results of this package, not images
     others: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
 
@@ -46,7 +47,7 @@ class ArchiveIndex:
         return len(self.names)
 
 
-_ARRAYS = ("offsets", "packed", "sizes", "checksums")
+_ARRAYS = ("offsets", "packed", "sizes", "checksums", "by_folder")
 
 
 def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:

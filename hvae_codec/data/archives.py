@@ -63,6 +63,7 @@ class ArchiveContainer(FileContainer):
             passed_over=[folder for index in indices for folder in index.passed_over],
             other_files=dict(sum((Counter(index.others) for index in indices), Counter())),
             parts=None if parts is None else parts.of(order),
+            by_folder=np.concatenate([index.by_folder for index in indices])[order],
         )
         self._check_unique()
 
@@ -85,6 +86,16 @@ class ArchiveContainer(FileContainer):
     def where(self, position: int) -> Path:
         """Say in which archive the image at `position` is."""
         return self.files.paths[self._archive[position]] / self.names[position]
+
+    @property
+    def roots(self) -> list[Path]:
+        """The archives."""
+        return [path.resolve() for path in self.files.paths]
+
+    def locations(self, positions: NDArray[np.int64]) -> list[str]:
+        """Give the path of each image's archive, and its name in it."""
+        real = self.roots
+        return [f"{real[self._archive[i]]}/{self.names[i]}" for i in positions.tolist()]
 
     def _bytes(self, position: int, offset: int, count: int) -> bytes:
         return self.files.read(int(self._archive[position]), offset, count)

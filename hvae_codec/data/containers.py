@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
+from ..texts.classes import ClassTexts
 from ..texts.sequence import Texts
 from .pixels import (
     DecodedImage,
@@ -35,7 +36,7 @@ from .pixels import (
 )
 from .preprocessing import Preprocessing
 from .row_groups import CACHE_BYTES, RowGroups
-from .splits import StatedParts
+from .splits import StatedParts, labels_by_folder
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
 _PIECE = 2**20  # bytes of a file that are read at once for its checksum
@@ -56,6 +57,7 @@ class Container(ABC):
     passed_over: Sequence[str] = ()  # folders below `path` that hold results of this package, not images
     other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
+    by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
 
@@ -85,6 +87,10 @@ class Container(ABC):
 
         Raises `DataError` if the model cannot take the images even so, as far as that is known without reading them.
         """
+        if how.splits != self.preprocessing.splits and self.by_folder is not None:
+            other = ClassTexts.joined([ClassTexts.of(self.labels), labels_by_folder(self.names, how.splits)])
+            stated, by_folder = np.split(other.codes, 2)
+            self.labels = ClassTexts(other.classes, np.where(self.by_folder, by_folder, stated))
         self.preprocessing = how
 
     def __len__(self) -> int:
@@ -113,6 +119,15 @@ class Container(ABC):
 
     def groups(self) -> RowGroups | None:
         """Say which images are read at once, in a group; None if each is read alone."""
+        return None
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """The files and folders that the images lie in, absolute and without links; none if they are in memory."""
+        return [self.path.resolve()] if self.path.exists() else []
+
+    def locations(self, positions: NDArray[np.int64]) -> list[str] | None:
+        """Say where each image lies, below one of `roots`, the same in any container; None if that cannot be told."""
         return None
 
     def problem(self, position: int) -> UnusableImageError | None:

@@ -56,7 +56,10 @@ def class_name(label: Any, names: Sequence[str]) -> str:
     return str(names[label]) if 0 <= label < len(names) else "" if label == -1 else label_text(label)
 
 
-def labels_of(names: Sequence[str], content: bytes | None, where: str) -> ClassTexts:
-    """Find the class of each of the images `names`: in `dataset.json`, if its `content` is given, or by folder."""
+def labels_of(names: Sequence[str], content: bytes | None, where: str) -> tuple[ClassTexts, bool]:
+    """Find the class of each of the images `names`: in `dataset.json`, if its `content` is given, or by folder.
+
+    Also says whether it is by folder.
+    """
     stated = None if content is None else labels_from(content, names, where)
-    return labels_by_folder(names) if stated is None else stated
+    return (labels_by_folder(names), True) if stated is None else (stated, False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..texts.packed import TextPacker
@@ -40,6 +41,11 @@ class Folder(FileContainer):
             raise UnusableImageError(problem, "not a regular file")
         return file
 
+    def locations(self, positions: NDArray[np.int64]) -> list[str]:
+        """Give the path of each image, with links only below this folder."""
+        real = self.path.resolve()
+        return [f"{real}/{self.names[i]}" for i in positions.tolist()]
+
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
@@ -53,21 +59,23 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     if not names:
         besides = f" besides those of {min(own)}, a run, a store or an analysis" if own else ""
         raise DataError(f"there are no images in {path}{besides}; files ending in {', '.join(EXTENSIONS)} are read")
+    labels, by_folder = _labels(path, names)
     others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
     return Folder(
         path,
         names,
-        _labels(path, names),
+        labels,
         np.array(listing.sizes, np.int64),
         size=size,
         channels=channels,
         passed_over=sorted(own),
         other_files=others,
         parts=celeba_parts(path, names),
+        by_folder=np.full(len(names), by_folder),
     )
 
 
-def _labels(path: Path, names: Texts) -> Texts:
+def _labels(path: Path, names: Texts) -> tuple[Texts, bool]:
     stated = path / DATASET_JSON
     try:
         content = stated.read_bytes() if stated.is_file() else None

@@ -98,6 +98,11 @@ class Parquet(FileContainer):
             parts=parts_of_files(names, counts),
         )
 
+    @property
+    def roots(self) -> list[Path]:
+        """The files."""
+        return [path.resolve() for path in self.files.paths]
+
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give digests of what the ends of the files say, of those that these images are in."""
         files = self._file_of_group[self._group_of(positions)]

@@ -1,9 +1,10 @@
-"""What is done to images before the model: column, colour, background, crop, resizing, depth; kept by runs and stores.
+"""How images are read: column, colour, background, crop, size, depth, the meaning of names; runs and stores keep it.
 
     Preprocessing(crop="celeba").to_dict()      {"crop": "celeba"}: what is not the default, so that old records stay
 
 `column` says which images of a table are meant. `colour`, `upscale`, `max_pixels` and `depth` say which images can be
-read; the pixels of an image that can be read without them are the same with them.
+read; the pixels of an image that can be read without them are the same with them. `splits` decides no pixels, but which
+images are held out, and their classes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ..errors import DataError, UsageError
+from .splits import SplitWords
 
 Colour = Literal["auto", "rgb", "grey"]
 Resize = Literal["lanczos", "area", "adm"]
@@ -29,6 +31,8 @@ CELEBA = (15, 40, 148, 148)
 _COLOURS = {"black": "#000000", "white": "#ffffff"}
 _OF_PIXELS = ("background", "crop", "resize")
 """Options that decide the pixels of every image, so that a model and a store know one value of each."""
+_FIXED = (*_OF_PIXELS, "splits")
+"""Those, and what is never changed later either: with other splits, held-out images would be those trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +47,10 @@ class Preprocessing:
     max_pixels: int = MAX_PIXELS  # height times width of a file's image, at most
     depth: int | None = None  # 8 if images of 16 bits are converted, by value / 257
     column: str | None = None  # of images, in a table such as Parquet that may have several; None is the only one
+    splits: SplitWords = "auto"  # "none" if words such as test in names are no splits, but classes
 
     def __post_init__(self) -> None:
-        for name, kind in (("colour", Colour), ("resize", Resize)):
+        for name, kind in (("colour", Colour), ("resize", Resize), ("splits", SplitWords)):
             _check(name, getattr(self, name), getattr(self, name) in get_args(kind), " or ".join(get_args(kind)))
         colour = _COLOURS.get(self.background, self.background)
         is_colour = isinstance(colour, str) and (colour == "drop" or re.fullmatch("#[0-9a-fA-F]{6}", colour))
@@ -100,20 +105,20 @@ class Preprocessing:
     def with_given(self, given: Mapping[str, Any], made: str) -> Preprocessing:
         """Return these options and those `given` beside them; `made` is "RUN was begun with".
 
-        Raises `UsageError` if one that is given contradicts these: another background, crop or resize, or another
-        value of an option that has one already. A column may be another one, as that of other data may be.
+        Raises `UsageError` if one that is given contradicts these: another background, crop, resize or splits, or
+        another value of an option that has one already. A column may be another one, as that of other data may be.
         """
         options = {name: value for name, value in given.items() if (name, value) != ("colour", "auto")}
         wanted = replace(self, **options)
         for name in options:
-            said = name in _OF_PIXELS or getattr(self, name) != getattr(Preprocessing, name)
+            said = name in _FIXED or getattr(self, name) != getattr(Preprocessing, name)
             if said and name != "column" and _spelled(self, name) != _spelled(wanted, name):
                 raise UsageError(f"{made} {_option(self, name)}, not {getattr(wanted, name)}; leave out {_flag(name)}")
         return wanted
 
-    def check_same_pixels(self, other: Preprocessing, made: str) -> None:
-        """Raise `DataError` if `other` makes other pixels than these, which something was `made` with."""
-        for name in _OF_PIXELS:
+    def check_same(self, other: Preprocessing, made: str) -> None:
+        """Raise `DataError` if `other` makes other pixels or splits than these, which something was `made` with."""
+        for name in _FIXED:
             if _spelled(self, name) != _spelled(other, name):
                 found = f"the images were opened with {name}={getattr(other, name)!r}"
                 raise DataError(f"{made} {_option(self, name)}, and {found}; open them with that")

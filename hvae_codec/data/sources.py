@@ -37,7 +37,7 @@ from .npz import is_npz, open_npz
 from .parquet import is_parquet, open_parquet
 from .preprocessing import Preprocessing
 from .row_groups import RowGroups
-from .splits import Part, Split, Splits, find_splits
+from .splits import Part, Split, Splits, find_splits, split_by_hash
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .zips import is_zip, open_zip
 
@@ -165,6 +165,8 @@ class ImageSource:
     @cached_property
     def splits(self) -> Splits:
         """What the images are for."""
+        if self.preprocessing.splits == "none":
+            return split_by_hash(self.names)
         stated = self.container.parts
         return find_splits(self.names, None if stated is None else stated.of(self.positions))
 
@@ -255,8 +257,8 @@ def open_images(
     sets of them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of these.
     Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
     in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
-    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba", depth=8, or column="img",
-    the images of a container that may have several columns of them. With
+    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba", depth=8, splits="none" if
+    a class is called test, or column="img", the images of a container that may have several columns of them. With
     `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other
     channels, too deep, too large or small, not regular files) are left out and named in `skipped`. Raises `DataError`
     if there is no image, or if the container is damaged or of another kind; reads may raise it too. Raises `UsageError`
@@ -330,6 +332,8 @@ def _without_unusable(source: ImageSource) -> ImageSource:
 
 def _no_images(source: ImageSource, which: Part) -> str:
     path, folders, stated = source.container.path, source.splits.folders, source.container.parts
+    if which == "test" and source.preprocessing.splits == "none":
+        return f"{path} was opened with --splits none, so no image is said to be for testing; choose another split"
     if which == "test":
         where = "is said to be for testing" if stated else "is in a folder test/, testing/, eval/ or evaluation/"
         return f"no image in {path} {where}; choose another split"

@@ -17,6 +17,8 @@ from ..texts.classes import ClassTexts
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 Split = Literal["train", "val", "test", "all"]
+SplitWords = Literal["auto", "none"]
+"""Whether words such as `test` in the names of folders, files and arrays say what images are for."""
 
 HELD_OUT = 10  # without val and test folders, one image in this many is held out, chosen by a hash of its name
 
@@ -103,12 +105,11 @@ def find_splits(names: Sequence[str], stated: StatedParts | None = None) -> Spli
 
 def parts_in_names(names: Sequence[str]) -> StatedParts:
     """Find what the images `names` are for by the split folders in them; see `find_splits`."""
-    above = ClassTexts.of("/".join(name.split("/", 2)[:-1]) for name in names)  # the upper two folders
-    tops = {_kind(folders.partition("/")[0]) for folders in above.classes}
-    levels = (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(above) else (0, 1)
+    above = folders_above(names)
+    levels = levels_of_splits(above)
     shown = [_shown_folder(folders.split("/"), levels) for folders in above.classes]
-    kinds = {folder: _kind(folder.split("/")[-2]) for folder in {*shown} - {""}}
-    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items()}
+    kinds = {folder: kind_of_folder(folder.split("/")[-2]) for folder in {*shown} - {""}}
+    numbers = {folder: PARTS.index(kind) for folder, kind in kinds.items() if kind}
     parts = np.array([numbers.get(folder, len(PARTS)) for folder in shown], np.int8)[above.codes]
     folders: dict[Part, list[str]] = {
         part: sorted(folder for folder, kind in kinds.items() if kind == part) for part in PARTS
@@ -116,19 +117,31 @@ def parts_in_names(names: Sequence[str]) -> StatedParts:
     return StatedParts(parts, folders)
 
 
+def folders_above(names: Sequence[str]) -> ClassTexts:
+    """Find the upper two folders, or fewer, of each of the images `names`: "train/cats"."""
+    return ClassTexts.of("/".join(name.split("/", 2)[:-1]) for name in names)
+
+
+def levels_of_splits(above: ClassTexts) -> tuple[int, ...]:
+    """Find how many folders may be above a split folder, 0 or 1, or 1 alone, if `above` are the images' folders."""
+    tops = {kind_of_folder(folders.partition("/")[0]) for folders in above.classes}
+    return (0, 1) if tops & {"val", "test"} else (1,) if "" in tops or _any_held_out_below(above) else (0, 1)
+
+
 def _split_by_parts(names: Sequence[str], stated: StatedParts) -> Splits:
     train, val, test, others = (np.flatnonzero(stated.numbers == number) for number in range(len(PARTS) + 1))
     if not len(val) and not len(test):
-        return _split_by_hash(names)
+        return split_by_hash(names)
     return Splits(train if len(train) else others, val if len(val) else test, test, stated.sources)
 
 
 def _any_held_out_below(above: ClassTexts) -> bool:
     """Whether there is a val or test folder one level down."""
-    return any(_kind(folders.partition("/")[2]) in ("val", "test") for folders in above.classes)
+    return any(kind_of_folder(folders.partition("/")[2]) in ("val", "test") for folders in above.classes)
 
 
-def _split_by_hash(names: Sequence[str]) -> Splits:
+def split_by_hash(names: Sequence[str]) -> Splits:
+    """Hold out about one in ten of the images `names`, by SHA-256 of the name; all are in both if none can be."""
     held_out = np.fromiter(map(is_held_out, names), bool, len(names))
     train, val, everything = np.flatnonzero(~held_out), np.flatnonzero(held_out), np.arange(len(names))
     if not len(train) or not len(val):
@@ -158,24 +171,28 @@ def part_of_file(name: str) -> Part | None:
     (None, 'train')
     """
     *folders, file = name.split("/")
-    words = {_kind(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
+    words = {kind_of_folder(text) for text in (*folders, *re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", file))}
     return next((part for part in ("val", "test", "train") if part in words), None)
 
 
-def label_of(name: str) -> str:
+def label_of(name: str, splits: SplitWords = "auto") -> str:
     """Find the class in an image's name: the first folder below a split folder, or above it if there is none.
+
+    If `splits` is "none", no folder is a split folder, and the class is the first one.
 
     >>> label_of("train/astronaut/00012.png"), label_of("cats/1.png"), label_of("val/1.png"), label_of("1.png")
     ('astronaut', 'cats', '', '')
     >>> label_of("cats/Test/1.png"), label_of("mydata/train/cats/1.png"), label_of("train/test/1.png")
     ('cats', 'cats', 'test')
+    >>> label_of("test/1.png", "none"), label_of("cats/test/1.png", "none")
+    ('test', 'cats')
     """
     folders = name.split("/")[:-1]
-    level = _split_level(folders)
+    level = _split_level(folders) if splits == "auto" else -1
     return next(iter([*folders[level + 1 :], *folders[: max(level, 0)]]), "")
 
 
-def labels_by_folder(names: Sequence[str]) -> ClassTexts:
+def labels_by_folder(names: Sequence[str], splits: SplitWords = "auto") -> ClassTexts:
     """Find the class of each of the images `names`, once per folder, as `label_of` does.
 
     >>> labels_by_folder(["cats/1.png", "cats/2.png", "test/dogs/1.png"])
@@ -183,7 +200,7 @@ def labels_by_folder(names: Sequence[str]) -> ClassTexts:
     """
     folders = ClassTexts.of(name.rpartition("/")[0] for name in names)
     labels: dict[str, int] = {}
-    codes = folders.renamed([label_of(f"{folder}/") for folder in folders.classes], labels)
+    codes = folders.renamed([label_of(f"{folder}/", splits) for folder in folders.classes], labels)
     return ClassTexts([*labels], codes)
 
 
@@ -195,10 +212,11 @@ def _shown_folder(folders: Sequence[str], levels: Sequence[int]) -> str:
 
 def _split_level(folders: Sequence[str], levels: Sequence[int] = (0, 1)) -> int:
     """Find at which of the `levels` the first split folder is; -1 if there is none."""
-    return next((level for level in levels if level < len(folders) and _kind(folders[level])), -1)
+    return next((level for level in levels if level < len(folders) and kind_of_folder(folders[level])), -1)
 
 
 @functools.lru_cache(maxsize=4096)  # images share their folders
-def _kind(folder: str) -> str:
+def kind_of_folder(folder: str) -> Part | Literal[""]:
+    """Find what a folder of that name says its images are for; "" if it says nothing."""
     match = _SPLIT_FOLDER.fullmatch(folder)
-    return (match.lastgroup or "") if match else ""
+    return next(part for part in PARTS if match[part]) if match else ""

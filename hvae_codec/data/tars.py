@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..texts.classes import ClassTexts
@@ -108,10 +109,10 @@ def _index(path: Path) -> ArchiveIndex:
         if members[name].problem:
             raise DataError(f"{path / name} {members[name].problem}; {_UNPACK}")
     offsets, sizes = (np.fromiter((members[name][i] for name in names), np.int64, len(names)) for i in (0, 1))
-    labels = _labels(path, names, members)
+    labels, by_folder = _labels(path, names, members)
     keys = {key_of(name) for name in names}  # what else is of a sample is no image that was missed
     others = count_endings(name for name in members if key_of(name) not in keys and not name.startswith(passed_over))
-    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), own, others)
+    return ArchiveIndex(names, labels, offsets, sizes, sizes, np.zeros(len(names), np.uint32), by_folder, own, others)
 
 
 def _members(path: Path) -> dict[str, _Member]:
@@ -164,14 +165,24 @@ def _check_end(path: Path, offset: int) -> None:
         raise DataError(f"{path} goes on behind its end mark, like tars joined by cat; give them one by one")
 
 
-def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> ClassTexts:
-    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder."""
+def _labels(path: Path, names: Sequence[str], members: Mapping[str, _Member]) -> tuple[ClassTexts, NDArray[np.bool_]]:
+    """Find the class of each of the images `names`: in the file of its sample, in `dataset.json`, or by folder.
+
+    Also says whose is by folder, bool [N].
+    """
     stated = members.get(DATASET_JSON)
     with path.open("rb") as file:
         content = None if stated is None else _content(file, stated, LARGEST_DATASET_JSON)
-        others = labels_of(names, content, f"{DATASET_JSON} in {path}")
-        beside = (_label(file, path, name, members) for name in names)
-        return ClassTexts.of(label if found is None else found for found, label in zip(beside, others, strict=True))
+        others, by_folder = labels_of(names, content, f"{DATASET_JSON} in {path}")
+        unsaid = bytearray()
+
+        def labels() -> Iterator[str]:
+            for name, other in zip(names, others, strict=True):
+                found = _label(file, path, name, members)
+                unsaid.append(found is None)
+                yield other if found is None else found
+
+        return ClassTexts.of(labels()), np.frombuffer(unsaid, bool) & by_folder
 
 
 def _content(file: BinaryIO, member: _Member, most: int) -> bytes:

@@ -101,13 +101,15 @@ def _index(path: Path) -> ArchiveIndex:
         sorted(name for name in members if name.lower().endswith(EXTENSIONS) and not name.startswith(passed_over))
     )
     images = [_checked(path, name, members[name]) for name in names]
+    found, by_folder = labels_of(names, labels, f"{DATASET_JSON} in {path}")
     return ArchiveIndex(
         names,
-        labels_of(names, labels, f"{DATASET_JSON} in {path}"),
+        found,
         np.array([member.header_offset for member in images], np.int64),
         np.array([member.compress_size for member in images], np.int64),
         np.array([member.file_size for member in images], np.int64),
         np.array([member.CRC for member in images], np.uint32),
+        np.full(len(names), by_folder),
         own,
         count_endings(name for name in members.keys() - set(names) if not name.startswith(passed_over)),
     )

@@ -25,4 +25,4 @@ def preprocessing_of(metadata: StoreMetadata, path: Location) -> Preprocessing:
 
 def check_preprocessing(images: ImageSource, metadata: StoreMetadata, path: Location) -> None:
     """Raise `DataError` if other things are done to `images` than to those of the store at `path`."""
-    preprocessing_of(metadata, path).check_same_pixels(images.preprocessing, f"{path} was made with")
+    preprocessing_of(metadata, path).check_same(images.preprocessing, f"{path} was made with")

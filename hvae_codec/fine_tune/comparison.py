@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..analysis.cutoff_table import Analysis, analyze
 from ..analysis.plan import AnalysisPlan, AnalysisResult, run_analysis
-from ..data.sources import ImageSource
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..model.checkpoint import load_model
 from ..model.hvae import HVAE
 from ..progress import Stage
@@ -50,7 +50,9 @@ class Comparison:
     after: AnalysisResult  # of the pruned run
 
 
-def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage, device: str = "cpu") -> Comparison:
+def compare(
+    pruned: PrunedRun, images: TrainingAndHeldOut, plan: PrunePlan, stage: Stage, device: str = "cpu"
+) -> Comparison:
     """Measure the unpruned model, the control and the pruned run on held-out images, with steps of 1.
 
     Differences are from the control with all latents or, without a control, from the unpruned model. The unpruned
@@ -59,9 +61,9 @@ def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stag
     models = {"before": load_unpruned(pruned.unpruned, pruned.kept_hash, device)}
     if pruned.control is not None:
         models["control"] = load_model(pruned.control, device)
-    analyses = {name: _of_whole(name, model, pruned, source, plan, stage) for name, model in models.items()}
+    analyses = {name: _of_whole(name, model, pruned, images, plan, stage) for name, model in models.items()}
     model = load_model(pruned.run, device)
-    after = run_analysis(model, source, _plan_of_all_left(plan), stage)
+    after = run_analysis(model, images, _plan_of_all_left(plan), stage)
     assert model.pruning is not None
     about = {
         **{key: after.about[key] for key in ("images", "held_out", "pictures", "source", "seed", "model_hash")},
@@ -74,15 +76,15 @@ def compare(pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stag
 
 
 def _of_whole(
-    name: str, model: HVAE, pruned: PrunedRun, source: ImageSource, plan: PrunePlan, stage: Stage
+    name: str, model: HVAE, pruned: PrunedRun, images: TrainingAndHeldOut, plan: PrunePlan, stage: Stage
 ) -> Analysis:
     """Measure a whole model with what the pruned run has left, and with all latents."""
-    stats = ranking_of(model, source, plan, stage)
+    stats = ranking_of(model, images, plan, stage)
     left, everything = _left(stats, left_of(model, pruned.kept)), _everything(stats)
     return analyze(
         model,
         stats,
-        source.split("val").evenly(plan.images),
+        images.held_out.evenly(plan.images),
         [everything] if left.mask.keeps_the_same(everything.mask) else [left, everything],
         IntCodec(),
         batch_size=plan.batch_size,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..analysis.cutoff_cost import choose_cutoff
 from ..config import CONFIG_FILE, LARGEST_SEED, Config, PruningConfig, with_settings
-from ..data.sources import ImageSource
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..distributed import DistributedContext
 from ..errors import ModelError, UsageError
 from ..model.checkpoint import keep_weights, load_model, load_run_config, model_hash
@@ -69,7 +69,7 @@ class PrunedRun:
 def prune(
     run: Path,
     out: Path,
-    source: ImageSource,
+    images: TrainingAndHeldOut,
     plan: PrunePlan,
     train: Trainer,
     stages: Stages,
@@ -78,11 +78,11 @@ def prune(
 ) -> PrunedRun:
     """Prune the model of `run` as `plan` says, and train what is left in `out`.
 
-    Masks are of rankings on training images of `source`; each stage has one of its own, and nothing is ranked while a
+    Masks are of rankings on training images; each stage has one of its own, and nothing is ranked while a
     stage is trained. Of several `processes`, the first one ranks and writes. Raises `ModelError` if `out` is something
     else, or was begun with another plan; `UsageError` if nothing can be kept that way; and what training raises.
     """
-    return _Pruning(run, out, source, plan, train, stages, processes or DistributedContext()).run_all()
+    return _Pruning(run, out, images, plan, train, stages, processes or DistributedContext()).run_all()
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Pruning:
 
     run: Path
     out: Path
-    source: ImageSource
+    images: TrainingAndHeldOut
     plan: PrunePlan
     train: Trainer
     stages: Stages
@@ -173,7 +173,7 @@ class _Pruning:
     def ranked(self, model: HVAE) -> KLStats:
         """Rank the variates of `model`, on the first process."""
         with self.stages() as stage:
-            return self.on_main(lambda: ranking_of(model, self.source, self.plan, stage))
+            return self.on_main(lambda: ranking_of(model, self.images, self.plan, stage))
 
     def continued(self, saved: PruningConfig, model: HVAE, spec: CutoffSpec) -> PruningConfig:
         """Return what this call would have pruned to, if an earlier one had not: the two must agree."""
@@ -182,7 +182,7 @@ class _Pruning:
 
     def chosen(self, model: HVAE, spec: CutoffSpec, stats: KLStats) -> PruningConfig:
         """Choose what is kept; a tolerance is looked for on held-out images."""
-        images, size, seed = self.source.split("val").evenly(self.plan.images), self.plan.batch_size, self.plan.seed
+        images, size, seed = self.images.held_out.evenly(self.plan.images), self.plan.batch_size, self.plan.seed
         with self.stages() as stage:
             chosen = self.on_main(
                 lambda: choose_cutoff(spec, model, stats, images, batch_size=size, seed=seed, stage=stage).cutoff

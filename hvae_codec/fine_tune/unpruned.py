@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..analysis.ranking_file import find_ranking
-from ..data.sources import ImageSource
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..errors import ModelError, UsageError
 from ..model.checkpoint import load_model, model_hash
 from ..model.hvae import HVAE
@@ -48,10 +48,10 @@ def check_plan(model: HVAE, run: Path, plan: PrunePlan) -> None:
         spec.check(model, run)
 
 
-def ranking_of(model: HVAE, source: ImageSource, plan: PrunePlan, stage: Stage) -> KLStats:
-    """Read the ranking that the model's run stores, or measure it: on training images of `source` in any case."""
-    found = find_ranking(model, source, plan.batch_size, plan.seed, stage)
+def ranking_of(model: HVAE, images: TrainingAndHeldOut, plan: PrunePlan, stage: Stage) -> KLStats:
+    """Read the ranking that the model's run stores, or measure it: on these training images in any case."""
+    found = find_ranking(model, images, plan.batch_size, plan.seed, stage)
     if found.is_of_these_images:
         return found.stats
-    images, progress = source.split("train").evenly(plan.images), stage("Ranking by KL")
-    return kl_stats(model, images, batch_size=plan.batch_size, seed=plan.seed, progress=progress)
+    sample, progress = images.training.evenly(plan.images), stage("Ranking by KL")
+    return kl_stats(model, sample, batch_size=plan.batch_size, seed=plan.seed, progress=progress)

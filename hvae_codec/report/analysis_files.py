@@ -15,15 +15,15 @@ from .cutoffs import TABLE_NAME, save_table
 from .groups import GROUPS_NAME, save_groups
 from .page import PAGE_FILE, save_page
 from .plots import CURVE_FILE, SHEET_FILE, save_cutoff_curve, save_reconstruction_sheet
-from .splits import NONE_HELD_OUT
+from .splits import known_images_sentence
 
 MASKS_FOLDER = "masks"
 
 
-def check_folder(folder: Path, data: Path) -> None:
+def check_folder(folder: Path, *data: Path) -> None:
     """Raise `DataError` if an analysis cannot go to `folder`, or would overwrite what is not of an analysis.
 
-    Nor may it go among the images `data`: these are read without the folders of analyses below them.
+    Nor may it go among the images at `data`: these are read without the folders of analyses below them.
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is no folder; give another --out")
@@ -33,8 +33,9 @@ def check_folder(folder: Path, data: Path) -> None:
         return
     if there:
         raise DataError(f"{folder} holds {there[0]}, which is not of an analysis; give another --out")
-    if folder.resolve().is_relative_to(data.resolve()) and _may_hold_images(folder):
-        raise DataError(f"{folder} is a folder of the images {data}; give a new folder as --out")
+    for images in data:
+        if folder.resolve().is_relative_to(images.resolve()) and _may_hold_images(folder):
+            raise DataError(f"{folder} is a folder of the images {images}; give a new folder as --out")
 
 
 def _may_hold_images(folder: Path) -> bool:
@@ -44,7 +45,7 @@ def _may_hold_images(folder: Path) -> bool:
 def analysis_sentences(result: AnalysisResult) -> list[str]:
     """Say if no image was held out, how each cutoff was chosen, and whether the best improves the bound."""
     best = best_sentence(result.analysis.table, result.about["images"])
-    known = "" if result.about["held_out"] else f"{NONE_HELD_OUT.capitalize()}."
+    known = known_images_sentence(result.about["split"], result.about["held_out"])
     return [sentence for sentence in (known, *map(choice_sentence, result.chosen), best) if sentence]
 
 

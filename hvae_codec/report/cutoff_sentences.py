@@ -148,7 +148,8 @@ def measured(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     codec = [value if key == "name" else f"{key} {value}" for key, value in about.get("codec", {}).items()]
     named = {
         "model": about.get("model_hash"),
-        f"{image_kind(about.get('held_out', True))} images": _images(about.get("images"), about.get("source")),
+        "split": about.get("split"),
+        f"{image_kind(about.get('held_out', True))} images".strip(): _images(about.get("images"), about.get("source")),
         "images encoded and decoded": about.get("pictures"),
         "images ranked on": _images(about.get("ranking_images"), about.get("ranking_source")),
         "codec": ", ".join(codec) or None,

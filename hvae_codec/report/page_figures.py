@@ -54,7 +54,7 @@ def cutoff_figures(rows: Sequence[Row], kind: str) -> list[PageFigure]:
     `kind` is that of the images that it is of, such as `held-out`.
     """
     bars = "Bars: one standard error of the paired change. Dotted: all latents."
-    share = f"bits/dim of {kind} images."
+    share = f"bits/dim of {f'{kind} images'.strip()}."
     return [
         _against_share(rows, "nelbo", "Negative ELBO", bars, with_change=True),
         _quality(rows, kind),
@@ -96,7 +96,7 @@ def _quality(rows: Sequence[Row], kind: str) -> PageFigure:
     ]
     trace = _line([row["bits_per_dim"] for row in rows], [row["psnr"] for row in rows], hover)
     layout = _layout("stored, bits/dim", "PSNR, dB", shapes=[VERTICAL_MARK])
-    caption = f"{kind.capitalize()} images really encoded and decoded at each cutoff."
+    caption = f"{f'{kind} images'.strip().capitalize()} really encoded and decoded at each cutoff."
     return _of_cutoffs("quality", "Quality against size", caption, trace, layout)
 
 

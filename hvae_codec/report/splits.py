@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from ..data.odd_layouts import OddLayout, find_odd_layouts
 from ..data.sources import ImageSource
+from ..data.splits import Split
+from ..data.training_and_held_out import TrainingAndHeldOut
 from .counts import count
+
+SHOWN_CLASSES = 4  # names of class folders in a sentence
 
 NONE_HELD_OUT = "no image is held out, so all figures are of training images"
 
@@ -22,22 +27,60 @@ def count_images(number: int, held_out: bool | None) -> str:
     return count(number, f"{image_kind(held_out)} image".strip())
 
 
-def splits_sentence(source: ImageSource) -> str:
-    """Say how many images are for training, held out, and neither, and by which folders."""
-    splits = source.splits
+def known_images_sentence(split: Split, held_out: bool | None) -> str:
+    """Say that figures are of images that the model may have been trained on; empty if they are of held-out ones.
+
+    >>> known_images_sentence("val", True), known_images_sentence("train", False)
+    ('', 'All figures are of training images (--split train).')
+    """
+    if split == "val":
+        return "" if held_out else f"{NONE_HELD_OUT.capitalize()}."
+    kinds = {"train": "training images", "all": "all images, held out or not"}
+    return f"All figures are of {kinds[split]} (--split {split})." if split in kinds else ""
+
+
+def splits_sentence(images: TrainingAndHeldOut) -> str:
+    """Say how many images are for training, held out, and neither, and what says so."""
+    if images.val is not None:
+        return _two_sources_sentence(images, images.val)
+    source, splits = images.data, images.data.splits
     training, held_out, folders = len(splits.train), len(splits.val), splits.folders
     if not splits.is_held_out:
-        return f"training images: {training:,}; {NONE_HELD_OUT}"
+        return f"train {training:,}; {NONE_HELD_OUT}"
     if not folders:
-        how = "(a tenth, chosen by a hash of their names)"
-        return f"training images: {training:,}; held-out images: {held_out:,} {how}"
+        return f"train {training:,}, held out {held_out:,} (a tenth, chosen by a hash of their names)"
     outside = f"outside {' and '.join([*folders['val'], *folders['test']])}"
     of_training = " and ".join(folders["train"]) or outside
     of_held_out = " and ".join(folders["val"] or folders["test"])
-    text = f"training images: {f'{training:,} ({of_training})' if training else 'none'}"
-    text += f"; held-out images: {held_out:,} ({of_held_out})"
+    text = f"train {f'{training:,} ({of_training})' if training else 'none'}, held out {held_out:,} ({of_held_out})"
     tested = len(splits.test) if folders["val"] else 0
     others = len(source) - training - held_out - tested
     unused = [f"{tested:,} ({' and '.join(folders['test'])})"] if tested else []
     unused += [f"{others:,} ({'others' if source.container.parts else 'other folders'})"] if others else []
     return f"{text}; neither: {', '.join(unused)}" if unused else text
+
+
+def _two_sources_sentence(images: TrainingAndHeldOut, val: ImageSource) -> str:
+    training, held_out = len(images.training) if images.has_training else 0, len(images.held_out)
+    of_training, of_held_out = images.data.container.path, val.container.path
+    text = f"train {f'{training:,} ({of_training})' if training else 'none'}, held out {held_out:,} ({of_held_out})"
+    others = {of_training: len(images.data) - training, of_held_out: len(val) - held_out}
+    unused = [f"{number:,} (others in {path})" for path, number in others.items() if number]
+    return f"{text}; neither: {', '.join(unused)}" if unused else text
+
+
+def odd_layout_sentences(source: ImageSource) -> list[str]:
+    """Say of each folder that may be a class what it was taken for, and what overrules that."""
+    if source.preprocessing.splits == "none" or source.container.parts is not None:
+        return []
+    return [_odd_layout_sentence(layout) for layout in find_odd_layouts(source.names)]
+
+
+def _odd_layout_sentence(layout: OddLayout) -> str:
+    images = count(layout.images, "image")
+    kind = f"{images} without a class" if layout.part == "train" else f"{images} to hold out"
+    beside = ", ".join(layout.beside[:SHOWN_CLASSES]) + (", ..." if len(layout.beside) > SHOWN_CLASSES else "")
+    return (
+        f"{layout.folder} was taken for {kind}, and {beside} beside it for classes; if it is a class, too, give "
+        "--splits none from the first command on"
+    )

@@ -145,7 +145,7 @@ def _origin(
     for images in compared:
         check_begun_with(run, images)
     origin = Origin.of(options.seed, training, validation)
-    unskipped = Origin.before_skipping(options.seed, training)
+    unskipped = Origin.before_skipping(options.seed, training, validation)
     return check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..config import CONFIG_FILE, Config
 from ..data.preprocessing import Preprocessing
 from ..data.sources import ImageSource
+from ..data.training_and_held_out import TrainingAndHeldOut
 from ..errors import DataError, ModelError
 from ..model.checkpoint import WEIGHTS_FILE, load_run_config, save_config
 from ..model.precision import resolve_precision
@@ -76,10 +77,13 @@ class Origin:
         return (self.training, self.validation) == (other.training, other.validation)
 
     @classmethod
-    def before_skipping(cls, seed: int, training: ImageSource) -> Origin | None:
+    def before_skipping(cls, seed: int, training: ImageSource, validation: ImageSource) -> Origin | None:
         """Describe a run on the images before unusable ones were left out of them; None if none were."""
-        whole = training.before_skipping
-        return cls.of(seed, whole.split("train"), whole.split("val")) if training.skipped else None
+        if not training.skipped and not validation.skipped:
+            return None
+        other = None if validation.container is training.container else validation.before_skipping
+        whole = TrainingAndHeldOut(training.before_skipping, other)
+        return cls.of(seed, whole.training, whole.held_out)
 
 
 def start_run(run: Path, config: Config, *, resume: bool, seed: int | None = None, device: str = "cpu") -> Config:
@@ -194,6 +198,22 @@ def unfinished_sentence(run: Path) -> str:
     return f"{run} has {taken:,} of {steps:,} steps; its weights change if its training goes on"
 
 
+def trained_on_sentence(run: Path, images: TrainingAndHeldOut) -> str:
+    """Say that what a hash of names would hold out was trained on; empty if it was not, or if that is not known.
+
+    So it is if the run was begun with held-out images of their own: then it was trained on all of the others.
+    """
+    origin, data = read_origin(run), images.data
+    if origin is None or images.val is not None or data.splits.folders or not data.splits.is_held_out:
+        return ""
+    if origin.training != data.fingerprint:
+        return ""
+    return (
+        f"{run} was trained on all images in {data.container.path}, so none of them is held out; give those that it "
+        "was begun with as --val or, to evaluate, as DATA with --split all"
+    )
+
+
 def read_origin(run: Path) -> Origin | None:
     """Read what the run was begun with; None before its first step."""
     path = run / ORIGIN_FILE
@@ -218,7 +238,7 @@ def check_begun_with(run: Path, images: ImageSource) -> None:
     """Raise `DataError` if `images` were opened with other preprocessing than those of `run`, if it says which."""
     begun = begun_preprocessing(run)
     if begun is not None:
-        begun.check_same_pixels(images.preprocessing, f"{run} was begun with")
+        begun.check_same(images.preprocessing, f"{run} was begun with")
 
 
 def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:
@@ -236,7 +256,7 @@ def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Orig
     origin = dataclasses.replace(origin, seed=saved.seed)
     if not saved.has_images_of(origin) and not other_data and steps_taken(run):
         begun, now = (Preprocessing.from_dict(each.preprocessing, str(run)) for each in (saved, origin))
-        begun.check_same_pixels(now, f"{run} was begun with")
+        begun.check_same(now, f"{run} was begun with")
         which = "training" if saved.training != origin.training else "held-out"
         raise DataError(
             f"the {which} images are not those that {run} was begun with (their names, sizes or number changed); give "
