@@ -113,7 +113,7 @@ def command(
 
 def _analyze(
     plan: AnalysisPlan,
-    data: Path,
+    data: str,
     model: Path,
     out: Path | None,
     device: str,

@@ -126,7 +126,7 @@ def command(
 
 
 def _run(
-    request: EncodeRequest, data: Path, run: Path, device: str, worker_option: str, source_options: SourceOptions
+    request: EncodeRequest, data: str, run: Path, device: str, worker_option: str, source_options: SourceOptions
 ) -> None:
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.model.checkpoint import load_model

@@ -95,7 +95,7 @@ def command(
 class PruneRequest:
     """What a user asks for, read from the command line."""
 
-    data: Path
+    data: str
     model: Path
     out: Path | None
     plan: PrunePlan

@@ -6,17 +6,18 @@ import io
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from .archive_index import ArchiveIndex
 from .containers import FileContainer
+from .pieces import Pieces
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
-from .unchanged_files import UnchangedFiles
 
 LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
 
@@ -26,8 +27,8 @@ class ArchiveContainer(FileContainer):
 
     def __init__(
         self,
-        path: Path,
-        files: UnchangedFiles,
+        path: AnyPath,
+        files: Pieces,
         indices: Sequence[ArchiveIndex],
         parts: StatedParts | None = None,
         *,
@@ -66,6 +67,14 @@ class ArchiveContainer(FileContainer):
         """Read the file of the image at `position`; raises `OSError` if it is damaged."""
 
     @abstractmethod
+    def piece(self, position: int) -> tuple[int, int, int]:
+        """Find the piece (archive, offset, count) that `content_of` reads."""
+
+    def prefetch(self, positions: NDArray[np.int64]) -> None:
+        """Begin to read the pieces that the images at `positions` are in."""
+        self.files.prefetch(self.piece(position) for position in positions.tolist())
+
+    @abstractmethod
     def key(self, name: str) -> str:
         """What of a name must be unique: itself or its beginning."""
 
@@ -77,12 +86,9 @@ class ArchiveContainer(FileContainer):
             raise UnusableImageError(problem, "of too many bytes")
         return io.BytesIO(self.content_of(position))
 
-    def where(self, position: int) -> Path:
+    def where(self, position: int) -> AnyPath:
         """Say in which archive the image at `position` is."""
         return self.files.paths[self._archive[position]] / self.names[position]
-
-    def _bytes(self, position: int, offset: int, count: int) -> bytes:
-        return self.files.read(int(self._archive[position]), offset, count)
 
     def _check_unique(self) -> None:
         previous = None

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import numpy as np
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
+from ..storage.location import AnyPath
+from .announced import announced
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -40,7 +41,7 @@ LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any 
 class Container(ABC):
     """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
 
-    path: Path
+    path: AnyPath
     names: Sequence[str]  # sorted, and unique
     labels: Sequence[str]  # the class of each image; "" if it has none
     file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
@@ -80,6 +81,13 @@ class Container(ABC):
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at `positions`: uint8 [B, channels, size, size]."""
 
+    def prefetch(self, positions: NDArray[np.int64]) -> None:  # noqa: B027 - most containers are near
+        """Begin to read what `read` will need for the images at `positions`, if it is far away; here nothing."""
+
+    def announced(self, positions: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+        """Give `positions` in parts of `size`; those of the next few MiB are prefetched meanwhile."""
+        return announced(positions, size, self.prefetch, self.file_bytes)
+
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
@@ -107,14 +115,14 @@ class DecodingContainer(Container):
     def channels_at(self, position: int) -> int:
         """Return the channels of the image at `position` before they are converted, 0 if that cannot be told."""
 
-    def where(self, position: int) -> Path:
+    def where(self, position: int) -> AnyPath:
         """Say where the image at `position` is, for messages."""
         return self.path / self.names[position]
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Decode the images at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
-        for image, i in zip(out, positions.tolist(), strict=True):
+        for image, i in zip(out, self._one_by_one(positions), strict=True):
             try:
                 decoded = self._usable(i)
             except UnusableImageError as error:
@@ -135,8 +143,12 @@ class DecodingContainer(Container):
     def unusable(self) -> dict[int, str]:
         """Find the positions of images that cannot be used, and why, by decoding every one."""
         threads = os.cpu_count() or 1
-        reasons = map_ahead(self._reason, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
+        positions = self._one_by_one(np.arange(len(self)))
+        reasons = map_ahead(self._reason, positions, threads=threads, waiting=64 * threads, name="check images")
         return {i: reason for i, reason in enumerate(reasons) if reason}
+
+    def _one_by_one(self, positions: NDArray[np.int64]) -> Iterator[int]:
+        return (int(part[0]) for part in self.announced(positions, 1))
 
     def _reason(self, position: int) -> str:
         problem = self.problem(position)  # not kept: it holds the pixels decoded so far
@@ -154,8 +166,8 @@ class DecodingContainer(Container):
     @cached_property
     def _has_the_models_channels(self) -> bool:
         """Whether some image is grey if the model is, or colour: otherwise this is a set for another model."""
-        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int)).tolist()
-        return any(self.channels_at(position) == self.channels for position in positions)
+        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int))
+        return any(self.channels_at(position) == self.channels for position in self._one_by_one(positions))
 
 
 class FileContainer(DecodingContainer):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from .containers import DecodingContainer
 from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
@@ -122,7 +123,7 @@ def _count(dataset: ImageDataset) -> int:
     return count
 
 
-def _decoded(image: Image.Image, where: Path, channels: int, how: Preprocessing) -> DecodedImage:
+def _decoded(image: Image.Image, where: AnyPath, channels: int, how: Preprocessing) -> DecodedImage:
     """Decode an image that the data set may keep for itself."""
     deep = is_deep(image)  # which a copy does not tell
     if deep and (how.depth != 8 or not image.mode.startswith("I;16")):
@@ -131,7 +132,7 @@ def _decoded(image: Image.Image, where: Path, channels: int, how: Preprocessing)
     return plain_pixels(plain, where, channels, how)._replace(depth_reduced=deep)
 
 
-def _of_channels(pixels: NDArray[np.uint8], where: Path, channels: int, how: Preprocessing) -> DecodedImage:
+def _of_channels(pixels: NDArray[np.uint8], where: AnyPath, channels: int, how: Preprocessing) -> DecodedImage:
     """Give pixels the model's channels; a fourth one is alpha."""
     found = pixels.shape[2]
     if found == channels:
@@ -141,7 +142,7 @@ def _of_channels(pixels: NDArray[np.uint8], where: Path, channels: int, how: Pre
     return DecodedImage(as_channels(pixels, channels, how), found == 4, False, min(found, 3) != channels)
 
 
-def _shape(image: Any, where: Path) -> tuple[int, int, int]:
+def _shape(image: Any, where: AnyPath) -> tuple[int, int, int]:
     """Give height, width and channels of an image as Pillow has it, or of pixels."""
     if isinstance(image, Image.Image):
         return image.height, image.width, 1 if image.mode in GREY_MODES else 3
@@ -149,7 +150,7 @@ def _shape(image: Any, where: Path) -> tuple[int, int, int]:
     return height, width, 3 if channels == 4 else channels
 
 
-def _image_in(item: Any, where: Path) -> Any:
+def _image_in(item: Any, where: AnyPath) -> Any:
     if isinstance(item, Mapping):
         found = [item[key] for key in _IMAGE_KEYS if key in item]
         if not found:
@@ -165,7 +166,7 @@ def _label_in(item: Any) -> object:
     return item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
 
 
-def _pixels(image: Any, where: Path) -> NDArray[np.uint8]:
+def _pixels(image: Any, where: AnyPath) -> NDArray[np.uint8]:
     """Give the pixels of an array or a tensor, uint8 [H, W, C]."""
     is_tensor = hasattr(image, "cpu")
     pixels = np.asarray(image.cpu() if is_tensor else image)

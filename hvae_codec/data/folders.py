@@ -32,7 +32,7 @@ class Folder(FileContainer):
     def open(self, position: int) -> BinaryIO:
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
         name = self.names[position]
-        path = os.path.join(os.fsencode(self.path), name.encode())
+        path = os.path.join(os.fsencode(str(self.path)), name.encode())
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()

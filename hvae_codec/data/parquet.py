@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
+from ..storage.location import AnyPath
 from .containers import FileContainer
 from .dataset_json import class_name
 from .file_sets import files_of_set, is_file_set, parts_of_files
-from .unchanged_files import OPEN_FILES, UnchangedFiles
+from .pieces import Pieces, pieces_of
+from .unchanged_files import OPEN_FILES
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -45,20 +47,24 @@ class _File:
     image: str  # name of the column of images
     labels: Sequence[str]  # class of each image
     digest: bytes  # SHA-256 of the schema, and of the sizes of all columns in each row group
+    chunks: Sequence[Sequence[tuple[int, int]]]  # offsets and bytes of the parts of that column in each row group
 
 
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
 
-    def __init__(self, path: Path, names: Sequence[str], files: UnchangedFiles, *, size: int, channels: int) -> None:
+    def __init__(self, path: AnyPath, names: Sequence[str], files: Pieces, *, size: int, channels: int) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
         self.files = files
-        self._open = functools.lru_cache(maxsize=OPEN_FILES)(_opened)
+        self._open = functools.lru_cache(maxsize=OPEN_FILES)(functools.partial(_opened, files))
+        self._prefetched: set[int] = set()
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
-        found = [_described(file, self._open(file)) for file in files.paths]
+        self._announcing = threading.Lock()
+        found = [*files.map(lambda file: _described(files, file, self._open(file)), range(len(files.paths)))]
         counts = [int(file.rows.sum()) for file in found]
         self._columns = [file.image for file in found]
+        self._chunks = [chunks for file in found for chunks in file.chunks]
         self._digests = [file.digest for file in found]
         if not sum(counts):
             raise DataError(f"there are no images in {path}; give a file with at least one row")
@@ -94,21 +100,31 @@ class Parquet(FileContainer):
             raise OSError("the file has no bytes of it, but its path at best")
         return io.BytesIO(content)
 
+    def prefetch(self, positions: NDArray[np.int64]) -> None:
+        """Begin to read the row groups that the images at `positions` are in, each once while it is kept."""
+        wanted = {*np.unique(self._group_of(positions)).tolist()}
+        with self._announcing:
+            new = sorted(wanted - self._prefetched)
+            self._prefetched.update(new)
+        self.files.prefetch((int(self._file_of_group[group]), *c) for group in new for c in self._chunks[group])
+
     def _group_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
     def _read_group(self, group: int) -> Any:
         file = int(self._file_of_group[group])
         self.files.check(file)
-        path, column = self.files.paths[file], self._columns[file]
-        with _readable(path):
-            table = self._open(path).read_row_group(group - int(self._first_group[file]), [column], use_threads=False)
+        column = self._columns[file]
+        with _readable(self.files.paths[file]):
+            table = self._open(file).read_row_group(group - int(self._first_group[file]), [column], use_threads=False)
             return table.column(column)
 
     def _keep(self, group: int, images: Any) -> None:
         self._kept[group] = images
         while len(self._kept) > 2 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-            self._kept.popitem(last=False)
+            group, _ = self._kept.popitem(last=False)
+            with self._announcing:
+                self._prefetched.discard(group)
 
 
 def is_parquet(path: Path) -> bool:
@@ -122,17 +138,26 @@ def open_parquet(path: Path, *, size: int, channels: int) -> Parquet:
     Raises `DataError` if a file is truncated, if none or several of its columns hold images, or if there is no image;
     `UsageError` if pyarrow is missing.
     """
+    files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
+    return parquet_in(path, files, size=size, channels=channels)
+
+
+def parquet_in(path: AnyPath, files: Mapping[str, AnyPath], *, size: int, channels: int) -> Parquet:
+    """Open the images of `files`, which lie in `path` by these names; raises like `open_parquet`."""
+    _check_installed(path)
+    return Parquet(path, [*files], pieces_of([*files.values()]), size=size, channels=channels)
+
+
+def _check_installed(path: AnyPath) -> None:
     try:
         import pyarrow.parquet  # noqa: F401 - it is large, and few have such files
     except ImportError:
         advice = "which is not installed; pip install 'hvae-codec[parquet]'"
         raise UsageError(f"{path} takes the package pyarrow, {advice}") from None
-    files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
-    return Parquet(path, [*files], UnchangedFiles([*files.values()]), size=size, channels=channels)
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: AnyPath) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -143,15 +168,16 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{problem}; copy or make it again") from None
 
 
-def _opened(path: Path) -> ParquetFile:
+def _opened(files: Pieces, file: int) -> ParquetFile:
     import pyarrow.parquet
 
-    with _readable(path):
-        return pyarrow.parquet.ParquetFile(path)
+    with _readable(files.paths[file]):
+        return pyarrow.parquet.ParquetFile(files.to_arrow(file))
 
 
-def _described(path: Path, file: ParquetFile) -> _File:
-    """Read what the end of a file says, and its classes."""
+def _described(files: Pieces, number: int, file: ParquetFile) -> _File:
+    """Read what the end of the file at position `number` says, and its classes."""
+    path = files.paths[number]
     with _readable(path):
         image, metadata = _image_column(path, file), file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -160,7 +186,20 @@ def _described(path: Path, file: ParquetFile) -> _File:
         packed = [sum(size for name, _, size in group if _is_of(name, image)) for group in sizes]
         digest = hashlib.sha256(repr((str(file.schema_arrow), sizes)).encode()).digest()
         rows = np.array([group.num_rows for group in groups], np.int64)
-        return _File(rows, np.array(packed, np.int64), image, _labels(file), digest)
+        files.prefetch((number, *chunk) for chunks in _chunks(columns, _label_column(file)) for chunk in chunks)
+        labels = _labels(file)
+        return _File(rows, np.array(packed, np.int64), image, labels, digest, _chunks(columns, image))
+
+
+def _chunks(columns: Sequence[Sequence[Any]], column: str | None) -> list[list[tuple[int, int]]]:
+    """Find where a column lies in each row group: offsets and bytes of its parts."""
+    found = [[chunk for chunk in group if column and _is_of(chunk.path_in_schema, column)] for group in columns]
+    return [[(_start(chunk), chunk.total_compressed_size) for chunk in group] for group in found]
+
+
+def _start(chunk: Any) -> int:
+    dictionary = chunk.dictionary_page_offset
+    return min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset
 
 
 def _is_of(name: str, column: str) -> bool:
@@ -177,7 +216,7 @@ def _features(file: ParquetFile) -> Mapping[str, Any]:
         return {}
 
 
-def _image_column(path: Path, file: ParquetFile) -> str:
+def _image_column(path: AnyPath, file: ParquetFile) -> str:
     """Find the column of images: the only one that is said to hold some, or is called so."""
     import pyarrow.types as types
 
@@ -200,14 +239,18 @@ def _image_column(path: Path, file: ParquetFile) -> str:
 
 def _labels(file: ParquetFile) -> list[str]:
     """Read the class of each image: its name if the schema has the names."""
-    features, columns = _features(file), file.schema_arrow.names
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    name = next((name for name in (*classes[:1], *_LABEL_NAMES) if name in columns), None)
+    name = _label_column(file)
     if name is None:
         return [""] * file.metadata.num_rows
-    names = features.get(name, {}).get("names") or ()
+    names = _features(file).get(name, {}).get("names") or ()
     values = file.read([name], use_threads=False).column(name).to_pylist()
     return [class_name(value, names) for value in values]
+
+
+def _label_column(file: ParquetFile) -> str | None:
+    """Find the column of classes; None if there is none."""
+    classes = [name for name, feature in _features(file).items() if feature.get("_type") == "ClassLabel"]
+    return next((name for name in (*classes[:1], *_LABEL_NAMES) if name in file.schema_arrow.names), None)
 
 
 def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[str]:

@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
+from ..storage.bucket import BucketLocation
+from ..storage.location import AnyPath
 from .arrays import ArrayContainer, is_array, open_array
 from .cifar import is_cifar, open_cifar
 from .containers import Container
@@ -36,6 +38,7 @@ from .parquet import is_parquet, open_parquet
 from .preprocessing import Preprocessing
 from .splits import Part, Split, Splits, find_splits
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
+from .urls import data_path, open_url
 from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
@@ -87,10 +90,9 @@ class ImageSource:
         batch.
         """
         check_batch_size(batch_size)
-        wanted = range(len(self))[start:stop]
-        parts = (wanted[first : first + batch_size] for first in range(0, len(wanted), batch_size))
+        parts = self.container.announced(self.positions[start:stop], batch_size)
         threads = min(READ_AHEAD, os.cpu_count() or 1)
-        return map_ahead(self.read, parts, threads=threads, waiting=READ_AHEAD, name="read images")
+        return map_ahead(self.container.read, parts, threads=threads, waiting=READ_AHEAD, name="read images")
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """Select the images at `indices`, in that order."""
@@ -198,7 +200,7 @@ Images = ImageSource | ArrayLike | ImageDataset
 
 
 def open_images(
-    path: Path | str | ImageDataset,
+    path: AnyPath | str | ImageDataset,
     *,
     size: int,
     channels: int,
@@ -212,20 +214,21 @@ def open_images(
     not for hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Zips, tars and
     sets of them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of these.
     Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
-    in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
+    in the files that they are published in. Zips, tars and Parquet files may be at URLs, `s3://` and `gs://`; a file://
+    is a path. A data set has a length, and gives an image, or one with a label, for each
     number below it. Further arguments are options of `Preprocessing`, such as crop="celeba" or depth=8. With
     `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other
     channels, too deep, too large or small, not regular files) are left out and named in `skipped`. Raises `DataError`
-    if there is no image, or if the container is damaged or of another kind; reads may raise it too. Raises `UsageError`
-    if an option has no such value.
+    if there is no image, or if the container is damaged or of another kind, or `UnreachableError` if a bucket does not
+    answer; reads may raise them too. Raises `UsageError` if an option has no such value, or a URL is of another kind.
     """
     how = Preprocessing(**preprocessing)
     _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
     container: Container
-    if isinstance(path, str | os.PathLike):
-        container = _opener(Path(path))(Path(path), size=size, channels=channels)
+    if isinstance(path, str | os.PathLike | BucketLocation):
+        container = _open(data_path(path), size=size, channels=channels)
     else:
         container = DatasetContainer(path, size=size, channels=channels)
     container.preprocess(how)
@@ -240,6 +243,12 @@ def _check_colour(how: Preprocessing, channels: int) -> None:
             f"--colour is {how.colour}, and the model takes images of {channels} "
             f"channel{'s' if channels > 1 else ''}; leave it out, or train with --set model.channels={wanted}"
         )
+
+
+def _open(path: AnyPath, *, size: int, channels: int) -> Container:
+    if isinstance(path, BucketLocation):
+        return open_url(path, size=size, channels=channels)
+    return _opener(path)(path, size=size, channels=channels)
 
 
 def _opener(path: Path) -> Callable[..., Container]:

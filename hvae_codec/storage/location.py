@@ -20,6 +20,8 @@ from .folder import FolderLocation
 Location = FolderLocation | BucketLocation
 LocationLike = str | Path | BucketLocation
 """What names a location, see `location_of`."""
+AnyPath = Path | BucketLocation
+"""Where images are: a path on this machine, or a location in a bucket."""
 K = TypeVar("K")
 V = TypeVar("V")
 
