@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import DataError
 from ..storage.location import AnyPath
+from ..storage.translated import AccessDeniedError
 from .splits import PARTS, StatedParts, parts_in_names
 
 _FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
@@ -21,8 +23,8 @@ def celeba_parts(path: AnyPath, names: Sequence[str]) -> StatedParts | None:
 
     What is in a split folder is for what that says. Raises `DataError` if the file has other lines.
     """
-    candidates = [*(path / name for name in _FILES), *(path.with_name(name) for name in _FILES)]
-    file = next((file for file in candidates if file.is_file()), None)
+    inside = [] if path.name.lower().endswith(".zip") else [path / name for name in _FILES]
+    file = next(filter(_is_there, [*inside, *(path.with_name(name) for name in _FILES)]), None)
     if file is None:
         return None
     listed = _listed(file)
@@ -30,6 +32,12 @@ def celeba_parts(path: AnyPath, names: Sequence[str]) -> StatedParts | None:
     if not (numbers < len(PARTS)).any():
         return None
     return parts_in_names(names).or_else(StatedParts(numbers, {part: [file.name] for part in PARTS}))
+
+
+def _is_there(file: AnyPath) -> bool:
+    with contextlib.suppress(AccessDeniedError):  # who may only read what is there gets this for what is not
+        return file.is_file()
+    return False
 
 
 def _listed(file: AnyPath) -> dict[str, int]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from ..errors import UnreachableError
 from .object_state import ObjectState
 
 AT_ONCE = 64  # requests under way at the same time
@@ -53,18 +54,19 @@ class RangesAhead:
         self._pool = ThreadPoolExecutor(AT_ONCE, "read ranges")
         self._ahead: OrderedDict[Range, _Fetched] = OrderedDict()
         self._held = 0
+        self._failure: UnreachableError | None = None
         self._lock = threading.Lock()
 
     def announce(self, wanted: Iterable[Range]) -> None:
         """Begin to fetch ranges, up to `ANNOUNCED_BYTES`, and return at once."""
         with self._lock:
             new = sorted({range_ for range_ in wanted if range_ not in self._ahead})
-            left = ANNOUNCED_BYTES
+            left, self._failure = ANNOUNCED_BYTES, None
             for stretch in joined(new):
-                left -= stretch[-1].stop - stretch[0].start
-                if left < 0:
-                    break
-                self._fetch(stretch)
+                size = stretch[-1].stop - stretch[0].start
+                if size <= left:
+                    left -= size
+                    self._fetch(stretch)
             while self._held > HELD_BYTES:
                 self._held -= self._ahead.popitem(last=False)[1].share
 
@@ -90,7 +92,16 @@ class RangesAhead:
         state = self._states[file]
         state.location.bucket.check_process()  # a forked process has no threads that would answer
         cuts = range(start, max(stop, start + 1), REQUEST_BYTES)
-        return [self._pool.submit(state.read, cut, min(cut + REQUEST_BYTES, stop)) for cut in cuts]
+        return [self._pool.submit(self._get, state, cut, min(cut + REQUEST_BYTES, stop)) for cut in cuts]
+
+    def _get(self, state: ObjectState, start: int, stop: int) -> bytes:
+        if self._failure:  # what waits behind a request that was made again for a minute would take hours to fail
+            raise self._failure
+        try:
+            return state.read(start, stop)
+        except UnreachableError as error:
+            self._failure = error
+            raise
 
 
 def joined(ranges: Iterable[Range]) -> Iterator[list[Range]]:

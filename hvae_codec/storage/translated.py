@@ -9,6 +9,10 @@ from collections.abc import Iterator, Sequence
 from ..errors import UnreachableError
 
 
+class AccessDeniedError(UnreachableError):
+    """These credentials do not allow it; said of what is not there, too, to those who may not list the bucket."""
+
+
 class PreconditionFailedError(Exception):
     """The object is another one than the request was for."""
 
@@ -36,7 +40,8 @@ def translated(url: str) -> Iterator[None]:
             raise FileExistsError(url) from error
         if type(error).__name__ == "PreconditionError":
             raise PreconditionFailedError(url) from error
-        raise UnreachableError(_sentence(url, str(error))) from error
+        denied = type(error).__name__ == "PermissionDeniedError"
+        raise (AccessDeniedError if denied else UnreachableError)(_sentence(url, str(error))) from error
 
 
 _CAUSES: Sequence[tuple[str, str]] = (
