@@ -38,7 +38,7 @@ def announced(
 def _windows(totals: NDArray[np.int64], size: int) -> list[slice]:
     """Cut images into windows of whole parts, from the bytes up to each of them."""
     ends = np.minimum(np.arange(size, len(totals) + size, size), len(totals))
-    numbers = np.stack([totals[ends - 1] // WINDOW_BYTES, ends // WINDOW_IMAGES])
+    numbers = np.stack([totals[ends - 1] // WINDOW_BYTES, (ends - 1) // WINDOW_IMAGES])
     last = np.append((np.diff(numbers) > 0).any(axis=0), True)[: len(ends)]
     stops = ends[last].tolist()
     return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..lookahead import map_ahead
 from ..storage.location import AnyPath
-from .announced import announced
+from .announced import WINDOW_BYTES, announced
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -148,7 +148,9 @@ class DecodingContainer(Container):
         return {i: reason for i, reason in enumerate(reasons) if reason}
 
     def _one_by_one(self, positions: NDArray[np.int64]) -> Iterator[int]:
-        return (int(part[0]) for part in self.announced(positions, 1))
+        largest = int(self.file_bytes[positions].max(initial=1))
+        parts = self.announced(positions, max(1, min(64, WINDOW_BYTES // (16 * largest))))  # a window has many parts
+        return (position for part in parts for position in part.tolist())
 
     def _reason(self, position: int) -> str:
         problem = self.problem(position)  # not kept: it holds the pixels decoded so far
