@@ -46,7 +46,9 @@ class BucketLocation:
         """The location of a URL `s3://bucket/name`; `UsageError` if it is none."""
         match = re.fullmatch(rf"({'|'.join(SCHEMES)})://([^/?#]+)/+(.*[^/])/*", url)
         if not match:
-            raise UsageError(f"{url} is no URL of an object; give one such as s3://bucket/out.zarr")
+            raise UsageError(
+                f"{url} is no URL of an object; give one such as s3://bucket/out.zarr or s3://bucket/a.zip"
+            )
         scheme, bucket, key = match.groups()
         return cls(Bucket.connect(f"{scheme}://{bucket}"), str(PurePosixPath(key)))
 
