@@ -128,15 +128,15 @@ def command(
     _analyze(plan, data, val, model, out, device, graph, source_options)
 
 
-def _check_split(split: SplitName, val: Path | None) -> None:
+def _check_split(split: SplitName, val: str | None) -> None:
     if val is not None and split != SplitName.val:
         raise UsageError(f"--val {val} is what the table is of, and so is --split {split.value}; leave one of them out")
 
 
 def _analyze(
     plan: AnalysisPlan,
-    data: Path,
-    val: Path | None,
+    data: str,
+    val: str | None,
     model: Path,
     out: Path | None,
     device: str,

@@ -53,7 +53,9 @@ def _check_local(path: Any) -> None:
     url = re.match("([a-z][a-z0-9+.-]+):/", str(path)) if isinstance(path, Path) else None
     if url and not Path(url[0]).exists():
         text = str(path).replace(":/", "://", 1)
-        raise UsageError(f"{text} is a URL, and only stores can be at one; give the path of a file or folder")
+        raise UsageError(
+            f"{text} is a URL, and only images and stores can be at one; give the path of a file or folder"
+        )
 
 
 def usage_sentence(error: TyperException, arguments: Sequence[str]) -> str:

@@ -128,8 +128,8 @@ def command(
 
 def _run(
     request: EncodeRequest,
-    data: Path,
-    val: Path | None,
+    data: str,
+    val: str | None,
     run: Path,
     device: str,
     worker_option: str,

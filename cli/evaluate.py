@@ -77,7 +77,7 @@ def command(
         save_image_csv(csv, found)
     report_source(source)
     if as_json:
-        about = {"model": str(hvae.run or model), "data": str(data), "split": split.value, "seed": seed}
+        about = {"model": str(hvae.run or model), "data": data, "split": split.value, "seed": seed}
         print(json.dumps(evaluation_data(found, about), indent=2))
         return
     show(evaluation_table(found))

@@ -55,14 +55,15 @@ class SplitName(StrEnum):
     test = "test"
 
 
+# Strings, as a path would turn s3:// into s3:/.
 Data = Annotated[
-    Path,
+    str,
     typer.Argument(
         help="Folder of images, with splits train/, val/ and test/ if it has these; a .zip; a .tar, or tars as "
-        "'x-{000..127}.tar'; Parquet files; an array: .npy, .npz or zarr; or MNIST, CIFAR or ImageNet 32 as published."
+        "'x-{000..127}.tar'; Parquet files; an array: .npy, .npz or zarr; or MNIST, CIFAR or ImageNet 32 as published. "
+        "Zips, tars and Parquet files may be at URLs, s3:// and gs://."
     ),
 ]
-# A string, as a path would turn s3:// into s3:/.
 StoreArgument = Annotated[
     str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
 ]
@@ -106,7 +107,7 @@ Count = Annotated[
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images of DATA to encode: all, or those of one split.")]
 Val = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--val",
         help="Held-out images of their own, as DATA may be: their val or test split, or all. DATA is then for training "

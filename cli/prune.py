@@ -96,8 +96,8 @@ def command(
 class PruneRequest:
     """What a user asks for, read from the command line."""
 
-    data: Path
-    val: Path | None
+    data: str
+    val: str | None
     model: Path
     out: Path | None
     plan: PrunePlan

@@ -17,7 +17,7 @@ def command(
     store: StoreArgument,
     source_options: SourceOptions,
     data: Annotated[
-        Path | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")
+        str | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")

@@ -59,7 +59,7 @@ class SourceOptions:
     """Options of `Preprocessing`; not those that are left out, which runs and stores know."""
     skip_unusable: bool
 
-    def open_for_run(self, data: Path, model: ModelConfig, run: Path | None) -> ImageSource:
+    def open_for_run(self, data: str, model: ModelConfig, run: Path | None) -> ImageSource:
         """Open the images at `data` as those that the `model` of `run` was trained on, if it is of one.
 
         Raises `UsageError` if the run was begun with other options.
@@ -69,7 +69,7 @@ class SourceOptions:
         return self._open(data, model, begun_preprocessing(run) if run else None, f"{run} was begun with")
 
     def open_training_and_held_out(
-        self, data: Path, val: Path | None, model: ModelConfig, run: Path | None
+        self, data: str, val: str | None, model: ModelConfig, run: Path | None
     ) -> TrainingAndHeldOut:
         """Open the images at `data`, and those of `--val` if they are given, as `open_for_run` does.
 
@@ -80,13 +80,13 @@ class SourceOptions:
         other = None if val is None else self.open_for_run(val, model, run)
         return TrainingAndHeldOut(self.open_for_run(data, model, run), other)
 
-    def open_for_store(self, data: Path, model: ModelConfig, store: str) -> ImageSource:
+    def open_for_store(self, data: str, model: ModelConfig, store: str) -> ImageSource:
         """Open the images at `data` as those of `store`; raises `UsageError` if that was made with other options."""
         from hvae_codec.encode.stored_preprocessing import stored_preprocessing
 
         return self._open(data, model, stored_preprocessing(store), f"{store} was made with")
 
-    def _open(self, data: Path, model: ModelConfig, known: Preprocessing | None, made: str) -> ImageSource:
+    def _open(self, data: str, model: ModelConfig, known: Preprocessing | None, made: str) -> ImageSource:
         from hvae_codec.data.preprocessing import Preprocessing
         from hvae_codec.data.sources import has_columns, open_images
 

@@ -46,8 +46,8 @@ KNOWN_TO_RUN = {
 class TrainRequest:
     """What a user asks for, read from the command line."""
 
-    data: Path
-    val: Path | None
+    data: str
+    val: str | None
     preset: str | None
     config: Path | None
     changes: list[str]
@@ -209,11 +209,11 @@ def _configuration(request: TrainRequest, run: Path) -> Config:
     return with_settings(base, request.changes)
 
 
-def _advice(context: typer.Context, data: Path, run: Path, processes: DistributedContext) -> str | None:
+def _advice(context: typer.Context, data: str, run: Path, processes: DistributedContext) -> str | None:
     """Say what to type to continue an interrupted run; None if another process reports it."""
     if not processes.is_main:
         return None
-    words = ["train", str(data), "--resume", "--out", str(run)]
+    words = ["train", data, "--resume", "--out", str(run)]
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)

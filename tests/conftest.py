@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
+import urllib.request
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -17,6 +19,7 @@ from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, 
 from hvae_codec.model.checkpoint import load_model, save_model
 from hvae_codec.model.choices import gaussian_noise
 from hvae_codec.model.hvae import HVAE
+from hvae_codec.storage import connection
 from hvae_codec.train.optimizer import FlatOptimizer
 from hvae_codec.train.update import update
 from photos import Patches, cut
@@ -60,6 +63,39 @@ def processes() -> ForkServerContext:
     rooms = ["hvae_codec.encode.append", "hvae_codec.encode.pipeline", "hvae_codec.train.loop"]
     context.set_forkserver_preload([*rooms, "hypothesis", "pandas", "pytest", "skimage.data", "torch._dynamo"])
     return context
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server that speaks S3, and the environment that leads to it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setattr(connection, "RETRIES", 2)
+        yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: str) -> Iterator[str]:
+    """A new bucket's URL."""
+    import obstore
+
+    from hvae_codec.storage.bucket import BucketLocation
+
+    urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="PUT")).close()
+    yield "s3://images"
+    client = BucketLocation.of("s3://images/any").bucket.client
+    obstore.delete(client, [entry["path"] for batch in obstore.list(client) for entry in batch])
+    urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="DELETE")).close()
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files i
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
 
 import data_sources
+import data_urls
 import encode_speed
 import gpu_check
 import gpu_tables
@@ -202,6 +203,19 @@ def test_data_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(row.in_order) == len(row.pixels) == 2 and min(row.at_random) > 0 for row in rows)
     assert all(len(row.epoch) == 2 and min(row.epoch) > 0 for row in rows)
     assert data_sources.as_table(rows).row_count == 6
+
+
+def test_data_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "")  # what the benchmark sets is taken back
+    monkeypatch.setattr(data_urls, "memory", lambda name: 1.0)
+    paths = data_urls.containers(tmp_path, 300)
+    with data_urls.served(tmp_path, 0) as requests:
+        rows = {row[0]: row for row in data_urls.measure(tmp_path, paths, requests, steps=2)}
+    assert len(rows) == 7
+    assert rows["tar, here"][-1] == "0 to open; for 1,000 images 0.0 and 0"
+    asked = float(rows["tar, bucket"][-1].partition("images ")[2].split()[0])
+    assert 0 < asked < 20 < float(rows["tar, bucket, nothing read ahead"][-1].split()[-1])
 
 
 def test_read_speed(tmp_path: Path) -> None:

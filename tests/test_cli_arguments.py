@@ -51,7 +51,7 @@ def test_home_is_found_behind_an_equals_sign(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "url"),
     [
-        (["encode", "s3://bucket/data", "out.zarr"], "s3://bucket/data"),
+        (["encode", "data", "out.zarr", "--mask", "s3://bucket/mask.json"], "s3://bucket/mask.json"),
         (["evaluate", "data", "--csv", "gs://bucket/a.csv"], "gs://bucket/a.csv"),
         (["evaluate", "data", "--model", "https://example.org/run"], "https://example.org/run"),
         (["analyze-kl", "data", "--mask", "a.json", "--mask", "s3://b/c.json"], "s3://b/c.json"),

@@ -97,7 +97,9 @@ def tar_source(folder: Path) -> ImageSource:
     """Names without a tar: it would take seconds to make."""
     names, zeros = digest_names(IMAGES), np.zeros(IMAGES, np.int64)
     labels = ClassTexts.of(map(label_of, names))
-    index = ArchiveIndex(PackedTexts.of(names), labels, zeros, zeros, zeros, zeros.astype(np.uint32), zeros.astype(bool))
+    index = ArchiveIndex(
+        PackedTexts.of(names), labels, zeros, zeros, zeros, zeros.astype(np.uint32), zeros.astype(bool)
+    )
     (folder / "x.tar").touch()
     container = Tars(folder / "x.tar", UnchangedFiles([folder / "x.tar"]), [index], size=8, channels=1)
     return ImageSource(container.names, container.labels, 8, 1, {}, container, np.arange(IMAGES))

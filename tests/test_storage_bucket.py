@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import shutil
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import obstore
 import pytest
-from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_deep
@@ -28,7 +26,7 @@ from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions, repair
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 from hvae_codec.report.about import describe
-from hvae_codec.storage import bucket as remote
+from hvae_codec.storage import connection
 from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
@@ -38,35 +36,6 @@ from hvae_codec_cli.app import main
 from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server that speaks S3, and the environment that leads to it."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setattr(remote, "RETRIES", 2)
-        yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server) -> Iterator[str]:
-    """A new bucket's URL."""
-    import urllib.request
-
-    urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="PUT")).close()
-    yield "s3://images"
-    client = BucketLocation.of("s3://images/any").bucket.client
-    obstore.delete(client, [entry["path"] for batch in obstore.list(client) for entry in batch])
-    urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="DELETE")).close()
 
 
 def upload(folder: Path, url: str) -> None:
@@ -529,7 +498,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(server, monkeypatch):
     ],
 )
 def test_an_answer_that_is_no_object_is_one_sentence(server, monkeypatch, answer, sentence):
-    monkeypatch.setattr(remote, "RETRIES", 1)
+    monkeypatch.setattr(connection, "RETRIES", 1)
     with answering(monkeypatch, answer):
         path = BucketLocation.of("s3://images/out.zarr")
         for read in ((path / "zarr.json").read_bytes, lambda: list(path.files())):

@@ -1,6 +1,7 @@
 """Where the images of an archive are, and a file that remembers it: listing a million members takes 8 to 27 s.
 
     zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size, time
+                                                                       (of an object: its URL, size, ETag)
 
 Nothing is ever written beside an archive. A listing that is lost or damaged is made again.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..storage.files import replaced_atomically
+from ..storage.location import AnyPath
 from ..texts.classes import ClassTexts
 from ..texts.packed import PackedTexts
 from .pixels import EXTENSIONS
@@ -50,8 +52,10 @@ class ArchiveIndex:
 _ARRAYS = ("offsets", "packed", "sizes", "checksums", "by_folder")
 
 
-def remembered_index(path: Path, stamp: tuple[int, int], list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:
-    """Give the index of the archive at `path`, of that size and time: the remembered one, or a new one."""
+def remembered_index(
+    path: AnyPath, stamp: tuple[int, int | str], list_archive: Callable[[], ArchiveIndex]
+) -> ArchiveIndex:
+    """Give the index of the archive at `path`, of that size and time or ETag: the remembered one, or a new one."""
     # Which files are images depends on the installed Pillow.
     about = f"{_VERSION}\0{EXTENSIONS}\0{path.absolute()}\0{stamp}"
     key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()

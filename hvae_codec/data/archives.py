@@ -7,22 +7,23 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from pathlib import PurePath
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..storage.location import AnyPath, real_path
 from ..texts.classes import ClassTexts
 from ..texts.order import sorted_order
 from ..texts.packed import PackedTexts
 from ..texts.sequence import JoinedTexts, Texts
 from .archive_index import ArchiveIndex
 from .containers import FileContainer
+from .pieces import Pieces
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
-from .unchanged_files import UnchangedFiles
 
 LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
 
@@ -32,8 +33,8 @@ class ArchiveContainer(FileContainer):
 
     def __init__(
         self,
-        path: Path,
-        files: UnchangedFiles,
+        path: AnyPath,
+        files: Pieces,
         indices: Sequence[ArchiveIndex],
         parts: StatedParts | None = None,
         *,
@@ -72,6 +73,14 @@ class ArchiveContainer(FileContainer):
         """Read the file of the image at `position`; raises `OSError` if it is damaged."""
 
     @abstractmethod
+    def piece(self, position: int) -> tuple[int, int, int]:
+        """Find the piece (archive, offset, count) that `content_of` reads."""
+
+    def prefetch(self, positions: NDArray[np.int64]) -> None:
+        """Begin to read the pieces that the images at `positions` are in."""
+        self.files.prefetch(self.piece(position) for position in positions.tolist())
+
+    @abstractmethod
     def key(self, name: str) -> str:
         """What of a name must be unique: itself or its beginning."""
 
@@ -83,22 +92,19 @@ class ArchiveContainer(FileContainer):
             raise UnusableImageError(problem, "of too many bytes")
         return io.BytesIO(self.content_of(position))
 
-    def where(self, position: int) -> Path:
+    def where(self, position: int) -> AnyPath:
         """Say in which archive the image at `position` is."""
         return self.files.paths[self._archive[position]] / self.names[position]
 
     @property
-    def roots(self) -> list[Path]:
+    def roots(self) -> list[PurePath]:
         """The archives."""
-        return [path.resolve() for path in self.files.paths]
+        return [*map(real_path, self.files.paths)]
 
     def locations(self, positions: NDArray[np.int64]) -> list[str]:
         """Give the path of each image's archive, and its name in it."""
         real = self.roots
         return [f"{real[self._archive[i]]}/{self.names[i]}" for i in positions.tolist()]
-
-    def _bytes(self, position: int, offset: int, count: int) -> bytes:
-        return self.files.read(int(self._archive[position]), offset, count)
 
     def _check_unique(self) -> None:
         previous = None

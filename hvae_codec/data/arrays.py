@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from ..texts.sequence import Texts
@@ -138,14 +139,14 @@ def open_array(path: Path, *, size: int, channels: int) -> ArrayContainer:
     return ArrayContainer(path, array, size=size, channels=channels)
 
 
-def _check_dtype(path: Path, array: Any, how: Preprocessing) -> None:
+def _check_dtype(path: AnyPath, array: Any, how: Preprocessing) -> None:
     if array.dtype == np.uint16 and how.depth != 8:
         raise DataError(f"{path} holds uint16; give --depth 8, or convert the images to uint8, 0 to 255")
     if array.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} holds {array.dtype}; convert the images to uint8, 0 to 255")
 
 
-def _check_channels(path: Path, array: Any, channels: int, how: Preprocessing) -> None:
+def _check_channels(path: AnyPath, array: Any, channels: int, how: Preprocessing) -> None:
     shape = tuple(array.shape)
     found = shape[3] if len(shape) == 4 else 1
     if found == channels or (found == 4 and channels == 3):

@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..storage.location import AnyPath
+from ..storage.translated import AccessDeniedError
 from .splits import PARTS, StatedParts, parts_in_names
 
 _FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
-def celeba_parts(path: Path, names: Sequence[str]) -> StatedParts | None:
+def celeba_parts(path: AnyPath, names: Sequence[str]) -> StatedParts | None:
     """Find what the images `names` in `path` are for; None if no such file lists one of them.
 
     What is in a split folder is for what that says. Raises `DataError` if the file has other lines.
     """
-    file = next((file for above in (path, path.parent) for name in _FILES if (file := above / name).is_file()), None)
+    inside = [] if path.name.lower().endswith(".zip") else [path / name for name in _FILES]
+    file = next(filter(_is_there, [*inside, *(path.with_name(name) for name in _FILES)]), None)
     if file is None:
         return None
     listed = _listed(file)
@@ -32,9 +35,15 @@ def celeba_parts(path: Path, names: Sequence[str]) -> StatedParts | None:
     return parts_in_names(names).or_else(StatedParts(numbers, {part: [file.name] for part in PARTS}))
 
 
-def _listed(file: Path) -> dict[str, int]:
+def _is_there(file: AnyPath) -> bool:
+    with contextlib.suppress(AccessDeniedError):  # who may only read what is there gets this for what is not
+        return file.is_file()
+    return False
+
+
+def _listed(file: AnyPath) -> dict[str, int]:
     try:
-        lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8").splitlines() if line]
+        lines = [line.replace(",", " ").split() for line in file.read_bytes().decode().splitlines() if line]
         return {name: range(len(PARTS))[int(number)] for name, number in lines if number != "partition"}
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{file} has other lines than 000001.jpg 0 ({error}); mend or remove it") from None

@@ -11,10 +11,10 @@ import io
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import BinaryIO, ClassVar
 
 import numpy as np
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
+from ..storage.location import AnyPath, real_path
 from ..texts.classes import ClassTexts
 from ..texts.sequence import Texts
+from .announced import WINDOW_BYTES, announced
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -48,7 +50,7 @@ LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any 
 class Container(ABC):
     """Images in a fixed order, all delivered at one size and channel count; positions count all of them."""
 
-    path: Path
+    path: AnyPath
     names: Texts  # sorted, and unique
     labels: Texts  # the class of each image; "" if it has none
     file_bytes: NDArray[np.int64]  # bytes of each image in the container, int64 [N]
@@ -113,6 +115,13 @@ class Container(ABC):
         self.is_checked[position] = True  # last: who finds it may take the number
         return checksum
 
+    def prefetch(self, positions: NDArray[np.int64]) -> None:  # noqa: B027 - most containers are near
+        """Begin to read what `read` will need for the images at `positions`, if it is far away; here nothing."""
+
+    def announced(self, positions: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+        """Give `positions` in parts of `size`; those of the next few MiB are prefetched meanwhile."""
+        return announced(positions, size, self.prefetch, self.file_bytes)
+
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
         return b""
@@ -122,9 +131,9 @@ class Container(ABC):
         return None
 
     @property
-    def roots(self) -> Sequence[Path]:
+    def roots(self) -> Sequence[PurePath]:
         """The files and folders that the images lie in, absolute and without links; none if they are in memory."""
-        return [self.path.resolve()] if self.path.exists() else []
+        return [real_path(self.path)] if self.path.exists() else []
 
     def locations(self, positions: NDArray[np.int64]) -> list[str] | None:
         """Say where each image lies, below one of `roots`, the same in any container; None if that cannot be told."""
@@ -153,14 +162,14 @@ class DecodingContainer(Container):
     def channels_at(self, position: int) -> int:
         """Return the channels of the image at `position` before they are converted, 0 if that cannot be told."""
 
-    def where(self, position: int) -> Path:
+    def where(self, position: int) -> AnyPath:
         """Say where the image at `position` is, for messages."""
         return self.path / self.names[position]
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Decode the images at `positions`, each cropped and resized if it is of another size."""
         out = np.empty((len(positions), self.channels, self.size, self.size), np.uint8)
-        for image, i in zip(out, positions.tolist(), strict=True):
+        for image, i in zip(out, self._one_by_one(positions), strict=True):
             try:
                 decoded = self._usable(i)
             except UnusableImageError as error:
@@ -181,8 +190,14 @@ class DecodingContainer(Container):
     def unusable(self) -> dict[int, str]:
         """Find the positions of images that cannot be used, and why, by decoding every one."""
         threads = os.cpu_count() or 1
-        reasons = map_ahead(self._reason, range(len(self)), threads=threads, waiting=64 * threads, name="check images")
+        positions = self._one_by_one(np.arange(len(self)))
+        reasons = map_ahead(self._reason, positions, threads=threads, waiting=64 * threads, name="check images")
         return {i: reason for i, reason in enumerate(reasons) if reason}
+
+    def _one_by_one(self, positions: NDArray[np.int64]) -> Iterator[int]:
+        largest = int(self.file_bytes[positions].max(initial=1))
+        parts = self.announced(positions, max(1, min(64, WINDOW_BYTES // (16 * largest))))  # a window has many parts
+        return (position for part in parts for position in part.tolist())
 
     def _reason(self, position: int) -> str:
         problem = self.problem(position)  # not kept: it holds the pixels decoded so far
@@ -200,8 +215,8 @@ class DecodingContainer(Container):
     @cached_property
     def _has_the_models_channels(self) -> bool:
         """Whether some image is grey if the model is, or colour: otherwise this is a set for another model."""
-        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int)).tolist()
-        return any(self.channels_at(position) == self.channels for position in positions)
+        positions = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).round().astype(int))
+        return any(self.channels_at(position) == self.channels for position in self._one_by_one(positions))
 
 
 class FileContainer(DecodingContainer):
@@ -228,7 +243,7 @@ class FileContainer(DecodingContainer):
         except OSError as error:
             raise broken_image(self.where(position), error) from None
 
-    def _decoded(self, position: int, file: BinaryIO, where: Path) -> DecodedImage:
+    def _decoded(self, position: int, file: BinaryIO, where: AnyPath) -> DecodedImage:
         """Decode an opened file, and note its checksum, also if it is broken."""
         if self.file_bytes[position] > LARGE_FILE:
             self.note_checksum(position, _checksum_of(file))

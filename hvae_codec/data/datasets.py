@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from .containers import DecodingContainer
@@ -135,7 +136,7 @@ def _count(dataset: ImageDataset) -> int:
     return count
 
 
-def _decoded(image: Image.Image, where: Path, channels: int, how: Preprocessing) -> DecodedImage:
+def _decoded(image: Image.Image, where: AnyPath, channels: int, how: Preprocessing) -> DecodedImage:
     """Decode an image that the data set may keep for itself."""
     deep = is_deep(image)  # which a copy does not tell
     if deep and (how.depth != 8 or not image.mode.startswith("I;16")):
@@ -144,7 +145,7 @@ def _decoded(image: Image.Image, where: Path, channels: int, how: Preprocessing)
     return plain_pixels(plain, where, channels, how)._replace(depth_reduced=deep)
 
 
-def _of_channels(pixels: NDArray[np.uint8], where: Path, channels: int, how: Preprocessing) -> DecodedImage:
+def _of_channels(pixels: NDArray[np.uint8], where: AnyPath, channels: int, how: Preprocessing) -> DecodedImage:
     """Give pixels the model's channels; a fourth one is alpha."""
     found = pixels.shape[2]
     if found == channels:
@@ -154,7 +155,7 @@ def _of_channels(pixels: NDArray[np.uint8], where: Path, channels: int, how: Pre
     return DecodedImage(as_channels(pixels, channels, how), found == 4, False, min(found, 3) != channels)
 
 
-def _checksum_of(image: Any, where: Path) -> int:
+def _checksum_of(image: Any, where: AnyPath) -> int:
     """Compute the CRC-32 of pixels as they are given, [H, W, C] in C order; of a palette image, then of its colours."""
     if not isinstance(image, Image.Image):
         return zlib.crc32(np.ascontiguousarray(_pixels(image, where)).data)
@@ -162,7 +163,7 @@ def _checksum_of(image: Any, where: Path) -> int:
     return zlib.crc32(bytes(image.getpalette() or ()), checksum)
 
 
-def _shape(image: Any, where: Path) -> tuple[int, int, int]:
+def _shape(image: Any, where: AnyPath) -> tuple[int, int, int]:
     """Give height, width and channels of an image as Pillow has it, or of pixels."""
     if isinstance(image, Image.Image):
         return image.height, image.width, 1 if image.mode in GREY_MODES else 3
@@ -170,7 +171,7 @@ def _shape(image: Any, where: Path) -> tuple[int, int, int]:
     return height, width, 3 if channels == 4 else channels
 
 
-def _image_in(item: Any, where: Path, column: str | None = None) -> Any:
+def _image_in(item: Any, where: AnyPath, column: str | None = None) -> Any:
     if isinstance(item, Mapping):
         return item[_image_key(item, where, column)]
     if column is not None:
@@ -178,7 +179,7 @@ def _image_in(item: Any, where: Path, column: str | None = None) -> Any:
     return item[0] if isinstance(item, tuple | list) and item else item
 
 
-def _image_key(item: Mapping[str, Any], where: Path, column: str | None) -> str:
+def _image_key(item: Mapping[str, Any], where: AnyPath, column: str | None) -> str:
     """Find the key of the image; raises `DataError` if two may be it, `UnusableImageError` if none is it."""
     found = [key for key in ([column] if column else _IMAGE_KEYS) if key in item]
     if len(found) > 1:
@@ -199,7 +200,7 @@ def _label_in(item: Any) -> object:
     return item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
 
 
-def _pixels(image: Any, where: Path) -> NDArray[np.uint8]:
+def _pixels(image: Any, where: AnyPath) -> NDArray[np.uint8]:
     """Give the pixels of an array or a tensor, uint8 [H, W, C]."""
     is_tensor = hasattr(image, "cpu")
     pixels = np.asarray(image.cpu() if is_tensor else image)

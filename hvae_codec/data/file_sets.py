@@ -30,7 +30,12 @@ def is_file_set(path: Path, ending: str) -> bool:
 
 def is_range(path: Path) -> bool:
     """Whether `path` has braces, and no file has that name."""
-    return _BRACES.search(str(path)) is not None and not path.exists()
+    return has_braces(str(path)) and not path.exists()
+
+
+def has_braces(text: str) -> bool:
+    """Whether something in `text` is in braces, as the numbers of a range are."""
+    return _BRACES.search(text) is not None
 
 
 def files_of_set(path: Path, ending: str) -> dict[str, Path]:
@@ -40,7 +45,7 @@ def files_of_set(path: Path, ending: str) -> dict[str, Path]:
     """
     if path.is_dir():
         return {file.relative_to(path).as_posix(): file for file in sorted(_files_below(path, ending))}
-    paths = expanded(path) if is_range(path) else [path]
+    paths = [Path(text) for text in expanded(str(path))] if is_range(path) else [path]
     missing = [file for file in paths if not file.exists()]
     if missing:
         which = f"{len(missing):,} of the {len(paths):,} files of {path} are missing, such as {missing[0]}"
@@ -68,26 +73,26 @@ def _pattern(file: str) -> str:
     return re.sub(r"\d+", "*", file)
 
 
-def expanded(path: Path) -> list[Path]:
-    """List the paths that one with braces stands for, in the order of the shell; raises `DataError` if it is a slip.
+def expanded(text: str) -> list[str]:
+    """List the texts that one with braces stands for, in the order of the shell; raises `DataError` if it is a slip.
 
-    >>> [path.name for path in expanded(Path("{train,val}-{08..10}.tar"))][:4]
+    >>> expanded("{train,val}-{08..10}.tar")[:4]
     ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-08.tar']
     """
-    texts = _BRACES.split(str(path))  # in turn a plain text, and what was in braces
-    choices = [[text] if i % 2 == 0 else _choices(text, path) for i, text in enumerate(texts)]
+    pieces = _BRACES.split(text)  # in turn a plain text, and what was in braces
+    choices = [[piece] if i % 2 == 0 else _choices(piece, text) for i, piece in enumerate(pieces)]
     if math.prod(map(len, choices)) > MOST_FILES:
-        raise DataError(f"{path} stands for more than {MOST_FILES:,} files; give a smaller range")
-    return [Path("".join(chosen)) for chosen in itertools.product(*choices)]
+        raise DataError(f"{text} stands for more than {MOST_FILES:,} files; give a smaller range")
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-def _choices(text: str, path: Path) -> Sequence[str]:
+def _choices(text: str, whole: str) -> Sequence[str]:
     match = _RANGE.fullmatch(text)
     if match is None:
         return text.split(",")
     first, last = match.groups()
     if not 0 <= int(last) - int(first) < MOST_FILES:
-        raise DataError(f"the range {{{text}}} in {path} is empty or too long; write the smaller number first")
+        raise DataError(f"the range {{{text}}} in {whole} is empty or too long; write the smaller number first")
     width = len(first) if first.startswith("0") or len(first) == len(last) else 0
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..storage.location import real_path
 from ..texts.packed import TextPacker
 from ..texts.sequence import Texts
 from .celeba import celeba_parts
@@ -33,7 +34,7 @@ class Folder(FileContainer):
     def open(self, position: int) -> BinaryIO:
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
         name = self.names[position]
-        path = os.path.join(os.fsencode(self.path), name.encode())
+        path = os.path.join(os.fsencode(str(self.path)), name.encode())
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
@@ -43,7 +44,7 @@ class Folder(FileContainer):
 
     def locations(self, positions: NDArray[np.int64]) -> list[str]:
         """Give the path of each image, with links only below this folder."""
-        real = self.path.resolve()
+        real = real_path(self.path)
         return [f"{real}/{self.names[i]}" for i in positions.tolist()]
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from .containers import Container
 from .imageless_folder import names_in_imageless
 
@@ -26,8 +27,18 @@ def is_foreign(path: Path) -> bool:
 
 def refuse_foreign(path: Path, *, size: int, channels: int) -> Container:
     """Raise `DataError` that names the format and the way through Python."""
+    raise DataError(_refusal(path, _format(path)))
+
+
+def refuse_name(path: AnyPath, name: str) -> None:
+    """Raise that if the file `name`, which is `path` or lies in it, is of such a format."""
+    if kind := _format_of(name):
+        raise DataError(_refusal(path, kind))
+
+
+def _refusal(path: AnyPath, kind: str | None) -> str:
     advice = "in Python, give open_images(dataset) an object whose len(dataset) and dataset[i] read it"
-    raise DataError(f"{path} is {_format(path)}, which is not read; {advice}")
+    return f"{path} is {kind}, which is not read; {advice}"
 
 
 def _format(path: Path) -> str | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..errors import DataError
+from ..storage.location import AnyPath
 
 
-def checked_name(name: str, archive: Path) -> str:
+def checked_name(name: str, archive: AnyPath) -> str:
     """Give a member's name as a file in a folder would have it.
 
     Raises `DataError` if it leads out of the archive, is not UTF-8, or has a zero byte: stores hold names, and `decode`
     writes files of these names.
 
+    >>> from pathlib import Path
     >>> checked_name("./cats//1.png", Path("a.tar"))
     'cats/1.png'
     """

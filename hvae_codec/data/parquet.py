@@ -10,24 +10,26 @@ import functools
 import hashlib
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
+from ..storage.location import AnyPath, real_path
 from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from ..texts.sequence import JoinedTexts
 from .containers import FileContainer
 from .file_sets import files_of_set, is_file_set, parts_of_files
-from .parquet_columns import image_column, labels_of_rows
+from .parquet_columns import image_column, label_column, labels_of_rows
+from .pieces import Pieces, pieces_of
 from .row_groups import RowGroupCache, RowGroups
-from .unchanged_files import OPEN_FILES, UnchangedFiles
+from .unchanged_files import OPEN_FILES
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
@@ -57,6 +59,7 @@ class _File:
     image: str  # name of the column of images
     labels: ClassTexts  # class of each image
     digest: bytes  # SHA-256 of the schema, of the sizes of all columns in each row group, and of a chosen column
+    chunks: Sequence[Sequence[tuple[int, int]]]  # offsets and bytes of the parts of that column in each row group
 
 
 class Parquet(FileContainer):
@@ -64,9 +67,9 @@ class Parquet(FileContainer):
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         names: Sequence[str],
-        files: UnchangedFiles,
+        files: Pieces,
         column: str | None = None,
         *,
         size: int,
@@ -74,12 +77,16 @@ class Parquet(FileContainer):
     ) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
         self.files = files
-        self._open = functools.lru_cache(maxsize=OPEN_FILES)(_opened)
+        self._open = functools.lru_cache(maxsize=OPEN_FILES)(functools.partial(_opened, files))
         self._reading = threading.Lock()
-        self._cache = RowGroupCache(self._read_group)
-        found = [_described(file, self._open(file), column) for file in files.paths]
+        self._prefetched: set[int] = set()
+        self._announcing = threading.Lock()
+        self._cache = RowGroupCache(self._read_group, self._left)
+        describe = functools.partial(_described, files, column)
+        found = [*files.map(lambda file: describe(file, self._open(file)), range(len(files.paths)))]
         counts = [int(file.rows.sum()) for file in found]
         self._columns = [file.image for file in found]
+        self._chunks = [chunks for file in found for chunks in file.chunks]
         self._digests = [file.digest for file in found]
         if not sum(counts):
             raise DataError(f"there are no images in {path}; give a file with at least one row")
@@ -99,9 +106,9 @@ class Parquet(FileContainer):
         )
 
     @property
-    def roots(self) -> list[Path]:
+    def roots(self) -> list[PurePath]:
         """The files."""
-        return [path.resolve() for path in self.files.paths]
+        return [*map(real_path, self.files.paths)]
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give digests of what the ends of the files say, of those that these images are in."""
@@ -120,6 +127,14 @@ class Parquet(FileContainer):
             raise OSError("the file has no bytes of it, but its path at best")
         return io.BytesIO(content)
 
+    def prefetch(self, positions: NDArray[np.int64]) -> None:
+        """Begin to read the row groups that the images at `positions` are in, each once while it is kept."""
+        wanted = {*np.unique(self._group_of(positions)).tolist()}
+        with self._announcing:
+            new = sorted(wanted - self._prefetched)
+            self._prefetched.update(new)
+        self.files.prefetch((int(self._file_of_group[group]), *c) for group in new for c in self._chunks[group])
+
     def _group_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, positions, side="right") - 1
 
@@ -128,11 +143,16 @@ class Parquet(FileContainer):
         self.files.check(file)
         path, column = self.files.paths[file], self._columns[file]
         with self._reading, _readable(path):  # an open file is made for one thread
-            opened = self._open(path)
+            opened = self._open(file)
             struct = _is_struct(opened, column)
             wanted = [f"{column}.bytes"] if struct else [column]
             images = opened.read_row_group(group - int(self._first_group[file]), wanted, use_threads=False)[column]
             return _Images(images.flatten()[0] if struct else images)
+
+    def _left(self, group: int) -> None:
+        """Note that a row group is not in memory any more, so that it may be prefetched again."""
+        with self._announcing:
+            self._prefetched.discard(group)
 
 
 def is_parquet(path: Path) -> bool:
@@ -146,17 +166,28 @@ def open_parquet(path: Path, *, size: int, channels: int, column: str | None = N
     Raises `DataError` if a file is truncated, if none or several of its columns hold images and no `column` is chosen,
     if that is not there or holds none, or if there is no image; `UsageError` if pyarrow is missing.
     """
+    files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
+    return parquet_in(path, files, size=size, channels=channels, column=column)
+
+
+def parquet_in(
+    path: AnyPath, files: Mapping[str, AnyPath], *, size: int, channels: int, column: str | None = None
+) -> Parquet:
+    """Open the images of `files`, which lie in `path` by these names; raises like `open_parquet`."""
+    _check_installed(path)
+    return Parquet(path, [*files], pieces_of([*files.values()]), column, size=size, channels=channels)
+
+
+def _check_installed(path: AnyPath) -> None:
     try:
         import pyarrow.parquet  # noqa: F401 - it is large, and few have such files
     except ImportError:
         advice = "which is not installed; pip install 'hvae-codec[parquet]'"
         raise UsageError(f"{path} takes the package pyarrow, {advice}") from None
-    files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
-    return Parquet(path, [*files], UnchangedFiles([*files.values()]), column, size=size, channels=channels)
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: AnyPath) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -167,17 +198,18 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{problem}; copy or make it again") from None
 
 
-def _opened(path: Path) -> ParquetFile:
+def _opened(files: Pieces, file: int) -> ParquetFile:
     import pyarrow.parquet
 
-    with _readable(path):
-        return pyarrow.parquet.ParquetFile(path)
+    with _readable(files.paths[file]):
+        return pyarrow.parquet.ParquetFile(files.to_arrow(file))
 
 
-def _described(path: Path, file: ParquetFile, column: str | None) -> _File:
-    """Read what the end of a file says, and its classes."""
+def _described(files: Pieces, wanted: str | None, number: int, file: ParquetFile) -> _File:
+    """Read what the end of the file at position `number` says, and its classes."""
+    path = files.paths[number]
     with _readable(path):
-        (image, chosen), metadata = image_column(path, file, column), file.metadata
+        (image, chosen), metadata = image_column(path, file, wanted), file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
         sizes = [[(c.path_in_schema, c.num_values, c.total_compressed_size) for c in group] for group in columns]
@@ -188,7 +220,20 @@ def _described(path: Path, file: ParquetFile, column: str | None) -> _File:
         about = (str(file.schema_arrow), sizes, image) if chosen else (str(file.schema_arrow), sizes)
         digest = hashlib.sha256(repr(about).encode()).digest()
         rows, *sizes_of = (np.array(n, np.int64) for n in ([g.num_rows for g in groups], packed, unpacked))
-        return _File(rows, sizes_of[0], sizes_of[1], image, labels_of_rows(file), digest)
+        files.prefetch((number, *chunk) for chunks in _chunks(columns, label_column(file)) for chunk in chunks)
+        chunks = _chunks(columns, f"{image}.bytes" if _is_struct(file, image) else image)
+        return _File(rows, sizes_of[0], sizes_of[1], image, labels_of_rows(file), digest, chunks)
+
+
+def _chunks(columns: Sequence[Sequence[Any]], column: str | None) -> list[list[tuple[int, int]]]:
+    """Find where a column lies in each row group: offsets and bytes of its parts."""
+    found = [[chunk for chunk in group if column and _is_of(chunk.path_in_schema, column)] for group in columns]
+    return [[(_start(chunk), chunk.total_compressed_size) for chunk in group] for group in found]
+
+
+def _start(chunk: Any) -> int:
+    dictionary = chunk.dictionary_page_offset
+    return min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset
 
 
 def _is_of(name: str, column: str) -> bool:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from ..texts.classes import ClassTexts
 from .dataset_json import class_name
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels", "fine_label")
 
 
-def image_column(path: Path, file: ParquetFile, wanted: str | None = None) -> tuple[str, bool]:
+def image_column(path: AnyPath, file: ParquetFile, wanted: str | None = None) -> tuple[str, bool]:
     """Find the column of images: `wanted`, or the only one that is said to hold some, or is called so, or has bytes.
 
     Returns also whether it is another one than would be found without `wanted`. Raises `DataError` if there is none or
@@ -42,14 +42,18 @@ def image_column(path: Path, file: ParquetFile, wanted: str | None = None) -> tu
 _FORM = "a column of images has the bytes of files, as Hugging Face's have"
 
 
+def label_column(file: ParquetFile) -> str | None:
+    """Find the column of classes; None if there is none."""
+    classes = [name for name, feature in _features(file).items() if feature.get("_type") == "ClassLabel"]
+    return next((name for name in (*classes[:1], *LABEL_NAMES) if name in file.schema_arrow.names), None)
+
+
 def labels_of_rows(file: ParquetFile) -> ClassTexts:
     """Read the class of each image: its name if the schema has the names."""
-    features, columns = _features(file), file.schema_arrow.names
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    name = next((name for name in (*classes[:1], *LABEL_NAMES) if name in columns), None)
+    name = label_column(file)
     if name is None:
         return ClassTexts.same("", file.metadata.num_rows)
-    names = features.get(name, {}).get("names") or ()
+    names = _features(file).get(name, {}).get("names") or ()
     batches = file.iter_batches(columns=[name], use_threads=False)
     return ClassTexts.of(class_name(value, names) for batch in batches for value in batch.column(0).to_pylist())
 
@@ -61,7 +65,7 @@ def _candidates(file: ParquetFile) -> Sequence[str]:
     return stated or [name for name in IMAGE_NAMES if name in filled] or filled
 
 
-def _check_wanted(path: Path, file: ParquetFile, wanted: str, filled: Sequence[str]) -> None:
+def _check_wanted(path: AnyPath, file: ParquetFile, wanted: str, filled: Sequence[str]) -> None:
     columns = file.schema_arrow.names
     if wanted not in columns:
         raise DataError(f"{path} has no column {wanted!r}, but {', '.join(columns)}; give one of these as --column")

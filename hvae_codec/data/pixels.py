@@ -9,7 +9,6 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from . import jxl, resizing
 from .depth import image_of_8_bits, is_deep
 from .preprocessing import MAX_PIXELS, Preprocessing
@@ -76,7 +76,7 @@ class DecodedImage(NamedTuple):
     depth_reduced: bool = False  # whether it had more than 8 bits per channel
 
 
-def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
+def read_image(file: BinaryIO, where: AnyPath, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
     """Decode one file: its first frame, turned upright as EXIF says. Palettes and CMYK become RGB, 1-bit images grey.
 
     Grey becomes colour if `channels` is 3, and colour grey if it is 1, by ITU-R 601 luma. Raises `UnusableImageError`
@@ -92,7 +92,7 @@ def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = 
 
 
 @contextmanager
-def unusable_if_damaged(where: Path, how: Preprocessing = _AS_IS) -> Iterator[None]:
+def unusable_if_damaged(where: AnyPath, how: Preprocessing = _AS_IS) -> Iterator[None]:
     """Turn any error of Pillow's plugins, which raise nearly every type there is, into one that names `where`."""
     try:
         yield
@@ -104,7 +104,7 @@ def unusable_if_damaged(where: Path, how: Preprocessing = _AS_IS) -> Iterator[No
         raise broken_image(where, error) from None
 
 
-def plain_pixels(image: Image.Image, where: Path, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
+def plain_pixels(image: Image.Image, where: AnyPath, channels: int, how: Preprocessing = _AS_IS) -> DecodedImage:
     """Decode an opened image of 8 bits, which is changed, to grey or RGB; see `read_image`."""
     _check_size(image, where, how)
     ImageOps.exif_transpose(image, in_place=True)
@@ -117,7 +117,7 @@ def plain_pixels(image: Image.Image, where: Path, channels: int, how: Preprocess
     return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels)
 
 
-def _check_size(image: Image.Image, where: Path, how: Preprocessing) -> None:
+def _check_size(image: Image.Image, where: AnyPath, how: Preprocessing) -> None:
     if image.width * image.height > how.max_pixels:
         raise _too_large(where, how, f" ({image.width} x {image.height})")
 
@@ -133,25 +133,25 @@ def channels_of(file: BinaryIO) -> int:
     return 1 if grey else 3
 
 
-def wrong_channels(where: Path, found: int, channels: int) -> UnusableImageError:
+def wrong_channels(where: AnyPath, found: int, channels: int) -> UnusableImageError:
     """Make the error for a file `where` of `found` channels, in a set without images of the model's `channels`."""
     problem = f"{where} is {other_channels(found, channels)}"
     return UnusableImageError(problem, _KINDS.get(found, "of other channels"))
 
 
-def unfit_image(pixels: NDArray[np.uint8], where: Path, size: int, how: Preprocessing) -> UnusableImageError | None:
+def unfit_image(pixels: NDArray[np.uint8], where: AnyPath, size: int, how: Preprocessing) -> UnusableImageError | None:
     """Make the error for a file `where` whose pixels are too few for what `how` does to them; None if they are not."""
     height, width, _ = pixels.shape
     problem, reason = resizing.misfit(height, width, size, how)
     return UnusableImageError(f"{where} {problem}; remove it", reason) if problem else None
 
 
-def _too_large(where: Path, how: Preprocessing, size: str = "") -> UnusableImageError:
+def _too_large(where: AnyPath, how: Preprocessing, size: str = "") -> UnusableImageError:
     remedy = "scale it down, remove it, or allow it with --max-pixels"
     return UnusableImageError(f"{where} has more than {how.max_pixels} pixels{size}; {remedy}", "of too many pixels")
 
 
-def broken_image(where: Path, error: Exception) -> UnusableImageError:
+def broken_image(where: AnyPath, error: Exception) -> UnusableImageError:
     """Make the error for a file `where` that cannot be opened or decoded because of `error`."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UnusableImageError(f"{where} is broken, truncated or unreadable ({reason}); remove it", "broken")
@@ -190,7 +190,7 @@ def _open(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
     raise ValueError("it is empty" if not start else "it does not begin like a " + "/".join(e[1:] for e in EXTENSIONS))
 
 
-def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Image.Image:
+def _of_8_bits(file: BinaryIO, where: AnyPath, mode: str, how: Preprocessing) -> Image.Image:
     def open_again() -> ImageFile.ImageFile:
         file.seek(0)
         return _open(file, how.max_pixels)
@@ -203,7 +203,7 @@ def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Im
     return image
 
 
-def too_deep(where: Path, mode: str, *, can_be_converted: bool = True) -> UnusableImageError:
+def too_deep(where: AnyPath, mode: str, *, can_be_converted: bool = True) -> UnusableImageError:
     """Make the error for an image of more than 8 bits per channel, of Pillow's mode `mode`."""
     remedy = (
         "; give --depth 8, or divide 16-bit values by 257"

@@ -47,9 +47,9 @@ class RowGroupCache:
     Two stay in any case, as threads read on both sides of a border.
     """
 
-    def __init__(self, read: Callable[[int], Files]) -> None:
-        """`read` reads a group."""
-        self._read = read
+    def __init__(self, read: Callable[[int], Files], on_leave: Callable[[int], object] = lambda group: None) -> None:
+        """`read` reads a group; `on_leave` is called with each that leaves."""
+        self._read, self._on_leave = read, on_leave
         self._lock = threading.Lock()  # of the table alone: who wants a group that is there never waits for a read
         self._groups: OrderedDict[int, Future[Files]] = OrderedDict()
         self._sizes: dict[int, int] = {}  # bytes of those that were read
@@ -92,6 +92,7 @@ class RowGroupCache:
                 leaving.append(group)
         for group in leaving:
             del self._groups[group]
+            self._on_leave(group)
 
 
 def shuffled_in_windows(groups: RowGroups, window_bytes: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DataError, UsageError
+from ..storage.bucket import BucketLocation
+from ..storage.location import AnyPath
 
 if TYPE_CHECKING:
     from .sources import ImageSource
@@ -22,8 +24,7 @@ _ADVICE = "nothing that is held out may be trained on, so give other images"
 def check_two_sources(data: ImageSource, val: ImageSource) -> None:
     """Raise `UsageError` if both are opened from the same place."""
     one, other = data.container.path, val.container.path
-    exist = one.exists() and other.exists()
-    if data.container is val.container or (exist and os.path.samefile(one, other)):
+    if data.container is val.container or _are_one(one, other):
         raise UsageError(
             f"the held-out images {other} are the training images themselves; {_ADVICE}, or leave out --val"
         )
@@ -47,7 +48,13 @@ def check_nothing_shared(training: ImageSource, held_out: ImageSource) -> None:
         raise DataError(f"{other} is the same image as {one}, and so are others; {_ADVICE}")
 
 
-def _overlap(some: Iterable[Path], others: Iterable[Path]) -> bool:
+def _are_one(one: AnyPath, other: AnyPath) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path) and one.exists() and other.exists():
+        return os.path.samefile(one, other)
+    return isinstance(one, BucketLocation) and one == other
+
+
+def _overlap(some: Iterable[PurePath], others: Iterable[PurePath]) -> bool:
     """Whether one of some files and folders is, or lies in, one of the others, or the other way round."""
     first, second = {*some}, {*others}
     return any({root, *root.parents} & second for root in first) or any({*root.parents} & first for root in second)

@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
+from ..storage.bucket import BucketLocation
+from ..storage.location import AnyPath
 from ..texts.packed import as_texts
 from ..texts.sequence import BLOCK, Texts
 from .arrays import ArrayContainer, is_array, open_array
@@ -39,6 +41,7 @@ from .preprocessing import Preprocessing
 from .row_groups import RowGroups
 from .splits import Part, Split, Splits, find_splits, split_by_hash
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
+from .urls import data_path, has_columns_at, open_url
 from .zips import is_zip, open_zip
 
 READ_AHEAD = 4  # batches that `ImageSource.batches` decodes ahead of the one in use, and its threads at most
@@ -109,10 +112,9 @@ class ImageSource:
         batch.
         """
         check_batch_size(batch_size)
-        wanted = range(len(self))[start:stop]
-        parts = (wanted[first : first + batch_size] for first in range(0, len(wanted), batch_size))
+        parts = self.container.announced(self.positions[start:stop], batch_size)
         threads = min(READ_AHEAD, os.cpu_count() or 1)
-        return map_ahead(self.read, parts, threads=threads, waiting=READ_AHEAD, name="read images")
+        return map_ahead(self.container.read, parts, threads=threads, waiting=READ_AHEAD, name="read images")
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """Select the images at `indices`, in that order."""
@@ -243,7 +245,7 @@ Images = ImageSource | ArrayLike | ImageDataset
 
 
 def open_images(
-    path: Path | str | ImageDataset,
+    path: AnyPath | str | ImageDataset,
     *,
     size: int,
     channels: int,
@@ -257,22 +259,23 @@ def open_images(
     not for hidden ones, nor below a folder that holds a run, a store or an analysis; order is by name. Zips, tars and
     sets of them (a folder of tars, or "x-{000..127}.tar") and Hugging Face's Parquet files are like folders of these.
     Arrays (`.npy`, `.npz`, zarr) are uint8 [N, H, W] or [N, H, W, C]. MNIST, CIFAR, ImageNet 32 and others are opened
-    in the files that they are published in. A data set has a length, and gives an image, or one with a label, for each
-    number below it. Further arguments are options of `Preprocessing`, such as crop="celeba", depth=8, splits="none" if
-    a class is called test, or column="img", the images of a container that may have several columns of them. With
-    `skip_unusable` (before: `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other
-    channels, too deep, too large or small, not regular files) are left out and named in `skipped`. Raises `DataError`
-    if there is no image, or if the container is damaged or of another kind; reads may raise it too. Raises `UsageError`
-    if an option has no such value, or a column is given and the container has none.
+    in the files that they are published in. Zips, tars and Parquet files may be at URLs, `s3://` and `gs://`; a file://
+    is a path. A data set has a length, and gives an image, or one with a label, for each number below it. Further
+    arguments are options of `Preprocessing`, such as crop="celeba", depth=8, splits="none" if a class is called test,
+    or column="img", the images of a container that may have several columns of them. With `skip_unusable` (before:
+    `skip_broken`), every file is decoded once now; those that cannot be used (broken, of other channels, too deep, too
+    large or small, not regular files) are left out and named in `skipped`. Raises `DataError` if there is no image, or
+    if the container is damaged or of another kind, or `UnreachableError` if a bucket does not answer; reads may raise
+    them too. Raises `UsageError` if an option has no such value, a URL is of another kind, or a column is given and the
+    container has none.
     """
     how = Preprocessing(**preprocessing)
     _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
     container: Container
-    if isinstance(path, str | os.PathLike):
-        opener = _opener(Path(path))
-        container = opener(Path(path), size=size, channels=channels, **_column_of(opener, Path(path), how))
+    if isinstance(path, str | os.PathLike | BucketLocation):
+        container = _open(data_path(path), how, size=size, channels=channels)
     else:
         container = DatasetContainer(path, how.column, size=size, channels=channels)
     container.preprocess(how)
@@ -289,17 +292,23 @@ def _check_colour(how: Preprocessing, channels: int) -> None:
         )
 
 
-def has_columns(path: Path) -> bool:
+def has_columns(path: AnyPath | str) -> bool:
     """Whether the images at `path` may be in one of several columns; raises `DataError` if nothing opens it."""
-    return _opener(path) in WITH_COLUMNS
+    location = data_path(path)
+    return has_columns_at(location) if isinstance(location, BucketLocation) else _opener(location) in WITH_COLUMNS
 
 
-def _column_of(opener: Callable[..., Container], path: Path, how: Preprocessing) -> dict[str, str]:
-    if how.column is None:
-        return {}
-    if opener not in WITH_COLUMNS:
-        raise UsageError(f"--column is {how.column!r}, and {path} has no columns of images; leave it out")
-    return {"column": how.column}
+def _open(path: AnyPath, how: Preprocessing, *, size: int, channels: int) -> Container:
+    column = {} if how.column is None else _column_of(path, how.column)
+    if isinstance(path, BucketLocation):
+        return open_url(path, size=size, channels=channels, **column)
+    return _opener(path)(path, size=size, channels=channels, **column)
+
+
+def _column_of(path: AnyPath, column: str) -> dict[str, str]:
+    if not has_columns(path):
+        raise UsageError(f"--column is {column!r}, and {path} has no columns of images; leave it out")
+    return {"column": column}
 
 
 def _opener(path: Path) -> Callable[..., Container]:

@@ -7,10 +7,14 @@ import functools
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from ..errors import DataError
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 OPEN_FILES = 128  # held open at once by one container, as a system allows a process 1,024, or 256 (macOS)
 
@@ -46,6 +50,24 @@ class UnchangedFiles:
         if _stamp_of(self.paths[file]) != self.stamps[file]:
             raise DataError(_changed(self.paths[file]))
 
+    def open(self, file: int) -> BinaryIO:
+        """Open the file at position `file` in `paths`, to read and seek in it; raises `DataError` if it cannot be."""
+        try:
+            return self.paths[file].open("rb")
+        except OSError as error:
+            raise DataError(_unopened(self.paths[file], error)) from None
+
+    def to_arrow(self, file: int) -> Path:
+        """Give what pyarrow can open."""
+        return self.paths[file]
+
+    def prefetch(self, wanted: Iterable[tuple[int, int, int]]) -> None:
+        """Do nothing: a piece is read when it is needed, and costs no journey."""
+
+    def map(self, function: Callable[[K], V], items: Iterable[K]) -> Iterator[V]:
+        """`function` of each item, one after the other."""
+        return map(function, items)
+
 
 class _Descriptor:
     """A file that is open until nobody reads from it any more."""
@@ -71,11 +93,15 @@ def _changed(path: Path) -> str:
     return f"{path} was changed while it was read; run the command again"
 
 
+def _unopened(path: Path, error: OSError) -> str:
+    return f"cannot open {path} ({error.strerror}); give a file that can be read"
+
+
 def _stamp_of(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"cannot open {path} ({error.strerror}); give a file that can be read") from None
+        raise DataError(_unopened(path, error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is not a regular file; give one")
     return _stamp(status)

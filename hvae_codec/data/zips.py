@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..storage.location import AnyPath
 from ..texts.packed import PackedTexts
 from .archive_index import ArchiveIndex, remembered_index
 from .archives import ArchiveContainer
@@ -20,10 +21,11 @@ from .celeba import celeba_parts
 from .dataset_json import DATASET_JSON, LARGEST_DATASET_JSON, labels_of
 from .member_names import checked_name, is_hidden
 from .own_folders import count_endings, own_folders_among
+from .pieces import Pieces, pieces_of
 from .pixels import EXTENSIONS
-from .unchanged_files import UnchangedFiles
 
 _HEADER = struct.Struct("<4s4xH16xHH")  # of a file: signature, method, lengths of the name and of the extra field
+_EXTRA_BYTES = 64  # of the extra field behind a name: times, owners and sizes of 64 bits take 20 to 56
 _WINDOWS = (0, 10, 11)  # systems that made a zip, of FAT, NTFS and VFAT
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 
@@ -47,14 +49,24 @@ class Zip(ArchiveContainer):
         """Give the CRC-32 of each image file, as the zip has it."""
         return self._checksums[positions].astype("<u4").tobytes()
 
+    def piece(self, position: int) -> tuple[int, int, int]:
+        """Find the file and the header before it, of whose length the header alone is sure: it is seldom longer."""
+        archive, start = int(self._archive[position]), int(self._offsets[position])
+        header = _HEADER.size + len(self.names[position].encode()) + _EXTRA_BYTES
+        return archive, start, min(header + int(self._packed[position]), self.files.stamps[archive][0] - start)
+
     def content_of(self, position: int) -> bytes:
         """Read the file, unpack it if it is deflated, and check it."""
+        archive, start, count = self.piece(position)
+        piece = self.files.read(archive, start, count)
         size, packed = int(self._sizes[position]), int(self._packed[position])
-        header = int(self._offsets[position])
-        signature, method, name, extra = _HEADER.unpack(self._bytes(position, header, _HEADER.size))
+        signature, method, name, extra = _HEADER.unpack_from(piece)
         if signature != b"PK\3\4":
             raise OSError("its header in the zip is damaged")
-        content = self._bytes(position, header + _HEADER.size + name + extra, packed)
+        first = _HEADER.size + name + extra
+        content = piece[first : first + packed]
+        if len(content) < packed:
+            content += self.files.read(archive, start + first + len(content), packed - len(content))
         content = _inflated(content, size) if method == zipfile.ZIP_DEFLATED else content
         if zlib.crc32(content) != self._checksums[position]:
             raise OSError("its CRC-32 is another one")
@@ -76,20 +88,20 @@ def is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and path.is_file()
 
 
-def open_zip(path: Path, *, size: int, channels: int) -> Zip:
+def open_zip(path: AnyPath, *, size: int, channels: int) -> Zip:
     """List the images in a zip.
 
     Raises `DataError` if it is truncated or no zip, has no image, or has one that cannot be read or stored: encrypted,
     packed in another way, a link, a name that leads out of the zip, is not UTF-8, or is there twice.
     """
-    files = UnchangedFiles([path])
-    index = remembered_index(path, files.stamps[0], lambda: _index(path))
+    files = pieces_of([path])
+    index = remembered_index(path, files.stamps[0], lambda: _index(path, files))
     return Zip(path, files, [index], celeba_parts(path, index.names), size=size, channels=channels)
 
 
-def _index(path: Path) -> ArchiveIndex:
+def _index(path: AnyPath, files: Pieces) -> ArchiveIndex:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.open(0) as file, zipfile.ZipFile(file) as archive:
             members = dict(_members(path, archive))
             own = own_folders_among(members)
             labels = _labels(path, archive) if DATASET_JSON in members else None
@@ -115,13 +127,13 @@ def _index(path: Path) -> ArchiveIndex:
     )
 
 
-def _labels(path: Path, archive: zipfile.ZipFile) -> bytes:
+def _labels(path: AnyPath, archive: zipfile.ZipFile) -> bytes:
     if archive.getinfo(DATASET_JSON).file_size > LARGEST_DATASET_JSON:
         raise DataError(f"{DATASET_JSON} in {path} is of more than {LARGEST_DATASET_JSON:,} bytes; remove it")
     return archive.read(DATASET_JSON)
 
 
-def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def _members(path: AnyPath, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """Give the files in a zip that are not hidden, with their names as in a folder."""
     seen = set()
     for member in archive.infolist():
@@ -135,7 +147,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfil
         yield name, member
 
 
-def _utf8_name(path: Path, member: zipfile.ZipInfo) -> str:
+def _utf8_name(path: AnyPath, member: zipfile.ZipInfo) -> str:
     """Give a member's name with slashes, in UTF-8.
 
     Many programs write UTF-8 without saying so, and zipfile takes it for code page 437. Some on Windows write
@@ -152,7 +164,7 @@ def _utf8_name(path: Path, member: zipfile.ZipInfo) -> str:
         raise DataError(f"{problem}; unpack the zip, and give the folder") from None
 
 
-def _checked(path: Path, name: str, member: zipfile.ZipInfo) -> zipfile.ZipInfo:
+def _checked(path: AnyPath, name: str, member: zipfile.ZipInfo) -> zipfile.ZipInfo:
     """Give a member if it can be read as an image, or raise `DataError`."""
     problem = ""
     if member.flag_bits & _ENCRYPTED:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 import zarr
@@ -96,7 +97,7 @@ def _check_prefix(prefix: str) -> None:
 
 def _unused_prefix(old: Store, source: ImageSource) -> str:
     """A prefix that no name in the store begins with, of the container's name if that can be one."""
-    stem = re.sub(r"[^\w.-]+", "-", source.container.path.stem).strip("-.") or "new"
+    stem = re.sub(r"[^\w.-]+", "-", PurePath(source.container.path.name).stem).strip("-.") or "new"
     candidates = (f"{stem}{number}/" for number in ("", *range(2, len(old) + 3)))
     return next(prefix for prefix in candidates if not any(name.startswith(prefix) for name in old.names))
 

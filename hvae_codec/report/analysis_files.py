@@ -8,6 +8,7 @@ from pathlib import Path
 from ..analysis.plan import AnalysisResult
 from ..analysis.ranking_file import ranking_path, save_ranking
 from ..data.pixels import EXTENSIONS
+from ..data.urls import data_path
 from ..errors import DataError
 from ..prune.mask import save_mask
 from .cutoff_sentences import best_sentence, choice_sentence
@@ -20,7 +21,7 @@ from .splits import known_images_sentence
 MASKS_FOLDER = "masks"
 
 
-def check_folder(folder: Path, *data: Path) -> None:
+def check_folder(folder: Path, *data: str | Path) -> None:
     """Raise `DataError` if an analysis cannot go to `folder`, or would overwrite what is not of an analysis.
 
     Nor may it go among the images at `data`: these are read without the folders of analyses below them.
@@ -33,8 +34,8 @@ def check_folder(folder: Path, *data: Path) -> None:
         return
     if there:
         raise DataError(f"{folder} holds {there[0]}, which is not of an analysis; give another --out")
-    for images in data:
-        if folder.resolve().is_relative_to(images.resolve()) and _may_hold_images(folder):
+    for images in map(data_path, data):
+        if isinstance(images, Path) and folder.resolve().is_relative_to(images.resolve()) and _may_hold_images(folder):
             raise DataError(f"{folder} is a folder of the images {images}; give a new folder as --out")
 
 

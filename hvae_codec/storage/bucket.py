@@ -10,84 +10,25 @@ environment, as obstore reads it; docs/remote.md names the variables.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import ObjectStore, StorePath
-
-from ..errors import UnreachableError, UsageError
+from ..errors import UsageError
+from .connection import Bucket
+from .translated import translated
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore as Client
+    from zarr.storage import StorePath
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 SCHEMES = ("s3", "gs")
-RETRIES = 8
-"""Of each request, after 0.1 s, 0.2 s, 0.4 s, ...; on dropped connections, timeouts and errors of the server."""
-_GIVE_UP = timedelta(seconds=60)
-_TIMEOUT = timedelta(seconds=60)
-_CONNECT_TIMEOUT = timedelta(seconds=5)
 AT_ONCE = 32  # requests under way at the same time if many objects are wanted
-
-
-@dataclass(frozen=True, eq=False)
-class Bucket:
-    """A connection to a bucket, and the small objects that were prefetched."""
-
-    url: str  # scheme and name, such as `s3://images`
-    connection: Client
-    process: int  # the process that made it
-    prefetched: dict[str, bytes]  # by key
-
-    @classmethod
-    def connect(cls, url: str) -> Bucket:
-        """Sends nothing yet. Raises `UsageError` if obstore is missing, `UnreachableError` on wrong settings."""
-        try:
-            import obstore.store
-        except ImportError:
-            raise UsageError(
-                f"{url} takes the package obstore, which is not installed; pip install 'hvae-codec[remote]'"
-            ) from None
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-        with translated(url):
-            client = obstore.store.from_url(
-                url,
-                retry_config={"max_retries": RETRIES, "retry_timeout": _GIVE_UP},
-                client_options={
-                    "timeout": _TIMEOUT,
-                    "connect_timeout": _CONNECT_TIMEOUT,
-                    # Who sets such an endpoint has said that it need not be encrypted.
-                    "allow_http": endpoint.startswith("http://"),
-                },
-            )
-        return cls(url, client, os.getpid(), {})
-
-    @property
-    def client(self) -> Client:
-        """The connection; raises like `check_process`."""
-        self.check_process()
-        return self.connection
-
-    def check_process(self) -> None:
-        """Raise `UsageError` in a forked process, where the connection's threads are missing and nothing answers."""
-        if self.process != os.getpid():
-            raise UsageError(
-                f"{self.url} cannot be read in a forked process; start processes with spawn, for a DataLoader "
-                "multiprocessing_context='spawn'"
-            )
-
-
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +46,9 @@ class BucketLocation:
         """The location of a URL `s3://bucket/name`; `UsageError` if it is none."""
         match = re.fullmatch(rf"({'|'.join(SCHEMES)})://([^/?#]+)/+(.*[^/])/*", url)
         if not match:
-            raise UsageError(f"{url} is no URL of a store; give one such as s3://bucket/out.zarr")
+            raise UsageError(
+                f"{url} is no URL of an object; give one such as s3://bucket/out.zarr or s3://bucket/a.zip"
+            )
         scheme, bucket, key = match.groups()
         return cls(Bucket.connect(f"{scheme}://{bucket}"), str(PurePosixPath(key)))
 
@@ -283,7 +226,9 @@ class BucketLocation:
 
     def zarr_location(self, *, read_only: bool = True) -> StorePath:
         """Where zarr finds what is below this."""
-        return StorePath(ZarrObjects(self.bucket, read_only=read_only), self.key)
+        from .zarr_objects import zarr_location  # slow to import, and images take no zarr
+
+        return zarr_location(self.bucket, self.key, read_only=read_only)
 
 
 @dataclass(frozen=True)
@@ -320,101 +265,3 @@ class _RangeObject:
         with translated(str(self.path)):
             ranges = obstore.get_ranges(self.path.bucket.client, self.path.key, starts=starts, lengths=lengths)
             return [bytes(part) for part in ranges]
-
-
-class ZarrObjects(ObjectStore):
-    """zarr's view of a bucket: prefetched objects are not read again, and errors are ours."""
-
-    def __init__(self, bucket: Bucket, *, read_only: bool = True) -> None:
-        super().__init__(bucket.client, read_only=read_only)
-        self.bucket = bucket
-
-    def with_read_only(self, read_only: bool = False) -> ZarrObjects:
-        """Of the same bucket."""
-        return type(self)(self.bucket, read_only=read_only)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """An object or a range of it; None if there is none."""
-        if byte_range is None and (content := self.bucket.prefetched.get(key)) is not None:
-            return prototype.buffer.from_bytes(content)
-        self.bucket.check_process()
-        with translated(f"{self.bucket.url}/{key}"):
-            return await super().get(key, prototype, byte_range)
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Ranges of objects."""
-        with translated(self.bucket.url):
-            return await super().get_partial_values(prototype, key_ranges)
-
-    async def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-        with translated(f"{self.bucket.url}/{key}"):
-            return await super().exists(key)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, at once whole."""
-        self.bucket.prefetched.pop(key, None)
-        with translated(f"{self.bucket.url}/{key}"):
-            await super().set(key, value)
-
-    async def delete(self, key: str) -> None:
-        """Remove an object if it is there."""
-        self.bucket.prefetched.pop(key, None)
-        with translated(f"{self.bucket.url}/{key}"):
-            await super().delete(key)
-
-
-@contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turns what obstore raises about `url` into an `UnreachableError`; lets `FileNotFoundError` through.
-
-    `ValueError` if an object is too short for the bytes that were asked for, `FileExistsError` if one is there that
-    was to be created.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise UnreachableError(_sentence(url, str(error))) from error
-        raise
-    except Exception as error:
-        # Not by its class: this must not import obstore if nothing was raised by it.
-        if not type(error).__module__.startswith("obstore"):
-            raise
-        if re.search(r"InvalidRange| 416 |non-partial response", str(error)):
-            raise ValueError("the object is too short") from error
-        if type(error).__name__ == "AlreadyExistsError":
-            raise FileExistsError(url) from error
-        raise UnreachableError(_sentence(url, str(error))) from error
-
-
-_CAUSES: Sequence[tuple[str, str]] = (
-    ("NoSuchBucket", "there is no such bucket; check the URL, the region and the endpoint"),
-    (
-        r"169\.254\.169\.254|latest/(api/token|meta-data)|metadata\.google|token request|[Cc]redential",
-        "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of gs:// "
-        "GOOGLE_APPLICATION_CREDENTIALS, or of a public bucket AWS_SKIP_SIGNATURE=true",
-    ),
-    (
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|status code: 401",
-        "the credentials are wrong or have expired; set others",
-    ),
-    (r"AccessDenied|status code: 403", "access is denied; check the credentials and what they allow"),
-    (
-        r"PermanentRedirect|AuthorizationHeaderMalformed|configured region",
-        "the bucket is in another region; set AWS_REGION",
-    ),
-    (r"SlowDown|status code: (429|5\d\d)|[Ss]erver error", "the server refused it again and again; try later"),
-    (r"HTTP error|error sending request|timed out", "there is no answer; check the network and the endpoint"),
-)
-"""What obstore's message holds, and what is said instead; the first one counts."""
-
-
-def _sentence(url: str, message: str) -> str:
-    first = message.partition("\n\nDebug source:")[0]
-    for pattern, cause in _CAUSES:
-        if re.search(pattern, first):
-            return f"{url} cannot be reached: {cause}"
-    return f"{url} cannot be reached: {' '.join(first.split())[:300]}"

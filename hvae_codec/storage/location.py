@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -20,6 +20,8 @@ from .folder import FolderLocation
 Location = FolderLocation | BucketLocation
 LocationLike = str | Path | BucketLocation
 """What names a location, see `location_of`."""
+AnyPath = Path | BucketLocation
+"""Where images are: a path on this machine, or a location in a bucket."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -38,6 +40,11 @@ def location_of(text: LocationLike) -> Location:
         return text
     url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(text))  # two letters at least: c:// is a drive
     return _of_url(str(text), url[1]) if url and not isinstance(text, Path) else _folder(str(text))
+
+
+def real_path(path: AnyPath) -> PurePath:
+    """A path without links, to compare with others; of a location in a bucket, one of the URL's parts."""
+    return PurePosixPath(str(path)) if isinstance(path, BucketLocation) else path.resolve()
 
 
 def _of_url(url: str, scheme: str) -> Location:

@@ -1,0 +1,70 @@
+"""A connection to a bucket. Credentials, region and endpoint come from the environment, as obstore reads it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .translated import translated
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+RETRIES = 8
+"""Of each request, after 0.1 s, 0.2 s, 0.4 s, ...; on dropped connections, timeouts and errors of the server."""
+_GIVE_UP = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=60)
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """A connection to a bucket, and the small objects that were prefetched."""
+
+    url: str  # scheme and name, such as `s3://images`
+    connection: Client
+    process: int  # the process that made it
+    prefetched: dict[str, bytes]  # by key
+
+    @classmethod
+    def connect(cls, url: str) -> Bucket:
+        """Sends nothing yet. Raises `UsageError` if obstore is missing, `UnreachableError` on wrong settings."""
+        try:
+            import obstore.store
+        except ImportError:
+            raise UsageError(
+                f"{url} takes the package obstore, which is not installed; pip install 'hvae-codec[remote]'"
+            ) from None
+        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        with translated(url):
+            client = obstore.store.from_url(
+                url,
+                retry_config={"max_retries": RETRIES, "retry_timeout": _GIVE_UP},
+                client_options={
+                    "timeout": _TIMEOUT,
+                    "connect_timeout": _CONNECT_TIMEOUT,
+                    # Who sets such an endpoint has said that it need not be encrypted.
+                    "allow_http": endpoint.startswith("http://"),
+                },
+            )
+        return cls(url, client, os.getpid(), {})
+
+    @property
+    def client(self) -> Client:
+        """The connection; raises like `check_process`."""
+        self.check_process()
+        return self.connection
+
+    def check_process(self) -> None:
+        """Raise `UsageError` in a forked process, where the connection's threads are missing and nothing answers."""
+        if self.process != os.getpid():
+            raise UsageError(
+                f"{self.url} cannot be read in a forked process; start processes with spawn, for a DataLoader "
+                "multiprocessing_context='spawn'"
+            )
+
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
