@@ -2,24 +2,33 @@
 
 The driver judges errors of tasks, so Dask does not try those again; what it tries again are tasks whose workers died.
 Results are released as they are read. Tasks get new keys each time: equal calls are two tasks, as they write files.
+
+Workers of a running cluster should have one thread each, and those with a GPU see that one alone:
+
+    CUDA_VISIBLE_DEVICES=0 dask worker --nthreads 1 --memory-limit 0 tcp://host:8786
+    CUDA_VISIBLE_DEVICES=1 dask worker --nthreads 1 --memory-limit 0 tcp://host:8786
+
+A scheduler runs the code that it is sent by whoever reaches its port: keep that in a network you trust, or use TLS.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import dask
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster, Security, WorkerPlugin
+from distributed.core import rpc
 from distributed.utils import silence_logging_cmgr
 
 from ..errors import EngineError, UsageError
 from .executor_engine import ExecutorEngine
-from .handshake import Check, check_introductions, introduce
+from .handshake import Check, Introduction, check_introductions, introduce
 
 CONNECT_SECONDS = 5
 """Dask's default of 30 s holds a run up for that long if a worker that is asked for something has died."""
@@ -70,12 +79,10 @@ def connected(
     """
     with dask.config.set(SETTINGS), silence_logging_cmgr(logging.CRITICAL), _client(address) as client:
         _wait_for_workers(client, address, say)
-        check_introductions(client.run(introduce, check, on_error="return"))
+        check_introductions(_introductions(client, check))
         with _initialized(client, initializer):
             executor: Executor = client.get_executor(pure=False)
-            yield ExecutorEngine(
-                executor, slots=lambda: sum(client.nthreads().values()), place=f"the Dask cluster of {address}"
-            )
+            yield ExecutorEngine(executor, place=f"the Dask cluster of {address}")
 
 
 def read_address(path: Path) -> str:
@@ -91,20 +98,54 @@ def read_address(path: Path) -> str:
 
 @contextmanager
 def _client(address: str) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except Exception as error:  # each kind of stranger at a port has its own
-        raise EngineError(
-            f"no Dask scheduler answers at {address} ({_first_line(error)}); start one with `dask scheduler`, or give "
-            "the address that it prints"
-        ) from None
+    _check_scheduler(address)
+    client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     try:
         yield client
     finally:
         client.close(timeout=CONNECT_SECONDS)
 
 
+def _introductions(client: Client, check: Check | None) -> dict[str, Introduction | BaseException]:
+    """Ask the scheduler, which reads tasks before it hands them on, and all workers who they are."""
+    said: dict[str, Introduction | BaseException] = {}
+    try:
+        said["the scheduler"] = client.run_on_scheduler(introduce)
+    except Exception as error:
+        said["the scheduler"] = error
+    workers = client.run(introduce, check, on_error="return")
+    return said | {f"worker {address}": introduction for address, introduction in workers.items()}
+
+
+def _check_scheduler(address: str) -> None:
+    """Raise `EngineError` if what is at an address is no scheduler, for which a `Client` may wait for ever."""
+    try:
+        with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop of its own, as notebooks do
+            kind = pool.submit(asyncio.run, asyncio.wait_for(_kind(address), CONNECT_SECONDS)).result()
+    except Exception as error:  # each kind of stranger at a port has its own
+        why = f"none within {CONNECT_SECONDS} s" if isinstance(error, TimeoutError) else _first_line(error)
+        tls = ", and its certificates in Dask's configuration, distributed.comm.tls"
+        raise EngineError(
+            f"no Dask scheduler answers at {address} ({why}); start one with `dask scheduler`, or give the address "
+            f"that it prints{tls if address.startswith('tls:') else ''}"
+        ) from None
+    if kind != "Scheduler":
+        raise EngineError(f"at {address} is a Dask {kind.lower()}; give the address of its scheduler")
+
+
+async def _kind(address: str) -> str:
+    """Ask a Dask server what it is, such as `Scheduler` or `Worker`."""
+    arguments = Security().get_connection_args("client")
+    async with rpc(address, timeout=CONNECT_SECONDS, connection_args=arguments) as server:
+        return str((await server.identity())["type"])
+
+
 def _first_line(error: Exception) -> str:
+    """Return what an error says, in one line.
+
+    >>> _first_line(TimeoutError())
+    'TimeoutError'
+    """
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 

@@ -37,18 +37,18 @@ def package_version() -> str:
 
 
 def check_introductions(introductions: Mapping[str, Introduction | BaseException]) -> None:
-    """Compare workers, by address, with this process; raises `EngineError` that names the first one that differs."""
+    """Compare workers, by name, with this process; raises `EngineError` that names the first one that differs."""
     own = introduce()
-    for address, said in introductions.items():
+    for who, said in introductions.items():
         if isinstance(said, ModuleNotFoundError) and (said.name or "").startswith("hvae_codec"):
-            raise EngineError(f"worker {address} has no package hvae-codec; install version {own.package} there")
+            raise EngineError(f"{who} has no package hvae-codec; install version {own.package} there")
         if isinstance(said, BaseException):
-            raise EngineError(f"worker {address} cannot take part: {type(said).__name__}: {said}")
+            raise EngineError(f"{who} cannot take part: {type(said).__name__}: {said}")
         if said.package != own.package:
             advice = f"this process {own.package}; install the same in both"
-            raise EngineError(f"worker {address} has version {said.package} of hvae-codec, {advice}")
+            raise EngineError(f"{who} has version {said.package} of hvae-codec, {advice}")
         if said.python != own.python:
             advice = f"this process {own.python}; use the same for both"
-            raise EngineError(f"worker {address} has Python {said.python}, {advice}")
+            raise EngineError(f"{who} has Python {said.python}, {advice}")
         if said.problem is not None:
-            raise EngineError(f"worker {address} cannot take part: {said.problem}")
+            raise EngineError(f"{who} cannot take part: {said.problem}")

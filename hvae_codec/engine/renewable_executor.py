@@ -39,13 +39,19 @@ class RenewableExecutor:
 
     @property
     def slots(self) -> int:
-        """How many tasks run at once."""
-        if isinstance(self._slots, int):
-            return self._slots
+        """How many tasks run at once. Raises `EngineError` if a cluster has been lost."""
         until, count = self._known
         if time.monotonic() >= until:
-            count = slots_of(self._executor) if self._slots is None else self._slots()
+            count = self._count()
             self._known = time.monotonic() + _SECONDS, count
+        return count
+
+    def _count(self) -> int:
+        if self._slots is not None:
+            return self._slots() if callable(self._slots) else self._slots
+        count = slots_of(self._executor)
+        if count is None:
+            raise self.lost()
         return count
 
     def submit(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
@@ -56,7 +62,9 @@ class RenewableExecutor:
             return self._executor.submit(work, item)
         except (BrokenExecutor, HvaeCodecError):
             raise
-        except RuntimeError as error:  # of the standard library, and of Dask
+        except Exception as error:
+            if not _is_shut_down(error):
+                raise
             raise EngineError(f"{self.place} takes no tasks ({error}); give one that is open") from None
 
     def broken(self, suspects: Sequence[str]) -> None:
@@ -96,12 +104,27 @@ def _maker(executor: Any) -> Callable[[], Executor] | None:
     raise UsageError(f"{executor!r} is no executor; give one of concurrent.futures, or a function that makes one")
 
 
-def slots_of(executor: Any) -> int:
-    """Return how many tasks an executor runs at once, as far as it says; otherwise the processors of this machine."""
-    dask = sys.modules.get("distributed.cfexecutor")
+def _is_shut_down(error: Exception) -> bool:
+    """Whether an executor raised `error` as it takes no more tasks."""
+    return isinstance(error, RuntimeError) or type(error).__name__ == "ClosedClientError"  # Dask's
+
+
+def slots_of(executor: Any) -> int | None:
+    """Return how many tasks an executor runs at once, as far as it says; otherwise the processors of this machine.
+
+    None of a Dask client that has lost its scheduler: tasks that it took meanwhile would wait for ever.
+    """
+    dask = sys.modules.get("distributed.cfexecutor")  # not imported: whoever has such an executor has imported it
     if dask is not None and isinstance(executor, dask.ClientExecutor):
-        return sum(executor._client.nthreads().values())
+        return _threads_of(executor._client)
     for name in ("_max_workers", "num_workers"):  # the standard library's and loky's; mpi4py's
         if isinstance(count := getattr(executor, name, None), int):
             return count
     return os.cpu_count() or 1
+
+
+def _threads_of(client: Any) -> int | None:
+    try:
+        return sum(client.nthreads().values())
+    except Exception:  # a client that is losing its scheduler raises what it happens to stumble over
+        return None if client.status in ("closing", "closed") else 0

@@ -17,7 +17,7 @@ class Tally:
     done: int = 0  # with a result
     failed: int = 0  # with an error of their own
     retries: int = 0
-    workers: int = 0
+    workers: int | None = None  # not known in this process
     clock: Callable[[], float] = time.monotonic
     _started: float | None = field(default=None, init=False, repr=False)
 
@@ -44,9 +44,8 @@ class Tally:
         '4 workers, 1 retry'
         """
         failed = [f"{self.failed:,} failed"] if self.failed else []
-        return ", ".join(
-            [*_counted(self.workers, "worker", "workers"), *_counted(self.retries, "retry", "retries"), *failed]
-        )
+        workers = ["no workers"] if self.workers == 0 else _counted(self.workers or 0, "worker", "workers")
+        return ", ".join([*workers, *_counted(self.retries, "retry", "retries"), *failed])
 
 
 def _counted(number: int, one: str, many: str) -> list[str]:
