@@ -189,6 +189,27 @@ def test_results_in_order_wait_for_the_slowest_within_bounds():
         assert list(results) == list(range(1, 1000))
 
 
+def test_results_in_order_use_workers_that_came_later(monkeypatch):
+    monkeypatch.setattr("hvae_codec.engine.renewable_executor._SECONDS", 0.0)
+    go, taken = threading.Event(), []
+
+    def items():
+        for n in range(1000):
+            taken.append(n)
+            if n == REACH * 2 + 4:  # beyond the reach of one worker
+                go.set()
+            yield n
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert go.wait(10)
+        return item
+
+    with ThreadPoolExecutor(4) as pool:
+        engine = ExecutorEngine(pool, slots=lambda: 1 if len(taken) < 4 else 8)
+        assert list(engine.map(work, items())) == list(range(1000))
+
+
 def test_memory_stays_flat():
     outcomes = ExecutorEngine(AtOnce(), slots=4).run(square, iter(range(6_000)))
     sum(1 for _ in itertools.islice(outcomes, 1_000))

@@ -43,7 +43,7 @@ class Engine(ABC):
         items: taken one by one, a few ahead of the tasks that run
         name: what an error calls an item, such as `row group 17`
         tally: counts as tasks finish
-        reach: how many items beyond the first unfinished one may be taken; any number if not given
+        reach: how many windows beyond the first unfinished item may be taken; any number if not given
 
         A `DataError` or `OSError` of `work` is the outcome of its item; so is an `EngineError` if the item ended each
         worker that it was given to. Every other error is raised, at once, and tasks that wait are dropped, as they are
@@ -65,7 +65,7 @@ class Engine(ABC):
         """
         early: dict[int, Outcome[Item, Result]] = {}
         number = 0
-        with closing(self.run(work, items, name=name, tally=tally, reach=REACH * self.window)) as outcomes:
+        with closing(self.run(work, items, name=name, tally=tally, reach=REACH)) as outcomes:
             for outcome in outcomes:
                 early[outcome.number] = outcome
                 while number in early:

@@ -11,7 +11,7 @@ from .engine import Engine
 from .outcomes import Item, Outcome, Result
 from .renewable_executor import RenewableExecutor
 from .tally import Tally
-from .window import TASKS_PER_SLOT, Window
+from .window import Window, window_size
 
 RETRIES = 2
 """Attempts after the first one that took a worker with it."""
@@ -42,7 +42,7 @@ class ExecutorEngine(Engine, AbstractContextManager["ExecutorEngine"]):
     @property
     def window(self) -> int:
         """How many tasks are under way at once."""
-        return TASKS_PER_SLOT * max(self._executor.slots, 1)
+        return window_size(self._executor)
 
     def run(
         self,

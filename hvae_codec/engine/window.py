@@ -28,6 +28,11 @@ _TICK = 1.0
 """Seconds between looks at the number of workers, and, on systems where waiting is deaf to signals, at those."""
 
 
+def window_size(executor: RenewableExecutor) -> int:
+    """Return how many tasks are under way at once, as of now; one for a worker to come if there is none."""
+    return TASKS_PER_SLOT * max(executor.slots, 1)
+
+
 @dataclass
 class _Task(Generic[Item]):
     number: int
@@ -92,16 +97,19 @@ class Window(Generic[Item, Result]):
     def _has_room(self) -> bool:
         if self._suspects:
             return not self._under_way
-        size = 1 if self._is_alone else TASKS_PER_SLOT * max(self._executor.slots, 1)
-        return len(self._under_way) < size and not self._exhausted
+        size = 1 if self._is_alone else window_size(self._executor)
+        return len(self._under_way) < size and not self._exhausted and not self._is_too_far()
+
+    def _is_too_far(self) -> bool:
+        if self._reach is None or not self._unfinished:
+            return False
+        return self._taken - next(iter(self._unfinished)) >= self._reach * window_size(self._executor)
 
     def _next_task(self) -> _Task[Item] | None:
         if self._suspects:
             task = self._suspects.popleft()
             task.alone = self._is_alone = True
             return task
-        if self._reach is not None and self._unfinished and self._taken - next(iter(self._unfinished)) >= self._reach:
-            return None
         for item in self._items:
             number, self._taken = self._taken, self._taken + 1
             self._unfinished[number] = None
