@@ -37,6 +37,10 @@ class UnreachableError(HvaeCodecError):
     """A bucket that could not be reached: no network, no credentials, no such bucket. A store in it may be whole."""
 
 
+class EngineError(HvaeCodecError):
+    """Processes or a cluster that cannot be started or reached, that were lost, or that a task ends again and again."""
+
+
 class TrainingError(HvaeCodecError):
     """Training that cannot continue: it diverged, a step does not fit into a GPU, or a process lost the others."""
 
