@@ -92,3 +92,12 @@ def raise_model_error() -> None:
 
 def complain() -> str:
     return "the folder /data is missing"
+
+
+def die_once(path: Path) -> None:
+    """End the first process that calls this, which a file tells."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -31,7 +31,8 @@ from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
 from hvae_codec.store.workers import Worker
-from hvae_codec.verification.verify import checked_row_group, verify
+from hvae_codec.verification.row_group import checked_row_group
+from hvae_codec.verification.verify import verify
 from hvae_codec_cli.app import main
 from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
