@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_tasks import die_once
+from engine_tasks import Backwards, die_once
 from hvae_codec.engine.engine import Engine
 from hvae_codec.engine.executor_engine import ExecutorEngine
 from hvae_codec.engine.outcomes import Outcome
@@ -29,22 +28,6 @@ from hvae_codec.verification.verify import VerifyReport, verify
 from stores import make_spec, make_store
 
 IMAGES = 30  # in 8 row groups
-
-
-class Backwards(Engine):
-    """Runs all tasks in this process, the last one first, on what was pickled, as another process would."""
-
-    window = 4
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def run(self, work, items, *, name=str, tally=None, reach=None):
-        for number, item in reversed([*enumerate(items)]):
-            task = pickle.dumps((work, item))
-            self.sizes.append(len(task))
-            there, it = pickle.loads(task)
-            yield Outcome(number, item, result=pickle.loads(pickle.dumps(there(it))))
 
 
 @pytest.fixture(scope="module")

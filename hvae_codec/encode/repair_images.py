@@ -19,6 +19,7 @@ class RepairItem:
 
     number: int
     images: ImageSource  # its images, in their order
+    positions: Sequence[int]  # where they are among those given
     are_known: bool  # whether they are proven to be those by a source's fingerprint
 
     def __str__(self) -> str:
@@ -37,11 +38,17 @@ class GivenImages:
         """The store as far as it can be read."""
         return self.inspection.store
 
-    def item(self, row_group: int) -> RepairItem:
-        """Choose those of a row group; raises `StoreError` if some are missing, or their names are lost."""
+    def item(self, row_group: int, *, travels: bool) -> RepairItem:
+        """Choose those of a row group, in a form that can be sent elsewhere if it `travels`.
+
+        Raises `StoreError` if some are missing, or their names are lost; `DataError` if one that cannot be sent without
+        its pixels cannot be read.
+        """
         rows = self.store.row_groups.rows(row_group)
         known = rows[0] in self._known and rows[-1] in self._known
-        return RepairItem(row_group, self.source.subset(self._positions(rows, known)), known)
+        positions = self._positions(rows, known)
+        images = self.source.portion(positions) if travels else self.source.subset(positions)
+        return RepairItem(row_group, images, positions, known)
 
     def _positions(self, rows: range, known: bool) -> Sequence[int]:
         if known:

@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..data.seen import Seen
 from ..data.sources import ImageSource
 from ..errors import HvaeCodecError, StoreError, UnreachableError
 from ..model.batch_size import batch_size_of
@@ -42,6 +43,7 @@ class RepairedRowGroup:
 
     files: Sequence[str] = ()  # that were replaced, relative to the store
     note: str = ""  # a sentence, if it is not as it was, or could not be repaired
+    seen: Seen | None = None  # what reading its images has shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +69,17 @@ class RowGroupRepairer:
     def repair(self, item: RepairItem) -> RepairedRowGroup:
         """Make a row group whole, or say why it cannot be."""
         try:
-            return self._repair(item.number, self._encoder(item.images), item.are_known)
+            files, note = self._repair(item.number, self._encoder(item.images), item.are_known)
         except UnreachableError:
             raise
         except HvaeCodecError as error:
-            return RepairedRowGroup(note=str(error))
+            files, note = [], str(error)
+        return RepairedRowGroup(files, note, item.images.seen)
 
     def _encoder(self, images: ImageSource) -> ImageEncoder:
         return ImageEncoder(self.batch_coder, images, seed=self.seed, checksums=self.store.metadata.has_records)
 
-    def _repair(self, row_group: int, encoder: ImageEncoder, known: bool) -> RepairedRowGroup:
+    def _repair(self, row_group: int, encoder: ImageEncoder, known: bool) -> tuple[list[str], str]:
         rows, note = self.store.row_groups.rows(row_group), ""
         known |= self._have_same_bytes(rows, encoder.source)
         new, measured = encoder.encode_range(range(len(rows)))
@@ -93,7 +96,7 @@ class RowGroupRepairer:
             else:
                 note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
-        return RepairedRowGroup([*files, *self._repair_per_image(row_group, encoder, new, measured)], note)
+        return [*files, *self._repair_per_image(row_group, encoder, new, measured)], note
 
     def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
         """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.

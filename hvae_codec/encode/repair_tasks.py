@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Here
 from ..engine.per_process import PerProcess
 from ..engine.tally import Tally
-from ..errors import EngineError, HvaeCodecError, ModelError, StoreError
+from ..errors import DataError, EngineError, HvaeCodecError, ModelError, StoreError
 from ..model.device_choice import choose_device
 from ..model.hvae import HVAE
 from ..model.recorded import GraphMode, Recording
@@ -57,9 +57,12 @@ def repair_row_groups(
     repairer = PerProcess(partial(_opened, _Job.of(given, model, options)), lambda: here)
     total, done = sum(len(store.row_groups.rows(number)) for number in row_groups), 0
     tally = tally or Tally()
-    with closing(engine.run(partial(_repair, repairer), _items(given, row_groups, found), tally=tally)) as outcomes:
+    items = _items(given, row_groups, found, travel=not isinstance(engine, Here))
+    with closing(engine.run(partial(_repair, repairer), items, tally=tally)) as outcomes:
         for outcome in outcomes:
-            found[outcome.item.number] = _given_up(outcome.error) or outcome.get()
+            found[outcome.item.number] = repaired = _given_up(outcome.error) or outcome.get()
+            if repaired.seen is not None:
+                given.source.note(outcome.item.positions, repaired.seen)
             done += len(store.row_groups.rows(outcome.item.number))
             if progress is not None:
                 progress(done, total)
@@ -68,12 +71,14 @@ def repair_row_groups(
     return [found[number] for number in row_groups]
 
 
-def _items(given: GivenImages, row_groups: Sequence[int], found: dict[int, RepairedRowGroup]) -> Iterator[RepairItem]:
+def _items(
+    given: GivenImages, row_groups: Sequence[int], found: dict[int, RepairedRowGroup], *, travel: bool
+) -> Iterator[RepairItem]:
     """Yield those whose images are there; the others are `found` to be lost."""
     for number in row_groups:
         try:
-            item = given.item(number)
-        except StoreError as error:
+            item = given.item(number, travels=travel)
+        except (DataError, StoreError) as error:
             found[number] = RepairedRowGroup(note=str(error))
             continue
         yield item
