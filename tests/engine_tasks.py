@@ -120,3 +120,14 @@ class Backwards(Engine):
             self.sizes.append(len(task))
             there, it = pickle.loads(task)
             yield Outcome(number, item, result=pickle.loads(pickle.dumps(there(it))))
+
+
+def note_and_give(path: Path, word: str) -> str:
+    """Note in a file that this was called."""
+    with path.open("a") as file:
+        file.write(f"{word} ")
+    return word
+
+
+def length_times(value, item: int) -> int:
+    return item * len(value.get())
