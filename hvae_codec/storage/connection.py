@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .translated import translated
@@ -51,6 +51,9 @@ class Bucket:
                 },
             )
         return cls(url, client, os.getpid(), {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bucket.connect, (self.url,)  # another process makes a connection of its own, one for all locations
 
     @property
     def client(self) -> Client:
