@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,7 @@ def test_functions_that_take_images_take_data_sets(patches: np.ndarray, tiny_mod
 def test_a_key_of_images_is_chosen(patches: np.ndarray):
     dataset = Photos(patches, lambda patch, i: {"image": hwc(255 - patch), "img": hwc(patch)})
     np.testing.assert_array_equal(opened(dataset, column="img").read([2]), patches[2:3])
+    assert opened(dataset, column="img").checksums([2]).tolist() == [zlib.crc32(hwc(patches[2]).tobytes())]
     with pytest.raises(DataError, match=r"0{8} has image and img; .*column='image'"):
         opened(dataset).read([0])
     with pytest.raises(DataError, match=r"has image, img, but no 'x'; give one of these as column"):

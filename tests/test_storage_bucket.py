@@ -130,6 +130,15 @@ def test_requests_are_few(tmp_path, bucket, monkeypatch):
         assert len(asked) <= requests
 
 
+def test_locations_in_a_bucket_share_a_connection_while_the_settings_stay(bucket, monkeypatch):
+    one, other = pickle.loads(pickle.dumps([BucketLocation.of(f"{bucket}/a"), BucketLocation.of(f"{bucket}/b")]))
+    assert (str(one), str(other)) == (f"{bucket}/a", f"{bucket}/b")
+    assert one.bucket.connection is other.bucket.connection
+    assert one.bucket.prefetched is not other.bucket.prefetched
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone else")
+    assert pickle.loads(pickle.dumps(one)).bucket.connection is not one.bucket.connection
+
+
 def test_a_forked_process_says_what_to_do(tmp_path, bucket):
     upload(make_store(tmp_path / "out.zarr", make_spec(20)).path, url := f"{bucket}/out.zarr")
     dataset = LatentDataset(url)

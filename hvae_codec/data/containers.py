@@ -232,10 +232,11 @@ class DecodingContainer(Container):
             raise problem
         return decoded
 
-    def _narrow(self, positions: NDArray[np.int64]) -> None:
+    def portion(self, positions: NDArray[np.int64]) -> Container:
+        """Take the images at `positions`, which know whether the whole has some of the model's channels."""
         if self.preprocessing.colour == "auto":
-            _ = self._has_the_models_channels  # of the whole; mostly its first image tells
-        super()._narrow(positions)
+            _ = self._has_the_models_channels  # mostly its first image tells
+        return super().portion(positions)
 
     @cached_property
     def _has_the_models_channels(self) -> bool:

@@ -43,7 +43,7 @@ class Planes:
             raise DataError(f"rows of {rows.shape[1] - skip} values are no square images of {channels} channels")
         self._rows, self._skip = rows, skip
         self.dtype = rows.dtype
-        self.shape = (len(rows), side, side, channels)
+        self.shape = (int(rows.shape[0]), side, side, channels)
 
     def __getitem__(self, images: slice) -> NDArray[Any]:
         """Read images, [stop - start, H, W, C]."""
