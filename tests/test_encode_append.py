@@ -26,8 +26,9 @@ from hvae_codec.storage import folder, swap
 from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import _remove_unfinished
+from hvae_codec.store.locks import write_lock
 from hvae_codec.store.schema import table_schema
-from hvae_codec.store.workers import Worker, write_lock
+from hvae_codec.store.workers import Worker
 from hvae_codec.verification.verify import checked_row_group, verify
 from photos import save_png
 from stores import tree
@@ -181,7 +182,7 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
     for ending in (".partial", ".replaced", ".locks"):
         with pytest.raises(StoreError, match="has a name that encode needs"):
             first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
-    with write_lock(path, Worker()), pytest.raises(StoreError, match="written by another process"):
+    with write_lock(path), pytest.raises(StoreError, match="written by another process"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out.zarr"]

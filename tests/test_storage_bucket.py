@@ -30,6 +30,7 @@ from hvae_codec.storage import connection
 from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
 from hvae_codec.verification.verify import checked_row_group, verify
 from hvae_codec_cli.app import main
@@ -257,7 +258,7 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
 def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     first, second, url = make_spec(20), make_spec(17), f"{bucket}/out.zarr"
     slow, fast, one_at_a_time = bucket_writer(url, first), None, threading.Lock()
-    latents, keep = photo_latents(first), BucketStoreWriter._write_shard
+    latents, keep = photo_latents(first), RowGroupWriter._write_shard
 
     def overtaken(writer, *arguments):
         nonlocal fast
@@ -266,7 +267,7 @@ def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
             fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
 
     with monkeypatch.context() as patch:
-        patch.setattr(BucketStoreWriter, "_write_shard", overtaken)
+        patch.setattr(RowGroupWriter, "_write_shard", overtaken)
         for _ in range(2):  # right before the digest, and before anything is written
             with pytest.raises(StoreError, match="replaced while it was written"):
                 write_rows(slow, latents, [0])

@@ -46,7 +46,10 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
-from .pipeline import EVALUATED, ImageEncoder, check_images, finish_store, joined, write_row_groups
+from .image_encoder import EVALUATED, ImageEncoder, joined
+from .in_process import write_here
+from .missing import MissingRowGroups
+from .pipeline import check_images, finish_store
 from .sketch import SKETCH
 from .stored_preprocessing import check_preprocessing
 
@@ -205,7 +208,7 @@ class _Addition:
             self._take_over(writer, pending, copying)
             new = self._join(writer, pending)
             shifted = progress and (lambda done, total: progress(done + new, total + new))
-            write_row_groups(writer, self.encoder, shifted, len(self.old))
+            write_here(MissingRowGroups(writer, self.encoder, len(self.old)), shifted)
         except StoreError:
             self._check_unchanged()  # what looks like damage may be another store
             raise

@@ -30,7 +30,7 @@ from ..texts.index import TextIndex
 from ..texts.numbered import NumberedTexts
 from ..texts.packed import PackedTexts
 from ..texts.sequence import JoinedTexts, Texts
-from .pipeline import EVALUATED
+from .image_encoder import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
 

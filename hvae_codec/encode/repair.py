@@ -39,7 +39,7 @@ from ..verification.repair_metadata import may_copy, repair_arrays, repair_group
 from ..verification.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from .coder import LatentCoder, quantiser_steps, stored_columns
 from .embedded_model import weights_again
-from .pipeline import ImageEncoder
+from .image_encoder import ImageEncoder
 from .repair_row_groups import RowGroupRepairer
 from .stored_preprocessing import check_preprocessing
 

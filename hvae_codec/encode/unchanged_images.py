@@ -49,7 +49,7 @@ def check_unchanged(writer: StoreWriter, source: ImageSource, rows: Iterable[int
 
 def _stored_checksums(writer: StoreWriter, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Checksums in the unfinished store, int64 [len(rows)], read row group by row group."""
-    array, found = writer.array(CHECKSUM), np.empty(len(rows), np.int64)
+    array, found = writer.row_group_writer.array(CHECKSUM), np.empty(len(rows), np.int64)
     of = rows // writer.spec.row_group_size
     for row_group in np.unique(of).tolist():
         images = writer.rows(row_group)
