@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .containers import Container
 from .depth import to_8_bits
+from .heads import ImageHead, head_of_pixels
 from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
@@ -83,6 +84,11 @@ class ArrayContainer(Container):
             return raw[..., :3]
         images = [as_channels(pixels, self.channels, self.preprocessing) for pixels in raw]
         return np.array(images, np.uint8).reshape(-1, *raw.shape[1:3], self.channels)
+
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position`, which is like all others."""
+        _, height, width, *channels = self.array.shape
+        return head_of_pixels((height, width, *(channels or [1])), self.array.dtype)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""

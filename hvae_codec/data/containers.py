@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..lookahead import map_ahead
+from .heads import ImageHead, read_head
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -79,6 +80,13 @@ class Container(ABC):
     @abstractmethod
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at `positions`: uint8 [B, channels, size, size]."""
+
+    @abstractmethod
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position` without decoding it.
+
+        Raises `UnusableImageError` if not even that can be read; called by several threads at once.
+        """
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
@@ -145,11 +153,16 @@ class DecodingContainer(Container):
     def _usable(self, position: int) -> DecodedImage:
         """Decode the image at `position`, and check that it is one of a set for this model, and large enough."""
         decoded, where = self.decode(position), self.where(position)
-        if decoded.recoloured and self.preprocessing.colour == "auto" and not self._has_the_models_channels:
+        if decoded.recoloured and not self.takes_other_channels:
             raise wrong_channels(where, 4 - self.channels, self.channels)
         if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
             raise problem
         return decoded
+
+    @property
+    def takes_other_channels(self) -> bool:
+        """Whether grey images become colour and colour images grey here, as far as that is wanted."""
+        return self.preprocessing.colour != "auto" or self._has_the_models_channels
 
     @cached_property
     def _has_the_models_channels(self) -> bool:
@@ -174,8 +187,17 @@ class FileContainer(DecodingContainer):
         except OSError as error:
             raise broken_image(where, error) from None
 
-    def channels_at(self, position: int) -> int:
+    def head(self, position: int) -> ImageHead:
         """Read the head of the file at `position`."""
+        where = self.where(position)
+        try:
+            with self.open(position) as file:
+                return read_head(file, where, self.preprocessing)
+        except OSError as error:
+            raise broken_image(where, error) from None
+
+    def channels_at(self, position: int) -> int:
+        """Read the channels in the head of the file at `position`."""
         try:
             with self.open(position) as file:
                 return channels_of(file)

@@ -19,6 +19,7 @@ from ..errors import DataError
 from .containers import DecodingContainer
 from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
+from .heads import ImageHead, head_of, head_of_pixels
 from .pixels import (
     GREY_MODES,
     DecodedImage,
@@ -78,6 +79,15 @@ class DatasetContainer(DecodingContainer):
                 return _shape(_image_in(self.dataset[position], where), where)[2]
         except DataError:
             return 0
+
+    def head(self, position: int) -> ImageHead:
+        """Ask the data set for the image at `position`."""
+        where = self.where(position)
+        with self._lock, unusable_if_damaged(where):
+            image = _image_in(self.dataset[position], where)
+            if isinstance(image, Image.Image):
+                return head_of(image, "Pillow")
+        return head_of_pixels(_pixels(image, where).shape, np.uint8)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the pixels of up to 64 images."""

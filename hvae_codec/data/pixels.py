@@ -80,12 +80,12 @@ def read_image(file: BinaryIO, where: Path, channels: int, how: Preprocessing = 
     that names `where` if the file is damaged, too deep, too large, or of other channels.
     """
     with unusable_if_damaged(where, how):
-        image = _open(file)
+        image = open_image(file)
         _check_size(image, where, how)
         deep = is_deep(image)
         upright = _of_8_bits(file, where, image.mode, how) if deep else image
         decoded = plain_pixels(upright, where, channels, how)
-    return decoded._replace(frames_dropped=_has_more_frames(image), depth_reduced=deep)
+    return decoded._replace(frames_dropped=has_more_frames(image), depth_reduced=deep)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def plain_pixels(image: Image.Image, where: Path, channels: int, how: Preprocess
         raise wrong_channels(where, found, channels)
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels)
+    return DecodedImage(pixels, alpha, has_more_frames(image), found != channels)
 
 
 def _check_size(image: Image.Image, where: Path, how: Preprocessing) -> None:
@@ -122,12 +122,16 @@ def _check_size(image: Image.Image, where: Path, how: Preprocessing) -> None:
 def channels_of(file: BinaryIO) -> int:
     """Return the channels of an image file, 1 or 3, from its head; 0 if that cannot be read."""
     try:
-        image = _open(file)
-        # Pillow opens grey with alpha, of 16 bits, as "RGBA".
-        grey = image.mode in GREY_MODES or any("LA;16" in str(tile.args) for tile in image.tile)
+        grey = is_grey(open_image(file))
     except Exception:  # as above
         return 0
     return 1 if grey else 3
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an opened image is grey, also with more than 8 bits."""
+    # Pillow opens grey with alpha, of 16 bits, as "RGBA".
+    return image.mode in GREY_MODES or any("LA;16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def wrong_channels(where: Path, found: int, channels: int) -> UnusableImageError:
@@ -174,7 +178,8 @@ def other_channels(found: int, channels: int) -> str:
     return f"{these} but the model takes images that are {model}; train with --set model.channels={found}, or {remedy}"
 
 
-def _open(file: BinaryIO) -> ImageFile.ImageFile:
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open an image file by what it begins with; its pixels are decoded later. Plugins raise errors of many types."""
     # A small file is read at once: Pillow reads in pieces of some bytes, and at each one threads wait for each other.
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
     start = file.read(SMALL_FILE)
@@ -188,7 +193,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 def _of_8_bits(file: BinaryIO, where: Path, mode: str, how: Preprocessing) -> Image.Image:
     def open_again() -> ImageFile.ImageFile:
         file.seek(0)
-        return _open(file)
+        return open_image(file)
 
     if how.depth != 8:
         raise too_deep(where, mode)
@@ -208,7 +213,8 @@ def too_deep(where: Path, mode: str, *, can_be_converted: bool = True) -> Unusab
     return UnusableImageError(f"{where} has more than 8 bits per channel ({mode}){remedy}", "deeper than 8 bits")
 
 
-def _has_more_frames(image: Image.Image) -> bool:
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether an opened image has frames or pages after the first."""
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none
