@@ -58,12 +58,25 @@ def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if source.container.numbered_names:
-        return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
+        return _numbers_after(old.names, len(source))
     both = set(old.names) & set(source.names)
     if both:
         example = next(name for name in source.names if name in both)
         raise DataError(f"{old.path} has {len(both):,} of these names already, such as {example}; rename the images")
     return source.names
+
+
+def _numbers_after(names: Sequence[str], count: int) -> Sequence[str]:
+    """Number `count` images on: by their place in the store, or after the highest number if such a name is taken.
+
+    >>> _numbers_after(["00000000", "00000001"], 2), _numbers_after(["00000003", "00000004"], 2)
+    (['00000002', '00000003'], ['00000005', '00000006'])
+    """
+    numbered = [f"{i:08d}" for i in range(len(names), len(names) + count)]
+    if set(names).isdisjoint(numbered):
+        return numbered
+    first = 1 + max(int(name) for name in names if name.isdecimal())
+    return [f"{i:08d}" for i in range(first, first + count)]
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:
