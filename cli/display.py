@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console as RichConsole
@@ -52,6 +53,11 @@ def show(*results: Table | str) -> None:
     out = console()
     for result in results:
         out.print(*([result] if isinstance(result, str) else in_parts(result, out.width)), sep="\n")
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(data, indent=2))
 
 
 class RateColumn(ProgressColumn):
@@ -144,15 +150,15 @@ def report_source(source: ImageSource) -> None:
     }
     for note, count in notes.items():
         if count:
-            _say(f"{count:,} of {total:,} images {note}")
+            say(f"{count:,} of {total:,} images {note}")
     for reason in sorted(set(source.skipped.values())):
         names = [name for name, why in source.skipped.items() if why == reason]
-        _say(f"  {reason} ({len(names):,}): {_first(names)}")
+        say(f"  {reason} ({len(names):,}): {_first(names)}")
     own = source.container.passed_over
     if own:
-        _say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
+        say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
     if others := source.container.other_files:
-        _say(_other_files_sentence(others))
+        say(_other_files_sentence(others))
 
 
 def _resized_note(how: Preprocessing) -> str:
@@ -183,7 +189,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a sentence on standard error."""
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
@@ -191,4 +198,4 @@ def report_splits(source: ImageSource) -> None:
     """Say, on standard error, which images are for training and which are held out."""
     from hvae_codec.report.splits import splits_sentence
 
-    _say(splits_sentence(source))
+    say(splits_sentence(source))

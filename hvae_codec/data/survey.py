@@ -6,11 +6,11 @@ source ── up to 10,000 heads, evenly spaced ──> Survey      nothing is d
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 
 from ..lookahead import map_ahead
 from ..progress import Progress
@@ -69,7 +69,7 @@ def survey(
         sizes=sizes,
         modes=modes,
         formats=formats,
-        endings=Counter(PurePosixPath(name).suffix.lower() for name in images.names),
+        endings=Counter(posixpath.splitext(name)[1].lower() for name in images.names),
         classes=Counter(images.labels),
         splits=split_counts(whole),
         refused=refused,
