@@ -181,12 +181,13 @@ def _look(request: TrainRequest, run: Path, wanted: Config, options: TrainOption
     """Show what the images are, and what training on them would take."""
     from hvae_codec.report.forecast import train_forecast_data, train_forecast_sentences
     from hvae_codec.train.forecast import forecast_training
-    from hvae_codec.train.loop import start_run
+    from hvae_codec.train.run_folder import origin_of_run, start_run
     from hvae_codec.train.state import steps_taken
 
     source = request.source_options.open_for_run(request.data, wanted.model, run)
-    training, _ = source.split("train"), source.split("val")
+    training, validation = source.split("train"), source.split("val")
     config = start_run(run, wanted, resume=request.resume, seed=request.seed, device=device)
+    origin_of_run(run, training, validation, seed=options.seed, other_data=options.other_data)  # raises on other images
     report_splits(source)
 
     def forecast(_: Stage) -> TrainForecast:

@@ -110,6 +110,19 @@ def test_train_dry(work, dry, hvae):
     assert "compiled" in found["forecast"]["not_tried"]
 
 
+def test_a_run_that_is_continued(work, dry, hvae):
+    shutil.rmtree(work / "runs")
+    hvae(0, "train data --config tiny.toml --steps 2 --no-tensorboard --out runs/new")
+    text, found = dry("train data --resume --steps 5 --out runs/new")
+    assert (found["forecast"]["steps"], found["forecast"]["steps_left"]) == (5, 3)
+    assert "5 steps, 3 left" in text
+    before = tree(work / "runs")
+    _, errors = hvae(1, "train data/dogs --resume --steps 5 --out runs/new --dry-run")
+    assert "--allow-other-data" in errors
+    hvae(0, "train data/dogs --resume --steps 5 --out runs/new --dry-run --allow-other-data")
+    assert tree(work / "runs") == before
+
+
 def test_what_cannot_be_used(work, hvae):
     (work / "data/cats/04.png").write_bytes(b"")
     Image.fromarray(cut(1)[0, 0].astype(np.uint16)).save(work / "data/cats/05.png")

@@ -32,7 +32,7 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, check_origin, start_run
+from .run_folder import RunLock, origin_of_run, start_run
 from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
@@ -116,10 +116,8 @@ def train(
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
-        origin = Origin.of(options.seed, training, validation)
-        unskipped = Origin.before_skipping(options.seed, training)
-        check = partial(check_origin, run, origin, other_data=options.other_data, unskipped=unskipped)
-        origin = processes.run_on_main(check)
+        seed, other = options.seed, options.other_data
+        origin = processes.run_on_main(lambda: origin_of_run(run, training, validation, seed=seed, other_data=other))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)

@@ -214,6 +214,12 @@ def begun_preprocessing(run: Path) -> Preprocessing | None:
     return Preprocessing.from_dict(origin.preprocessing, str(run)) if origin else None
 
 
+def origin_of_run(run: Path, training: ImageSource, validation: ImageSource, *, seed: int, other_data: bool) -> Origin:
+    """Return what `run` is made from, if it is trained on these images; raises `DataError` as `check_origin`."""
+    unskipped = Origin.before_skipping(seed, training)
+    return check_origin(run, Origin.of(seed, training, validation), other_data=other_data, unskipped=unskipped)
+
+
 def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:
     """Return what a new run is made from; of an older one, check the images and take its seed.
 
