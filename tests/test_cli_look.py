@@ -18,16 +18,30 @@ from photos import cut, save_png
 from stores import tree
 
 
-@pytest.fixture
-def work(tmp_path: Path, tiny_config, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data/ (24 images of several kinds in two classes), runs/latest and tiny.toml."""
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory, tiny_config, tiny_run: Path) -> Path:
+    """A folder with data/ (24 images of several kinds in two classes), data.npy, runs/latest, tiny.toml, half.zarr."""
+    folder = tmp_path_factory.mktemp("look")
     for number, pixels in enumerate(cut(24)):
-        save_png(tmp_path / f"data/{'cats' if number < 16 else 'dogs'}/{number:02d}.png", pixels)
-    Image.fromarray(cut(1, 16, 1)[0, 0]).save(tmp_path / "data/cats/01.png")  # grey
-    Image.fromarray(cut(1, 40)[0].transpose(1, 2, 0)).save(tmp_path / "data/cats/02.png")
-    (tmp_path / "data/cats/03.heic").write_text("no image that is read")
-    (tmp_path / "tiny.toml").write_text(config_to_toml(tiny_config))
-    shutil.copytree(tiny_run, tmp_path / "runs/latest")
+        save_png(folder / f"data/{'cats' if number < 16 else 'dogs'}/{number:02d}.png", pixels)
+    Image.fromarray(cut(1, 16, 1)[0, 0]).save(folder / "data/cats/01.png")  # grey
+    Image.fromarray(cut(1, 40)[0].transpose(1, 2, 0)).save(folder / "data/cats/02.png")
+    (folder / "data/cats/03.heic").write_text("no image that is read")
+    np.save(folder / "data.npy", cut(24).transpose(0, 2, 3, 1))
+    (folder / "tiny.toml").write_text(config_to_toml(tiny_config))
+    shutil.copytree(tiny_run, folder / "runs/latest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main(["encode", "data", "half.zarr", "--keep", "50%", "--evaluate", "none", "--images", ":16"])
+    assert not ended.value.code
+    return folder
+
+
+@pytest.fixture
+def work(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `origin` to work in."""
+    shutil.copytree(origin, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
@@ -65,7 +79,8 @@ def dry(work: Path, hvae):
 ENCODE = "encode data out.zarr --keep 50% --evaluate 8"
 
 
-def test_encode_dry(dry, hvae):
+def test_encode_dry(work, dry, hvae):
+    shutil.rmtree(work / "runs/latest/analysis")
     text, found = dry(ENCODE)
     survey, forecast = found["survey"], found["forecast"]
     assert (found["dry_run"], found["problem"], survey["images"]) == (True, "", 24)
@@ -82,19 +97,18 @@ def test_encode_dry(dry, hvae):
     assert forecast["cutoff"]["cost"]["images"] <= 8
     hvae(0, ENCODE)
     assert forecast["store_bytes"] == pytest.approx(open_store("out.zarr").nbytes_on_disk(), rel=0.15)
-    ranked = dry("encode data other.zarr --keep 50% --evaluate none")[1]["forecast"]
+    ranked = json.loads(hvae(0, "encode data other.zarr --evaluate none --dry-run --json")[0])["forecast"]
     assert ranked["ranking_seconds"] == ranked["cutoff_cost_seconds"] == 0
     assert ranked["cutoff"]["cost"] is None
 
 
 def test_append_dry(work, dry, hvae):
-    hvae(0, f"{ENCODE} --images :16")
-    text, found = dry("append data out.zarr --images 16:")
+    text, found = dry("append data half.zarr --images 16:")
     assert found["survey"]["classes"] == {"dogs": 8}
     assert (found["forecast"]["images_to_encode"], found["forecast"]["row_groups"]) == (8, 1)
     assert "8 images to encode" in text
-    hvae(0, "append data out.zarr --images 16:")
-    assert found["forecast"]["store_bytes"] == pytest.approx(open_store("out.zarr").nbytes_on_disk(), rel=0.15)
+    hvae(0, "append data half.zarr --images 16:")
+    assert found["forecast"]["store_bytes"] == pytest.approx(open_store("half.zarr").nbytes_on_disk(), rel=0.15)
 
 
 def test_train_dry(work, dry, hvae):
@@ -110,6 +124,7 @@ def test_train_dry(work, dry, hvae):
     assert "compiled" in found["forecast"]["not_tried"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued(work, dry, hvae):
     shutil.rmtree(work / "runs")
     hvae(0, "train data --config tiny.toml --steps 2 --no-tensorboard --out runs/new")
@@ -156,32 +171,33 @@ def check_codes(found, expected) -> None:
         assert (differences > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_some_images_are_as_all_of_them(work, hvae):
-    hvae(0, ENCODE)
+    command = "encode data out.zarr --keep 50% --evaluate none"
+    hvae(0, command)
     everything, numbers = open_store("out.zarr"), range(24)
-    for text, chosen in (("3:9", numbers[3:9]), ("-4:", numbers[-4:]), ("::5", numbers[::5]), ("7", numbers[7:8])):
-        hvae(0, f"{ENCODE} --overwrite --images {text}".replace("out.zarr", "some.zarr"))
+    for text, chosen in (("3:9", numbers[3:9]), ("-4:", numbers[-4:]), ("::5", numbers[::5])):
+        hvae(0, f"{command} --overwrite --images {text}".replace("out.zarr", "some.zarr"))
         some = open_store("some.zarr")
         assert list(some.names) == [everything.names[i] for i in chosen]
         assert list(some.labels) == [everything.labels[i] for i in chosen]
         check_codes(some.stored(slice(None)), everything.gather(chosen))
-    hvae(0, f"{ENCODE} --overwrite --images all".replace("out.zarr", "some.zarr"))
+    hvae(0, f"{command} --overwrite --images all".replace("out.zarr", "some.zarr"))
     assert tree(work / "some.zarr") == tree(work / "out.zarr")
 
 
-def test_a_store_in_two_parts_is_the_store_of_all(work, hvae):
-    np.save("data.npy", cut(24).transpose(0, 2, 3, 1))
-    for data in ("data", "data.npy"):
-        hvae(0, f"encode {data} all.zarr --keep 50% --evaluate none --overwrite")
-        hvae(0, f"encode {data} out.zarr --keep 50% --evaluate none --overwrite --images :10")
-        hvae(0, f"append {data} out.zarr --images 10:24")
-        joined, whole = open_store("out.zarr"), open_store("all.zarr")
-        assert list(joined.names) == list(whole.names)
-        check_codes(joined.stored(slice(None)), whole.stored(slice(None)))
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["data", "data.npy"])
+def test_a_store_in_two_parts_is_the_store_of_all(work, hvae, data):
+    hvae(0, f"encode {data} all.zarr --keep 50% --evaluate none")
+    hvae(0, f"encode {data} out.zarr --keep 50% --evaluate none --images :10")
+    hvae(0, f"append {data} out.zarr --images 10:24")
+    joined, whole = open_store("out.zarr"), open_store("all.zarr")
+    assert list(joined.names) == list(whole.names)
+    check_codes(joined.stored(slice(None)), whole.stored(slice(None)))
 
 
 def test_numbers_of_an_array_are_never_given_twice(work, hvae):
-    np.save("data.npy", cut(24).transpose(0, 2, 3, 1))
     hvae(0, "encode data.npy out.zarr --keep 50% --evaluate none --images 8:16")
     hvae(0, "append data.npy out.zarr --images :8")
     names = open_store("out.zarr").names
@@ -199,7 +215,7 @@ def test_encode_append_and_decode_in_json(work, hvae):
     assert found["bits_per_dim"] == store.bits_per_dim()
     cost = found["cutoff"]["cost"]
     assert cost["change_bits_per_dim"] == cost["nelbo_bits_per_dim"] - cost["nelbo_of_all_bits_per_dim"]
-    assert found["ranking"]["is_new"] is True
+    assert found["ranking"] == {"path": "runs/latest/analysis/kl_stats.npz", "images": 23, "is_new": False}
     assert "NELBO" in errors
     assert found["seconds"] > 0
     out, _ = hvae(0, "append data out.zarr --images 16: --skip-unusable --json")
@@ -225,10 +241,10 @@ def test_workers_say_whether_the_store_is_there(work, hvae):
         (2, "encode data new.zarr --images 0-9", "--images is '0-9'; give all, a number, or a range"),
         (2, "encode data new.zarr --images 5::-1", "'5::-1'"),
         (2, "encode data new.zarr --split val --images 20:", "data with --split val has"),
-        (2, "append data out.zarr --images 99", "--images 99 names no image; data has 24"),
-        (1, "append data out.zarr --images 3:5 --dry-run", "these names already, such as cats/03.png"),
+        (2, "append data half.zarr --images 99", "--images 99 names no image; data has 24"),
+        (1, "append data half.zarr --images 3:5 --dry-run", "these names already, such as cats/03.png"),
         (1, "append data nowhere.zarr --dry-run", "there is no store nowhere.zarr"),
-        (1, "encode data out.zarr --dry-run", "out.zarr"),
+        (1, "encode data half.zarr --dry-run", "half.zarr"),
         (2, "encode data new.zarr --dry-run --worker 0/2", "--worker 0/2 is given"),
         (1, "encode nowhere new.zarr --dry-run", "there is no nowhere"),
         (2, "train data --config tiny.toml --json --out runs/new", "give both, or leave it out"),
@@ -237,9 +253,6 @@ def test_workers_say_whether_the_store_is_there(work, hvae):
     ],
 )
 def test_wrong_input(work, hvae, code, arguments, told):
-    shutil.copytree(work / "runs/latest", work / "runs/kept")
-    if "out.zarr" in arguments:
-        hvae(0, f"{ENCODE} --images :16 --model runs/latest")
     before = tree(work)
     _, errors = hvae(code, arguments)
     assert told in errors.splitlines()[-1]
