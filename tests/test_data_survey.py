@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from hvae_codec.data.jxl import jxl_plugin
 from hvae_codec.data.row_groups import RowGroupCache
 from hvae_codec.data.sources import open_images
 from hvae_codec.data.survey import survey
@@ -109,6 +110,17 @@ def test_sizes_modes_and_formats(kinds: Path):
     assert found.endings == {".png": 8, ".bmp": 1, ".webp": 1, ".jpg": 3, ".jpeg": 1, ".gif": 1, ".tif": 1}
     assert found.classes == {"cats": 6, "dogs": 6, "none": 4}
     assert found.other_files == {".heic": 1}
+
+
+@pytest.mark.skipif(jxl_plugin() is None, reason="takes the extra jxl")
+def test_jpeg_xl_is_not_decoded_if_it_is_too_large(tmp_path: Path):
+    colour = Image.fromarray(cut(1, 32)[0].transpose(1, 2, 0))
+    colour.crop((0, 0, 12, 20)).save(tmp_path / "a.jxl")
+    colour.convert("L").crop((0, 0, 12, 20)).save(tmp_path / "grey.jxl")
+    colour.save(tmp_path / "large.jxl")
+    found = survey(open_images(tmp_path, size=8, channels=3, max_pixels=1000))
+    assert (found.sizes, found.modes, found.formats) == ({(12, 20): 2}, {"colour": 1, "grey": 1}, {"JXL": 2})
+    assert found.refused == {"of too many pixels": ["large.jxl"]}
 
 
 def test_archives_and_arrays_say_the_same(kinds: Path, tmp_path: Path):
