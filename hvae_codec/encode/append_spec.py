@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -33,6 +34,8 @@ from ..texts.sequence import JoinedTexts, Texts
 from .image_encoder import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
+
+_MOST_DIGITS = 17  # of an image's number, which is int64
 
 
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], prefix: str = "") -> StoreSpec:
@@ -72,7 +75,7 @@ def _new_names(old: Store, source: ImageSource, prefix: str) -> Texts:
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if source.container.numbered_names and not prefix:
-        return NumberedTexts("", len(source), first=len(old))
+        return _numbers_after(old.names, len(source))
     names = _prefixed(source.names, prefix)
     index = TextIndex(old.names)
     found = np.concatenate([index.find(block) >= 0 for block in names.blocks()])
@@ -100,6 +103,22 @@ def _unused_prefix(old: Store, source: ImageSource) -> str:
     stem = re.sub(r"[^\w.-]+", "-", PurePath(source.container.path.name).stem).strip("-.") or "new"
     candidates = (f"{stem}{number}/" for number in ("", *range(2, len(old) + 3)))
     return next(prefix for prefix in candidates if not any(name.startswith(prefix) for name in old.names))
+
+
+def _numbers_after(names: Texts, count: int) -> Texts:
+    """Number `count` images on: by their place in the store, or after the highest number if such a name is taken.
+
+    >>> _numbers_after(NumberedTexts("", 2), 2), _numbers_after(NumberedTexts("", 2, first=3), 2)
+    (('00000002', '00000003'), ('00000005', '00000006'))
+    """
+    by_place = range(len(names), len(names) + count)
+    is_taken = any(number in by_place for number in _numbers_in(names))
+    return NumberedTexts("", count, first=1 + max(_numbers_in(names)) if is_taken else by_place.start)
+
+
+def _numbers_in(names: Texts) -> Iterator[int]:
+    """Numbers among the names; more digits than an image's number has make it another name."""
+    return (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

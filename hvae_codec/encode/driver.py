@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 
+from ..data.seen import Seen
 from ..engine.engine import Engine
 from ..engine.outcomes import Outcome
 from ..engine.tally import Tally
@@ -98,16 +99,19 @@ class Driver:
     def _images(self, row_groups: Sequence[int]) -> Iterator[RowGroupImages]:
         """Make the images of each row group when it is sent."""
         source = self._missing.encoder.source
-        return (RowGroupImages(r, source.subset(np.array(self._missing.images(r)))) for r in row_groups)
+        return (RowGroupImages(r, source.portion(np.array(self._missing.images(r)))) for r in row_groups)
 
-    def _is_suspect(self, outcome: Outcome[RowGroupImages, int]) -> bool:
+    def _is_suspect(self, outcome: Outcome[RowGroupImages, Seen]) -> bool:
         """Note what became of a row group; whether more than one worker may have written it."""
         row_group = outcome.item.row_group
         if outcome.error is not None and not self._job.writer.digest(row_group):
             self._failed[row_group] = outcome.error
             self._count(0)
             return False
-        self._count(len(self._missing.images(row_group)))
+        images = self._missing.images(row_group)
+        if outcome.result is not None:
+            self._missing.encoder.source.note(np.array(images), outcome.result)
+        self._count(len(images))
         return outcome.attempts > 1
 
     def _not_as_committed(self, row_groups: Sequence[int]) -> list[int]:

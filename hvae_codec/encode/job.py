@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..data.seen import Seen
 from ..data.sources import ImageSource
 from ..engine.handshake import package_version
 from ..errors import EngineError, HvaeCodecError, UsageError
@@ -70,14 +71,14 @@ class RowGroupImages:
     """The images of one row group."""
 
     row_group: int
-    source: ImageSource
+    source: ImageSource  # these alone, see `ImageSource.portion`
 
     def __str__(self) -> str:
         return f"row group {self.row_group}"
 
 
-def encode_row_group(job: EncodeJob, images: RowGroupImages) -> int:
-    """Encode, write and commit a row group; the number of its images.
+def encode_row_group(job: EncodeJob, images: RowGroupImages) -> Seen:
+    """Encode, write and commit a row group; what was seen of its images.
 
     Raises `DataError` or `OSError` if its images are at fault; `EngineError`, `ModelError`, `StoreError` or
     `UsageError` if this process cannot take part, or the store cannot hold the latents.
@@ -90,7 +91,7 @@ def encode_row_group(job: EncodeJob, images: RowGroupImages) -> int:
     rows = job.writer.rows(number)
     check_clipped(job.codec, stored, f"images {rows.start} to {rows.stop - 1}")
     write_row_group(job.writer, number, stored, per_image, source.names, read_back=job.verify)
-    return len(source)
+    return source.seen
 
 
 @functools.lru_cache(maxsize=1)
