@@ -23,9 +23,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..data.sources import Images, ImageSource, as_source, is_opened
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import StoreError, UsageError
 from ..model.batch_size import batch_size_of
+from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
+from ..model.reference import ModelReference
 from ..progress import Progress
 from ..storage.location import Location, LocationLike, each, location_of
 from ..store.folder_writer import check_no_link
@@ -45,12 +50,15 @@ from ..store.writer import StoreWriter
 from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec, measured_arrays
 from .coder import LatentCoder
+from .commit import write_row_group
+from .driver import Workers
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import EVALUATED, ImageEncoder, joined
-from .in_process import write_here
+from .job import ModelSource
 from .missing import MissingRowGroups
-from .pipeline import check_images, finish_store
+from .pipeline import check_images, finish_store, write_missing
 from .sketch import SKETCH
+from .store_model import StoreModel
 from .stored_preprocessing import check_preprocessing
 
 TAKEN_AT_ONCE = 256  # row groups that are copied, and then committed; what a killed append copies again
@@ -65,6 +73,10 @@ def append(
     prefix: str = "",
     batch_size: int | None = None,
     seed: int = 0,
+    device: str | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    tally: Tally | None = None,
     progress: Progress | None = None,
     copying: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
@@ -77,7 +89,7 @@ def append(
     have no names, are numbered on. If the store has rate and distortion of its images, they are
     measured of these too, with noise of `seed`. Killed at any moment, the same call continues. `progress` is called
     with the images done and the images to add, `copying` with those whose row groups are taken over and those to take,
-    `on_warning` as by `encode_images`.
+    `on_warning` as by `encode_images`. Row groups are encoded on `engine` or `executor`, as there, each on `device`.
     Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
     Raises `DataError` if these images, or others of their names, are in the store, or do not fit, or were opened with
     other preprocessing (`store.preprocessing`); `StoreError` if there is no store, its last row group or its tables are
@@ -93,6 +105,10 @@ def append(
         prefix=prefix,
         batch_size=batch_size,
         seed=seed,
+        device=device,
+        engine=engine,
+        executor=executor,
+        tally=tally,
         progress=progress,
         copying=copying,
         on_warning=on_warning,
@@ -111,6 +127,10 @@ def append_worker(
     prefix: str = "",
     batch_size: int | None = None,
     seed: int = 0,
+    device: str | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    tally: Tally | None = None,
     progress: Progress | None = None,
     copying: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
@@ -123,7 +143,7 @@ def append_worker(
     location, source = _to_append(path, out, worker), as_source(images)
     check_images(model, source)
     target = location if out is None else location_of(out)
-    with locked(target, worker):
+    with given_engine(engine, executor) as used, locked(target, worker):
         swapped, old = _open(location, in_place=out is None)
         _check_opened_alike(images, source, old)
         if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
@@ -136,9 +156,11 @@ def append_worker(
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             _check_unfinished(target, spec)
+        is_begun = unfinished_fingerprint(target) is not None
         writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
+        workers = Workers(used, device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError):
-            _Addition(old, encoder).write(writer, progress, copying)
+            _Addition(old, encoder, workers, is_begun).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
 
 
@@ -237,6 +259,8 @@ class _Addition:
 
     old: EncodedStore
     encoder: ImageEncoder
+    workers: Workers
+    is_begun: bool  # whether somebody may be writing the appended store yet
 
     def write(self, writer: StoreWriter, progress: Progress | None, copying: Progress | None) -> None:
         """Write the row groups that the writer's worker owns, and has not written."""
@@ -245,11 +269,19 @@ class _Addition:
             self._take_over(writer, pending, copying)
             new = self._join(writer, pending)
             shifted = progress and (lambda done, total: progress(done + new, total + new))
-            write_here(MissingRowGroups(writer, self.encoder, len(self.old)), shifted)
+            missing = MissingRowGroups(writer, self.encoder, len(self.old))
+            write_missing(missing, self.workers, self._model, shifted, read_back_all=self.is_begun)
         except StoreError:
             self._check_unchanged()  # what looks like damage may be another store
             raise
         self._check_unchanged()
+
+    def _model(self) -> ModelSource:
+        """Where workers find the model, which may be the one that the store carries."""
+        model = self.encoder.coder.model
+        if model.run is None and self.old.metadata.model.embedded == "whole":
+            return StoreModel(self.old.path.absolute(), model_hash(model))
+        return ModelReference.of(model)
 
     def _take_over(self, writer: StoreWriter, pending: Sequence[int], copying: Progress | None) -> None:
         """Commit whole row groups of the old store, with its own objects."""
@@ -279,7 +311,7 @@ class _Addition:
             check_clipped(writer.spec.codec, added[0], f"the first {new} new images")
             whole = joined([old, added])
             self._check_unchanged()  # before what was read is committed, which the same call would trust
-            writer.write(row_group, *whole)
+            write_row_group(writer.row_group_writer, row_group, *whole)
         return new
 
     def _measured(self, rows: slice) -> dict[str, NDArray]:

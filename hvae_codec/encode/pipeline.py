@@ -41,6 +41,7 @@ from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder
 from .in_process import write_here
+from .job import ModelSource
 from .missing import MissingRowGroups
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
@@ -96,6 +97,11 @@ def encode_images(
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
     called with the images done, those of an earlier, interrupted call included, and the images in all.
+    Without `engine` and `executor`, that is done in this process. With one of them, each row group is a task there; its
+    process must see the model's run, the images and `path` under the same absolute paths. `executor` is one of
+    `concurrent.futures` or a function that makes one; `tally` counts workers and retries. Then a row group whose images
+    cannot be read, or that ends its worker again and again, stops no other one; `StoreError` names them all at the end,
+    and the store stays unfinished.
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
     it cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
@@ -144,8 +150,8 @@ def encode_worker(
     All give what `encode_images` takes, the same but for `worker`; the first creates the store, and the one that finds
     all row groups written publishes and returns it, as does every later call. None: row groups of other workers are
     missing yet. A killed worker's are written by the same call again. `progress` counts this worker's images.
-    Raises what `encode_images` does, and `StoreError` if another process writes this worker's row groups, or if the
-    other workers were given something else.
+    Raises what `encode_images` does, and `StoreError` if another process writes all row groups, or if the other workers
+    were given something else.
     """
     options, location = options or EncodeOptions(), location_of(path)
     encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
@@ -156,7 +162,8 @@ def encode_worker(
     with given_engine(engine, executor) as used, open_writer(location, spec, options.overwrite, worker) as writer:
         workers = Workers(used, options.device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError):
-            write_missing(MissingRowGroups(writer, encoder), workers, progress, read_back_all=is_begun)
+            missing = MissingRowGroups(writer, encoder)
+            write_missing(missing, workers, lambda: ModelReference.of(model), progress, read_back_all=is_begun)
         return finish_store(writer, model, on_warning)
 
 
@@ -191,16 +198,25 @@ def plan_store(
 
 
 def write_missing(
-    missing: MissingRowGroups, workers: Workers, progress: Progress | None, *, read_back_all: bool = False
+    missing: MissingRowGroups,
+    workers: Workers,
+    model: Callable[[], ModelSource],
+    progress: Progress | None,
+    *,
+    read_back_all: bool = False,
 ) -> None:
-    """Encode and write what is missing, in this process or by workers elsewhere; raises what `Driver.write` does."""
+    """Encode and write what is missing, in this process or by workers elsewhere; raises what `Driver.write` does.
+
+    `model` tells where workers find it.
+    """
     if isinstance(workers.engine, Here):
         write_here(missing, progress)
         return
-    model = missing.encoder.coder.model
-    reference = ModelReference.of(model)
-    keep_weights(model)  # for workers that start later, if the run is trained on meanwhile
-    Driver(missing, reference, workers, progress).write(read_back_all=read_back_all)
+    own = missing.encoder.coder.model
+    driver = Driver(missing, model(), workers, progress)
+    if missing.writer.spec.model.embedded != "whole":
+        keep_weights(own)  # workers may start when the run has been trained on
+    driver.write(read_back_all=read_back_all)
 
 
 def finish_store(
