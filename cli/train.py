@@ -122,7 +122,7 @@ def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, d
             run = processes.run_on_main(lambda: _run_folder(request))
             wanted = processes.run_on_main(lambda: _configuration(request, run))
             if request.dry_run:
-                check_alone("", processes)
+                check_alone(processes)
                 _look(request, run, wanted, options, processes.device)
                 return
             advice = _advice(context, request.data, run, processes)
