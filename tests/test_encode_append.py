@@ -17,6 +17,7 @@ import torch
 import zarr
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions, repair
@@ -129,6 +130,18 @@ def test_again_and_again(tiny_model, stats, images, tmp_path):
         np.testing.assert_allclose(numbers, whole.stored(slice(None))[resolution], atol=1)
     with pytest.raises(DataError, match=r"in .*out\.zarr already"):
         append(tiny_model, images[8:16], path)
+
+
+def test_numbers_go_on_after_the_highest_if_some_are_missing(tiny_model, stats, images, tmp_path):
+    path = tmp_path / "out.zarr"
+    first_store(tiny_model, stats, as_source(images[:20]).subset(range(6, 9)), path, evaluate=False)
+    append(tiny_model, images[20:22], path, prefix="new/")
+    append(tiny_model, images[22:24], path)  # 00000005 and 00000006, the second of which is there
+    append(tiny_model, images[24:26], path)
+    numbers = [int(name) for name in open_store(path).names if not name.startswith("new/")]
+    assert numbers == [6, 7, 8, 9, 10, 11, 12]
+    with pytest.raises(DataError, match=r"2 of these names already, such as new/00000000; .*--prefix array/"):
+        append(tiny_model, images[26:28], path, prefix="new/")
 
 
 def test_the_same_names_twice(tiny_model, images, path, tmp_path):

@@ -12,12 +12,12 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError, UsageError
@@ -77,19 +77,14 @@ def _new_names(old: Store, source: ImageSource, prefix: str) -> Texts:
     if source.container.numbered_names and not prefix:
         return _numbers_after(old.names, len(source))
     names = _prefixed(source.names, prefix)
-    found = _taken(old.names, names)
+    index = TextIndex(old.names)
+    found = np.concatenate([index.find(block) >= 0 for block in names.blocks()])
     if found.any():
         example = names[int(found.argmax())]
         problem = f"{old.path} has {found.sum():,} of these names already, such as {example}"
         advice = f"--prefix {_unused_prefix(old, source)}, which the new names get in the store"
         raise DataError(f"{problem}; tell them apart with {advice}")
     return names
-
-
-def _taken(names: Texts, wanted: Texts) -> NDArray[np.bool_]:
-    """Which of the `wanted` names are among `names`."""
-    index = TextIndex(names)
-    return np.concatenate([index.find(block) >= 0 for block in wanted.blocks()])
 
 
 def _prefixed(names: Texts, prefix: str) -> Texts:
@@ -116,12 +111,14 @@ def _numbers_after(names: Texts, count: int) -> Texts:
     >>> _numbers_after(NumberedTexts("", 2), 2), _numbers_after(NumberedTexts("", 2, first=3), 2)
     (('00000002', '00000003'), ('00000005', '00000006'))
     """
-    by_place = NumberedTexts("", count, first=len(names))
-    if not _taken(names, by_place).any():
-        return by_place
-    # A name of more digits than any image's number has is another name.
-    numbers = (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
-    return NumberedTexts("", count, first=1 + max(numbers))
+    by_place = range(len(names), len(names) + count)
+    is_taken = any(number in by_place for number in _numbers_in(names))
+    return NumberedTexts("", count, first=1 + max(_numbers_in(names)) if is_taken else by_place.start)
+
+
+def _numbers_in(names: Texts) -> Iterator[int]:
+    """Numbers among the names; more digits than an image's number has make it another name."""
+    return (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:
