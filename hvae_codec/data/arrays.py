@@ -5,6 +5,7 @@ With `depth` 8 in its preprocessing, also uint16.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,10 @@ class ArrayContainer(Container):
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read slices of the array, in runs of consecutive positions."""
-        raw = self._of_model(self._raw(positions), positions)
+        found = self._raw(positions)
+        self.checksums[positions] = [zlib.crc32(image.data) for image in found]
+        self.is_checked[positions] = True
+        raw = self._of_model(found, positions)
         self.resized[positions] = raw.shape[1:3] != (self.size, self.size)
         if self.preprocessing.box is None and raw.shape[1:3] == (self.size, self.size):
             return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
@@ -83,6 +87,10 @@ class ArrayContainer(Container):
             return raw[..., :3]
         images = [as_channels(pixels, self.channels, self.preprocessing) for pixels in raw]
         return np.array(images, np.uint8).reshape(-1, *raw.shape[1:3], self.channels)
+
+    def checksum(self, position: int) -> int:
+        """Read the image's elements."""
+        return self.note_checksum(position, zlib.crc32(self._raw(np.array([position], np.int64)).data))
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""

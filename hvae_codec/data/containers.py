@@ -7,7 +7,9 @@ how to open a file; one of images decoded by others subclasses `DecodingContaine
 
 from __future__ import annotations
 
+import io
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,9 @@ from .pixels import (
 )
 from .preprocessing import Preprocessing
 from .splits import StatedParts
+
+LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
+_PIECE = 2**20  # bytes of a file that are read at once for its checksum
 
 LOOKED_AT = 64  # images, evenly spaced, whose heads tell whether a set has any of the model's channels
 
@@ -65,6 +70,10 @@ class Container(ABC):
         """Which images were found to be grey and are colour now, or the other way round, so far."""
         self.depth_reduced = np.zeros(len(self.names), bool)
         """Which images were found to have more than 8 bits per channel, so far."""
+        self.checksums = np.zeros(len(self.names), np.uint32)
+        """CRC-32 (zlib) of each image's bytes as they were when it was read last, if `is_checked`."""
+        self.is_checked = np.zeros(len(self.names), bool)
+        """Which images' checksums are known, so far."""
 
     def preprocess(self, how: Preprocessing) -> None:
         """Let `how` be done to the images from now on.
@@ -79,6 +88,19 @@ class Container(ABC):
     @abstractmethod
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at `positions`: uint8 [B, channels, size, size]."""
+
+    @abstractmethod
+    def checksum(self, position: int) -> int:
+        """Compute the CRC-32 (zlib) of the bytes of the image at `position`, which are read and not decoded.
+
+        These are its file's or, of an array, its elements in C order. Raises `DataError` if they cannot be read.
+        """
+
+    def note_checksum(self, position: int, checksum: int) -> int:
+        """Note the CRC-32 of the image at `position`, and return it; called by several threads at once."""
+        self.checksums[position] = checksum
+        self.is_checked[position] = True  # last: who finds it may take the number
+        return checksum
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give bytes that stand for the images' content in a fingerprint, without reading all of it; here none."""
@@ -170,9 +192,27 @@ class FileContainer(DecodingContainer):
         where = self.where(position)
         try:
             with self.open(position) as file:
-                return read_image(file, where, self.channels, self.preprocessing)
+                return self._decoded(position, file, where)
         except OSError as error:
             raise broken_image(where, error) from None
+
+    def checksum(self, position: int) -> int:
+        """Read the file of the image at `position`."""
+        try:
+            with self.open(position) as file:
+                return self.note_checksum(position, _checksum_of(file))
+        except OSError as error:
+            raise broken_image(self.where(position), error) from None
+
+    def _decoded(self, position: int, file: BinaryIO, where: Path) -> DecodedImage:
+        """Decode an opened file, and note its checksum, also if it is broken."""
+        if self.file_bytes[position] > LARGE_FILE:
+            self.note_checksum(position, _checksum_of(file))
+            file.seek(0)
+            return read_image(file, where, self.channels, self.preprocessing)
+        content = file.read()
+        self.note_checksum(position, zlib.crc32(content))
+        return read_image(io.BytesIO(content), where, self.channels, self.preprocessing)
 
     def channels_at(self, position: int) -> int:
         """Read the head of the file at `position`."""
@@ -181,3 +221,12 @@ class FileContainer(DecodingContainer):
                 return channels_of(file)
         except (OSError, DataError):
             return 0
+
+
+def _checksum_of(file: BinaryIO) -> int:
+    """Compute the CRC-32 of a file from its beginning, piece by piece."""
+    file.seek(0)
+    checksum = 0
+    while piece := file.read(_PIECE):
+        checksum = zlib.crc32(piece, checksum)
+    return checksum

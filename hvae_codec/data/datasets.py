@@ -7,6 +7,7 @@ image           of Pillow, uint8 [H, W] or [H, W, C], or a torch tensor uint8 [C
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -66,9 +67,16 @@ class DatasetContainer(DecodingContainer):
         where = self.where(position)
         with self._lock, unusable_if_damaged(where, self.preprocessing):
             image = _image_in(self.dataset[position], where)
+            self.note_checksum(position, _checksum_of(image, where))
             if isinstance(image, Image.Image):
                 return _decoded(image, where, self.channels, self.preprocessing)
         return _of_channels(_pixels(image, where), where, self.channels, self.preprocessing)
+
+    def checksum(self, position: int) -> int:
+        """Ask the data set for the pixels of the image at `position`."""
+        where = self.where(position)
+        with self._lock, unusable_if_damaged(where, self.preprocessing):
+            return self.note_checksum(position, _checksum_of(_image_in(self.dataset[position], where), where))
 
     def channels_at(self, position: int) -> int:
         """Ask the data set for the image at `position`."""
@@ -139,6 +147,14 @@ def _of_channels(pixels: NDArray[np.uint8], where: Path, channels: int, how: Pre
     if found not in (1, 3, 4) or channels not in (1, 3):
         raise wrong_channels(where, found, channels)
     return DecodedImage(as_channels(pixels, channels, how), found == 4, False, min(found, 3) != channels)
+
+
+def _checksum_of(image: Any, where: Path) -> int:
+    """Compute the CRC-32 of pixels as they are given, [H, W, C] in C order; of a palette image, then of its colours."""
+    if not isinstance(image, Image.Image):
+        return zlib.crc32(np.ascontiguousarray(_pixels(image, where)).data)
+    checksum = zlib.crc32(image.tobytes())
+    return zlib.crc32(bytes(image.getpalette() or ()), checksum)
 
 
 def _shape(image: Any, where: Path) -> tuple[int, int, int]:

@@ -80,6 +80,17 @@ class ImageSource:
         """
         return self.container.read(self.positions[np.asarray(indices, np.int64)])
 
+    def checksums(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Return the CRC-32 (zlib) of the bytes of the images at `indices`, uint32 [B], as they were read last.
+
+        Bytes are an image's file or, of an array, its elements in C order. Those of images that were never read are
+        read now; raises `DataError` if they cannot be.
+        """
+        positions = self.positions[np.asarray(indices, np.int64)]
+        for position in positions[~self.container.is_checked[positions]].tolist():
+            self.container.checksum(position)
+        return self.container.checksums[positions]
+
     def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Generator[NDArray[np.uint8]]:
         """Yield images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
 
