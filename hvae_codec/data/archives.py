@@ -16,6 +16,7 @@ from .archive_index import ArchiveIndex
 from .containers import FileContainer
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
+from .stamps import Stamps
 from .unchanged_files import UnchangedFiles
 
 LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
@@ -58,6 +59,7 @@ class ArchiveContainer(FileContainer):
             channels=channels,
             passed_over=[folder for index in indices for folder in index.passed_over],
             parts=None if parts is None else parts.of(order),
+            stamps=None if self.checksums_are_stated else Stamps.of_files(files.stamps, files.opened, self._archive),
         )
         self._check_unique()
 

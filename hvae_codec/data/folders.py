@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
+from .stamps import FileStamp, Stamps
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -47,7 +49,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
-    listing = _Listing()
+    listing, opened = _Listing(), time.time_ns()
     listing.add(os.fsencode(path), b"", ())
     found, own = listing.names, listing.passed_over
     if not found:
@@ -56,7 +58,7 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     order = sorted(range(len(found)), key=found.__getitem__)
     names = tuple(found[i] for i in order)
     labels = tuple(sys.intern(label) for label in _labels(path, names))  # one text per class, not one per image
-    sizes = np.array(listing.sizes, np.int64)[order]
+    sizes, times = (np.array(numbers, np.int64)[order] for numbers in (listing.sizes, listing.times))
     parts = celeba_parts(path, names)
     others = {ending.decode(errors="backslashreplace"): number for ending, number in listing.others.items()}
     return Folder(
@@ -69,6 +71,7 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         passed_over=sorted(own),
         other_files=others,
         parts=parts,
+        stamps=Stamps.of_times(times, opened),
     )
 
 
@@ -86,7 +89,7 @@ class _Listing:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.sizes = array("q")  # not pairs with the names: a million of these leave 60 MB behind
+        self.sizes, self.times = array("q"), array("q")  # not with the names: a million tuples leave 60 MB behind
         self.passed_over: list[str] = []
         self.others: Counter[bytes] = Counter()  # endings of the other files
 
@@ -107,7 +110,9 @@ class _Listing:
                 self.add(entry.path, name + b"/", (*above, real))
             elif name.lower().endswith(_ENDINGS):
                 self.names.append(_checked_name(name, folder))
-                self.sizes.append(_file_bytes(entry))
+                size, changed = _stamp(entry)
+                self.sizes.append(size)
+                self.times.append(changed)
             elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
@@ -135,8 +140,9 @@ def _checked_name(name: bytes, folder: bytes) -> str:
         raise DataError(f"the file name {os.fsdecode(name)!r} in {os.fsdecode(folder)} {problem}") from None
 
 
-def _file_bytes(entry: os.DirEntry[bytes]) -> int:
+def _stamp(entry: os.DirEntry[bytes]) -> FileStamp:
     try:
-        return entry.stat().st_size
+        status = entry.stat()
+        return status.st_size, status.st_mtime_ns
     except OSError:  # a dangling link: reading it names the file
-        return 0
+        return 0, 0

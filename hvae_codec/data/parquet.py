@@ -26,6 +26,7 @@ from ..errors import DataError, UsageError
 from .containers import FileContainer
 from .dataset_json import class_name
 from .file_sets import files_of_set, is_file_set, parts_of_files
+from .stamps import Stamps
 from .unchanged_files import OPEN_FILES, UnchangedFiles
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class _File:
 
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
+
+    sizes_are_exact = False  # they are shares of a row group's
 
     def __init__(self, path: Path, names: Sequence[str], files: UnchangedFiles, *, size: int, channels: int) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
@@ -74,6 +77,7 @@ class Parquet(FileContainer):
             size=size,
             channels=channels,
             parts=parts_of_files(names, counts),
+            stamps=Stamps.of_files(files.stamps, files.opened, np.repeat(np.arange(len(found)), counts)),
         )
 
     def content(self, positions: NDArray[np.int64]) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from .npz import is_npz, open_npz
 from .parquet import is_parquet, open_parquet
 from .preprocessing import Preprocessing
 from .splits import Part, Split, Splits, find_splits
+from .stamps import Stamps
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .zips import is_zip, open_zip
 
@@ -234,14 +236,20 @@ def open_images(
     _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    container: Container
-    if isinstance(path, str | os.PathLike):
-        container = _opener(Path(path))(Path(path), size=size, channels=channels)
-    else:
-        container = DatasetContainer(path, size=size, channels=channels)
+    container = _open(path, size, channels)
     container.preprocess(how)
     source = _source_of(container)
     return _without_unusable(source) if skip_unusable or skip_broken else source
+
+
+def _open(path: Path | str | ImageDataset, size: int, channels: int) -> Container:
+    if not isinstance(path, str | os.PathLike):
+        return DatasetContainer(path, size=size, channels=channels)
+    place, opened = Path(path), time.time_ns()
+    container = _opener(place)(place, size=size, channels=channels)
+    if container.stamps is None and not container.checksums_are_stated:  # all images in one file, or in a few
+        container.stamps = Stamps.of_path(place, opened, len(container))
+    return container
 
 
 def _check_colour(how: Preprocessing, channels: int) -> None:

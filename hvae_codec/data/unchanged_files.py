@@ -7,6 +7,7 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class UnchangedFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises `DataError` if one of `paths` is not there, or not a regular file."""
-        self.paths = tuple(paths)
+        self.paths, self.opened = tuple(paths), time.time_ns()
         self.stamps = tuple(_stamp_of(path) for path in paths)
         """Bytes of each file, and when it was changed last, in nanoseconds."""
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(_Descriptor)
