@@ -468,7 +468,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     def replace(done: int, total: int) -> None:
         path.delete(["zarr.json"])
 
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, photo_patches[OLD:], url, out=new, progress=replace)
     with pytest.raises(StoreError, match="unfinished"):
         open_store(new)

@@ -30,10 +30,25 @@ from .stored_preprocessing import preprocessing_of
 
 
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
-    """The specification of `old` with the images of `source` after its own.
+    """The specification of `old`, and its version of the format, with the images of `source` after its own.
 
-    Raises `DataError` if the store has these images, or others of their names; `StoreError` if its names, labels,
-    steps or coordinates are not the ones that it was made with.
+    Raises `DataError` if the store has these images, or others of their names; `StoreError` as `spec_to_go_on_with`.
+    """
+    spec = spec_to_go_on_with(old, per_image)
+    return replace(
+        spec,
+        names=[*old.names, *_new_names(old, source)],
+        labels=[*old.labels, *source.labels],
+        splits=None if spec.splits is None else [*spec.splits, *source.split_names],
+        file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
+        source=_joint_source(old, source),
+    )
+
+
+def spec_to_go_on_with(old: Store, per_image: tuple[str, ...]) -> StoreSpec:
+    """The specification of `old` for a store of other images that takes latents of it over.
+
+    Raises `StoreError` if its names, labels, steps or coordinates are not the ones that it was made with.
     """
     spec = old.spec()
     # If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
@@ -42,15 +57,8 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -
             f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
             "from a copy or encode the images again"
         )
-    return replace(
-        spec,
-        names=[*old.names, *_new_names(old, source)],
-        labels=[*old.labels, *source.labels],
-        source=_joint_source(old, source),
-        chunk_bytes=_chunk_bytes(old),
-        per_image=per_image,
-        weights=old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b"",
-    )
+    weights = old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b""
+    return replace(spec, chunk_bytes=_chunk_bytes(old), per_image=per_image, weights=weights)
 
 
 def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
