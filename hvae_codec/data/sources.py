@@ -156,6 +156,20 @@ class ImageSource:
         return find_splits(self.names, None if stated is None else stated.of(self.positions))
 
     @cached_property
+    def split_names(self) -> Sequence[str]:
+        """What each image is for in its container, whatever was selected of it: "train", "val", "test" or "".
+
+        An image of a test folder is "test", also if there is no val folder and it is used for validation.
+        """
+        whole = self.before_skipping
+        return tuple(np.array(whole.splits.names(len(whole)))[self.positions].tolist())
+
+    @property
+    def file_bytes(self) -> NDArray[np.int64]:
+        """Bytes of each image file or, of an array, of its elements, int64 [N]."""
+        return self.container.file_bytes[self.positions]
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of size, channels, and each image's name and bytes in order; for arrays also of some pixels.
 
@@ -165,7 +179,7 @@ class ImageSource:
         digest = hashlib.sha256(f"images {self.size} {self.channels}\n".encode())
         if self.preprocessing.pixel_options:
             digest.update(f"{json.dumps(self.preprocessing.pixel_options, sort_keys=True)}\n".encode())
-        for name, count in zip(self.names, self.container.file_bytes[self.positions].tolist(), strict=True):
+        for name, count in zip(self.names, self.file_bytes.tolist(), strict=True):
             digest.update(f"{name}\0{count}\n".encode())
         digest.update(self.container.content(self.positions))
         return digest.hexdigest()
@@ -178,7 +192,7 @@ class ImageSource:
     @property
     def source_bytes(self) -> int:
         """Bytes of the image files; of an array, its raw pixels."""
-        return int(self.container.file_bytes[self.positions].sum())
+        return int(self.file_bytes.sum())
 
     @property
     def resized(self) -> int:

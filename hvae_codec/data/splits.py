@@ -40,6 +40,18 @@ class Splits:
         """Return the indices of one part."""
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
+    def names(self, count: int) -> list[str]:
+        """Name the part of each of the `count` images; "" if it is in none. Of two parts, the one held out counts.
+
+        >>> Splits(np.array([0]), np.array([1, 2]), np.array([2]), {}).names(4)
+        ['train', 'val', 'test', '']
+        """
+        names = [""] * count
+        for part in ("train", "val", "test") if self.is_held_out else ("val", "train", "test"):
+            for i in self.indices(part).tolist():
+                names[i] = part
+        return names
+
     @property
     def is_held_out(self) -> bool:
         """Whether training leaves out the images of `val`."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import zarr
 
 from ..data.sources import ImageSource
@@ -22,7 +23,7 @@ from ..storage.location import UNFINISHED
 from ..store.folder_writer import OUR_ENTRIES
 from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
-from ..store.schema import WEIGHTS, dimension_names
+from ..store.schema import RECORDS, WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
 from .pipeline import EVALUATED
 from .sketch import SKETCH
@@ -94,7 +95,8 @@ def _chunk_bytes(old: Store) -> int:
 
 def measured_arrays(old: Store) -> set[str]:
     """The store's per-image arrays but a user's own; `StoreError` if one of them cannot be added to."""
-    spec_arrays = {"name", "label", *(f"z{resolution}" for resolution in old.resolutions)}
+    records = RECORDS if old.metadata.has_records else ()
+    spec_arrays = {"name", "label", *records, *(f"z{resolution}" for resolution in old.resolutions)}
     found = {name for name, array in _arrays(old).items() if dimension_names(array)[:1] == ("image",)} - spec_arrays
     found &= {*(found if old.metadata.arrays is None else old.metadata.arrays)}
     unknown = found - {*EVALUATED, SKETCH} or (found if len(found & {*EVALUATED}) == 1 else set())
@@ -112,7 +114,8 @@ def check_additions(old: Store) -> None:
     found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
     found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
     names = [name for name in old.path.entries() if not name.startswith(".") and name != UNFINISHED]
-    found += [name for name in names if not OUR_ENTRIES.fullmatch(name)]
+    users = () if old.metadata.has_records else RECORDS
+    found += [name for name in names if name in users or not OUR_ENTRIES.fullmatch(name)]
     found += [f"the array {name}" for name in _arrays(old) if name not in (old.metadata.arrays or [name])]
     found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
     if found:

@@ -94,9 +94,9 @@ def compare(
 
     Bytes are read only of images that are in the store with the same name and size, or may be renamed; and of these
     only if it is not remembered that their files are as they were, or with `check` (see `content_checksums`).
-    `progress` is called with the images read and those to read. Stores of versions below 4 have no checksums: then names
-    are compared, and nothing else. Raises `DataError` if the images are of another size or colour than the store's,
-    were opened with other preprocessing, or one cannot be read; `StoreError` if there is no store or it is damaged.
+    `progress` is called with the images read and those to read. Stores of versions below 4 have no checksums: names
+    alone are compared then. Raises `DataError` if the images are of another size or colour than the store's, were
+    opened with other preprocessing, or one cannot be read; `StoreError` if there is no store or it is damaged.
     """
     source, opened = as_source(images), store if isinstance(store, Store) else Store.open(store)
     _check_alike(source, opened)

@@ -2,8 +2,8 @@
 
 Objects of a store never change, so the new store shares them with the one that is read meanwhile; readers see the old
 store or the new one. A kill leaves the old one and, to continue from, the unfinished new one: it is written as any
-other, and replaces the old one as with --overwrite. Or it gets a name of its own: that is how it goes in a bucket, where
-nothing can be renamed, and the server copies the objects of whole row groups.
+other, and replaces the old one as with --overwrite. Or it gets a name of its own: that is how it goes in a bucket,
+where nothing can be renamed, and the server copies the objects of whole row groups.
 """
 
 from __future__ import annotations

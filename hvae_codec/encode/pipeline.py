@@ -39,6 +39,7 @@ from ..store.open_writer import check_location, is_written, open_writer
 from ..store.quantiser import ClippedError, Codec, IntCodec, check_clipped
 from ..store.reader import Stored
 from ..store.rowgroups import runs
+from ..store.schema import CHECKSUM
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
@@ -56,7 +57,7 @@ GPU_WRITERS = 4  # threads that write row groups
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
-PerImage = dict[str, NDArray[np.floating]]
+PerImage = dict[str, NDArray[np.number]]
 """Name of a per-image array to its numbers, [B]."""
 EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
 
@@ -194,6 +195,7 @@ class ImageEncoder:
     evaluate: bool = False  # whether each image's rate and distortion, bits/dim, are measured
     seed: int = 0  # of the noise that these are measured with
     verify: bool = False  # whether a sketch is made of each image as it decodes, and what is written is read back
+    checksums: bool = True  # whether the CRC-32 of each image's bytes goes with it, as stores of version 4 have it
 
     @classmethod
     def of(
@@ -214,7 +216,7 @@ class ImageEncoder:
 
     @property
     def per_image(self) -> tuple[str, ...]:
-        """The per-image arrays that are measured."""
+        """The per-image arrays that are measured of the pixels."""
         return (*(EVALUATED if self.evaluate else ()), *((SKETCH,) if self.verify else ()))
 
     def encode_range(self, rows: range) -> tuple[Stored, PerImage]:
@@ -232,6 +234,7 @@ class ImageEncoder:
         batch = self.batch_coder.start_encoding(pixels)
         count, stored_of = len(pixels), batch.stored  # not the batch: its activations are large
         terms = Arriving(self._terms(batch, first, count)) if self.evaluate else None
+        checksums = self.source.checksums(range(first, first + count)) if self.checksums else None
 
         def fetch() -> tuple[Stored, PerImage]:
             stored, per_image = stored_of(), PerImage()
@@ -240,6 +243,8 @@ class ImageEncoder:
                 per_image = dict(zip(("rate", "distortion"), measured, strict=True))
             if self.verify:
                 per_image[SKETCH] = sketch(self.batch_coder.decode_checked(stored))
+            if checksums is not None:
+                per_image[CHECKSUM] = checksums
             return stored, per_image
 
         return fetch
@@ -334,6 +339,8 @@ def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
     return StoreSpec(
         names=source.names,
         labels=source.labels,
+        splits=source.split_names,
+        file_bytes=source.file_bytes,
         columns=coder.columns,
         steps=coder.steps,
         codec=coder.codec,

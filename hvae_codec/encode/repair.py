@@ -2,7 +2,7 @@
 
     metadata, tables ── repaired ──> row groups ── read once ──> those that are damaged: encoded again, read again
 
-Only row groups, names and labels take the images.
+Only row groups and the tables of images (names, labels, splits, bytes of files) take the images.
 The store stays readable, and a kill leaves it no worse: each file is replaced in one step, those that can still be read
 before those that cannot, so that no image is read half old, half new. What is put in is proven: a table by the store's
 fingerprint, a row group by its digest or by what can still be read of it.
@@ -31,7 +31,7 @@ from ..store.group_file import is_replaced, read_group
 from ..store.metadata import COPY_HOLDER, SourceRecord
 from ..store.open_writer import locked
 from ..store.reader import Store, open_damaged
-from ..store.schema import WEIGHTS
+from ..store.schema import IMAGE_TABLES, WEIGHTS
 from ..store.spec import StoreSpec, spec_fingerprint, spec_of
 from ..store.workers import Worker
 from ..verification.inspection import Inspection
@@ -156,13 +156,15 @@ class _Repair:
     def _proven_spec(self, store: Store, damaged: Sequence[str]) -> StoreSpec:
         shown, images = ", ".join(damaged), self.images
         try:
-            if images is None and {"name", "label"} & {*damaged}:
+            if images is None and {*IMAGE_TABLES} & {*damaged}:
                 raise StoreError("that takes the images that were encoded, which were not given")
             mask = LatentMask.from_dict(store.mask)
             spec = spec_of(
                 store.metadata,
                 names=images.names if images and "name" in damaged else store.names,
                 labels=images.labels if images and "label" in damaged else store.labels,
+                splits=images.split_names if images and "split" in damaged else store.splits,
+                file_bytes=images.file_bytes if images and "file_bytes" in damaged else store.file_bytes,
                 columns=stored_columns(mask),
                 steps=self._steps(store, damaged, mask),
                 per_image=store.own_figures,
@@ -202,7 +204,8 @@ class _Repair:
             return
         store = self.inspection.store
         coder, batch_size = LatentCoder.of_store(store, self.model), batch_size_of(self.model, options.batch_size)
-        encoder = ImageEncoder.of(coder, self.images, store.row_groups.size, batch_size, seed=options.seed)
+        given = {"seed": options.seed, "checksums": store.metadata.has_records}
+        encoder = ImageEncoder.of(coder, self.images, store.row_groups.size, batch_size, **given)
         done = list(itertools.accumulate(len(store.row_groups.rows(r)) for r in row_groups))
         with locked(self.path, Worker()):
             self._check_unchanged()

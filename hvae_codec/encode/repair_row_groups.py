@@ -13,12 +13,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..data.sources import ImageSource
 from ..errors import StoreError
 from ..storage.location import Location
 from ..store.arrays import row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
 from ..store.reader import Store, Stored
-from ..store.schema import WRITE_ALL
+from ..store.schema import CHECKSUM, WRITE_ALL, missing_records
 from ..verification.inspection import Inspection
 from ..verification.verify import Latents, read_digest, read_row_group
 from .pipeline import EVALUATED, ImageEncoder, PerImage
@@ -52,7 +53,8 @@ class RowGroupRepairer:
         rows, note = self.store.row_groups.rows(row_group), ""
         known = rows[0] in self._known and rows[-1] in self._known
         encoder = replace(self.encoder, source=self.encoder.source.subset(self._positions(rows, known)))
-        new, _ = encoder.encode_range(range(len(rows)))
+        self._check_bytes(rows, encoder.source)
+        new, measured = encoder.encode_range(range(len(rows)))
         old = {r: read_row_group(self.store, r, row_group) for r in new}
         try:
             committed = read_digest(self.store, row_group)
@@ -66,28 +68,48 @@ class RowGroupRepairer:
             else:
                 note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
-        return [*files, *self._repair_per_image(row_group, encoder, new)], note
+        return [*files, *self._repair_per_image(row_group, encoder, new, measured)], note
 
-    def _repair_per_image(self, row_group: int, encoder: ImageEncoder, stored: Stored) -> list[str]:
-        """Measure again what was measured of a row group's images if a file of it is damaged; returns those."""
+    def _check_bytes(self, rows: range, source: ImageSource) -> None:
+        """Raise `StoreError` if an image of `source`, those of `rows`, has other bytes than when it was encoded."""
+        known = self._read(CHECKSUM, rows) if self.store.metadata.has_records else None
+        if known is None:
+            return
+        changed = np.flatnonzero(source.checksums(range(len(rows))) != known)
+        if len(changed):
+            first = int(changed[0])
+            raise StoreError(
+                f"images {rows.start} to {rows.stop - 1} are not encoded again: image {rows[first]} "
+                f"({source.names[first]}) of those given has other bytes than the one that was encoded; give the "
+                "images that were encoded"
+            )
+
+    def _repair_per_image(self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage) -> list[str]:
+        """Measure again what was measured of a row group's images if a file of it is damaged; returns those.
+
+        `measured` has what was found while they were encoded.
+        """
         rows = self.store.row_groups.rows(row_group)
-        damaged = [name for name in self.store.own_figures if not self._is_whole(name, rows)]
-        measured: PerImage = {}
+        names = (*self.store.own_figures, *measured)
+        damaged = [name for name in names if self._read(name, rows) is None]
         if SKETCH in damaged:
-            measured[SKETCH] = sketch(encoder.batch_coder.decode_checked(stored))
+            measured = {**measured, SKETCH: sketch(encoder.batch_coder.decode_checked(stored))}
         if {*EVALUATED} & {*damaged}:
-            measured |= replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
+            measured = measured | replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
         files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured}
         for key, numbers in files.items():
-            _replace_file(self.store.path, key, rows.start, numbers.astype(np.float32))
+            _replace_file(self.store.path, key, rows.start, numbers)
         return list(files)
 
-    def _is_whole(self, name: str, rows: range) -> bool:
+    def _read(self, name: str, rows: range) -> NDArray | None:
+        """What a per-image array that is written with row groups says of `rows`; None if it cannot be read."""
         array: Any = self.store.arrays[name]
         try:
-            return not np.isnan(reading(lambda: np.asarray(array[rows.start : rows.stop]))).any()
+            values = reading(lambda: np.asarray(array[rows.start : rows.stop]))
         except UnreadableError:
-            return False
+            return None
+        missing = missing_records(name, values) if name == CHECKSUM else np.isnan(values)
+        return None if missing.any() else values
 
     def _positions(self, rows: range, known: bool) -> Sequence[int]:
         """Where the images `rows` of the store are among those given: by number if these are known, else by name."""
@@ -181,6 +203,6 @@ def _replace_file(path: Location, key: str, start: int, values: NDArray) -> None
         name, _, chunk = key.partition("/")
         (Path(scratch) / "zarr.json").write_bytes((path / name / "zarr.json").read_bytes())
         array: Any = zarr.open_array(scratch, mode="r+").with_config(WRITE_ALL)
-        array[start : start + len(values)] = values
+        array[start : start + len(values)] = values.astype(array.dtype)
         content = (Path(scratch) / chunk).read_bytes()
     path.write(key, content)

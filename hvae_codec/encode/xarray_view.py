@@ -1,6 +1,6 @@
 """A store as an `xarray.DataTree`: names, labels and figures of the images, and a node for each latent resolution.
 
-    /        name, label, rate, ...   [image]
+    /        name, label, split, file_bytes, checksum, rate, ...   [image]
     /z1      z [image, channel, y, x], group [channel], variate [channel]
     /z16     z [image, channel, y, x], ...
 
@@ -23,12 +23,16 @@ from ..store.reader import Store
 def data_tree(store: Store) -> xarray.DataTree:
     """See `EncodedStore.to_xarray`."""
     figures = {name: ("image", values.to_numpy()) for name, values in store.frame.items()}
-    names = {name: ("image", np.array(figures.pop(name)[1], dtype=str)) for name in ("name", "label")}
+    names = {name: ("image", np.array(figures.pop(name)[1], dtype=str)) for name in _texts(store)}
     numbers = figures.pop("image", ("image", np.arange(len(store))))  # a user may have given the axis labels
     images = {"image": numbers, **names}
     attributes = {"path": str(store.path), "model_hash": store.model_hash, "codec": store.codec.name}
     nodes = {f"/z{resolution}": _node(store, resolution).assign_coords(images) for resolution in store.resolutions}
     return xarray.DataTree.from_dict({"/": xarray.Dataset(figures, images, attributes), **nodes})
+
+
+def _texts(store: Store) -> tuple[str, ...]:
+    return ("name", "label") if store.splits is None else ("name", "label", "split")
 
 
 def _node(store: Store, resolution: int) -> xarray.Dataset:

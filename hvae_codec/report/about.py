@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..config import CONFIG_FILE, Config, ModelConfig, PruningConfig, config_from_dict, config_to_dict
 from ..data.preprocessing import Preprocessing
+from ..data.splits import PARTS
 from ..errors import DataError, ModelError, StoreError
 from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
@@ -53,9 +54,11 @@ def describe(path: LocationLike) -> Facts:
 
 def _store_facts(store: Store) -> Facts:
     labels = sorted(set(store.labels) - {""})
+    splits = None if store.splits is None else {part or "none": store.splits.count(part) for part in (*PARTS, "")}
     arrays = ", ".join(f"z{r} {list(store.columns.item(r))}" for r in store.resolutions)
     pairs = {
         "images": f"{len(store):,}, in {len(labels)} classes" if labels else f"{len(store):,}",
+        **({} if splits is None else {"splits": _splits_text(splits)}),
         **_preprocessing_text(Preprocessing.from_dict(store.preprocessing, str(store.path))),
         "arrays": f"{arrays}, {store.codec.dtype}",
         "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
@@ -70,6 +73,7 @@ def _store_facts(store: Store) -> Facts:
         "kept_dims": store.kept_dims,
         "granularity": store.columns.granularity,
         "labels": labels,
+        "splits": splits,
         "preprocessing": store.preprocessing,
         "codec": store.codec.to_dict(),
         "model_hash": store.model_hash,
@@ -79,6 +83,15 @@ def _store_facts(store: Store) -> Facts:
         "bytes": store_sizes(store),
     }
     return Facts(store.path, data, pairs, (store_table(store),))
+
+
+def _splits_text(splits: Mapping[str, int]) -> str:
+    """Say how many images are of each split.
+
+    >>> _splits_text({"train": 1800, "val": 200, "test": 0, "none": 3})
+    'train 1,800, val 200, none 3'
+    """
+    return ", ".join(f"{part} {number:,}" for part, number in splits.items() if number)
 
 
 def _preprocessing_text(how: Preprocessing) -> dict[str, str]:

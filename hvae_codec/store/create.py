@@ -29,8 +29,11 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> dict[str, zarr.Array]:
         arrays[f"step{resolution}"][:] = np.asarray(spec.steps[resolution], np.float32)
     for name, table in spec.columns.tables().items():
         arrays[name][:] = table
-    for name, texts in (("name", spec.names), ("label", spec.labels)):
-        _write_texts(arrays[name], texts)
+    for name, texts in (("name", spec.names), ("label", spec.labels), ("split", spec.splits)):
+        if texts is not None:
+            _write_texts(arrays[name], texts)
+    if spec.file_bytes is not None:
+        arrays["file_bytes"][:] = spec.file_bytes
     if spec.weights:
         arrays[WEIGHTS][:] = np.frombuffer(spec.weights, np.uint8)
     return arrays

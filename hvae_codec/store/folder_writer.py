@@ -33,7 +33,8 @@ from .workers import Worker, lock_folder, publish_lock, remove_locks, write_lock
 from .writer import StoreWriter, check_name, fingerprint_in
 
 OUR_ENTRIES = re.compile(
-    r"(z|step|dimension)\d+|name|label|committed|model|rate|distortion|sketch|zarr(\.[0-9a-f]+)?\.(json|partial)"
+    r"(z|step|dimension)\d+|name|label|split|file_bytes|checksum|committed|model|rate|distortion|sketch"
+    r"|zarr(\.[0-9a-f]+)?\.(json|partial)"
 )
 """Names of what a store of this package has in its folder."""
 
@@ -191,7 +192,7 @@ def _remove_unfinished(folder: Path) -> None:
 def _sweep(writer: FolderStoreWriter) -> None:
     """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
     partial, pending = writer.unfinished, set(map(str, writer.own_pending()))
-    for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.per_image, "committed"):
+    for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.of_row_groups, "committed"):
         objects = partial / name / "c"
         for entry in objects.iterdir() if objects.is_dir() else ():
             if entry.name.partition(".")[0] in pending:  # "7", or "7.0123abc.partial"

@@ -15,8 +15,10 @@ from ..errors import HvaeCodecError, StoreError
 from .quantiser import Codec, codec_from_dict
 
 ATTRIBUTE = "hvae_codec"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest that is read. A store has the lowest one that suffices, see `StoreSpec.format_version`."""
+RECORDS_VERSION = 4
+"""The first version whose stores keep each image's split, the bytes of its file and their checksum."""
 COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
 """The second copy of the attribute is this attribute of this array."""
 
@@ -104,6 +106,11 @@ class StoreMetadata:
     has_copy: bool = False  # whether the array `committed` holds these metadata a second time
     arrays: Mapping[str, int] | None = None  # checksums of the arrays' `zarr.json`; None in older stores
     as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # what they were read from
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the store keeps each image's split, the bytes of its file and their checksum."""
+        return self.format_version >= RECORDS_VERSION
 
     @classmethod
     def from_attribute(cls, attribute: Any) -> StoreMetadata:

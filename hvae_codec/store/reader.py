@@ -32,7 +32,17 @@ from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, 
 from .metadata import StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups, runs
-from .schema import NO_TEXT, WEIGHTS, ArraySchema, dimension_names, store_schema
+from .schema import (
+    CHECKSUM,
+    IMAGE_TABLES,
+    NO_TEXT,
+    RECORDS,
+    WEIGHTS,
+    ArraySchema,
+    dimension_names,
+    missing_records,
+    store_schema,
+)
 from .shards import ShardedArray
 from .spec import StoreSpec, spec_of
 
@@ -171,6 +181,24 @@ class Store:
         return [str(label) for label in self.per_image("label")]
 
     @functools.cached_property
+    def splits(self) -> list[str] | None:
+        """What each image was for when it was encoded: "train", "val", "test", or "" if it was in no split.
+
+        Of images without split folders, the tenth that is held out is "val". None in stores of versions below 4.
+        """
+        return [str(split) for split in self.per_image("split")] if self.metadata.has_records else None
+
+    @functools.cached_property
+    def file_bytes(self) -> NDArray[np.int64] | None:
+        """Bytes of each image file or, of an array, of its elements, int64 [images]; None in versions below 4."""
+        return self.per_image("file_bytes") if self.metadata.has_records else None
+
+    @functools.cached_property
+    def checksums(self) -> NDArray[np.uint32] | None:
+        """CRC-32 of these bytes when the image was encoded, uint32 [images]; None in stores of versions below 4."""
+        return self.per_image(CHECKSUM).astype(np.uint32) if self.metadata.has_records else None
+
+    @functools.cached_property
     def steps(self) -> dict[int, NDArray[np.float32]]:
         """Latent resolution to quantiser steps, float32 [columns]."""
         steps = {resolution: self.arrays.read(f"step{resolution}") for resolution in self.resolutions}
@@ -187,16 +215,22 @@ class Store:
         NaN is damage in an array that was made with the store. In one that a user added it means what the user likes.
         """
         values = self.arrays.read(name)
-        missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT
+        missing = self._missing(name, values)
         if missing.any() and self.arrays.is_own(name):
             raise self.arrays.damaged(f"array {name} lacks image {int(missing.argmax())}")
         if values.shape != (len(self),):
             raise self.arrays.damaged(f"array {name} is of shape {list(values.shape)}, not {[len(self)]}")
         return values
 
+    def _missing(self, name: str, values: NDArray) -> NDArray[np.bool_]:
+        """Whether each element is what is read if it was never written, or cannot be right."""
+        if self.metadata.has_records and name in RECORDS:
+            return missing_records(name, values)
+        return np.asarray(np.isnan(values) if values.dtype.kind == "f" else values == NO_TEXT)
+
     @functools.cached_property
     def per_image_names(self) -> tuple[str, ...]:
-        """Names of the per-image arrays besides `name` and `label`, such as `rate`; in alphabetical order."""
+        """Names of the figures of images, such as `rate`; in alphabetical order."""
         return tuple(name for name in self.path.array_folders() if self._is_figure(name))
 
     @property
@@ -207,17 +241,22 @@ class Store:
     def _is_figure(self, name: str) -> bool:
         schema = self.arrays.schema.get(name)
         if schema is not None:
-            return schema.dimension_names == ("image",) and name not in ("name", "label")
+            return schema.dimension_names == ("image",) and name not in (*IMAGE_TABLES, CHECKSUM)
         array = self.arrays[name] if self.arrays.is_own(name) else self.arrays.find(name)
         fits = array is not None and (self.arrays.is_own(name) or array.shape == (len(self),))
         return fits and dimension_names(cast(zarr.Array, array)) == ("image",)
 
     @functools.cached_property
     def frame(self) -> pandas.DataFrame:
-        """One row per image: name, label and the other per-image arrays."""
+        """One row per image: name, label and the other per-image arrays.
+
+        From version 4 of the format on also split, file_bytes and checksum; see `splits`, `file_bytes`, `checksums`.
+        """
         import pandas
 
         columns: dict[str, Any] = {"name": self.names, "label": self.labels}
+        if self.metadata.has_records:
+            columns |= {"split": self.splits, "file_bytes": self.file_bytes, CHECKSUM: self.checksums}
         return pandas.DataFrame(columns | {name: self.per_image(name) for name in self.per_image_names})
 
     def check_tables(self) -> None:
@@ -233,8 +272,8 @@ class Store:
 
     def spec(self) -> StoreSpec:
         """What the store was made from, by its own tables, but for the weights; `StoreError` if one is damaged."""
-        tables: Any = {"names": self.names, "labels": self.labels, "columns": self.columns, "steps": self.steps}
-        return spec_of(self.metadata, per_image=self.own_figures, **tables)
+        images: Any = {"names": self.names, "labels": self.labels, "splits": self.splits, "file_bytes": self.file_bytes}
+        return spec_of(self.metadata, **images, columns=self.columns, steps=self.steps, per_image=self.own_figures)
 
     # Latents.
 
@@ -357,10 +396,11 @@ def _schema(arrays: ArrayFiles, columns: Columns, row_groups: RowGroups) -> Mapp
     """What the arrays must be that were made with the store, by what its metadata say."""
     metadata = arrays.metadata
     fixed = columns, metadata.codec, row_groups, metadata.chunk_bytes or CHUNK_BYTES
-    more = sorted((metadata.arrays or {}).keys() - store_schema(*fixed).keys() - {WEIGHTS})
+    has_records = metadata.has_records
+    more = sorted((metadata.arrays or {}).keys() - store_schema(*fixed, has_records=has_records).keys() - {WEIGHTS})
     found = {name: arrays.find(name) for name in more}
     per_image = [name for name, array in found.items() if array is None or dimension_names(array) == ("image",)]
     embedded = bool(metadata.model.embedded)
     weights = arrays.find(WEIGHTS) if embedded else None
     length = weights.shape[0] if weights is not None and weights.ndim else int(embedded)
-    return store_schema(*fixed, per_image, length)
+    return store_schema(*fixed, per_image, length, has_records=has_records)

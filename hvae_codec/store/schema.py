@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
 
 from .arrays import chunk_length, compressor, memory_order
@@ -26,6 +27,12 @@ from .rowgroups import RowGroups
 
 NO_TEXT = "\uffff"
 """Fill value of names and labels, a character that text never holds. (Numpy takes NUL for an empty string.)"""
+
+IMAGE_TABLES = ("name", "label", "split", "file_bytes")
+"""Tables with an element per image, which are written whole when the store is created."""
+RECORDS = ("split", "file_bytes", "checksum")
+"""What the format has from version 4 on: what an image is for, the bytes of its file, their CRC-32."""
+CHECKSUM = "checksum"
 
 TABLE_CHUNK = 65536  # entries in a chunk of a table
 
@@ -102,8 +109,13 @@ def store_schema(
     chunk_bytes: int,
     per_image: Sequence[str] = (),
     weights: int = 0,
+    *,
+    has_records: bool = False,
 ) -> dict[str, ArraySchema]:
-    """The arrays of a store by name, in the order in which they are made; `weights`: bytes of its model that it has."""
+    """The arrays of a store by name, in the order in which they are made.
+
+    `weights`: bytes of its model that it has; `has_records`: whether it has the arrays `RECORDS`.
+    """
     schema = {}
     for resolution in columns.resolutions:
         schema[f"z{resolution}"] = _latents(columns, codec, row_groups, chunk_bytes, resolution)
@@ -111,7 +123,12 @@ def store_schema(
         schema[f"step{resolution}"] = table_schema(shape, "float32", axes[:1])
     for name, table in columns.tables().items():
         schema[name] = table_schema(table.shape, "int32", (name.replace("dimension", "d"), "place"))
-    schema |= {name: table_schema((row_groups.images,), "str", ("image",)) for name in ("name", "label")}
+    texts = IMAGE_TABLES[:3] if has_records else IMAGE_TABLES[:2]
+    schema |= {name: table_schema((row_groups.images,), "str", ("image",)) for name in texts}
+    if has_records:
+        schema["file_bytes"] = table_schema((row_groups.images,), "int64", ("image",))
+        # Wider than a CRC-32: each of its values is a legal one, so none could say that an element is missing.
+        schema[CHECKSUM] = _vector(row_groups.images, row_groups.size, "int64", -1, "image")
     # In chunks that are row groups: who writes a row group shares no chunk with another.
     schema |= {name: _vector(row_groups.images, row_groups.size, "float32", np.nan, "image") for name in per_image}
     if weights:
@@ -148,7 +165,14 @@ def table_schema(shape: tuple[int, ...], dtype: str, axes: tuple[str, ...]) -> A
     )
 
 
-_FILL_VALUES: Mapping[str, Any] = {"float32": np.nan, "int32": -1, "str": NO_TEXT}
+_FILL_VALUES: Mapping[str, Any] = {"float32": np.nan, "int32": -1, "int64": -1, "str": NO_TEXT}
+
+
+def missing_records(name: str, values: NDArray) -> NDArray[np.bool_]:
+    """Whether each element of one of `RECORDS` is what is read if it was never written, or cannot be right."""
+    if name == "split":
+        return np.asarray(values == NO_TEXT)
+    return np.asarray((values < 0) | ((values >= 2**32) if name == CHECKSUM else False))
 
 
 def weights_schema(length: int) -> ArraySchema:
@@ -164,7 +188,7 @@ def _vector(length: int, chunk: int, dtype: str, fill_value: Any, axis: str) -> 
         chunks=(chunk,),
         dtype=dtype,
         fill_value=fill_value,
-        compressors=[ZstdCodec(level=9), Crc32cCodec()] if dtype == "float32" else [Crc32cCodec()],
+        compressors=[ZstdCodec(level=9), Crc32cCodec()] if dtype in ("float32", "int64") else [Crc32cCodec()],
         dimension_names=(axis,),
         write_all=axis != "row_group",
     )

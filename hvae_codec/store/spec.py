@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
+from ..data.splits import PARTS
 from ..errors import StoreError
 from .columns import Columns
-from .metadata import ImageRecord, ModelRecord, SourceRecord, StoreMetadata
+from .metadata import RECORDS_VERSION, ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups
-from .schema import NO_TEXT, TABLE_CHUNK, ArraySchema, store_schema
+from .schema import CHECKSUM, NO_TEXT, TABLE_CHUNK, ArraySchema, store_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class StoreSpec:
 
     names: Sequence[str]  # one per image, in the order of the store
     labels: Sequence[str]  # one per image; empty strings if there are none
+    splits: Sequence[str] | None = None  # what each image is for, "" if it is in no split; None: of versions below 4
+    file_bytes: NDArray[np.int64] | None = None  # bytes of each image in its container; None with `splits`
     columns: Columns  # what is kept of each latent resolution
     steps: Mapping[int, NDArray[np.float32]]  # latent resolution to quantiser steps, float32 [columns]
     codec: Codec  # how z became the stored numbers
@@ -50,7 +53,19 @@ class StoreSpec:
     @property
     def format_version(self) -> int:
         """The lowest version of the format that a reader must know: 3 of a store that carries its decoder alone."""
+        if self.has_records:
+            return RECORDS_VERSION
         return 3 if self.model.embedded == "decoder" else self.columns.format_version
+
+    @property
+    def has_records(self) -> bool:
+        """Whether each image's split, the bytes of its file and their checksum are kept."""
+        return self.splits is not None
+
+    @property
+    def of_row_groups(self) -> tuple[str, ...]:
+        """Per-image arrays that are written with each row group: `per_image`, and the checksums if there are some."""
+        return (*self.per_image, CHECKSUM) if self.has_records else self.per_image
 
     @property
     def row_groups(self) -> RowGroups:
@@ -61,7 +76,13 @@ class StoreSpec:
     def schema(self) -> dict[str, ArraySchema]:
         """The arrays of the store by name."""
         return store_schema(
-            self.columns, self.codec, self.row_groups, self.chunk_bytes, self.per_image, len(self.weights)
+            self.columns,
+            self.codec,
+            self.row_groups,
+            self.chunk_bytes,
+            self.per_image,
+            len(self.weights),
+            has_records=self.has_records,
         )
 
     def metadata(self, arrays: Mapping[str, int]) -> StoreMetadata:
@@ -86,6 +107,8 @@ def spec_of(
     *,
     names: Sequence[str],
     labels: Sequence[str],
+    splits: Sequence[str] | None,
+    file_bytes: NDArray[np.int64] | None,
     columns: Columns,
     steps: Mapping[int, NDArray[np.float32]],
     per_image: tuple[str, ...],
@@ -93,7 +116,8 @@ def spec_of(
     """What a store of `metadata` was made from, given these tables, its own or others in their place."""
     shared = {name: getattr(metadata, name) for name in _SHARED}
     shared["chunk_bytes"] = metadata.chunk_bytes or CHUNK_BYTES
-    return StoreSpec(**shared, names=names, labels=labels, columns=columns, steps=steps, per_image=per_image)
+    images: Any = {"names": names, "labels": labels, "splits": splits, "file_bytes": file_bytes}
+    return StoreSpec(**shared, **images, columns=columns, steps=steps, per_image=per_image)
 
 
 def _package_version() -> str:
@@ -109,6 +133,7 @@ def _check(spec: StoreSpec) -> None:
         raise StoreError("there are no images to store; give at least one")
     if len(spec.labels) != len(spec.names):
         raise StoreError(f"there are {len(spec.names)} names and {len(spec.labels)} labels; give one label per image")
+    _check_records(spec)
     for text in (*spec.names, *spec.labels):
         if not text.isascii() and text != text.encode(errors="replace").decode():
             raise StoreError(f"the name or label {text!r} is not valid Unicode; rename the file")
@@ -123,6 +148,22 @@ def _check(spec: StoreSpec) -> None:
         )
     for resolution in spec.resolutions:
         _check_steps(spec, resolution)
+
+
+def _check_records(spec: StoreSpec) -> None:
+    if spec.splits is None and spec.file_bytes is None:
+        return
+    sizes = np.asarray(() if spec.file_bytes is None else spec.file_bytes)
+    if len(spec.splits or ()) != len(spec.names) or sizes.shape != (len(spec.names),):
+        raise StoreError(
+            f"there are {len(spec.names)} names, {len(spec.splits or ())} splits and the bytes of {len(sizes)} files; "
+            "give one of each per image, or neither splits nor bytes"
+        )
+    unknown = {*(spec.splits or ())} - {*PARTS, ""}
+    if unknown:
+        raise StoreError(f"an image is of the split {min(unknown)!r}; give one of {', '.join(PARTS)}, or an empty text")
+    if sizes.dtype != np.int64 or (sizes < 0).any():
+        raise StoreError(f"bytes of files are {sizes.dtype}, {sizes.min()} at least; they must be int64, 0 or more")
 
 
 def _check_steps(spec: StoreSpec, resolution: int) -> None:
@@ -156,6 +197,7 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "chunk_bytes": spec.chunk_bytes,
         **({"preprocessing": dict(spec.source.preprocessing)} if spec.source.preprocessing else {}),
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
+        **({} if spec.splits is None else {"splits": spec.splits, "file_bytes": spec.file_bytes}),
         **({"embedded": True} if spec.model.embedded == "whole" else {}),
         **({"decoder": spec.model.decoder_hash} if spec.model.embedded == "decoder" else {}),
     }
@@ -174,14 +216,17 @@ def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
     opening = "{"
     for key, value in sorted(facts.items()):
         yield f"{opening}{json.dumps(key)}: "
-        yield from _list_parts(value) if isinstance(value, list | tuple) else [json.dumps(value, sort_keys=True)]
+        yield from (
+            _list_parts(value) if isinstance(value, list | tuple | np.ndarray) else [json.dumps(value, sort_keys=True)]
+        )
         opening = ", "
     yield "}"
 
 
-def _list_parts(values: Sequence[Any]) -> Iterator[str]:
+def _list_parts(values: Sequence[Any] | NDArray) -> Iterator[str]:
     yield "["
     for first in range(0, len(values), TABLE_CHUNK):
-        block = json.dumps(list(values[first : first + TABLE_CHUNK]), sort_keys=True)
+        part = values[first : first + TABLE_CHUNK]
+        block = json.dumps(part.tolist() if isinstance(part, np.ndarray) else list(part), sort_keys=True)
         yield (", " if first else "") + block[1:-1]
     yield "]"

@@ -30,6 +30,7 @@ from .arrays import (
     unstorable,
 )
 from .metadata import fingerprint_of
+from .schema import CHECKSUM, missing_records
 from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
 
@@ -82,8 +83,8 @@ class StoreWriter(ABC):
     ) -> None:
         """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
 
-        `per_image` are the numbers [rows] of the arrays that the specification calls so, by name. Raises `StoreError`
-        if shapes or types are not the store's, or a number is NaN, infinite or out of range.
+        `per_image` are the numbers [rows] of the arrays that the specification says are `of_row_groups`, by name.
+        Raises `StoreError` if shapes or types are not the store's, or a number is NaN, infinite or out of range.
         An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can continue
         later.
         """
@@ -107,21 +108,21 @@ class StoreWriter(ABC):
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
-        if sorted(per_image) != sorted(self.spec.per_image):
-            raise StoreError(
-                f"per-image numbers are {sorted(per_image)}; the store's are {sorted(self.spec.per_image)}"
-            )
+        expected = sorted(self.spec.of_row_groups)
+        if sorted(per_image) != expected:
+            raise StoreError(f"per-image numbers are {sorted(per_image)}; the store's are {expected}")
         rows = self.rows(row_group)
         for name, values in per_image.items():
             self._check_per_image(name, values, rows)
-            self.array(name)[rows.start : rows.stop] = np.asarray(values, np.float32)
+            dtype = np.int64 if name == CHECKSUM else np.float32
+            self.array(name)[rows.start : rows.stop] = np.asarray(values, dtype)
             self._sync([f"{name}/c/{row_group}"])
 
     def take_over(self, source: Location, row_groups: Mapping[int, int], check_source: Callable[[], None]) -> None:
         """Commit row groups, by their number here and there, with their objects in the finished store at `source`.
 
-        That must have the same images there, columns and codec; per-image arrays are not taken. `check_source` is called
-        before the row groups are committed, to raise if the source was replaced while it was copied. Raises
+        That must have the same images there, columns and codec; per-image arrays are not taken. `check_source` is
+        called before the row groups are committed, to raise if the source was replaced while it was copied. Raises
         `StoreError` if an object is missing, a digest damaged, or another one after the copy than before. Latents are
         not read: the digests vouch for them here as they do there.
         """
@@ -251,6 +252,8 @@ class StoreWriter(ABC):
     def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
         if values.shape != (len(rows),):
             raise StoreError(f"{name} has shape {values.shape}; it must be one number per image, {len(rows)}")
+        if name == CHECKSUM and (values.dtype.kind not in "iu" or missing_records(name, values).any()):
+            raise StoreError(f"checksums are {values.dtype}, {values.min()} to {values.max()}; give CRC-32, uint32")
         if np.isnan(values).any():
             raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
 

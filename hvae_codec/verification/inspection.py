@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..store.columns import misplaced
@@ -18,7 +19,15 @@ from ..store.damage import Damage, UnreadableError, reading
 from ..store.group_file import COPY_FILE, GROUP_FILE, find_copy
 from ..store.metadata import COPY_HOLDER
 from ..store.reader import Store
-from ..store.schema import NO_TEXT, chunk_files, dimension_names, is_chunk_file
+from ..store.schema import (
+    IMAGE_TABLES,
+    NO_TEXT,
+    RECORDS,
+    chunk_files,
+    dimension_names,
+    is_chunk_file,
+    missing_records,
+)
 from ..store.spec import spec_fingerprint
 
 NAMED_FILES = 3  # files that are no part of the store and are named; the others are counted
@@ -84,7 +93,7 @@ class Inspection:
         if name == COPY_HOLDER:
             return Damage(file, problem, row_groups.rows(first), first)
         if dimension_names(array)[:1] == ("image",):
-            is_written_with_latents = name in self.store.arrays.schema and name not in ("name", "label")
+            is_written_with_latents = name in self.store.arrays.schema and name not in IMAGE_TABLES
             row_group = row_groups.of(first) if is_written_with_latents else None
             return Damage(file, problem, range(first, spans[0].stop), row_group)
         return Damage(file, problem, range(len(self.store)) if _is_of_all(name) else ())
@@ -137,7 +146,7 @@ class Inspection:
             for name, array in self._sound_arrays()
             if not (name == COPY_HOLDER or _is_latents(name) or self._is_whole(name))
             for key, spans in chunk_files(array)
-            if key in self.files[name] and (problem := _problem(name, array, spans))
+            if key in self.files[name] and (problem := self._problem(name, array, spans))
         ]
 
     def _is_whole(self, name: str) -> bool:
@@ -149,12 +158,27 @@ class Inspection:
         except StoreError:
             return False
 
+    def _problem(self, name: str, array: zarr.Array, spans: tuple[slice, ...]) -> str:
+        """What is wrong with elements of a table; empty if nothing is."""
+        try:
+            values = reading(lambda: np.asarray(array[spans]))
+        except UnreadableError as error:
+            return str(error)
+        is_record = self.store.metadata.has_records and name in RECORDS
+        wrong = missing_records(name, values) if is_record else _wrong(name, values)
+        return "holds elements that were never written or cannot be right" if wrong.any() else ""
+
+    @property
+    def _image_tables(self) -> tuple[str, ...]:
+        """Names of the store's tables of images, which its fingerprint vouches for."""
+        return tuple(name for name in IMAGE_TABLES if name in self.store.arrays.schema)
+
     @functools.cached_property
     def tables_prove(self) -> bool | None:
         """Whether the tables have the fingerprint of the metadata: none is of another store. None if one is damaged."""
         damaged = {damage.file.partition("/")[0] for damage in (*self._missing_files, *self._table_damages)}
         damaged |= {name for name, _ in self._array_faults()}
-        if any(name in ("name", "label") or _is_of_all(name) for name in damaged):
+        if any(name in self._image_tables or _is_of_all(name) for name in damaged):
             return None
         try:
             return spec_fingerprint(self.store.spec()) == self.store.metadata.fingerprint
@@ -211,18 +235,12 @@ def _is_of_all(name: str) -> bool:
     return name.startswith(("step", "dimension"))
 
 
-def _problem(name: str, array: zarr.Array, spans: tuple[slice, ...]) -> str:
-    """What is wrong with elements of a table; empty if nothing is."""
-    try:
-        values = reading(lambda: np.asarray(array[spans]))
-    except UnreadableError as error:
-        return str(error)
+def _wrong(name: str, values: NDArray) -> NDArray[np.bool_]:
+    """Whether each element of a table cannot be right."""
     if values.dtype.kind == "T":
-        wrong = values == NO_TEXT
-    elif name.startswith("step"):
-        wrong = ~(np.isfinite(values) & (values > 0))
-    elif name.startswith("dimension"):
-        wrong = misplaced(values, int(name.removeprefix("dimension")))
-    else:
-        wrong = np.isnan(values) if values.dtype.kind == "f" else np.zeros(1, bool)
-    return "holds elements that were never written or cannot be right" if wrong.any() else ""
+        return np.asarray(values == NO_TEXT)
+    if name.startswith("step"):
+        return ~(np.isfinite(values) & (values > 0))
+    if name.startswith("dimension"):
+        return np.asarray(misplaced(values, int(name.removeprefix("dimension"))))
+    return np.asarray(np.isnan(values) if values.dtype.kind == "f" else np.zeros(1, bool))

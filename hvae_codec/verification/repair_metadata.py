@@ -95,8 +95,17 @@ def may_copy(inspection: Inspection) -> bool:
 def _blank_spec(store: Store) -> StoreSpec:
     """A specification that gives arrays of the same metadata, but not their elements."""
     steps = {r: np.ones(store.columns.count(r), np.float32) for r in store.resolutions}
-    texts, per_image = ["-"] * len(store), store.own_figures
-    return spec_of(store.metadata, names=texts, labels=texts, columns=store.columns, steps=steps, per_image=per_image)
+    texts, has_records = ["-"] * len(store), store.metadata.has_records
+    return spec_of(
+        store.metadata,
+        names=texts,
+        labels=texts,
+        splits=[""] * len(store) if has_records else None,
+        file_bytes=np.zeros(len(store), np.int64) if has_records else None,
+        columns=store.columns,
+        steps=steps,
+        per_image=store.own_figures,
+    )
 
 
 def _is_proven(store: Store, file: str, content: bytes) -> bool:
