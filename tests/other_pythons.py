@@ -106,6 +106,12 @@ def check_store(path: Path, name: str) -> None:
             np.testing.assert_array_equal(z, known[array], err_msg=f"{path}, {array}")
         assert store.names == known["names"].tolist(), f"{path} has other names"
         assert store.labels == known["labels"].tolist(), f"{path} has other labels"
+        if "checksums" in known:
+            assert store.splits == known["splits"].tolist(), f"{path} has other splits"
+            np.testing.assert_array_equal(store.file_bytes, known["file_bytes"], err_msg=f"{path}, file_bytes")
+            np.testing.assert_array_equal(store.checksums, known["checksums"], err_msg=f"{path}, checksum")
+        else:
+            assert store.splits is store.checksums is None, f"{path} has what came with version 4"
     for row_group in range(len(store.row_groups)):
         checked_row_group(store, row_group)
     assert verify(path).ok, f"{path} is damaged"
@@ -119,7 +125,7 @@ def rewrite(path: Path, target: Path) -> None:
     writer = FolderStoreWriter.create_or_resume(target, spec)
     for row_group in writer.pending():
         rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
-        writer.write(row_group, store.stored(rows), {name: store.per_image(name)[rows] for name in spec.per_image})
+        writer.write(row_group, store.stored(rows), {name: store.per_image(name)[rows] for name in spec.of_row_groups})
     assert writer.finish()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 from skimage import data
@@ -34,7 +35,19 @@ def make_columns(granularity):
     return PositionColumns({r: np.hstack([pairs[r][k[:, 0]], k[:, 1:]]).astype(np.int32) for r, k in kept.items()})
 
 
+def records_of(images):
+    """What a specification of format version 4 says of each image besides its name."""
+    splits = [("train", "val", "test", "")[i % 4] for i in range(images)]
+    return {"splits": splits, "file_bytes": 1000 + 7 * np.arange(images, dtype=np.int64)}
+
+
+def checksums_of(names):
+    """Made up for images of these names: uint32, of which one is 0."""
+    return np.array([zlib.crc32(name.encode()) if i else 0 for i, name in enumerate(names)], np.uint32)
+
+
 def make_spec(images=20, row_group_size=8, codec=None, granularity="variate", **changes):
+    """Of a format version below 4, unless `changes` say otherwise, as `records_of` does."""
     codec, columns = codec or IntCodec(), make_columns(granularity)
     steps = STEPS if granularity == "variate" else {r: s[kept_positions(r)[:, 0]] for r, s in STEPS.items()}
     spec = StoreSpec(
@@ -70,8 +83,9 @@ def photo_latents(spec):
 def write_all(path, spec, latents, only=None, **options):
     writer = FolderStoreWriter.create_or_resume(path, spec, **options)
     for r in writer.pending()[:only]:
-        rows = writer.rows(r)
-        writer.write(r, {k: v[rows.start : rows.stop] for k, v in latents.items()})
+        rows = slice(writer.rows(r).start, writer.rows(r).stop)
+        per_image = {"checksum": checksums_of(spec.names)[rows]} if spec.has_records else {}
+        writer.write(r, {k: v[rows] for k, v in latents.items()}, per_image)
     return writer
 
 

@@ -14,7 +14,15 @@ from hvae_codec import LatentMask, open_store
 from hvae_codec.encode.embedded_model import load_embedded
 from hvae_codec.model.decoder import decoder_hash, decoder_of
 
-NAMES = ["variate-int", "variate-float16", "position-int", "variate-copy", "variate-decoder"]
+NAMES = [
+    "variate-int",
+    "variate-float16",
+    "position-int",
+    "variate-copy",
+    "variate-decoder",
+    "records-position",
+    "records-appended",
+]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -40,6 +48,10 @@ def test_plain_zarr_reads_it(golden):
             codes, step = group[name][:], group[f"step{name[1:]}"][:]
             np.testing.assert_array_equal(codes * step.reshape(-1, *[1] * (codes.ndim - 2)), known[name])
     assert group["name"][:].tolist() == known["names"].tolist()
+    if "checksums" in known:
+        assert group["split"][:].tolist() == known["splits"].tolist()
+        assert group["file_bytes"][:].tolist() == known["file_bytes"].tolist()
+        assert group["checksum"][:].tolist() == known["checksums"].tolist()
 
 
 def test_it_is_decoded_as_it_was(golden):

@@ -1,0 +1,62 @@
+"""Whether images are still those whose row groups an interrupted encode has committed: a store is made of one state.
+
+unfinished store  checksum[rows] ──┐
+                                   ├── check_unchanged ──> nothing, or an error that names an image
+source            checksums(rows) ─┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.sources import ImageSource
+from ..errors import DataError, StoreError
+from ..store.damage import UnreadableError, reading
+from ..store.schema import CHECKSUM
+from ..store.writer import StoreWriter
+
+
+def committed_rows(writer: StoreWriter) -> NDArray[np.int64]:
+    """Numbers of the images whose row groups are committed, of all workers, int64, ascending."""
+    images, groups = np.arange(len(writer.spec.names)), np.arange(writer.row_groups)
+    committed = ~np.isin(groups, writer.pending())
+    return images[committed[images // writer.spec.row_group_size]]
+
+
+def check_unchanged(writer: StoreWriter, source: ImageSource, rows: Iterable[int], start: int = 0) -> None:
+    """Raise `DataError` that names an image of `rows` whose bytes are not those that were encoded.
+
+    `rows` are numbers of images in the unfinished store, of which those are looked at that are committed and come from
+    `source`, whose first image has the number `start`. Images that were not read yet are read. `StoreError` if the
+    checksums in the unfinished store cannot be read. A store of a version below 4 has none: nothing is raised.
+    """
+    if not writer.spec.has_records:
+        return
+    wanted = np.intersect1d(np.fromiter(rows, np.int64), committed_rows(writer))
+    wanted = wanted[(wanted >= start) & (wanted < start + len(source))]
+    stored = _stored_checksums(writer, wanted)
+    changed = (wanted - start)[stored != source.checksums(wanted - start)]
+    if len(changed):
+        more = f" and {len(changed) - 1:,} others were" if len(changed) > 1 else " was"
+        raise DataError(
+            f"{source.names[changed[0]]}{more} changed since an encode that did not finish stored the image; put back "
+            f"what it was, or remove {writer.unfinished} and encode again"
+        )
+
+
+def _stored_checksums(writer: StoreWriter, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Checksums in the unfinished store, int64 [len(rows)], read row group by row group."""
+    array, found = writer.array(CHECKSUM), np.empty(len(rows), np.int64)
+    of = rows // writer.spec.row_group_size
+    for row_group in np.unique(of).tolist():
+        images = writer.rows(row_group)
+        try:
+            values = reading(lambda images=images: np.asarray(array[images.start : images.stop]))
+        except UnreadableError as error:
+            problem = f"{writer.unfinished / CHECKSUM / 'c' / str(row_group)} {error}"
+            raise StoreError(f"{problem}; remove the unfinished store and encode again") from None
+        found[of == row_group] = values[rows[of == row_group] - images.start]
+    return found
