@@ -105,6 +105,12 @@ Count = Annotated[
     typer.Option("--count", help="What --keep is a share of: dimensions, or variates as in the published code."),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images to encode: all, or those of one split.")]
+CheckBytes = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Read the bytes of all images whose checksums are known, whatever the times of their files say."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

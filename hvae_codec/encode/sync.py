@@ -4,8 +4,9 @@
     their rows in the old   0 1 2 3 | 4 - 6 7 | - 8        - are encoded
                             links     put together: checked rows of the old store, and new ones
 
-The new store is the one that a fresh encode with the old one's model, mask and steps would write, but for rounding in
-batches of other images, and for rate and distortion of images that were moved, whose noise is of their old number.
+The new store is the one that a fresh encode with the old one's model, mask and steps would write. Numbers may differ
+by rounding if batches were of another size, and rate and distortion of images that were moved: their noise depends on
+the number that they had.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .append_spec import check_additions, spec_to_go_on_with
 from .comparison import Comparison, compare
 from .encoded_store import EncodedStore
 from .old_store import CheckedRows, OldStore, check_unfinished, encoder_of, located, opened
-from .pipeline import PerImage, check_images, finish_store, joined
+from .pipeline import ImageEncoder, PerImage, check_images, finish_store, joined
 
 
 def sync(
@@ -50,6 +51,7 @@ def sync(
     batch_size: int | None = None,
     seed: int = 0,
     comparing: Progress | None = None,
+    on_compared: Callable[[Comparison], None] | None = None,
     copying: Progress | None = None,
     progress: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
@@ -59,8 +61,9 @@ def sync(
     Latents of images that are in the store as they are now are taken over; new and changed ones are encoded (`compare`
     says which, with `check`). The store stays readable, and has the new images all at once; with `out`, the new store
     gets that name, and the old one stays. Killed at any moment, the same call continues. `comparing` is called with the
-    images whose bytes were read and those to read, `copying` with those taken over, `progress` with those encoded.
-    Raises what `append` does, and `DataError` if the store has none of the images.
+    images whose bytes were read and those to read, `on_compared` with what differs, `copying` with the images taken
+    over, `progress` with those encoded. Raises `DataError` if the images do not fit, or if none of them is in the
+    store; otherwise what `append` does.
     """
     location, source = located(path, out, Worker()), as_source(images)
     check_images(model, source)
@@ -68,12 +71,14 @@ def sync(
     with locked(target, Worker()):
         _, old = opened(location, in_place=out is None)
         found = compare(images, old, check=check, progress=comparing)
+        if on_compared is not None:
+            on_compared(found)
         if not found.differs and out is None:
             return old
         check_related(found)
         if out is None:
             check_additions(old)
-        encoder = encoder_of(old, model, source.subset(found.encoded), batch_size, seed)
+        encoder = _filled(encoder_of(old, model, source, batch_size, seed), found.encoded)
         spec = synced_spec(old, source, encoder.per_image)
         check_location(target, overwrite=out is None)
         check_unfinished(target, spec)
@@ -81,6 +86,20 @@ def sync(
         with writer.discarded_on(ClippedError):
             _Rebuild(found, OldStore(old, encoder)).write(writer, copying, progress)
         return finish_store(writer, model, on_warning) or old
+
+
+def open_to_sync(path: LocationLike, out: LocationLike | None = None) -> EncodedStore:
+    """The store at `path`, also after a kill at the one moment of `sync` in which nothing has its name.
+
+    Raises `UsageError` and `StoreError` if `sync` would, of these arguments, and what `open_store` does.
+    """
+    return opened(located(path, out, Worker()), in_place=False)[1]
+
+
+def _filled(encoder: ImageEncoder, images: NDArray[np.int64]) -> ImageEncoder:
+    """What encodes `images` of the source alone, in whole batches, as a fresh encode does: others round otherwise."""
+    missing = -len(images) % encoder.batch_size
+    return replace(encoder, source=encoder.source.subset(np.concatenate([images, np.repeat(images[-1:], missing)])))
 
 
 def check_related(found: Comparison) -> None:
