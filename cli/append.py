@@ -12,6 +12,7 @@ from .distributed_session import distributed_session, parse_worker
 from .encode_options import WorkerOption
 from .options import (
     BatchSize,
+    CheckBytes,
     Data,
     DeviceOption,
     Graph,
@@ -40,6 +41,7 @@ def command(
     source_options: SourceOptions,
     out: Out = None,
     split: Split = SplitName.all,
+    check: CheckBytes = False,
     worker_option: WorkerOption = "",
     model: Model = None,
     device: DeviceOption = "auto",
@@ -74,6 +76,8 @@ def command(
                 out=out,
                 batch_size=batch_size,
                 seed=seed,
+                check=check,
+                comparing=stage("Comparing"),
                 copying=stage("Copying"),
                 progress=stage("Encoding"),
                 on_warning=warn if processes.is_main else lambda _: None,

@@ -27,6 +27,7 @@ from .distributed_session import distributed_session, parse_worker
 from .options import (
     LATEST_RUN,
     BatchSize,
+    CheckBytes,
     Codec,
     CodecName,
     Count,
@@ -93,6 +94,7 @@ def command(
     embed: option.Embed = None,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
+    check: CheckBytes = False,
     overwrite: option.Overwrite = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
@@ -119,6 +121,7 @@ def command(
         seed=seed,
         embed=parse_embed(embed, embed_model),
         verify=verify,
+        check=check,
     )
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
@@ -180,6 +183,7 @@ def _encode(
             codec=request.codec,
             stats=ranking.stats,
             options=request.options,
+            comparing=stage("Comparing"),
             progress=stage("Encoding"),
             on_warning=warn if processes.is_main else lambda _: None,
         )

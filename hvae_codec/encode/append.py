@@ -28,8 +28,9 @@ from ..verification.verify import checked_row_group
 from .append_spec import check_additions, extended_spec
 from .encoded_store import EncodedStore, open_store
 from .old_store import OldStore, check_unfinished, encoder_of, located, opened
-from .pipeline import check_images, finish_store, joined, write_row_groups
+from .pipeline import check_images, finish_store, joined, remembered_content, write_row_groups
 from .stored_preprocessing import check_preprocessing
+from .unchanged_images import check_unchanged
 
 
 def append(
@@ -40,6 +41,8 @@ def append(
     out: LocationLike | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    check: bool = False,
+    comparing: Progress | None = None,
     progress: Progress | None = None,
     copying: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
@@ -49,9 +52,10 @@ def append(
     With `out`, that is a new store there, and the one at `path` stays as it is; both may be folders or URLs. Without,
     it replaces the old one, which must be in a folder.
     Images of arrays have no names and are numbered on. If the store has rate and distortion of its images, they are
-    measured of these too, with noise of `seed`. Killed at any moment, the same call continues. `progress` is called
-    with the images done and the images to add, `copying` with those whose row groups are taken over and those to take,
-    `on_warning` as by `encode_images`.
+    measured of these too, with noise of `seed`. Killed at any moment, the same call continues, if the images that were
+    encoded are as they were: `comparing` is called with those whose bytes were read, and those to read (see
+    `content_checksums`, also for `check`). `progress` is called with the images done and the images to add, `copying`
+    with those whose row groups are taken over and those to take, `on_warning` as by `encode_images`.
     Damaged latents in whole row groups are taken over as they are, damage that is left to `verify` and `repair`.
     Raises `DataError` if these images, or others of their names, are in the store, or do not fit, or were opened with
     other preprocessing (`store.preprocessing`); `StoreError` if there is no store, its last row group or its tables are
@@ -66,6 +70,8 @@ def append(
         out=out,
         batch_size=batch_size,
         seed=seed,
+        check=check,
+        comparing=comparing,
         progress=progress,
         copying=copying,
         on_warning=on_warning,
@@ -83,14 +89,16 @@ def append_worker(
     out: LocationLike | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    check: bool = False,
+    comparing: Progress | None = None,
     progress: Progress | None = None,
     copying: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Write the row groups that `worker` owns of the store at `out`; see `append` and `encode_worker`.
 
-    `progress` and `copying` count this worker's images. Raises what `append` does, and `UsageError` if there are
-    several workers and no `out`.
+    `progress`, `copying` and `comparing` count this worker's images. Raises what `append` does, and `UsageError` if
+    there are several workers and no `out`.
     """
     location, source = located(path, out, worker), as_source(images)
     check_images(model, source)
@@ -106,14 +114,15 @@ def append_worker(
         encoder = encoder_of(old, model, source, batch_size, seed)
         if len(old) % old.row_groups.size:  # the last one gets a digest of its own, which must not vouch for damage
             checked_row_group(old, len(old.row_groups) - 1)
-        spec = extended_spec(old, source, encoder.per_image)
+        spec = extended_spec(old, source, encoder.per_image, check=check)
         if worker.count > 1 and is_written(target, spec):
             return open_store(target)
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)
         writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
-        with writer.discarded_on(ClippedError):
+        check_unchanged(writer, source, start=len(old), check=check, progress=comparing)
+        with writer.discarded_on(ClippedError), remembered_content(source):
             _Addition(OldStore(old, encoder)).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
 

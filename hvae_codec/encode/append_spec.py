@@ -25,20 +25,22 @@ from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
 from ..store.reader import Store
 from ..store.schema import RECORDS, WEIGHTS, dimension_names
 from ..store.spec import StoreSpec, spec_fingerprint
+from .comparison import compare
 from .pipeline import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
 
 
-def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:
+def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], *, check: bool = False) -> StoreSpec:
     """The specification of `old`, and its version of the format, with the images of `source` after its own.
 
-    Raises `DataError` if the store has these images, or others of their names; `StoreError` as `spec_to_go_on_with`.
+    Raises `DataError` if the store has these images, or others of their names, and says whether they have changed
+    since (for `check` see `content_checksums`); `StoreError` as `spec_to_go_on_with`.
     """
     spec = spec_to_go_on_with(old, per_image)
     return replace(
         spec,
-        names=[*old.names, *_new_names(old, source)],
+        names=[*old.names, *_new_names(old, source, check)],
         labels=[*old.labels, *source.labels],
         splits=None if spec.splits is None else [*spec.splits, *source.split_names],
         file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
@@ -62,17 +64,27 @@ def spec_to_go_on_with(old: Store, per_image: tuple[str, ...]) -> StoreSpec:
     return replace(spec, chunk_bytes=_chunk_bytes(old), per_image=per_image, weights=weights)
 
 
-def _new_names(old: Store, source: ImageSource) -> Sequence[str]:
+def _new_names(old: Store, source: ImageSource, check: bool) -> Sequence[str]:
     """Names of `source`, numbered on if it is an array; `DataError` if the store has it, or has these names."""
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
-        raise DataError(f"these images are in {old.path} already; give others")
+        raise DataError(f"these images are in {old.path} already{_changed(old, source, check)}; give others")
     if source.container.numbered_names:
         return [f"{i:08d}" for i in range(len(old), len(old) + len(source))]
     both = set(old.names) & set(source.names)
     if both:
         example = next(name for name in source.names if name in both)
-        raise DataError(f"{old.path} has {len(both):,} of these names already, such as {example}; rename the images")
+        known = f"{old.path} has {len(both):,} of these names already, such as {example}"
+        raise DataError(f"{known}{_changed(old, source, check)}; rename the images")
     return source.names
+
+
+def _changed(old: Store, source: ImageSource, check: bool) -> str:
+    """Say which images were changed since they were encoded, and what follows that; empty if none were."""
+    changed = compare(source, old, check=check).changed
+    if not len(changed):
+        return ""
+    others = f" and {len(changed) - 1:,} others" if len(changed) > 1 else ""
+    return f" ({source.names[changed[0]]}{others} with other bytes: sync encodes what has changed)"
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.content import content_checksums
+from ..data.datasets import is_dataset
 from ..data.name_digests import find_digests, name_digests
 from ..data.sources import Images, ImageSource, as_source
 from ..errors import DataError
@@ -100,7 +101,7 @@ def compare(
     """
     source, opened = as_source(images), store if isinstance(store, Store) else Store.open(store)
     _check_alike(source, opened)
-    if isinstance(images, ImageSource):
+    if isinstance(images, ImageSource) or is_dataset(images):  # an array in memory is as it is
         check_preprocessing(source, opened.metadata, opened.path)
     named = find_digests(name_digests(source.names), name_digests(opened.names))
     if not opened.metadata.has_records:

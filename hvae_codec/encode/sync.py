@@ -38,7 +38,8 @@ from .append_spec import check_additions, spec_to_go_on_with
 from .comparison import Comparison, compare
 from .encoded_store import EncodedStore
 from .old_store import CheckedRows, OldStore, check_unfinished, encoder_of, located, opened
-from .pipeline import ImageEncoder, PerImage, check_images, finish_store, joined
+from .pipeline import ImageEncoder, PerImage, check_images, finish_store, joined, remembered_content
+from .unchanged_images import ChangedImageError, check_unchanged
 
 
 def sync(
@@ -83,7 +84,11 @@ def sync(
         check_location(target, overwrite=out is None)
         check_unfinished(target, spec)
         writer = writer_class(target).create_or_resume(target, spec, out is None)
-        with writer.discarded_on(ClippedError):
+        try:
+            check_unchanged(writer, source, check=check, progress=comparing)
+        except ChangedImageError:
+            writer = writer.anew()
+        with writer.discarded_on(ClippedError), remembered_content(source):
             _Rebuild(found, OldStore(old, encoder)).write(writer, copying, progress)
         return finish_store(writer, model, on_warning) or old
 

@@ -170,6 +170,11 @@ class StoreWriter(ABC):
                 self._discard()
             raise
 
+    def anew(self) -> Self:
+        """Remove what was written of the unfinished store, and begin it again."""
+        self._discard()
+        return self.create_or_resume(self.path, self.spec, self.overwrite, self.worker)
+
     def _write_object(self, key: str, content: bytes) -> None:
         """Write the object `key` of the store, at once whole and synced when this returns."""
         self.unfinished.write(key, content)
