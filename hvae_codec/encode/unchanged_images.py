@@ -45,8 +45,8 @@ def check_unchanged(
 
     `rows` are numbers of images in the unfinished store (default: this worker's), of which those are looked at that are
     committed and come from `source`, whose first image has the number `start`. For `check` and `progress` see
-    `content_checksums`. `StoreError` if the checksums in the unfinished store cannot be read. A store of a version below 4 has none:
-    nothing is raised.
+    `content_checksums`. `StoreError` if the checksums in the unfinished store cannot be read. A store of a version
+    below 4 has none: nothing is raised.
     """
     if not writer.spec.has_records:
         return
