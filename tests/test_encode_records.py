@@ -254,6 +254,19 @@ def test_an_edited_image_of_the_same_size_and_name_is_not_put_in(store, folder, 
     assert {key for key, content in tree(store).items() if before.get(key) != content} == {"z16/c/0/0/0/0"}
 
 
+@pytest.mark.parametrize("also", [[], ["checksum/c/1"]])
+def test_checksums_prove_images_found_by_name_among_others(store, whole, folder, tiny_model, stats, cut_patches, also):
+    """All numbers of a row group and its digest are lost, so nothing else tells its images."""
+    save_png(folder / "train" / "another.png", cut_patches(21)[20])
+    for file in [*store.glob("z*/c/1/**/*"), *(store / file for file in ("committed/c/1", *also))]:
+        if file.is_file():
+            file.unlink()
+    report = mended(store, opened(folder), tiny_model, stats)
+    assert report.after.ok == (not also)
+    assert ("cannot be proven" in "".join(report.notes)) == bool(also)
+    assert (tree(store) == tree(whole)) == (not also)
+
+
 def test_other_images_do_not_give_a_table_anew(store, folder, tiny_model, stats):
     (store / "file_bytes/c/0").unlink()
     (folder / open_store(store).names[3]).write_bytes((folder / open_store(store).names[4]).read_bytes() + b"more")

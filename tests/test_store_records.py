@@ -17,7 +17,7 @@ from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.reader import Store, open_damaged
 from hvae_codec.store.spec import spec_fingerprint
 from hvae_codec.verification.inspection import Inspection
-from hvae_codec.verification.repair_metadata import repair_arrays
+from hvae_codec.verification.repair_metadata import repair_arrays, repair_group
 from stores import GRANULARITIES, checksums_of, make_spec, make_store, photo_latents, records_of, tree, write_all
 
 SPEC = make_spec(**records_of(20))
@@ -175,6 +175,13 @@ def test_metadata_of_the_arrays_are_made_anew(path, name):
     (path / name / "zarr.json").unlink()
     assert f"{name}/zarr.json" in {damage.file for damage in verify(path).damages}
     assert repair_arrays(Inspection(open_damaged(path))) == [f"{name}/zarr.json"]
+    assert tree(path) == before
+
+
+def test_lost_metadata_of_the_group_are_restored_from_their_copy(path):
+    before = tree(path)
+    (path / "zarr.json").unlink()
+    assert repair_group(Inspection(open_damaged(path))) == ["zarr.json"]
     assert tree(path) == before
 
 

@@ -161,7 +161,8 @@ class ImageSource:
 
         An image of a test folder is "test", also if there is no val folder and it is used for validation.
         """
-        whole = self.before_skipping
+        is_whole = np.array_equal(self.positions, np.arange(len(self.container)))
+        whole = self if is_whole else self.before_skipping
         return tuple(np.array(whole.splits.names(len(whole)))[self.positions].tolist())
 
     @property

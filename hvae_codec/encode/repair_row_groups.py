@@ -53,7 +53,7 @@ class RowGroupRepairer:
         rows, note = self.store.row_groups.rows(row_group), ""
         known = rows[0] in self._known and rows[-1] in self._known
         encoder = replace(self.encoder, source=self.encoder.source.subset(self._positions(rows, known)))
-        self._check_bytes(rows, encoder.source)
+        known |= self._have_same_bytes(rows, encoder.source)
         new, measured = encoder.encode_range(range(len(rows)))
         old = {r: read_row_group(self.store, r, row_group) for r in new}
         try:
@@ -70,12 +70,15 @@ class RowGroupRepairer:
         files = self._replace(row_group, old, new, committed)
         return [*files, *self._repair_per_image(row_group, encoder, new, measured)], note
 
-    def _check_bytes(self, rows: range, source: ImageSource) -> None:
-        """Raise `StoreError` if an image of `source`, those of `rows`, has other bytes than when it was encoded."""
-        known = self._read(CHECKSUM, rows) if self.store.metadata.has_records else None
-        if known is None:
-            return
-        changed = np.flatnonzero(source.checksums(range(len(rows))) != known)
+    def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
+        """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.
+
+        False if the store has none, or they are lost; raises `StoreError` if an image has other bytes.
+        """
+        stored = self._read(CHECKSUM, rows) if self.store.metadata.has_records else None
+        if stored is None:
+            return False
+        changed = np.flatnonzero(source.checksums(range(len(rows))) != stored)
         if len(changed):
             first = int(changed[0])
             raise StoreError(
@@ -83,6 +86,7 @@ class RowGroupRepairer:
                 f"({source.names[first]}) of those given has other bytes than the one that was encoded; give the "
                 "images that were encoded"
             )
+        return True
 
     def _repair_per_image(self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage) -> list[str]:
         """Measure again what was measured of a row group's images if a file of it is damaged; returns those.

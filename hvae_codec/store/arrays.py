@@ -70,6 +70,14 @@ def shard_object(numbers: np.ndarray, chunk: int) -> bytes:
     return b"".join([*chunks, index, _checksum(index)])
 
 
+def vector_object(values: np.ndarray, length: int, fill_value: float) -> bytes:
+    """What zarr writes for a chunk, of `length` elements, of an array that has a number per image."""
+    missing = np.full(length - len(values), fill_value, values.dtype)  # there are none beyond the last image
+    chunk = np.concatenate([values, missing])
+    data = bytes(numcodecs.Zstd(VECTOR_LEVEL).encode(chunk.astype(chunk.dtype.newbyteorder("<"))))
+    return data + _checksum(data)
+
+
 def marker_object(digest: int) -> bytes:
     """What zarr writes for an element of `committed`."""
     data = digest.to_bytes(4, "little")
@@ -109,6 +117,7 @@ def memory_order(axes: int) -> tuple[int, ...]:
 
 
 _LEVEL = 7
+VECTOR_LEVEL = 9  # of arrays with a number per image, which are small
 
 
 def compressor(dtype: str) -> BloscCodec:

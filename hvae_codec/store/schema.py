@@ -20,7 +20,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
 
-from .arrays import chunk_length, compressor, memory_order
+from .arrays import VECTOR_LEVEL, chunk_length, compressor, memory_order
 from .columns import Columns
 from .quantiser import Codec
 from .rowgroups import RowGroups
@@ -188,7 +188,9 @@ def _vector(length: int, chunk: int, dtype: str, fill_value: Any, axis: str) -> 
         chunks=(chunk,),
         dtype=dtype,
         fill_value=fill_value,
-        compressors=[ZstdCodec(level=9), Crc32cCodec()] if dtype in ("float32", "int64") else [Crc32cCodec()],
+        compressors=[ZstdCodec(level=VECTOR_LEVEL), Crc32cCodec()]
+        if dtype in ("float32", "int64")
+        else [Crc32cCodec()],
         dimension_names=(axis,),
         write_all=axis != "row_group",
     )

@@ -28,6 +28,7 @@ from .arrays import (
     shard_key,
     shard_object,
     unstorable,
+    vector_object,
 )
 from .metadata import fingerprint_of
 from .schema import CHECKSUM, missing_records
@@ -114,9 +115,9 @@ class StoreWriter(ABC):
         rows = self.rows(row_group)
         for name, values in per_image.items():
             self._check_per_image(name, values, rows)
-            dtype = np.int64 if name == CHECKSUM else np.float32
-            self.array(name)[rows.start : rows.stop] = np.asarray(values, dtype)
-            self._sync([f"{name}/c/{row_group}"])
+            schema = self.spec.schema[name]
+            numbers = values.astype(schema.dtype)
+            self._write_object(f"{name}/c/{row_group}", vector_object(numbers, schema.chunks[0], schema.fill_value))
 
     def take_over(self, source: Location, row_groups: Mapping[int, int], check_source: Callable[[], None]) -> None:
         """Commit row groups, by their number here and there, with their objects in the finished store at `source`.
