@@ -16,7 +16,7 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_source, report_splits
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, torch_device
+from .options import LATEST_RUN, CheckBytes, Data, DeviceOption, GraphName, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
@@ -74,6 +74,7 @@ def command(
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
+    check: CheckBytes = False,
     save_every: option.SaveEvery = 500,
     keep_states: option.KeepStates = 3,
     eval_every: option.EvalEvery = 500,
@@ -102,6 +103,7 @@ def command(
         workers=workers,
         tensorboard=tensorboard,
         other_data=allow_other_data,
+        check=check,
         graph=graph.value,
         deterministic=deterministic,
         latest=LATEST_RUN,
