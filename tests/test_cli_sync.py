@@ -209,3 +209,14 @@ def test_a_resumed_encode_of_unchanged_images_reads_none_again(call, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("hvae_codec.data.containers.Container.read_checksum", lambda *_: pytest.fail("it was read"))
         assert call(*words)[0] == 0
+
+
+def test_repair_compares_all_images_with_check(call):
+    assert call("repair", "out.zarr", "data", "--check")[0] == 0
+    name = edit(11)
+    age(Path("data") / name)
+    assert name not in call("repair", "out.zarr", "data")[1]
+    code, out, _ = call("repair", "out.zarr", "data", "--check")
+    assert (code, f"1 of the images given, such as {name}, have other bytes" in out) == (0, True), out
+    code, _, err = call("repair", "out.zarr", "--check")
+    assert (code, "give DATA" in err) == (2, True)
