@@ -130,15 +130,15 @@ def _check_alike(source: ImageSource, store: Store) -> None:
 
 
 def _relabelled(source: ImageSource, store: Store, rows: Numbers) -> Numbers:
-    found = _of_other_text(source.labels, store.labels, rows)
+    found = [_of_other_text(source.labels, store.labels, rows)]
     if store.splits is not None:
-        found |= _of_other_text(source.split_names, store.splits, rows)
-    return np.array(sorted(found), np.int64)
+        found.append(_of_other_text(source.split_names, store.splits, rows))
+    return np.unique(np.concatenate(found))
 
 
-def _of_other_text(texts: Sequence[str], stored: Sequence[str], rows: Numbers) -> set[int]:
-    pairs = enumerate(zip(texts, rows.tolist(), strict=True))
-    return {image for image, (text, row) in pairs if row >= 0 and text != stored[row]}
+def _of_other_text(texts: Sequence[str], stored: Sequence[str], rows: Numbers) -> Numbers:
+    pairs = enumerate(zip(texts, rows, strict=True))
+    return np.fromiter((image for image, (text, row) in pairs if row >= 0 and text != stored[row]), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
