@@ -138,11 +138,15 @@ def test_check_finds_what_times_do_not_say(call):
 
 
 def test_one_split(call, cut_patches):
+    Path("data/cats").rename("data/train")
     for i in range(2):
         save_png(Path(f"data/test/{i}.png"), cut_patches(30)[20 + i])
+    assert call("sync", "data", "out.zarr", "--split", "train", "--apply")[0] == 0
+    assert call("sync", "data", "out.zarr", "--split", "train")[0] == 0
+    code, out, _ = call("sync", "data", "out.zarr")
+    assert (code, "2 new" in out, "--split train compares these alone" in out) == (1, True, True)
     code, out, _ = call("sync", "data", "out.zarr", "--split", "test")
     assert (code, "20 gone" in out, "2 new" in out) == (1, True, True)
-    assert call("sync", "data", "out.zarr", "--split", "train")[0] == 1  # of another split than before: all in train
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 import zarr
 from PIL import Image
+from pyarrow import parquet
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, open_store
 from hvae_codec.encode import comparison, pipeline
@@ -252,6 +254,23 @@ def test_arrays_are_compared_by_number(tiny_model, stats, cut_patches, others, t
     assert_fresh(tiny_model, stats, tmp_path / "a.npy", tmp_path / "out.zarr", tmp_path)
     pixels = compare(changed, tmp_path / "out.zarr")  # the same images in memory
     assert not pixels.differs
+
+
+def test_images_in_parquet_are_compared_by_bytes_alone(tiny_model, stats, work, others, tmp_path):
+    def write(changed: dict[int, np.ndarray]) -> None:
+        """Files in row groups of 4: the bytes of one decide what the others of its row group seem to have."""
+        files = [file.read_bytes().rstrip(b"\0") for file in sorted((work / "data/cats").iterdir())[:12]]
+        for number, patch in changed.items():
+            save(tmp_path / "changed.png", patch)
+            files[number] = (tmp_path / "changed.png").read_bytes()
+        parquet.write_table(pyarrow.table({"image": files}), tmp_path / "a.parquet", row_group_size=4)
+
+    write({})
+    encode(tiny_model, stats, tmp_path / "a.parquet", tmp_path / "out.zarr")
+    write({5: others[0]})
+    assert found(tmp_path / "a.parquet", tmp_path / "out.zarr") == {"changed": ["a/00000005"]}
+    sync(tiny_model, images(tmp_path / "a.parquet"), tmp_path / "out.zarr", batch_size=BATCH)
+    assert_fresh(tiny_model, stats, tmp_path / "a.parquet", tmp_path / "out.zarr", tmp_path)
 
 
 def test_appended_stores_become_stores_of_all(tiny_model, stats, work, others, tmp_path):

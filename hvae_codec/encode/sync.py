@@ -142,8 +142,8 @@ class _Rebuild:
     def write(self, writer: StoreWriter, copying: Progress | None, progress: Progress | None) -> None:
         """Write the row groups that are not written yet."""
         try:
-            pending = writer.own_pending()
-            kept = {r: old for r, old in self.found.kept_row_groups.items() if r in {*pending}}
+            pending, kept_row_groups = writer.own_pending(), self.found.kept_row_groups
+            kept = {r: kept_row_groups[r] for r in pending if r in kept_row_groups}
             taken = _Counter(copying, sum(self._counts(r)[0] for r in pending))
             self.old.take_over(writer, kept, taken.reached)
             self._put_together(writer, [r for r in pending if r not in kept], taken, progress)

@@ -56,7 +56,16 @@ def comparison_sentences(found: Comparison) -> Iterator[str]:
     for kind, (images, shown) in kinds.items():
         if images:
             yield f"  {len(images):,} {kind}: {_first(shown, len(images))}"
+    if part := _other_split(found):
+        yield f"All images in the store are of the split {part}: --split {part} compares these alone"
     yield _work(found)
+
+
+def _other_split(found: Comparison) -> str:
+    """Return the split that all images in the store are of if new ones are of others; empty if that is not so."""
+    stored = {*(found.store.splits or ())}
+    part = stored.pop() if len(stored) == 1 else ""
+    return part if part and any(found.source.split_names[i] != part for i in found.new.tolist()) else ""
 
 
 def _work(found: Comparison) -> str:
