@@ -122,7 +122,7 @@ class _Remembered:
             sizes=container.file_bytes[known],
             marks=stamps.marks[known],
         )
-        write_cached(_KIND, _key(container), content.getvalue())
+        write_cached(_KIND, _key(container), content.getbuffer())
 
 
 def _key(container: Container) -> str:

@@ -18,13 +18,15 @@ def name_digests(names: Sequence[str]) -> NDArray[np.bytes_]:
 
 
 def find_digests(wanted: NDArray[np.bytes_], among: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """Find where each of `wanted` is `among` others: int64 [len(wanted)], -1 if it is not.
+    """Find where each of `wanted` is `among` others, all different: int64 [len(wanted)], -1 if it is not.
 
     >>> find_digests(np.array([b"c", b"x", b"a"]), np.array([b"b", b"c", b"a"]))
     array([ 1, -1,  2])
     """
     if not len(among):
         return np.full(len(wanted), -1)
+    if np.array_equal(wanted, among):  # as most often: nothing is new, nothing is gone
+        return np.arange(len(among))
     order = np.argsort(among)
     at = order[np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)]
     return np.where(among[at] == wanted, at, -1)

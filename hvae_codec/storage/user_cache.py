@@ -34,7 +34,7 @@ def read_cached(kind: str, key: str) -> bytes:
     return b""
 
 
-def write_cached(kind: str, key: str, content: bytes) -> None:
+def write_cached(kind: str, key: str, content: bytes | memoryview) -> None:
     """Write `content` under `key`, whole or not at all, and remove what is not used any more."""
     with contextlib.suppress(*_ERRORS):
         file = _file(kind, key)
