@@ -215,6 +215,22 @@ def test_a_resumed_encode_of_unchanged_images_reads_none_again(call, monkeypatch
         assert call(*words)[0] == 0
 
 
+def test_a_resumed_append_names_an_image_that_was_edited(call, monkeypatch, cut_patches):
+    for i in range(12):
+        save_png(Path(f"more/dogs/{i:02d}.png"), cut_patches(IMAGES + 12)[IMAGES + i])
+    with monkeypatch.context() as patch:
+        stopped_after(patch, 3)  # the rest of the third row group is filled with four of them
+        assert call("append", "more", "out.zarr")[0] == 1
+    content = Path("more/dogs/02.png").read_bytes()
+    Path("more/dogs/02.png").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, _, err = call("append", "more", "out.zarr")
+    assert (code, "dogs/02.png was changed" in err, "out.zarr.partial" in err) == (1, True, True), err
+    assert len(open_store("out.zarr")) == IMAGES
+    Path("more/dogs/02.png").write_bytes(content)
+    assert call("append", "more", "out.zarr")[0] == 0
+    assert len(open_store("out.zarr")) == IMAGES + 12
+
+
 def test_repair_compares_all_images_with_check(call):
     assert call("repair", "out.zarr", "data", "--check")[0] == 0
     name = edit(11)

@@ -28,6 +28,7 @@ from hvae_codec.encode.comparison import compare
 from hvae_codec.encode.pipeline import EncodeOptions, ImageEncoder
 from hvae_codec.encode.sync import sync
 from hvae_codec.errors import DataError, StoreError, UsageError
+from hvae_codec.report.comparison import comparison_sentences
 from hvae_codec.verification.verify import verify
 from stores import tree
 
@@ -295,6 +296,9 @@ def test_stores_without_checksums_are_compared_by_name(tiny_model, stats, work, 
     assert old.format_version == 1
     change(work / "data/cats", others)
     expected = {"new": ["cats/000.png", "cats/31a.png"], "gone": ["cats/38.png"]}
+    sentences = [*comparison_sentences(compare(images(work / "data"), "old.zarr"))]
+    assert "format version 1, which has no checksums" in sentences[0]
+    assert "To encode: 2 images" in sentences[-1]
     assert found(work / "data", work / "old.zarr") == expected
     codes = {name: z[20] for name, z in old.latents(slice(None)).items()}
     store = sync(tiny_model, images(work / "data"), "old.zarr", batch_size=BATCH)
