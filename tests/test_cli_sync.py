@@ -83,6 +83,7 @@ def test_nothing_differs(call):
     assert call("sync", "data", "out.zarr", "--apply")[0] == 0
 
 
+@pytest.mark.slow
 def test_what_differs_and_that_it_is_applied(call, cut_patches):
     edit(3)
     edit(4)
@@ -137,6 +138,7 @@ def test_check_finds_what_times_do_not_say(call):
     assert (code, "1 changed: cats/07.png" in out) == (1, True)
 
 
+@pytest.mark.slow
 def test_one_split(call, cut_patches):
     Path("data/cats").rename("data/train")
     for i in range(2):
@@ -189,6 +191,7 @@ def stopped_after(monkeypatch, row_groups: int) -> None:
     monkeypatch.setattr(FolderStoreWriter, "write", fails)
 
 
+@pytest.mark.slow
 def test_a_resumed_encode_names_an_image_that_was_edited(call, monkeypatch):
     words = ["encode", "data", "new.zarr", "--keep", "50%", "--evaluate", "none", "--shard", "8"]
     with monkeypatch.context() as patch:
@@ -215,6 +218,7 @@ def test_a_resumed_encode_of_unchanged_images_reads_none_again(call, monkeypatch
         assert call(*words)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_append_names_an_image_that_was_edited(call, monkeypatch, cut_patches):
     for i in range(12):
         save_png(Path(f"more/dogs/{i:02d}.png"), cut_patches(IMAGES + 12)[IMAGES + i])
