@@ -17,6 +17,7 @@ from .image_range import ImageRange, selected
 from .options import (
     AsJson,
     BatchSize,
+    CheckBytes,
     Data,
     DeviceOption,
     Graph,
@@ -66,6 +67,7 @@ class AppendRequest:
     split: SplitName
     images: str
     """Which of the split's images."""
+    check: bool
     batch_size: int | None
     seed: int
     dry_run: bool
@@ -81,6 +83,7 @@ def command(
     prefix: Prefix = "",
     split: Split = SplitName.all,
     images: ImageRange = "all",
+    check: CheckBytes = False,
     worker_option: WorkerOption = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -100,7 +103,7 @@ def command(
     from hvae_codec.encode.append import look_at, open_to_append
     from hvae_codec.model.recorded import Recording
 
-    request = AppendRequest(store, out, prefix, split, images, batch_size, seed, dry_run, as_json)
+    request = AppendRequest(store, out, prefix, split, images, check, batch_size, seed, dry_run, as_json)
     start = time.monotonic()
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
@@ -140,6 +143,8 @@ def _append(
             prefix=request.prefix,
             batch_size=request.batch_size,
             seed=request.seed,
+            check=request.check,
+            comparing=stage("Comparing"),
             copying=stage("Copying"),
             progress=stage("Encoding"),
             on_warning=warn if processes.is_main else lambda _: None,

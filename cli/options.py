@@ -114,6 +114,12 @@ Val = Annotated[
         "and rankings, but for its own val and test splits.",
     ),
 ]
+CheckBytes = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Read the bytes of all images whose checksums are known, whatever the times of their files say."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

@@ -40,6 +40,7 @@ from .pixels import (
 from .preprocessing import Preprocessing
 from .row_groups import CACHE_BYTES, RowGroups
 from .splits import StatedParts, labels_by_folder
+from .stamps import Stamps
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
 _PIECE = 2**20  # bytes of a file that are read at once for its checksum
@@ -61,8 +62,11 @@ class Container(ABC):
     other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
     by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
+    stamps: Stamps | None = None  # when the images' files were changed last; None if that cannot be told
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
+    checksums_are_stated: ClassVar[bool] = False  # whether the container says the CRC-32s of all images
+    sizes_are_exact: ClassVar[bool] = True  # whether an image of another size in bytes is another image
 
     def __post_init__(self) -> None:
         self.preprocessing = Preprocessing()
@@ -109,6 +113,10 @@ class Container(ABC):
 
         These are its file's or, of an array, its elements in C order. Raises `DataError` if they cannot be read.
         """
+
+    def read_checksum(self, position: int) -> int:
+        """Compute it from the bytes as they are now, also if the container states it; raises like `checksum`."""
+        return self.checksum(position)
 
     def note_checksum(self, position: int, checksum: int) -> int:
         """Note the CRC-32 of the image at `position`, and return it; called by several threads at once."""

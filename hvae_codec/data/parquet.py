@@ -29,6 +29,7 @@ from .file_sets import files_of_set, is_file_set, parts_of_files
 from .parquet_columns import image_column, label_column, labels_of_rows
 from .pieces import Pieces, pieces_of
 from .row_groups import RowGroupCache, RowGroups
+from .stamps import Stamps
 from .unchanged_files import OPEN_FILES
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class _File:
 
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
+
+    sizes_are_exact = False  # they are shares of a row group's
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Parquet(FileContainer):
             size=size,
             channels=channels,
             parts=parts_of_files(names, counts),
+            stamps=Stamps.of_files(files.stamps, files.opened, np.repeat(np.arange(len(found)), counts)),
         )
 
     @property

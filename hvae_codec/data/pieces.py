@@ -29,6 +29,10 @@ class Pieces(Protocol):
     def stamps(self) -> Sequence[tuple[int, int | str]]:
         """Bytes of each file, and what tells it from another one of its name: its time, or its ETag."""
 
+    @property
+    def opened(self) -> int:
+        """When the files were looked at, in nanoseconds."""
+
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the file at position `file` in `paths`.
 

@@ -7,6 +7,7 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -24,7 +25,7 @@ class UnchangedFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises `DataError` if one of `paths` is not there, or not a regular file."""
-        self.paths = tuple(paths)
+        self.paths, self.opened = tuple(paths), time.time_ns()
         self.stamps = tuple(_stamp_of(path) for path in paths)
         """Bytes of each file, and when it was changed last, in nanoseconds."""
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(_Descriptor)

@@ -6,6 +6,7 @@ The sibling of `UnchangedFiles`: the same methods, each of which is a request or
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, TypeVar, cast
@@ -30,7 +31,7 @@ class UnchangedObjects:
         """Raises `DataError` if there is no object at one of `locations`, `UnreachableError` without an answer."""
         self._states = _states(locations)
         self._ahead = RangesAhead(self._states)
-        self.paths = tuple(locations)
+        self.paths, self.opened = tuple(locations), time.time_ns()
         self.stamps = tuple((state.size, state.tag) for state in self._states)
         """Bytes of each object, and its ETag."""
 

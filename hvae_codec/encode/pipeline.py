@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
+from ..data.content import remember_content
 from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..errors import DataError, UsageError
 from ..lookahead import write_behind
@@ -50,6 +51,7 @@ from .coder import LatentCoder, quantiser_steps
 from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
+from .unchanged_images import ChangedImageError, check_unchanged
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
@@ -75,6 +77,7 @@ class EncodeOptions:
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
+    check: bool = False  # whether a resumed call reads all images that were encoded, whatever the times of files say
 
     def __post_init__(self) -> None:
         limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
@@ -96,6 +99,7 @@ def encode_images(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
@@ -103,7 +107,9 @@ def encode_images(
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
-    called with the images done, those of an earlier, interrupted call included, and the images in all.
+    called with the images done, those of an earlier, interrupted call included, and the images in all. Images that were
+    encoded by that call must be as they were then: `comparing` is called with those whose bytes were read, and those to
+    read (`content_checksums`). With `overwrite`, changed ones are encoded again, and so are all others.
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
     it cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
@@ -122,6 +128,7 @@ def encode_images(
         stats=stats,
         options=options,
         progress=progress,
+        comparing=comparing,
         on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
@@ -139,6 +146,7 @@ def encode_worker(
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
@@ -155,7 +163,8 @@ def encode_worker(
         return open_store(location)
     check_location(location, options.overwrite)
     with open_writer(location, spec, options.overwrite, worker) as writer:
-        with writer.discarded_on(ClippedError):
+        writer = _of_unchanged(writer, encoder.source, options, comparing)
+        with writer.discarded_on(ClippedError), remembered_content(encoder.source):
             write_row_groups(writer, encoder, progress)
         return finish_store(writer, model, on_warning)
 
@@ -188,6 +197,28 @@ def plan_store(
     spec = _spec(encoder, options)
     _check_sizes(spec, options, batch_size)
     return encoder, spec
+
+
+def _of_unchanged(
+    writer: StoreWriter, source: ImageSource, options: EncodeOptions, comparing: Progress | None
+) -> StoreWriter:
+    """The unfinished store, if the images in it are as they were; otherwise a new one if the old may be overwritten."""
+    try:
+        check_unchanged(writer, source, check=options.check, progress=comparing)
+    except ChangedImageError:
+        if options.overwrite and writer.worker.count == 1:
+            return writer.anew()
+        raise
+    return writer
+
+
+@contextmanager
+def remembered_content(source: ImageSource) -> Iterator[None]:
+    """Let later commands know the checksums of all images that were read meanwhile, also after an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        remember_content(source)
 
 
 def finish_store(

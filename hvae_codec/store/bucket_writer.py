@@ -139,7 +139,7 @@ class BucketStoreWriter(StoreWriter):
             self._check_ours()  # whatever another encode was doing meanwhile, no digest vouches for it
         super()._write_object(key, content)
 
-    def _copy(self, source: Location, keys: Sequence[str]) -> None:
+    def _copy(self, source: Location, keys: Mapping[str, str]) -> None:
         self._check_ours()
         super()._copy(source, keys)
 
