@@ -17,6 +17,7 @@ from .image_range import ImageRange, selected
 from .options import (
     AsJson,
     BatchSize,
+    CheckBytes,
     Data,
     DeviceOption,
     Graph,
@@ -66,6 +67,7 @@ class AppendRequest:
     split: SplitName
     images: str
     """Which of the split's images."""
+    check: bool
     batch_size: int | None
     seed: int
     device: str
@@ -84,6 +86,7 @@ def command(
     prefix: Prefix = "",
     split: Split = SplitName.all,
     images: ImageRange = "all",
+    check: CheckBytes = False,
     on: On = None,
     worker_option: WorkerOption = "",
     dry_run: DryRun = False,
@@ -102,7 +105,7 @@ def command(
     """
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 
-    request = AppendRequest(store, out, prefix, split, images, batch_size, seed, device, on, dry_run, as_json)
+    request = AppendRequest(store, out, prefix, split, images, check, batch_size, seed, device, on, dry_run, as_json)
     start = time.monotonic()
     refuse_torchrun("append")
     worker = parse_worker(worker_option)
@@ -150,6 +153,8 @@ def _append(request: AppendRequest, model: HVAE, wanted: ImageSource, worker: Wo
             prefix=request.prefix,
             batch_size=request.batch_size,
             seed=request.seed,
+            check=request.check,
+            comparing=stage("Comparing"),
             device=request.device,
             engine=engine,
             tally=tally,

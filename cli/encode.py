@@ -33,6 +33,7 @@ from .options import (
     LATEST_RUN,
     AsJson,
     BatchSize,
+    CheckBytes,
     Codec,
     CodecName,
     Count,
@@ -113,6 +114,7 @@ def command(
     embed: option.Embed = None,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
+    check: CheckBytes = False,
     overwrite: option.Overwrite = False,
     dry_run: option.DryRun = False,
     as_json: AsJson = False,
@@ -133,7 +135,7 @@ def command(
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
-    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "device": device}
+    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
@@ -225,6 +227,7 @@ def _encode(
             options=options,
             engine=engine,
             tally=tally,
+            comparing=stage("Comparing"),
             progress=stage("Encoding"),
             on_warning=warn,
         )

@@ -17,7 +17,7 @@ from hvae_codec.errors import UsageError
 from . import train_options as option
 from .display import console, interruptible, report_sources, report_splits
 from .dry_run import check_alone, look
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, Val, torch_device
+from .options import LATEST_RUN, CheckBytes, Data, DeviceOption, GraphName, Val, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
@@ -81,6 +81,7 @@ def command(
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
+    check: CheckBytes = False,
     save_every: option.SaveEvery = 500,
     keep_states: option.KeepStates = 3,
     eval_every: option.EvalEvery = 500,
@@ -103,7 +104,8 @@ def command(
     often: Any = {"save_every": save_every, "eval_every": eval_every, "log_every": log_every}
     how: Any = {"workers": workers, "tensorboard": tensorboard, "graph": graph.value, "deterministic": deterministic}
     how |= {"keep_states": keep_states, "validation_images": validation_images, "max_skips": max_skips}
-    options = TrainOptions(**often, **how, seed=seed or 0, other_data=allow_other_data, latest=LATEST_RUN)
+    how |= {"other_data": allow_other_data, "check": check}
+    options = TrainOptions(**often, **how, seed=seed or 0, latest=LATEST_RUN)
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
     if as_json and not dry_run:
         raise UsageError("--json is of what --dry-run says; give both, or leave it out")

@@ -336,7 +336,7 @@ def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, imag
             first_store(tiny_model, stats, images[:10], path)
 
     new, longer = source(folders, "new"), tmp_path / "longer.zarr"
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, new, path, out=longer, progress=replace)
     assert not longer.exists()
     with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left"):
@@ -350,7 +350,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
         path.rename(kept)
         first_store(tiny_model, stats, images[NEW:], path)  # of the same shapes
 
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, new, path, out=longer, batch_size=4, copying=replace)
     shutil.rmtree(path)
     kept.rename(path)
@@ -362,7 +362,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: shutil.rmtree(path), "replaced.*; run append again"),
+        (lambda path: shutil.rmtree(path), "replaced.*; run the command again"),
         (
             lambda path: (path / "z8/c/1/0/0/0").unlink(),
             "z8/c/1/0/0/0 is missing .*; repair",

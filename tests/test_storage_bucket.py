@@ -24,6 +24,7 @@ from hvae_codec.encode.append import append, append_worker
 from hvae_codec.encode.dataset import LatentDataset
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions, repair
+from hvae_codec.encode.sync import sync
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 from hvae_codec.report.about import describe
 from hvae_codec.storage import connection
@@ -417,6 +418,15 @@ def test_workers_append_in_a_bucket(bucket, tiny_model, photo_patches, shorter, 
     assert remote_tree(f"{bucket}/new.zarr") == longer
 
 
+def test_sync_in_a_bucket(bucket, tiny_model, photo_patches, shorter, tmp_path):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    changed = np.concatenate([photo_patches[:3], photo_patches[12:13], photo_patches[4:OLD], photo_patches[15:18]])
+    expected = sync(tiny_model, changed, shorter, out=tmp_path / "new.zarr", batch_size=4)
+    store = sync(tiny_model, changed, url, out=f"{bucket}/new.zarr", batch_size=4)
+    assert remote_tree(str(store.path)) == tree(expected.path)
+    assert verify(store.path).ok
+
+
 def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     bucket, tiny_model, photo_patches, shorter
 ):
@@ -438,7 +448,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     def replace(done: int, total: int) -> None:
         path.delete(["zarr.json"])
 
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, photo_patches[OLD:], url, out=new, progress=replace)
     with pytest.raises(StoreError, match="unfinished"):
         open_store(new)

@@ -16,6 +16,7 @@ import torch
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_store, sweep
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.errors import StoreError, UsageError
+from hvae_codec.store import folder_writer
 from hvae_codec.store.locks import publish_lock, write_lock
 from hvae_codec.store.workers import Worker
 from stores import tree
@@ -160,6 +161,17 @@ def test_what_another_worker_removes_at_the_same_time_is_no_error(share, tmp_pat
     monkeypatch.setattr(shutil, "rmtree", removed_by_both)
     assert len(share(path, Worker(0, 2))) == IMAGES
     assert entries(tmp_path) == ["out.zarr"]
+
+
+def test_what_another_worker_creates_at_the_same_time_is_found(share, tmp_path, monkeypatch):
+    """It was not there at the first look, and is at the second one."""
+    path, look, looks = tmp_path / "out.zarr", folder_writer.fingerprint_at, iter([None])
+    share(path, Worker(1, 2))
+    unfinished = tmp_path / "out.zarr.partial"
+    monkeypatch.setattr(
+        folder_writer, "fingerprint_at", lambda at: next(looks, look(at)) if at == unfinished else look(at)
+    )
+    assert len(share(path, Worker(0, 2))) == IMAGES
 
 
 def test_rate_and_distortion_of_each_image(tiny_model, images, stats, share, tmp_path):

@@ -43,6 +43,7 @@ from .preprocessing import Preprocessing
 from .row_groups import CACHE_BYTES, RowGroups
 from .seen import Seen
 from .splits import StatedParts, labels_by_folder
+from .stamps import Stamps
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
 _PIECE = 2**20  # bytes of a file that are read at once for its checksum
@@ -65,8 +66,11 @@ class Container(ABC):
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
     by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
     numbers: NDArray[np.int64] | None = None  # position of each image in what this is a portion of; None if it is none
+    stamps: Stamps | None = None  # when the images' files were changed last; None if that cannot be told
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
+    checksums_are_stated: ClassVar[bool] = False  # whether the container says the CRC-32s of all images
+    sizes_are_exact: ClassVar[bool] = True  # whether an image of another size in bytes is another image
 
     def __post_init__(self) -> None:
         self.preprocessing = Preprocessing()
@@ -101,6 +105,10 @@ class Container(ABC):
         These are its file's or, of an array, its elements in C order. Raises `DataError` if they cannot be read.
         """
 
+    def read_checksum(self, position: int) -> int:
+        """Compute it from the bytes as they are now, also if the container states it; raises like `checksum`."""
+        return self.checksum(position)
+
     def note_checksum(self, position: int, checksum: int) -> int:
         """Note the CRC-32 of the image at `position`, and return it; called by several threads at once."""
         self.seen.checksums[position] = checksum
@@ -125,7 +133,7 @@ class Container(ABC):
         self.labels = ClassTexts.of([*self.labels.take(positions)])  # of these classes alone
         self.file_bytes = self.file_bytes[positions]
         self.by_folder = None if self.by_folder is None else self.by_folder[positions]
-        self.passed_over, self.other_files, self.parts = (), {}, None
+        self.passed_over, self.other_files, self.parts, self.stamps = (), {}, None, None
         self.seen = self.seen.of(positions)
 
     def numbers_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:

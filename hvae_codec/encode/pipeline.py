@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
+from ..data.content import remember_content
 from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..engine.engine import Engine, Here
 from ..engine.given import Executors, given_engine
@@ -43,6 +45,7 @@ from .image_encoder import ImageEncoder
 from .in_process import write_here
 from .job import ModelSource
 from .missing import MissingRowGroups
+from .unchanged_images import ChangedImageError, check_unchanged
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
@@ -62,9 +65,8 @@ class EncodeOptions:
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
-    device: str | None = (
-        None  # where workers elsewhere compute: cpu, cuda, auto (a GPU if they have one); None: as here
-    )
+    check: bool = False  # whether a resumed call reads all images that were encoded, whatever the times of files say
+    device: str | None = None  # where workers elsewhere compute: cpu, cuda or auto (a GPU, if any); None: as here
 
     def __post_init__(self) -> None:
         limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
@@ -89,6 +91,7 @@ def encode_images(
     executor: Executors | None = None,
     tally: Tally | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
@@ -96,7 +99,9 @@ def encode_images(
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
-    called with the images done, those of an earlier, interrupted call included, and the images in all.
+    called with the images done, those of an earlier, interrupted call included, and the images in all. Images that were
+    encoded by that call must be as they were then: `comparing` is called with those whose bytes were read, and those to
+    read (`content_checksums`). With `overwrite`, changed ones are encoded again, and so are all others.
     Without `engine` and `executor`, that is done in this process. With one of them, each row group is a task there; its
     process must see the model's run, the images and `path` under the same absolute paths. `executor` is one of
     `concurrent.futures` or a function that makes one; `tally` counts workers and retries. Then a row group whose images
@@ -123,6 +128,7 @@ def encode_images(
         executor=executor,
         tally=tally,
         progress=progress,
+        comparing=comparing,
         on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
@@ -143,6 +149,7 @@ def encode_worker(
     executor: Executors | None = None,
     tally: Tally | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
@@ -160,8 +167,9 @@ def encode_worker(
     check_location(location, options.overwrite)
     is_begun = unfinished_fingerprint(location) is not None  # and somebody may be writing it yet
     with given_engine(engine, executor) as used, open_writer(location, spec, options.overwrite, worker) as writer:
+        writer = _of_unchanged(writer, encoder.source, options, comparing)
         workers = Workers(used, options.device or model.device.type, tally or Tally())
-        with writer.discarded_on(ClippedError):
+        with writer.discarded_on(ClippedError), remembered_content(encoder.source):
             missing = MissingRowGroups(writer, encoder)
             write_missing(missing, workers, lambda: ModelReference.of(model), progress, read_back_all=is_begun)
         return finish_store(writer, model, on_warning)
@@ -217,6 +225,28 @@ def write_missing(
     if missing.writer.spec.model.embedded != "whole":
         keep_weights(own)  # workers may start when the run has been trained on
     driver.write(read_back_all=read_back_all)
+
+
+def _of_unchanged(
+    writer: StoreWriter, source: ImageSource, options: EncodeOptions, comparing: Progress | None
+) -> StoreWriter:
+    """The unfinished store, if the images in it are as they were; otherwise a new one if the old may be overwritten."""
+    try:
+        check_unchanged(writer, source, check=options.check, progress=comparing)
+    except ChangedImageError:
+        if options.overwrite and writer.worker.count == 1:
+            return writer.anew()
+        raise
+    return writer
+
+
+@contextmanager
+def remembered_content(source: ImageSource) -> Iterator[None]:
+    """Let later commands know the checksums of all images that were read meanwhile, also after an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        remember_content(source)
 
 
 def finish_store(

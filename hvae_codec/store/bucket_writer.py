@@ -123,7 +123,7 @@ class BucketStoreWriter(StoreWriter):
         if all(fingerprint_in(self.path / name) != self.fingerprint for name in (UNFINISHED, PUBLISHED)):
             raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
 
-    def _copy(self, source: Location, keys: Sequence[str]) -> None:
+    def _copy(self, source: Location, keys: Mapping[str, str]) -> None:
         self._check_ours()
         super()._copy(source, keys)
 

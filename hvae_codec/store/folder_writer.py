@@ -52,8 +52,10 @@ class FolderStoreWriter(StoreWriter):
         writer = cls(FolderLocation(path), spec, overwrite, worker or Worker())
         writer.finish_swap(writer.path)
         writer.check_target(writer.path, overwrite)
-        while (found := fingerprint_at(writer.unfinished)) != writer.fingerprint:
+        while fingerprint_at(writer.unfinished) != writer.fingerprint:
             if os.path.lexists(writer.unfinished):
+                if (found := fingerprint_at(writer.unfinished)) == writer.fingerprint:
+                    break  # another worker has created it between the two looks
                 writer.check_replaceable(found is not None and any(writer.unfinished.glob("committed/c/*")))
             _remove_unfinished(writer.unfinished)
             _create(writer)

@@ -81,37 +81,41 @@ class StoreWriter(ABC):
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
         self.row_group_writer.write_per_image(row_group, per_image)
 
-    def take_over(self, source: Location, row_groups: Sequence[int], check_source: Callable[[], None]) -> None:
-        """Commit row groups by their objects in the finished store at `source`, but for per-image arrays.
+    def take_over(self, source: Location, row_groups: Mapping[int, int], check_source: Callable[[], None]) -> None:
+        """Commit row groups, by their number here and there, with their objects in the finished store at `source`.
 
-        That must have the same images there, columns and codec. `check_source` is called before the row groups are
-        committed, to raise if the source was replaced while it was copied. Raises `StoreError` if an object is
-        missing, a digest damaged, or another one after the copy than before. Latents are not read: the digests vouch
-        for them here as they do there.
+        That must have the same images there, columns and codec; per-image arrays are not taken. `check_source` is
+        called before the row groups are committed, to raise if the source was replaced while it was copied. Raises
+        `StoreError` if an object is missing, a digest damaged, or another one after the copy than before. Latents are
+        not read: the digests vouch for them here as they do there.
         """
-        shards = [
-            f"z{resolution}/{shard_key(row_group, self.spec.columns.item(resolution))}"
-            for resolution in self.spec.resolutions
-            for row_group in row_groups
-        ]
-        markers = [f"committed/c/{row_group}" for row_group in row_groups]
+        items = [(f"z{resolution}", self.spec.columns.item(resolution)) for resolution in self.spec.resolutions]
+        shards = {
+            f"{name}/{shard_key(new, item)}": f"{name}/{shard_key(old, item)}"
+            for name, item in items
+            for new, old in row_groups.items()
+        }
 
         def digests() -> list[bytes]:
-            return each(source, lambda key: _read_marker(source / key), markers)
+            return each(source, lambda old: _read_marker(source / f"committed/c/{old}"), row_groups.values())
 
         before = digests()
         self._copy(source, shards)
         check_source()
         if digests() != before:  # a repair may have replaced some of these shards before they were copied, others after
-            raise StoreError(f"{source} was repaired while it was copied; run append again")
+            raise StoreError(f"{source} was repaired while it was copied; run the command again")
         written = zip(row_groups, map(marked_digest, before), strict=True)
         each(self.unfinished, lambda row_group: self.row_group_writer.commit(*row_group), written)
 
-    def _copy(self, source: Location, keys: Sequence[str]) -> None:
-        """Copy the objects `keys` of the store at `source`, synced when this returns."""
-        far = self.unfinished if source.folder else source
-        each(far, lambda key: _or_missing(source / key, lambda: self.unfinished.copy_from(source / key, key)), keys)
-        self._sync(keys)
+    def _copy(self, source: Location, keys: Mapping[str, str]) -> None:
+        """Copy objects, by their key here and in the store at `source`, synced when this returns."""
+
+        def copy(pair: tuple[str, str]) -> None:
+            key, original = pair
+            _or_missing(source / original, lambda: self.unfinished.copy_from(source / original, key))
+
+        each(self.unfinished if source.folder else source, copy, keys.items())
+        self._sync([*keys])
 
     def publish(self) -> None:
         """Give the finished store its name; `StoreError` if row groups are missing or `path` was taken."""
@@ -128,6 +132,11 @@ class StoreWriter(ABC):
             if self.worker.count == 1:
                 self._discard()
             raise
+
+    def anew(self) -> Self:
+        """Remove what was written of the unfinished store, and begin it again."""
+        self._discard()
+        return self.create_or_resume(self.path, self.spec, self.overwrite, self.worker)
 
     # What differs between a folder and a bucket; `path` is the location of the finished store.
 
