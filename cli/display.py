@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
+    from hvae_codec.engine.tally import Tally
     from hvae_codec.model.hvae import HVAE
 
 CONTINUES = "The same command continues where it stopped."
@@ -103,16 +104,22 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
+def stages(unit: str = "images", *, quiet: bool = False, tally: Tally | None = None) -> Iterator[Stage]:
     """Show progress of work in several pieces: a bar for each, from the first images done; nothing if `quiet`.
 
-    So work that fails before it starts leaves no bar above its error.
+    So work that fails before it starts leaves no bar above its error. `tally` counts workers and retries, which are
+    shown beside the name of the piece.
     """
     with progress_bar(unit, quiet=quiet) as bar:
 
         def announce(name: str) -> ProgressFunction:
             task = bar.add_task(name, total=None, visible=False)
-            return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+            def show_done(done: int, total: int) -> None:
+                counts = f", {tally}" if tally is not None and str(tally) else ""
+                bar.update(task, completed=done, total=total, visible=True, description=f"{name}{counts}")
+
+            return show_done
 
         yield announce
 
@@ -146,15 +153,15 @@ def report_source(source: ImageSource) -> None:
     }
     for note, count in notes.items():
         if count:
-            _say(f"{count:,} of {total:,} images {note}")
+            say(f"{count:,} of {total:,} images {note}")
     for reason in sorted(set(source.skipped.values())):
         names = [name for name, why in source.skipped.items() if why == reason]
-        _say(f"  {reason} ({len(names):,}): {_first(names)}")
+        say(f"  {reason} ({len(names):,}): {_first(names)}")
     own = source.container.passed_over
     if own:
-        _say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
+        say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
     if others := source.container.other_files:
-        _say(_other_files_sentence(others))
+        say(_other_files_sentence(others))
 
 
 def _resized_note(how: Preprocessing) -> str:
@@ -185,7 +192,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a sentence on standard error."""
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
@@ -202,7 +210,7 @@ def report_splits(images: TrainingAndHeldOut, run: Path | None = None) -> None:
     """
     from hvae_codec.report.splits import odd_layout_sentences, splits_sentence
 
-    _say(splits_sentence(images))
+    say(splits_sentence(images))
     if run is not None:
         _warn_trained_on(run, images)
     for source in images.sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,16 @@ def distributed_session(device: str, worker: str = "") -> Iterator[DistributedCo
             yield processes.on(torch_device(device, _number(worker)))
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
+
+
+def refuse_torchrun(command: str) -> None:
+    """Raise `UsageError` in the first of the processes that torchrun started; the others end, as if all were well."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1":
+        return
+    if os.environ.get("RANK", "0") != "0":  # or the launcher would end the first one before it says why
+        raise typer.Exit(0)
+    raise UsageError(f"{command} runs in {count} processes by --on local:{count}, without torchrun")
 
 
 def _number(worker: str) -> int:

@@ -114,6 +114,14 @@ Val = Annotated[
         "and rankings, but for its own val and test splits.",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="Where row groups are worked on: local:N (N processes of this machine), local:gpu (one per GPU), dask, or "
+        "a Dask scheduler, tcp://HOST:PORT or its file (.json). Not given: in this process.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

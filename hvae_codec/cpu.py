@@ -41,3 +41,8 @@ def reuse_freed_memory() -> bool:
         return False
     settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _ARENA_MAX: 1}
     return all(mallopt(parameter, value) for parameter, value in settings.items())
+
+
+def prepare_worker() -> None:
+    """Set up a process that does a command's work on a CPU, as the command does its own."""
+    reuse_freed_memory()
