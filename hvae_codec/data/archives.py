@@ -92,6 +92,13 @@ class ArchiveContainer(FileContainer):
             raise UnusableImageError(problem, "of too many bytes")
         return io.BytesIO(self.content_of(position))
 
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        super()._narrow(positions)
+        archives, self._archive = np.unique(self._archive[positions], return_inverse=True)
+        self.files = self.files.select(archives.tolist())
+        self._offsets, self._packed = self._offsets[positions], self._packed[positions]
+        self._sizes, self._checksums = self.file_bytes, self._checksums[positions]
+
     def where(self, position: int) -> AnyPath:
         """Say in which archive the image at `position` is."""
         return self.files.paths[self._archive[position]] / self.names[position]

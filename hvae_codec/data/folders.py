@@ -31,10 +31,14 @@ _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 class Folder(FileContainer):
     """The image files below `path`; names are relative to it, with slashes."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._root = os.fsencode(str(self.path.absolute()))  # another process may have another working folder
+
     def open(self, position: int) -> BinaryIO:
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
         name = self.names[position]
-        path = os.path.join(os.fsencode(str(self.path)), name.encode())
+        path = os.path.join(self._root, name.encode())
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()

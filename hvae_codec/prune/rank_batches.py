@@ -6,8 +6,8 @@ from ..data.sources import ImageSource
 
 
 def image_keys(source: ImageSource, rows: slice, seed: int) -> list[tuple[int, int]]:
-    """Make a key for the noise of each of the images `rows`: the seed and the image's index in its file or folder.
+    """Make a key for the noise of each of the images `rows`: the seed and the image's number in its file or folder.
 
-    So an image has the same noise in every subset, order and batch, and on every process.
+    So an image has the same noise in every subset, portion, order and batch, and on every process.
     """
-    return [(seed, position) for position in source.positions[rows].tolist()]
+    return [(seed, number) for number in source.numbers[rows].tolist()]
