@@ -31,6 +31,7 @@ from .options import (
     SplitName,
     Step,
     Val,
+    check_on,
     latent_codec,
     torch_device,
 )
@@ -129,6 +130,7 @@ def command(
     )
     _check_split(split, val)
     refuse_torchrun("analyze-kl")
+    check_on(on)
     _analyze(plan, data, val, model, out, device, graph, on, source_options)
 
 

@@ -19,6 +19,7 @@ from .options import (
     On,
     Seed,
     SplitName,
+    check_on,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
@@ -66,6 +67,7 @@ def command(
     from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
+    check_on(on)
     if csv is not None:
         check_image_csv(csv, overwrite=overwrite)
     reuse_freed_memory()

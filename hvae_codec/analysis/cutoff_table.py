@@ -95,7 +95,7 @@ def analyze(
     work = TableWork(model, measured, codec, steps, pictures, example_indices(seen), seed, device)
     # Whole row groups, which cut latents into the chunks that a store has.
     cut = Cut.of(batch_size_of(model, batch_size, device), unit=ROW_GROUP_SIZE)
-    parts = [part for _, part in measured_parts(engine or Here(), work, held_out, cut, progress, tally)]
+    parts = list(measured_parts(engine or Here(), work, held_out, cut, progress, tally))
     rows = sweep_rows(measured, np.concatenate([part.terms for part in parts], axis=2))
     originals, decoded = reconstructions([part.compared for part in parts])
     each = zip(cutoffs, rows[: len(masks)], decoded, strict=True)

@@ -100,7 +100,7 @@ def evaluate(
         raise DataError("there are no images to evaluate; give at least one")
     work, cut = EvaluationWork(model, samples, seed, device), Cut.of(batch_size_of(model, batch_size, device))
     with given_engine(engine, executor) as used:
-        batches = [each for _, found in measured_parts(used, work, source, cut, progress, tally) for each in found]
+        batches = [each for found in measured_parts(used, work, source, cut, progress, tally) for each in found]
     table = pd.concat([pd.DataFrame(figures) for figures, _ in batches], ignore_index=True)
     kl = sum((kl for _, kl in batches), np.zeros(len(model.config.groups)))
     table.insert(0, "name", list(source.names))

@@ -138,7 +138,7 @@ def kl_stats(
     work, cut = KLWork(model, device, seed=seed, sample=sample), Cut.of(batch_size_of(model, batch_size, device))
     total: Tensor | None = None
     with given_engine(engine, executor) as used:
-        for _, sums in measured_parts(used, work, source, cut, progress, tally, sums=True):
+        for sums in measured_parts(used, work, source, cut, progress, tally, sums=True):
             total = sums if total is None else total.add_(sums)
     assert total is not None  # there is an image
     return _average(total.cpu(), model, len(source), source.fingerprint)

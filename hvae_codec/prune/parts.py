@@ -22,6 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.seen import Seen
 from ..data.sources import ImageSource, check_batch_size
 from ..engine.engine import Engine, Here
 from ..engine.tally import Tally
@@ -94,7 +95,7 @@ class Part:
         return f"the images {self.first:,} to {self.first + len(self) - 1:,}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.source.subset(self.rows), self.cut, self.first)
+        return _arrived, (self.source.portion(self.rows), self.cut, self.first)
 
     def batches(self) -> Generator[tuple[range, Pixels]]:
         """Yield batches, each with its images' numbers within the part."""
@@ -133,6 +134,13 @@ def _arrived(source: ImageSource, cut: Cut, first: int) -> Part:
     return Part(source, range(len(source)), cut, first=first, is_away=True)
 
 
+class Measured(NamedTuple, Generic[Result]):
+    """What a task found."""
+
+    result: Result
+    seen: Seen | None  # of the part's images, if the source is not the one that was read
+
+
 class PartWork(ABC, Generic[Tools, Result]):
     """Measures parts with a model. It can be pickled, and is one object in a process that gets it again and again.
 
@@ -153,15 +161,15 @@ class PartWork(ABC, Generic[Tools, Result]):
     def measure(self, tools: Tools, part: Part) -> Result:
         """Measure a part; what it returns can be pickled, if the part is away."""
 
-    def __call__(self, part: Part) -> Result:
-        """Measure a part."""
+    def __call__(self, part: Part) -> Measured[Result]:
+        """Measure a part, and say what reading has shown of its images."""
         try:
             tools = self._idle.pop()
         except IndexError:
             tools = self.prepare(self._travelling.get())
         result = self.measure(tools, part)
         self._idle.append(tools)
-        return result
+        return Measured(result, part.source.seen if part.is_away else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _same_work, (self._pickled,)
@@ -189,38 +197,31 @@ def measured_parts(
     tally: Tally | None = None,
     *,
     sums: bool = False,
-) -> Generator[tuple[range, Result]]:
-    """Yield what `work` measures of each part, with its images' numbers, in order.
+) -> Generator[Result]:
+    """Yield what `work` measures of each part, in order.
 
-    In this process there is one part, unless results are `sums`, whose order counts; and images are read ahead from
-    part to part. `progress` is called with the images done, here after each batch; `tally` counts parts
-    elsewhere. Raises what work and engine raise.
+    In this process there is one part, unless results are `sums`, whose order counts. `progress` is called with the
+    images done, here after each batch; `tally` counts parts elsewhere. Raises what work and engine raise.
     """
     if isinstance(engine, Here):
-        yield from _measured_here(engine, work, source, cut, progress, sums=sums)
+        with closing(_parts_here(source, cut, progress, sums)) as own:
+            yield from (measured.result for measured in engine.map(work, own))
         return
     parts = (Part(source, rows, cut) for rows in cut.ranges(len(source)))
     with closing(engine.map(work, parts, tally=tally)) as results:
-        for rows, result in zip(cut.ranges(len(source)), results, strict=True):
+        for rows, measured in zip(cut.ranges(len(source)), results, strict=True):
+            if measured.seen is not None:
+                source.note(rows, measured.seen)
             if progress is not None:
                 progress(rows.stop, len(source))
-            yield rows, result
+            yield measured.result
 
 
-def _measured_here(
-    engine: Here,
-    work: PartWork[Tools, Result],
-    source: ImageSource,
-    cut: Cut,
-    progress: Progress | None,
-    *,
-    sums: bool,
-) -> Generator[tuple[range, Result]]:
+def _parts_here(source: ImageSource, cut: Cut, progress: Progress | None, sums: bool) -> Generator[Part]:
+    """Yield parts whose images are read ahead from part to part."""
     if not sums:
-        whole = range(len(source))
-        for result in engine.map(work, [Part(source, whole, cut, progress=progress)]):
-            yield whole, result
+        yield Part(source, range(len(source)), cut, progress=progress)
         return
     with closing(source.batches(cut.batch_size)) as batches:
-        parts = (Part(source, rows, cut, batches=batches, progress=progress) for rows in cut.ranges(len(source)))
-        yield from zip(cut.ranges(len(source)), engine.map(work, parts), strict=True)
+        for rows in cut.ranges(len(source)):
+            yield Part(source, rows, cut, batches=batches, progress=progress)

@@ -76,7 +76,7 @@ def sweep(
     check_measurable(model, masks, source)
     work, cut = SweepWork(model, masks, seed, device), Cut.of(batch_size_of(model, batch_size, device))
     with given_engine(engine, executor) as used:
-        terms = [found for _, found in measured_parts(used, work, source, cut, progress, tally)]
+        terms = list(measured_parts(used, work, source, cut, progress, tally))
     return sweep_rows(masks, np.concatenate(terms, axis=2))
 
 
