@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
+from hvae_codec.errors import UsageError
+
 from .display import CONTINUES, interruptible, report_source, report_splits, say, show, stages, warn
 from .options import (
     BatchSize,
+    CheckBytes,
     DeviceOption,
     Graph,
     GraphName,
     On,
     Seed,
     StoreArgument,
+    check_on,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
@@ -31,6 +35,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
+    check: CheckBytes = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
@@ -55,6 +60,9 @@ def command(
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
+    if check and data is None:
+        raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
+    check_on(on)
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
@@ -75,8 +83,9 @@ def command(
             source,
             hvae,
             stats=stored_ranking(hvae) if hvae else None,
-            options=RepairOptions(batch_size=batch_size, seed=seed, device=device, graph=graph.value),
+            options=RepairOptions(batch_size=batch_size, seed=seed, check=check, device=device, graph=graph.value),
             progress=stage("Encoding"),
+            comparing=stage("Comparing"),
             engine=engine,
             tally=tally,
         )

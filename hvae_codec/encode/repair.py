@@ -39,6 +39,7 @@ from ..verification.repair_metadata import may_copy, repair_arrays, repair_group
 from ..verification.row_group_check import check_row_groups, unread
 from ..verification.verify import VerifyReport, report
 from .coder import quantiser_steps, stored_columns
+from .comparison import compare
 from .embedded_model import weights_again
 from .repair_images import GivenImages
 from .repair_tasks import RepairOptions, repair_row_groups
@@ -63,6 +64,7 @@ def repair(
     stats: KLStats | None = None,
     options: RepairOptions | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     engine: Engine | None = None,
     tally: Tally | None = None,
 ) -> RepairReport:
@@ -72,8 +74,10 @@ def repair(
     `images`, or if what the store carries of it is damaged. Damaged tables are made anew, steps from `stats`.
     Without images, metadata and those tables are repaired that do not take them. With the batch size, machine and
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
-    those to encode. Row groups are read, and encoded, by `engine`, which `tally` counts for: by this process if it is
-    not given. Processes elsewhere load the model themselves, from its run or the store.
+    those to encode, `comparing` with those read and to read if `options.check` is set: then the report names an image
+    that was changed since it was encoded, also if nothing is damaged. Row groups are read, and encoded, by `engine`,
+    which `tally` counts for: by this process if it is not given. Processes elsewhere load the model themselves, from
+    its run or the store.
     Raises `StoreError` if there is no store, it is being written or `model` is another one; what cannot be repaired
     is in the report. `UsageError` if there are images and no model; `DataError` if the images were opened with other
     preprocessing than the store's.
@@ -90,6 +94,8 @@ def repair(
     damaged = sorted({d.row_group for d in (*found, *job.inspection.damages) if d.row_group is not None})
     if damaged:
         job.repair_row_groups(damaged, options or RepairOptions(), progress)
+    if options is not None and options.check:
+        job.note_changed_images(comparing)
     after = report(job.inspection, [*job.damages_left(damaged), *unread(found)]) if found else before
     return RepairReport(before, after, job.rewritten, job.notes)
 
@@ -212,6 +218,19 @@ class _Repair:
     def find_damages(self, row_groups: Sequence[int] | None = None) -> list[Damage]:
         """What is wrong with the latents of `row_groups`, of all if None, beyond what the inspection says."""
         return check_row_groups(self.inspection, row_groups, engine=self.engine, tally=self.tally)
+
+    def note_changed_images(self, progress: Progress | None) -> None:
+        """Note which of the images given have other bytes than those that were encoded, if the store can tell."""
+        if self.images is None:
+            return
+        try:
+            changed = compare(self.images, Store.open(self.path), check=True, progress=progress).changed
+        except StoreError as error:  # what is damaged yet is said anyway
+            self.notes.append(f"the images given were not compared: {error}")
+            return
+        if len(changed):
+            some = f"{len(changed):,} of the images given, such as {self.images.names[changed[0]]}"
+            self.notes.append(f"{some}, have other bytes than those that were encoded; sync encodes them again")
 
     def damages_left(self, row_groups: Sequence[int]) -> list[Damage]:
         """What is wrong now; of the row groups, these alone were damaged and are read again."""

@@ -26,7 +26,7 @@ from ..verification.inspection import Inspection
 from ..verification.row_group import Latents, read_digest, read_row_group
 from .batch_coder import BatchCoder
 from .coder import LatentCoder
-from .pipeline import EVALUATED, ImageEncoder, PerImage
+from .image_encoder import EVALUATED, ImageEncoder, PerImage
 from .repair_images import RepairItem
 from .sketch import SKETCH, sketch
 

@@ -35,6 +35,7 @@ class RepairOptions:
 
     batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
     seed: int = 0  # of the noise that rate and distortion are measured with
+    check: bool = False  # whether all images given are read, and compared with those that were encoded
     device: str = "auto"  # of processes elsewhere: cpu, cuda, or auto, a GPU if they have one
     graph: GraphMode = "auto"  # whether work on their GPUs is recorded
 
