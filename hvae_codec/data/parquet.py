@@ -115,6 +115,12 @@ class Parquet(FileContainer):
         files = self._file_of_group[self._group_of(positions)]
         return b"".join(self._digests[file] for file in np.unique(files))
 
+    def locations(self, positions: NDArray[np.int64]) -> list[str]:
+        """Give the path of each image's file, and its row in it."""
+        files, real = self._file_of_group[self._group_of(positions)], self.roots
+        rows = positions - self._starts[self._first_group[files]]
+        return [f"{real[file]}/{row}" for file, row in zip(files.tolist(), rows.tolist(), strict=True)]
+
     def groups(self) -> RowGroups:
         """Say which row group each image is in."""
         return RowGroups(self._group_of(np.arange(len(self))), self._unpacked)
