@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console as RichConsole
@@ -54,6 +55,11 @@ def show(*results: Table | str) -> None:
     out = console()
     for result in results:
         out.print(*([result] if isinstance(result, str) else in_parts(result, out.width)), sep="\n")
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(data, indent=2))
 
 
 class RateColumn(ProgressColumn):
@@ -146,15 +152,15 @@ def report_source(source: ImageSource) -> None:
     }
     for note, count in notes.items():
         if count:
-            _say(f"{count:,} of {total:,} images {note}")
+            say(f"{count:,} of {total:,} images {note}")
     for reason in sorted(set(source.skipped.values())):
         names = [name for name, why in source.skipped.items() if why == reason]
-        _say(f"  {reason} ({len(names):,}): {_first(names)}")
+        say(f"  {reason} ({len(names):,}): {_first(names)}")
     own = source.container.passed_over
     if own:
-        _say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
+        say(f"folders with a run, a store or an analysis that were passed over ({len(own):,}): {_first(own)}")
     if others := source.container.other_files:
-        _say(_other_files_sentence(others))
+        say(_other_files_sentence(others))
 
 
 def _resized_note(how: Preprocessing) -> str:
@@ -185,7 +191,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a sentence on standard error."""
     Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
@@ -202,7 +209,7 @@ def report_splits(images: TrainingAndHeldOut, run: Path | None = None) -> None:
     """
     from hvae_codec.report.splits import odd_layout_sentences, splits_sentence
 
-    _say(splits_sentence(images))
+    say(splits_sentence(images))
     if run is not None:
         _warn_trained_on(run, images)
     for source in images.sources:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hvae_codec.config import CHUNK_BYTES, ROW_GROUP_SIZE
 from hvae_codec.errors import UsageError
@@ -16,16 +17,21 @@ from .display import (
     CONTINUES,
     console,
     interruptible,
+    print_json,
     report_sources,
     report_splits,
+    say,
     show,
     stages,
     warn,
     warn_unfinished,
 )
 from .distributed_session import distributed_session, parse_worker
+from .dry_run import check_alone, look
+from .image_range import ImageRange, selected
 from .options import (
     LATEST_RUN,
+    AsJson,
     BatchSize,
     Codec,
     CodecName,
@@ -47,11 +53,16 @@ from .options import (
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
+    from hvae_codec.analysis.cutoff_cost import ChosenCutoff
+    from hvae_codec.analysis.encode_forecast import EncodeOutlook
+    from hvae_codec.analysis.ranking_file import FoundRanking
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.distributed import DistributedContext
     from hvae_codec.encode.encoded_store import EncodedStore
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.hvae import HVAE
+    from hvae_codec.progress import Stage
     from hvae_codec.prune.cutoffs import CutoffSpec
     from hvae_codec.store.metadata import Embedded
     from hvae_codec.store.quantiser import Codec as LatentCodec
@@ -64,12 +75,16 @@ class EncodeRequest:
 
     store: str
     split: SplitName
+    images: str
+    """Which of the split's images."""
     cutoff: CutoffSpec
     codec: LatentCodec
     evaluated_images: int | None
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
     graph: GraphName
+    dry_run: bool
+    as_json: bool
 
 
 @takes_source_options
@@ -86,6 +101,7 @@ def command(
     codec: Codec = CodecName.int,
     step: Step = None,
     split: option.Split = SplitName.all,
+    images: ImageRange = "all",
     val: Val = None,
     worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
@@ -95,6 +111,8 @@ def command(
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
     overwrite: option.Overwrite = False,
+    dry_run: option.DryRun = False,
+    as_json: AsJson = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
@@ -111,18 +129,12 @@ def command(
     from hvae_codec.encode.pipeline import EncodeOptions
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
-    options = EncodeOptions(
-        batch_size=batch_size,
-        overwrite=overwrite,
-        row_group_size=row_group_size,
-        chunk_bytes=chunk,
-        evaluate=evaluate == "all",
-        seed=seed,
-        embed=parse_embed(embed, embed_model),
-        verify=verify,
-    )
+    how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
+    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed}
+    options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
-    request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
+    evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
+    request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, dry_run, as_json)
     _run(request, data, val, model, device, worker_option, source_options)
 
 
@@ -140,9 +152,12 @@ def _run(
     from hvae_codec.model.recorded import Recording
     from hvae_codec.store.open_writer import check_location
 
+    start = time.monotonic()
     reuse_freed_memory()
     with distributed_session(device, worker_option) as processes:
         worker = parse_worker(worker_option, processes)
+        if request.dry_run:
+            check_alone(worker_option, processes)
         if not worker_option:
             processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
         model = load_model(run, processes.device)
@@ -152,20 +167,41 @@ def _run(
         images = source_options.open_training_and_held_out(data, val, model.config, model.run)
         if processes.is_main:
             report_splits(images, model.run)
-        written = _encode(request, model, images, worker, processes)
-        _report(written, images, request.store, worker if worker_option else None)
+        wanted = selected(images, request.split, request.images)  # raises before anything is measured
+        if request.dry_run:
+            _look(request, model, images, wanted, source_options)
+            return
+        written = _encode(request, model, images, wanted, worker, processes)
+        if request.as_json:
+            _print(request.store, written, images, wanted, worker, processes, time.monotonic() - start)
+        else:
+            _report(written.store, images, request.store, worker if worker_option else None)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What an encode, or its worker, did."""
+
+    store: EncodedStore | None
+    """None if row groups of other workers are missing yet."""
+    ranking: FoundRanking
+    chosen: ChosenCutoff
 
 
 def _encode(
-    request: EncodeRequest, model: HVAE, images: TrainingAndHeldOut, worker: Worker, processes: DistributedContext
-) -> EncodedStore | None:
+    request: EncodeRequest,
+    model: HVAE,
+    images: TrainingAndHeldOut,
+    wanted: ImageSource,
+    worker: Worker,
+    processes: DistributedContext,
+) -> _Written:
     from hvae_codec.analysis.cutoff_cost import choose_and_measure
     from hvae_codec.analysis.ranking_file import find_ranking
     from hvae_codec.encode.pipeline import encode_worker
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
     batch_size, seed = request.options.batch_size, request.options.seed
-    wanted = images.split(request.split.value)  # raises before anything is measured
     measured = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
         ranking = processes.run_on_main(lambda: find_ranking(model, images, batch_size, seed, stage))
@@ -184,8 +220,9 @@ def _encode(
             )
         )
         if processes.is_main:
-            console().print(ranking_sentence(ranking), *choice_sentences(chosen), sep="\n")
-        return encode_worker(
+            sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
+            (say if request.as_json else console().print)("\n".join(sentences))
+        store = encode_worker(
             model,
             wanted,
             request.store,
@@ -197,6 +234,26 @@ def _encode(
             progress=stage("Encoding"),
             on_warning=warn if processes.is_main else lambda _: None,
         )
+    return _Written(store, ranking, chosen)
+
+
+def _look(
+    request: EncodeRequest,
+    model: HVAE,
+    images: TrainingAndHeldOut,
+    wanted: ImageSource,
+    source_options: SourceOptions,
+) -> None:
+    """Show what the images are, and what encoding them would take."""
+    from hvae_codec.analysis.encode_forecast import outlook_on_encode
+    from hvae_codec.report.forecast import outlook_data, outlook_sentences
+
+    def forecast(stage: Stage) -> EncodeOutlook:
+        wish = request.cutoff, request.codec, request.options, request.evaluated_images
+        return outlook_on_encode(model, images, wanted, *wish, stage)
+
+    shown = (outlook_data, outlook_sentences)
+    look(images, wanted, forecast, *shown, skipping=source_options.skip_unusable, as_json=request.as_json)
 
 
 def parse_embed(embed: option.EmbedName | None, embed_model: bool) -> Embedded:
@@ -233,3 +290,27 @@ def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str
         show(store_table(written))
     elif worker is not None:
         console().print(worker_sentence(store, worker))
+
+
+def _print(
+    path: str,
+    written: _Written,
+    images: TrainingAndHeldOut,
+    wanted: ImageSource,
+    worker: Worker,
+    processes: DistributedContext,
+    seconds: float,
+) -> None:
+    """Print one JSON object: of processes that torchrun started, the first one does."""
+    from hvae_codec.encode.encoded_store import open_store
+    from hvae_codec.report.finished import encoded_data, unfinished_data
+
+    finished = processes.any(written.store is not None) if processes.world_size > 1 else written.store is not None
+    if not processes.is_main:
+        return
+    report_sources(images)
+    if finished:
+        store = written.store or open_store(path)
+        print_json(encoded_data(store, wanted, seconds, written.ranking, written.chosen))
+    else:
+        print_json(unfinished_data(path, worker, seconds))

@@ -21,6 +21,7 @@ from ..texts.numbered import NumberedTexts
 from ..texts.sequence import Texts
 from .containers import Container
 from .depth import to_8_bits
+from .heads import ImageHead, head_of_pixels
 from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
@@ -95,6 +96,11 @@ class ArrayContainer(Container):
     def checksum(self, position: int) -> int:
         """Read the image's elements."""
         return self.note_checksum(position, zlib.crc32(self._raw(np.array([position], np.int64)).data))
+
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position`, which is like all others."""
+        _, height, width, *channels = self.array.shape
+        return head_of_pixels((height, width, *(channels or [1])), self.array.dtype)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""

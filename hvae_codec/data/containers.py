@@ -26,6 +26,7 @@ from ..storage.location import AnyPath, real_path
 from ..texts.classes import ClassTexts
 from ..texts.sequence import Texts
 from .announced import WINDOW_BYTES, announced
+from .heads import ImageHead, read_head
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -114,6 +115,13 @@ class Container(ABC):
         self.checksums[position] = checksum
         self.is_checked[position] = True  # last: who finds it may take the number
         return checksum
+
+    @abstractmethod
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position` without decoding it.
+
+        Raises `UnusableImageError` if not even that can be read; called by several threads at once.
+        """
 
     def prefetch(self, positions: NDArray[np.int64]) -> None:  # noqa: B027 - most containers are near
         """Begin to read what `read` will need for the images at `positions`, if it is far away; here nothing."""
@@ -206,11 +214,16 @@ class DecodingContainer(Container):
     def _usable(self, position: int) -> DecodedImage:
         """Decode the image at `position`, and check that it is one of a set for this model, and large enough."""
         decoded, where = self.decode(position), self.where(position)
-        if decoded.recoloured and self.preprocessing.colour == "auto" and not self._has_the_models_channels:
+        if decoded.recoloured and not self.takes_other_channels:
             raise wrong_channels(where, 4 - self.channels, self.channels)
         if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
             raise problem
         return decoded
+
+    @property
+    def takes_other_channels(self) -> bool:
+        """Whether grey images become colour and colour images grey here, as far as that is wanted."""
+        return self.preprocessing.colour != "auto" or self._has_the_models_channels
 
     @cached_property
     def _has_the_models_channels(self) -> bool:
@@ -253,8 +266,17 @@ class FileContainer(DecodingContainer):
         self.note_checksum(position, zlib.crc32(content))
         return read_image(io.BytesIO(content), where, self.channels, self.preprocessing)
 
-    def channels_at(self, position: int) -> int:
+    def head(self, position: int) -> ImageHead:
         """Read the head of the file at `position`."""
+        where = self.where(position)
+        try:
+            with self.open(position) as file:
+                return read_head(file, where, self.preprocessing)
+        except OSError as error:
+            raise broken_image(where, error) from None
+
+    def channels_at(self, position: int) -> int:
+        """Read the channels in the head of the file at `position`."""
         try:
             with self.open(position) as file:
                 return channels_of(file)

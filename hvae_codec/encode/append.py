@@ -122,14 +122,12 @@ def append_worker(
     target = location if out is None else location_of(out)
     with locked(target, worker):
         swapped, old = _open(location, in_place=out is None)
-        if is_opened(images):
-            check_preprocessing(source, old.metadata, old.path)
+        _check_opened_alike(images, source, old)
         if swapped and old.metadata.source.parts_of(len(old))[-1].fingerprint == source.fingerprint:
             return old  # all that was left to do was to remove the shorter store
         if out is None:
             check_additions(old)
-        encoder = _encoder(model, source, old, batch_size, seed)
-        spec = extended_spec(old, source, encoder.per_image, prefix)
+        encoder, spec = _plan(model, source, old, batch_size, seed, prefix)
         if worker.count > 1 and is_written(target, spec):
             return open_store(target)
         check_location(target, overwrite=out is None)
@@ -139,6 +137,33 @@ def append_worker(
         with writer.discarded_on(ClippedError):
             _Addition(old, encoder).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
+
+
+def plan_append(
+    model: HVAE,
+    images: Images,
+    path: LocationLike,
+    *,
+    out: LocationLike | None = None,
+    prefix: str = "",
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> tuple[EncodedStore, ImageEncoder, StoreSpec]:
+    """Open the store at `path`, and make what encodes `images` and what the appended store is made from.
+
+    Nothing is written. Raises what `append` does before it reads images.
+    """
+    old, source = look_at(path, out), as_source(images)
+    check_images(model, source)
+    _check_opened_alike(images, source, old)
+    if out is None:
+        check_additions(old)
+    return old, *_plan(model, source, old, batch_size, seed, prefix)
+
+
+def look_at(path: LocationLike, out: LocationLike | None = None) -> EncodedStore:
+    """The store at `path`, as `open_to_append` gives it, but nothing is changed if a kill came in between."""
+    return open_store(_to_append(path, out, Worker()))
 
 
 def open_to_append(path: LocationLike, out: LocationLike | None = None, worker: Worker | None = None) -> EncodedStore:
@@ -172,6 +197,18 @@ def _open(location: Location, in_place: bool) -> tuple[bool, EncodedStore]:
     writer = writer_class(location)
     swapped = (in_place or not writer.is_taken(location)) and writer.finish_swap(location)
     return swapped, open_store(location)
+
+
+def _check_opened_alike(images: Images, source: ImageSource, old: EncodedStore) -> None:
+    if is_opened(images):
+        check_preprocessing(source, old.metadata, old.path)
+
+
+def _plan(
+    model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int | None, seed: int, prefix: str
+) -> tuple[ImageEncoder, StoreSpec]:
+    encoder = _encoder(model, source, old, batch_size, seed)
+    return encoder, extended_spec(old, source, encoder.per_image, prefix)
 
 
 def _encoder(model: HVAE, source: ImageSource, old: EncodedStore, batch_size: int | None, seed: int) -> ImageEncoder:

@@ -17,6 +17,7 @@ from pathlib import PurePath
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError, UsageError
@@ -33,6 +34,8 @@ from ..texts.sequence import JoinedTexts, Texts
 from .pipeline import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
+
+_MOST_DIGITS = 17  # of an image's number, which is int64
 
 
 def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], prefix: str = "") -> StoreSpec:
@@ -72,16 +75,21 @@ def _new_names(old: Store, source: ImageSource, prefix: str) -> Texts:
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
         raise DataError(f"these images are in {old.path} already; give others")
     if source.container.numbered_names and not prefix:
-        return NumberedTexts("", len(source), first=len(old))
+        return _numbers_after(old.names, len(source))
     names = _prefixed(source.names, prefix)
-    index = TextIndex(old.names)
-    found = np.concatenate([index.find(block) >= 0 for block in names.blocks()])
+    found = _taken(old.names, names)
     if found.any():
         example = names[int(found.argmax())]
         problem = f"{old.path} has {found.sum():,} of these names already, such as {example}"
         advice = f"--prefix {_unused_prefix(old, source)}, which the new names get in the store"
         raise DataError(f"{problem}; tell them apart with {advice}")
     return names
+
+
+def _taken(names: Texts, wanted: Texts) -> NDArray[np.bool_]:
+    """Which of the `wanted` names are among `names`."""
+    index = TextIndex(names)
+    return np.concatenate([index.find(block) >= 0 for block in wanted.blocks()])
 
 
 def _prefixed(names: Texts, prefix: str) -> Texts:
@@ -100,6 +108,20 @@ def _unused_prefix(old: Store, source: ImageSource) -> str:
     stem = re.sub(r"[^\w.-]+", "-", PurePath(source.container.path.name).stem).strip("-.") or "new"
     candidates = (f"{stem}{number}/" for number in ("", *range(2, len(old) + 3)))
     return next(prefix for prefix in candidates if not any(name.startswith(prefix) for name in old.names))
+
+
+def _numbers_after(names: Texts, count: int) -> Texts:
+    """Number `count` images on: by their place in the store, or after the highest number if such a name is taken.
+
+    >>> _numbers_after(NumberedTexts("", 2), 2), _numbers_after(NumberedTexts("", 2, first=3), 2)
+    (('00000002', '00000003'), ('00000005', '00000006'))
+    """
+    by_place = NumberedTexts("", count, first=len(names))
+    if not _taken(names, by_place).any():
+        return by_place
+    # A name of more digits than any image's number has is another name.
+    numbers = (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
+    return NumberedTexts("", count, first=1 + max(numbers))
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

@@ -149,6 +149,30 @@ def encode_worker(
     Raises what `encode_images` does, and `StoreError` if another process writes this worker's row groups, or if the
     other workers were given something else.
     """
+    options, location = options or EncodeOptions(), location_of(path)
+    encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
+    if worker.count > 1 and is_written(location, spec):
+        return open_store(location)
+    check_location(location, options.overwrite)
+    with open_writer(location, spec, options.overwrite, worker) as writer:
+        with writer.discarded_on(ClippedError):
+            write_row_groups(writer, encoder, progress)
+        return finish_store(writer, model, on_warning)
+
+
+def plan_store(
+    model: HVAE,
+    images: Images,
+    *,
+    mask: LatentMask,
+    codec: Codec | None = None,
+    stats: KLStats | None = None,
+    options: EncodeOptions | None = None,
+) -> tuple[ImageEncoder, StoreSpec]:
+    """Make what encodes `images` as `encode_images` would, and what their store is made from; nothing is written.
+
+    Raises what `encode_images` does before it reads images.
+    """
     options, codec, source = options or EncodeOptions(), codec or IntCodec(), as_source(images)
     check_images(model, source)
     if model.run is not None and is_opened(images):
@@ -161,15 +185,9 @@ def encode_worker(
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
     measured = {"evaluate": options.evaluate, "seed": options.seed, "verify": options.verify}
     encoder = ImageEncoder.of(coder, source, options.row_group_size, batch_size, **measured)
-    spec, location = _spec(encoder, options), location_of(path)
+    spec = _spec(encoder, options)
     _check_sizes(spec, options, batch_size)
-    if worker.count > 1 and is_written(location, spec):
-        return open_store(location)
-    check_location(location, options.overwrite)
-    with open_writer(location, spec, options.overwrite, worker) as writer:
-        with writer.discarded_on(ClippedError):
-            write_row_groups(writer, encoder, progress)
-        return finish_store(writer, model, on_warning)
+    return encoder, spec
 
 
 def finish_store(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, check_begun_with, check_origin, start_run
+from .run_folder import RunLock, origin_of_run, start_run
 from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
@@ -119,8 +118,8 @@ def train(
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
-        compared = [*itertools.compress((training, validation), opened)]
-        origin = processes.run_on_main(partial(_origin, run, options, training, validation, compared))
+        origin_of = partial(origin_of_run, run, training, validation, opened=opened)
+        origin = processes.run_on_main(partial(origin_of, seed=options.seed, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
         files = RunFiles(run, state, config, origin, on_warning, options.latest)
@@ -136,17 +135,6 @@ def train(
             lock.release()
     skipped, taken = int(state.optimizer.skipped), state.step - begun
     return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
-
-
-def _origin(
-    run: Path, options: TrainOptions, training: ImageSource, validation: ImageSource, compared: Sequence[ImageSource]
-) -> Origin:
-    """Describe what `run` is made from; raises `DataError` if it was begun otherwise, as `train` says."""
-    for images in compared:
-        check_begun_with(run, images)
-    origin = Origin.of(options.seed, training, validation)
-    unskipped = Origin.before_skipping(options.seed, training, validation)
-    return check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
 
 
 def _check_processes(
