@@ -51,15 +51,9 @@ def command(
     if data and hvae:
         source = source_options.open_for_store(data, hvae.config, store)
         report_splits(TrainingAndHeldOut(source))
+    options, stats = RepairOptions(batch_size=batch_size, seed=seed), stored_ranking(hvae) if hvae else None
     with interruptible(CONTINUES), stages() as stage:
-        report = repair(
-            store,
-            source,
-            hvae,
-            stats=stored_ranking(hvae) if hvae else None,
-            options=RepairOptions(batch_size=batch_size, seed=seed),
-            progress=stage("Encoding"),
-        )
+        report = repair(store, source, hvae, stats=stats, options=options, progress=stage("Encoding"))
     if source:
         report_source(source)
     show(repaired_sentence(report, restored), *report.notes)
