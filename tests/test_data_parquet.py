@@ -91,6 +91,17 @@ def test_files_that_are_not_trained_on_may_be_held_out(tmp_path: Path, photo_pat
         TrainingAndHeldOut(opened(tmp_path), opened(tmp_path / "train-1.parquet"))
 
 
+def test_files_that_give_the_same_names_are_refused(tmp_path: Path, photo_patches):
+    for i, name in enumerate(("a.parquet", "a.PARQUET", "a.b.parquet")):
+        write(tmp_path / "data" / name, photo_patches[3 * i : 3 * i + 3])
+    if len([*(tmp_path / "data").iterdir()]) < 3:
+        pytest.skip("this file system takes upper and lower case for the same")
+    with pytest.raises(DataError, match=r"data/a\.PARQUET and .*data/a\.parquet would have the same names; rename"):
+        opened(tmp_path / "data")
+    (tmp_path / "data/a.PARQUET").unlink()
+    assert len({*opened(tmp_path / "data").names}) == 6
+
+
 def test_columns_that_are_not_clear(tmp_path: Path, photo_patches):
     features = {"a": {"_type": "Image"}, "b": {"_type": "Image"}}
     more = {"b": [png(patch) for patch in photo_patches[:4]]}

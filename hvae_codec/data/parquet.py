@@ -76,6 +76,7 @@ class Parquet(FileContainer):
         channels: int,
     ) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
+        _check_unique(path, names)
         self.files = files
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(functools.partial(_opened, files))
         self._reading = threading.Lock()
@@ -170,7 +171,8 @@ def open_parquet(path: Path, *, size: int, channels: int, column: str | None = N
     """Open the images of all Parquet files that `path` stands for; names such as `train-00000-of-00004` are splits.
 
     Raises `DataError` if a file is truncated, if none or several of its columns hold images and no `column` is chosen,
-    if that is not there or holds none, or if there is no image; `UsageError` if pyarrow is missing.
+    if that is not there or holds none, if there is no image, or if the names of two files differ in their ending alone;
+    `UsageError` if pyarrow is missing.
     """
     files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
     return parquet_in(path, files, size=size, channels=channels, column=column)
@@ -252,9 +254,21 @@ def _is_struct(file: ParquetFile, column: str) -> bool:
     return bool(types.is_struct(file.schema_arrow.field(column).type))
 
 
+def _check_unique(path: AnyPath, files: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for file in files:
+        if (other := seen.setdefault(_without_ending(file), file)) != file:
+            problem = f"images in {path / other} and {path / file} would have the same names"
+            raise DataError(f"{problem}; rename one of these files, or remove it")
+
+
 def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[NumberedTexts]:
     for file, count in zip(files, counts, strict=True):
-        yield NumberedTexts(f"{file.removesuffix(Path(file).suffix)}/", count)
+        yield NumberedTexts(f"{_without_ending(file)}/", count)
+
+
+def _without_ending(file: str) -> str:
+    return file.removesuffix(Path(file).suffix)
 
 
 def _spread(totals: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
