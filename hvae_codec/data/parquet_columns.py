@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels", "fine_label")
+"""What columns of Hugging Face's data sets are called, in files and in Python; the first one that is there counts."""
 
 
 def image_column(path: AnyPath, file: ParquetFile, wanted: str | None = None) -> tuple[str, bool]:
