@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hvae_codec.data.preprocessing import Preprocessing
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
+    from hvae_codec.engine.tally import Tally
     from hvae_codec.model.hvae import HVAE
 
 CONTINUES = "The same command continues where it stopped."
@@ -109,16 +110,22 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def stages(unit: str = "images", *, quiet: bool = False) -> Iterator[Stage]:
+def stages(unit: str = "images", *, quiet: bool = False, tally: Tally | None = None) -> Iterator[Stage]:
     """Show progress of work in several pieces: a bar for each, from the first images done; nothing if `quiet`.
 
-    So work that fails before it starts leaves no bar above its error.
+    So work that fails before it starts leaves no bar above its error. `tally` counts workers and retries, which are
+    shown beside the name of the piece.
     """
     with progress_bar(unit, quiet=quiet) as bar:
 
         def announce(name: str) -> ProgressFunction:
             task = bar.add_task(name, total=None, visible=False)
-            return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+            def show_done(done: int, total: int) -> None:
+                counts = f", {tally}" if tally is not None and str(tally) else ""
+                bar.update(task, completed=done, total=total, visible=True, description=f"{name}{counts}")
+
+            return show_done
 
         yield announce
 

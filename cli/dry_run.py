@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 Forecast = TypeVar("Forecast")
 
 
-def check_alone(worker: str, processes: DistributedContext) -> None:
+def check_whole(worker: str) -> None:
     """Raise `UsageError` if there are several workers, which would all say the same."""
     if worker:
         raise UsageError(f"--dry-run is of the whole store, and --worker {worker} is given; leave one of the two out")
+
+
+def check_alone(processes: DistributedContext) -> None:
+    """Raise `UsageError` if torchrun started several processes, which would all say the same."""
     if processes.world_size > 1:
         raise UsageError(f"--dry-run is for one process, and torchrun started {processes.world_size}; start it alone")
 

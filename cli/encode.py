@@ -26,13 +26,14 @@ from .display import (
     warn,
     warn_unfinished,
 )
-from .distributed_session import distributed_session, parse_worker
-from .dry_run import check_alone, look
+from .dry_run import check_whole, look
+from .engine_session import engine_session, own_device, parse_worker, refuse_torchrun
 from .image_range import ImageRange, selected
 from .options import (
     LATEST_RUN,
     AsJson,
     BatchSize,
+    CheckBytes,
     Codec,
     CodecName,
     Count,
@@ -44,6 +45,7 @@ from .options import (
     Graph,
     GraphName,
     Model,
+    On,
     Seed,
     SplitName,
     Step,
@@ -58,7 +60,6 @@ if TYPE_CHECKING:
     from hvae_codec.analysis.ranking_file import FoundRanking
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
-    from hvae_codec.distributed import DistributedContext
     from hvae_codec.encode.encoded_store import EncodedStore
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.hvae import HVAE
@@ -83,6 +84,8 @@ class EncodeRequest:
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
     graph: GraphName
+    on: str | None
+    """Where row groups are worked on."""
     dry_run: bool
     as_json: bool
 
@@ -103,6 +106,7 @@ def command(
     split: option.Split = SplitName.all,
     images: ImageRange = "all",
     val: Val = None,
+    on: On = None,
     worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
     row_group_size: option.Shard = ROW_GROUP_SIZE,
@@ -110,6 +114,7 @@ def command(
     embed: option.Embed = None,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
+    check: CheckBytes = False,
     overwrite: option.Overwrite = False,
     dry_run: option.DryRun = False,
     as_json: AsJson = False,
@@ -122,20 +127,20 @@ def command(
     """Encode images into a store of their most informative latents.
 
     Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
-    if the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
-    encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
+    if the same command is run again. --on sends row groups to other processes, here or on other machines that see the
+    same folders. Without a scheduler, run this command with --worker 0/N to N-1/N on these machines, in any order.
     """
     from hvae_codec.encode.embedded_model import check_granularity
     from hvae_codec.encode.pipeline import EncodeOptions
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
-    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed}
+    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
-    request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, dry_run, as_json)
-    _run(request, data, val, model, device, worker_option, source_options)
+    request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
+    _run(request, data, val, model, worker_option, source_options)
 
 
 def _run(
@@ -143,39 +148,43 @@ def _run(
     data: str,
     val: str | None,
     run: Path,
-    device: str,
     worker_option: str,
     source_options: SourceOptions,
 ) -> None:
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.model.recorded import Recording
     from hvae_codec.store.open_writer import check_location
 
     start = time.monotonic()
+    refuse_torchrun("encode")
     reuse_freed_memory()
-    with distributed_session(device, worker_option) as processes:
-        worker = parse_worker(worker_option, processes)
-        if request.dry_run:
-            check_alone(worker_option, processes)
-        if not worker_option:
-            processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
-        model = load_model(run, processes.device)
-        model.recording = Recording(request.graph.value, warn if processes.is_main else lambda _: None)
-        if processes.is_main and not worker.number:
-            warn_unfinished(model)
-        images = source_options.open_training_and_held_out(data, val, model.config, model.run)
-        if processes.is_main:
-            report_splits(images, model.run)
-        wanted = selected(images, request.split, request.images)  # raises before anything is measured
-        if request.dry_run:
-            _look(request, model, images, wanted, source_options)
-            return
-        written = _encode(request, model, images, wanted, worker, processes)
-        if request.as_json:
-            _print(request.store, written, images, wanted, worker, processes, time.monotonic() - start)
-        else:
-            _report(written.store, images, request.store, worker if worker_option else None)
+    worker = parse_worker(worker_option)
+    if request.dry_run:
+        check_whole(worker_option)
+    if not worker_option:
+        check_location(request.store, request.options.overwrite)
+    model = _load(request, run, worker)
+    images = source_options.open_training_and_held_out(data, val, model.config, model.run)
+    report_splits(images, model.run)
+    wanted = selected(images, request.split, request.images)  # raises before anything is measured
+    if request.dry_run:
+        _look(request, model, images, wanted, source_options)
+        return
+    written = _encode(request, model, images, wanted, worker)
+    if request.as_json:
+        _print(request.store, written, images, wanted, worker, time.monotonic() - start)
+    else:
+        _report(written.store, images, request.store, worker)
+
+
+def _load(request: EncodeRequest, run: Path, worker: Worker) -> HVAE:
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.model.recorded import Recording
+
+    model = load_model(run, own_device(request.options.device or "auto", request.on, worker))
+    model.recording = Recording(request.graph.value, warn)
+    if not worker.number:
+        warn_unfinished(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -189,39 +198,24 @@ class _Written:
 
 
 def _encode(
-    request: EncodeRequest,
-    model: HVAE,
-    images: TrainingAndHeldOut,
-    wanted: ImageSource,
-    worker: Worker,
-    processes: DistributedContext,
+    request: EncodeRequest, model: HVAE, images: TrainingAndHeldOut, wanted: ImageSource, worker: Worker
 ) -> _Written:
     from hvae_codec.analysis.cutoff_cost import choose_and_measure
     from hvae_codec.analysis.ranking_file import find_ranking
     from hvae_codec.encode.pipeline import encode_worker
+    from hvae_codec.engine.tally import Tally
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
-    batch_size, seed = request.options.batch_size, request.options.seed
+    tally, options = Tally(), request.options
+    how: Any = {"batch_size": options.batch_size, "seed": options.seed}
     measured = 0 if worker.number else request.evaluated_images
-    with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
-        ranking = processes.run_on_main(lambda: find_ranking(model, images, batch_size, seed, stage))
+    with interruptible(CONTINUES), engine_session(request.on) as engine, stages(tally=tally) as stage:
+        ranking = find_ranking(model, images, options.batch_size, options.seed, stage)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
-        spec = request.cutoff
-        chosen = processes.run_on_main(
-            lambda: choose_and_measure(
-                spec,
-                model,
-                ranking.stats,
-                images.held_out,
-                batch_size=batch_size,
-                seed=seed,
-                stage=stage,
-                images=measured,
-            )
-        )
-        if processes.is_main:
-            sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
-            (say if request.as_json else console().print)("\n".join(sentences))
+        held_out = images.held_out
+        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how, stage=stage, images=measured)
+        sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
+        (say if request.as_json else console().print)("\n".join(sentences))
         store = encode_worker(
             model,
             wanted,
@@ -230,9 +224,12 @@ def _encode(
             mask=chosen.cutoff.mask,
             codec=request.codec,
             stats=ranking.stats,
-            options=request.options,
+            options=options,
+            engine=engine,
+            tally=tally,
+            comparing=stage("Comparing"),
             progress=stage("Encoding"),
-            on_warning=warn if processes.is_main else lambda _: None,
+            on_warning=warn,
         )
     return _Written(store, ranking, chosen)
 
@@ -282,13 +279,13 @@ def parse_evaluate(text: str) -> int | None:
     return {"none": 0, "all": None}[text] if text in ("none", "all") else int(text)
 
 
-def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str, worker: Worker | None) -> None:
+def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str, worker: Worker) -> None:
     from hvae_codec.report.about import store_table, worker_sentence
 
     if written is not None:
         report_sources(images)
         show(store_table(written))
-    elif worker is not None:
+    else:
         console().print(worker_sentence(store, worker))
 
 
@@ -298,19 +295,12 @@ def _print(
     images: TrainingAndHeldOut,
     wanted: ImageSource,
     worker: Worker,
-    processes: DistributedContext,
     seconds: float,
 ) -> None:
-    """Print one JSON object: of processes that torchrun started, the first one does."""
-    from hvae_codec.encode.encoded_store import open_store
     from hvae_codec.report.finished import encoded_data, unfinished_data
 
-    finished = processes.any(written.store is not None) if processes.world_size > 1 else written.store is not None
-    if not processes.is_main:
-        return
     report_sources(images)
-    if finished:
-        store = written.store or open_store(path)
-        print_json(encoded_data(store, wanted, seconds, written.ranking, written.chosen))
+    if written.store is not None:
+        print_json(encoded_data(written.store, wanted, seconds, written.ranking, written.chosen))
     else:
         print_json(unfinished_data(path, worker, seconds))

@@ -114,6 +114,20 @@ Val = Annotated[
         "and rankings, but for its own val and test splits.",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="Where row groups are worked on: local:N (N processes of this machine), local:gpu (one per GPU), dask, or "
+        "a Dask scheduler, tcp://HOST:PORT or its file (.json). Not given: in this process.",
+    ),
+]
+CheckBytes = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Read the bytes of all images whose checksums are known, whatever the times of their files say."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)
@@ -126,6 +140,14 @@ def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
     if step is not None and codec != CodecName.int:
         raise UsageError(f"--codec {codec.value} has no --step; leave one of the two out")
     return make_codec(codec.value, 1.0 if step is None else step)
+
+
+def check_on(on: str | None) -> None:
+    """Raise `UsageError` if `--on` means nothing, before anything is read."""
+    from hvae_codec.engine.where import parse_where
+
+    if on is not None:
+        parse_where(on)
 
 
 def torch_device(device: str, worker: int = 0) -> str:

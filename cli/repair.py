@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from hvae_codec.errors import UsageError
+
 from .display import CONTINUES, interruptible, report_source, report_splits, show, stages, warn
-from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
+from .options import BatchSize, CheckBytes, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
 from .source_options import SourceOptions, takes_source_options
 
 
@@ -22,6 +24,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
+    check: CheckBytes = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
@@ -42,6 +45,8 @@ def command(
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
+    if check and data is None:
+        raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
@@ -51,9 +56,13 @@ def command(
     if data and hvae:
         source = source_options.open_for_store(data, hvae.config, store)
         report_splits(TrainingAndHeldOut(source))
-    options, stats = RepairOptions(batch_size=batch_size, seed=seed), stored_ranking(hvae) if hvae else None
+    options, stats = (
+        RepairOptions(batch_size=batch_size, seed=seed, check=check),
+        stored_ranking(hvae) if hvae else None,
+    )
     with interruptible(CONTINUES), stages() as stage:
-        report = repair(store, source, hvae, stats=stats, options=options, progress=stage("Encoding"))
+        bars: Any = {"progress": stage("Encoding"), "comparing": stage("Comparing")}
+        report = repair(store, source, hvae, stats=stats, options=options, **bars)
     if source:
         report_source(source)
     show(repaired_sentence(report, restored), *report.notes)

@@ -17,7 +17,7 @@ from hvae_codec.errors import UsageError
 from . import train_options as option
 from .display import console, interruptible, report_sources, report_splits
 from .dry_run import check_alone, look
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, Val, torch_device
+from .options import LATEST_RUN, CheckBytes, Data, DeviceOption, GraphName, Val, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
@@ -81,6 +81,7 @@ def command(
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
+    check: CheckBytes = False,
     save_every: option.SaveEvery = 500,
     keep_states: option.KeepStates = 3,
     eval_every: option.EvalEvery = 500,
@@ -117,7 +118,7 @@ def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, d
             run = processes.run_on_main(lambda: _run_folder(request))
             wanted = processes.run_on_main(lambda: _configuration(request, run))
             if request.dry_run:
-                check_alone("", processes)
+                check_alone(processes)
                 _look(request, run, wanted, options, processes.device)
                 return
             advice = _advice(context, request.data, run, processes)

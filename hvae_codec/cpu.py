@@ -41,3 +41,8 @@ def reuse_freed_memory() -> bool:
         return False
     settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _ARENA_MAX: 1}
     return all(mallopt(parameter, value) for parameter, value in settings.items())
+
+
+def prepare_worker() -> None:
+    """Make a process that computes for others as fast as a command is; see `reuse_freed_memory`."""
+    reuse_freed_memory()

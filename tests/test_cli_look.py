@@ -111,6 +111,42 @@ def test_append_dry(work, dry, hvae):
     assert found["forecast"]["store_bytes"] == pytest.approx(open_store("half.zarr").nbytes_on_disk(), rel=0.15)
 
 
+def test_held_out_images_of_their_own(work, dry, hvae):
+    np.save(work / "val.npy", 255 - cut(9).transpose(0, 2, 3, 1))
+    text, found = dry("encode data.npy out.zarr --keep 50% --evaluate 8 --val val.npy --images :5")
+    own, other = found["survey"], found["other_survey"]
+    assert (own["data"], own["images"], own["splits"]) == ("data.npy", 5, {"train": 24})
+    assert (other["data"], other["images"], other["splits"]) == ("val.npy", 9, {"val": 9})
+    assert found["forecast"]["images_to_encode"] == 5
+    assert "data.npy: 5 images" in text
+    assert "val.npy: 9 images" in text
+    _, found = dry("train data.npy --config tiny.toml --val val.npy --out runs/new")
+    assert (found["forecast"]["training_images"], found["other_survey"]["splits"]) == (24, {"val": 9})
+    command = "encode data.npy out.zarr --keep 50% --evaluate none --val val.npy"
+    assert "val.npy with --split val has 9" in hvae(2, f"{command} --split val --images 9:")[1]
+    done = json.loads(hvae(0, f"{command} --split val --images -2: --json")[0])
+    assert (done["images_given"], done["images"]) == (2, 2)
+    assert list(open_store("out.zarr").names) == ["00000007", "00000008"]
+    assert list(open_store("out.zarr").file_bytes) == [768, 768]
+
+
+def test_words_in_names_that_are_no_splits(work, dry):
+    (work / "data/dogs").rename(work / "data/test")
+    assert dry(ENCODE)[1]["survey"]["splits"] == {"train": 16, "val": 8}  # as nothing else is held out
+    survey = dry(f"{ENCODE} --splits none")[1]["survey"]
+    assert (sum(survey["splits"].values()), survey["classes"]) == (24, {"cats": 16, "test": 8})
+    assert survey["splits"].keys() == {"train", "val"}
+    assert survey["preprocessing"] == {"splits": "none"}
+
+
+def test_append_under_a_prefix(work, dry, hvae):
+    _, found = dry("append data half.zarr --images :3 --prefix again/")
+    hvae(0, "append data half.zarr --images :3 --prefix again/")
+    store = open_store("half.zarr")
+    assert list(store.names[-3:]) == [f"again/cats/{i:02d}.png" for i in range(3)]
+    assert found["forecast"]["store_bytes"] == pytest.approx(store.nbytes_on_disk(), rel=0.15)
+
+
 def test_train_dry(work, dry, hvae):
     text, found = dry("train data --config tiny.toml --steps 40 --out runs/new")
     forecast = found["forecast"]

@@ -73,7 +73,7 @@ def test_a_file_is_read_once(folder, expected, monkeypatch):
     source, opened_files = opened(folder), []
     monkeypatch.setattr(Folder, "open", lambda self, i, open=Folder.open: opened_files.append(i) or open(self, i))
     source.read([3, 2])
-    assert source.container.is_checked.tolist() == [False, False, True, True, False, False]
+    assert source.container.seen.is_checked.tolist() == [False, False, True, True, False, False]
     assert source.checksums([2, 3]).tolist() == expected[2:4]
     assert opened_files == [3, 2]
     assert source.checksums([0]).tolist() == expected[:1]
@@ -82,7 +82,7 @@ def test_a_file_is_read_once(folder, expected, monkeypatch):
 
 def test_a_zip_knows_them_without_reading(folder, expected):
     source = opened(zipped(folder))
-    assert source.container.is_checked.all()
+    assert source.container.seen.is_checked.all()
     Path(folder.parent / "data.zip").unlink()
     assert source.checksums(range(6)).tolist() == expected
     assert source.container.checksum(2) == expected[2]
@@ -112,7 +112,7 @@ def test_a_broken_file_has_one_too(folder, expected):
     (folder / "3.png").write_bytes(content)
     source = opened(folder, skip_unusable=True)
     assert [*source.skipped] == ["3.png"]
-    assert source.container.checksums[3] == zlib.crc32(content)
+    assert source.container.seen.checksums[3] == zlib.crc32(content)
     assert source.checksums(range(5)).tolist() == [*expected[:3], *expected[4:]]
 
 
@@ -132,7 +132,7 @@ def test_elements_of_arrays(tmp_path):
     for path in ("data.npy", "data.npz", "data.zarr"):
         source = opened(tmp_path / path)
         source.read([2, 5])
-        assert source.container.is_checked.tolist() == [False, False, True, False, False, True]
+        assert source.container.seen.is_checked.tolist() == [False, False, True, False, False, True]
         assert source.checksums(range(6)).tolist() == expected, path
     assert as_source(PATCHES).checksums(range(6)).tolist() == expected
 
@@ -151,7 +151,7 @@ def test_pixels_of_a_python_data_set(folder):
     for dataset in ([Image.fromarray(image) for image in pixels], [Image.open(f) for f in sorted(folder.iterdir())]):
         source = as_source(dataset)
         source.read([1])
-        assert source.container.is_checked.tolist() == [False, True, False, False, False, False]
+        assert source.container.seen.is_checked.tolist() == [False, True, False, False, False, False]
         assert source.checksums(range(6)).tolist() == expected
 
 

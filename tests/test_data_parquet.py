@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvae_codec.data import parquet
+from hvae_codec.data import parquet_groups
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.errors import DataError, UsageError
@@ -161,8 +161,10 @@ def test_damaged_files_and_images(tmp_path: Path, photo_patches):
 
 def test_row_groups_are_read_once_in_order(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
     path, read = write(tmp_path / "x.parquet", photo_patches[:9]), []
-    original = parquet.Parquet._read_group
-    monkeypatch.setattr(parquet.Parquet, "_read_group", lambda self, group: read.append(group) or original(self, group))
+    original = parquet_groups.ParquetGroups.read
+    monkeypatch.setattr(
+        parquet_groups.ParquetGroups, "read", lambda self, group: read.append(group) or original(self, group)
+    )
     for _ in opened(path).batches(2):
         pass
     assert sorted(read) == [0, 1, 2]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from hvae_codec.data.jxl import jxl_plugin
+from hvae_codec.data.row_groups import RowGroupCache
 from hvae_codec.data.sources import open_images
 from hvae_codec.data.survey import survey
 from photos import cut
@@ -107,6 +112,17 @@ def test_sizes_modes_and_formats(kinds: Path):
     assert found.other_files == {".heic": 1}
 
 
+@pytest.mark.skipif(jxl_plugin() is None, reason="takes the extra jxl")
+def test_jpeg_xl_is_not_decoded_if_it_is_too_large(tmp_path: Path):
+    colour = Image.fromarray(cut(1, 32)[0].transpose(1, 2, 0))
+    colour.crop((0, 0, 12, 20)).save(tmp_path / "a.jxl")
+    colour.convert("L").crop((0, 0, 12, 20)).save(tmp_path / "grey.jxl")
+    colour.save(tmp_path / "large.jxl")
+    found = survey(open_images(tmp_path, size=8, channels=3, max_pixels=1000))
+    assert (found.sizes, found.modes, found.formats) == ({(12, 20): 2}, {"colour": 1, "grey": 1}, {"JXL": 2})
+    assert found.refused == {"of too many pixels": ["large.jxl"]}
+
+
 def test_archives_and_arrays_say_the_same(kinds: Path, tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "kinds.zip", "w") as archive:
         for path in sorted(kinds.rglob("*.*")):
@@ -132,3 +148,18 @@ def test_of_many_images_some_are_looked_at(tmp_path: Path):
     assert found.endings == {".png": 7}
     assert found.splits == {"train": 7, "val": 3, "test": 2}
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_of_row_groups_some_are_read_whole(tmp_path: Path):
+    rows = []
+    for pixels in cut(40):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file := io.BytesIO(), "PNG")
+        rows.append({"bytes": file.getvalue()})
+    pyarrow.parquet.write_table(pa.table({"image": rows, "other": rows}), tmp_path / "a.parquet", row_group_size=4)
+    source = open_images(tmp_path / "a.parquet", size=16, channels=3, column="image")
+    assert survey(source).formats == {"PNG": 40}
+    source, read = open_images(tmp_path / "a.parquet", size=16, channels=3, column="other"), []
+    read_group = source.container._read_group
+    source.container._cache = RowGroupCache(lambda group: read.append(group) or read_group(group))
+    found = survey(source.subset(range(4, 40)), source, limit=12)
+    assert (found.images, found.looked_at, sorted(read)) == (36, 12, [1, 5, 9])

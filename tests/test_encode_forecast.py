@@ -36,6 +36,7 @@ def within(forecast: EncodeForecast, store, latents_before: int = 0) -> None:
     latents = sum(size for key, size in sizes.items() if key.startswith("z") and "/c/" in key)
     assert forecast.latent_bytes == pytest.approx(latents - latents_before, rel=0.15)
     assert forecast.bytes == pytest.approx(store.nbytes_on_disk(), rel=0.15)
+    assert forecast.table_bytes == pytest.approx(store.nbytes_on_disk() - latents, rel=0.03)
     assert forecast.row_groups == len(store.row_groups)
 
 

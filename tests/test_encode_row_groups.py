@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_images
-from hvae_codec.data import parquet
+from hvae_codec.data import parquet_groups
 from hvae_codec.encode.pipeline import EncodeOptions
 from photos import save_png
 
@@ -18,8 +18,10 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    read, original = [], parquet.Parquet._read_group
-    monkeypatch.setattr(parquet.Parquet, "_read_group", lambda self, group: read.append(group) or original(self, group))
+    read, original = [], parquet_groups.ParquetGroups.read
+    monkeypatch.setattr(
+        parquet_groups.ParquetGroups, "read", lambda self, group: read.append(group) or original(self, group)
+    )
     return read
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hvae_codec.data import parquet
+from hvae_codec.data import row_groups
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.train.batches import BatchStream
 
@@ -45,14 +45,14 @@ class Reads:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
-    reads, original = Reads(), parquet.Parquet._read_group
+    reads, original = Reads(), row_groups.RowGroupCache._fill
 
-    def counted(self, group: int):
+    def counted(self, group: int, *args):
         reads.groups[group] += 1
-        reads.most = max(reads.most, len(self._cache._groups))
-        return original(self, group)
+        reads.most = max(reads.most, len(self._groups))
+        return original(self, group, *args)
 
-    monkeypatch.setattr(parquet.Parquet, "_read_group", counted)
+    monkeypatch.setattr(row_groups.RowGroupCache, "_fill", counted)
     return reads
 
 

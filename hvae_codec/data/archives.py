@@ -24,6 +24,7 @@ from .containers import FileContainer
 from .pieces import Pieces
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
+from .stamps import Stamps
 
 LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
 
@@ -65,6 +66,7 @@ class ArchiveContainer(FileContainer):
             other_files=dict(sum((Counter(index.others) for index in indices), Counter())),
             parts=None if parts is None else parts.of(order),
             by_folder=np.concatenate([index.by_folder for index in indices])[order],
+            stamps=None if self.checksums_are_stated else Stamps.of_files(files.stamps, files.opened, self._archive),
         )
         self._check_unique()
 
@@ -91,6 +93,13 @@ class ArchiveContainer(FileContainer):
             problem = f"{self.where(position)} is of {size:,} bytes; at most {LARGEST_FILE:,} are read, so remove it"
             raise UnusableImageError(problem, "of too many bytes")
         return io.BytesIO(self.content_of(position))
+
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        super()._narrow(positions)
+        archives, self._archive = np.unique(self._archive[positions], return_inverse=True)
+        self.files = self.files.select(archives.tolist())
+        self._offsets, self._packed = self._offsets[positions], self._packed[positions]
+        self._sizes, self._checksums = self.file_bytes, self._checksums[positions]
 
     def where(self, position: int) -> AnyPath:
         """Say in which archive the image at `position` is."""

@@ -19,6 +19,7 @@ from ..storage.location import AnyPath
 from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from ..texts.sequence import Texts
+from .chosen_images import portion_of, runs
 from .containers import Container
 from .depth import to_8_bits
 from .heads import ImageHead, head_of_pixels
@@ -68,10 +69,10 @@ class ArrayContainer(Container):
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read slices of the array, in runs of consecutive positions."""
         found = self._raw(positions)
-        self.checksums[positions] = [zlib.crc32(image.data) for image in found]
-        self.is_checked[positions] = True
+        self.seen.checksums[positions] = [zlib.crc32(image.data) for image in found]
+        self.seen.is_checked[positions] = True
         raw = self._of_model(found, positions)
-        self.resized[positions] = raw.shape[1:3] != (self.size, self.size)
+        self.seen.resized[positions] = raw.shape[1:3] != (self.size, self.size)
         if self.preprocessing.box is None and raw.shape[1:3] == (self.size, self.size):
             return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
         fitted = [fit(pixels, self.size, self.preprocessing) for pixels in raw]
@@ -82,12 +83,12 @@ class ArrayContainer(Container):
         raw = raw[..., None] if raw.ndim == 3 else raw
         if raw.dtype != np.uint8:
             raw = to_8_bits(raw)
-            self.depth_reduced[positions] = True
+            self.seen.depth_reduced[positions] = True
         found = raw.shape[3]
         if found == self.channels:
             return raw
-        self.alpha_dropped[positions] = found == 4
-        self.recoloured[positions] = min(found, 3) != self.channels
+        self.seen.alpha_dropped[positions] = found == 4
+        self.seen.recoloured[positions] = min(found, 3) != self.channels
         if self.channels == 3 < found and self.preprocessing.background_colour is None:
             return raw[..., :3]
         images = [as_channels(pixels, self.channels, self.preprocessing) for pixels in raw]
@@ -109,14 +110,16 @@ class ArrayContainer(Container):
 
     def _raw(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(positions), *self.array.shape[1:]), self.array.dtype)
-        order = np.argsort(positions, kind="stable")
-        breaks = np.flatnonzero(np.diff(positions[order]) != 1) + 1
-        for run in np.split(order, breaks) if len(order) else []:
-            start = int(positions[run[0]])
-            stop = start + len(run)
-            with readable(f"cannot read images {start} to {stop - 1} of {self.path}"):
-                out[run] = self.array[start:stop]
+        numbers = self.numbers_of(positions)
+        for run in runs(positions, numbers):
+            start, (first, last) = int(positions[run[0]]), numbers[run[[0, -1]]].tolist()
+            with readable(f"cannot read images {first} to {last} of {self.path}"):
+                out[run] = self.array[start : start + len(run)]
         return out
+
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        super()._narrow(positions)
+        self.array = portion_of(self.array, positions)
 
 
 @contextmanager
@@ -186,7 +189,7 @@ def _one_image(shape: tuple[int, ...], axes: str) -> str:
 def _open_zarr(path: Path) -> Any:
     import zarr  # slow to import, and most sources are folders
 
-    node = zarr.open(str(path), mode="r")
+    node = zarr.open(str(path.absolute()), mode="r")
     if isinstance(node, zarr.Group):
         arrays = ", ".join(sorted(node.array_keys())) or "none"
         raise DataError(f"{path} is a zarr group with the arrays {arrays}; give the path of the array with the images")

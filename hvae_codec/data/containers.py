@@ -7,6 +7,7 @@ how to open a file; one of images decoded by others subclasses `DecodingContaine
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import zlib
@@ -24,6 +25,7 @@ from ..errors import DataError
 from ..lookahead import map_ahead
 from ..storage.location import AnyPath, real_path
 from ..texts.classes import ClassTexts
+from ..texts.packed import PackedTexts
 from ..texts.sequence import Texts
 from .announced import WINDOW_BYTES, announced
 from .heads import ImageHead, read_head
@@ -39,7 +41,9 @@ from .pixels import (
 )
 from .preprocessing import Preprocessing
 from .row_groups import CACHE_BYTES, RowGroups
+from .seen import Seen
 from .splits import StatedParts, labels_by_folder
+from .stamps import Stamps
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
 _PIECE = 2**20  # bytes of a file that are read at once for its checksum
@@ -61,27 +65,18 @@ class Container(ABC):
     other_files: Mapping[str, int] = field(default_factory=dict)  # ending to number of the files that are not read
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
     by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
+    numbers: NDArray[np.int64] | None = None  # position of each image in what this is a portion of; None if it is none
+    stamps: Stamps | None = None  # when the images' files were changed last; None if that cannot be told
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
+    checksums_are_stated: ClassVar[bool] = False  # whether the container says the CRC-32s of all images
+    sizes_are_exact: ClassVar[bool] = True  # whether an image of another size in bytes is another image
 
     def __post_init__(self) -> None:
         self.preprocessing = Preprocessing()
         """What is done to the images before they are delivered; see `preprocess`."""
-        self.resized = np.zeros(len(self.names), bool)
-        """Which images were found to be of another size, so far."""
-        self.alpha_dropped = np.zeros(len(self.names), bool)
-        """Which images were found to have an alpha channel, so far."""
-        self.frames_dropped = np.zeros(len(self.names), bool)
-        """Which images were found to have frames or pages after the first, so far."""
-        self.recoloured = np.zeros(len(self.names), bool)
-        """Which images were found to be grey and are colour now, or the other way round, so far."""
-        self.depth_reduced = np.zeros(len(self.names), bool)
-        """Which images were found to have more than 8 bits per channel, so far."""
-        self.checksums = np.zeros(len(self.names), np.uint32)
-        """CRC-32 (zlib) of each image's bytes as they were when it was read last, if `is_checked`."""
-        self.is_checked = np.zeros(len(self.names), bool)
-        """Which images' checksums are known, so far."""
-
+        self.seen = Seen.nothing(len(self.names))
+        """What reading has shown of the images so far."""
         self.group_cache_bytes = CACHE_BYTES
         """Bytes of groups that may stay in memory, if images are read in groups; see `groups`."""
 
@@ -110,11 +105,40 @@ class Container(ABC):
         These are its file's or, of an array, its elements in C order. Raises `DataError` if they cannot be read.
         """
 
+    def read_checksum(self, position: int) -> int:
+        """Compute it from the bytes as they are now, also if the container states it; raises like `checksum`."""
+        return self.checksum(position)
+
     def note_checksum(self, position: int, checksum: int) -> int:
         """Note the CRC-32 of the image at `position`, and return it; called by several threads at once."""
-        self.checksums[position] = checksum
-        self.is_checked[position] = True  # last: who finds it may take the number
+        self.seen.checksums[position] = checksum
+        self.seen.is_checked[position] = True  # last: who finds it may take the number
         return checksum
+
+    def portion(self, positions: NDArray[np.int64]) -> Container:
+        """Take the images at `positions`, in that order: all that another process needs to read them, and no more.
+
+        What is returned is small, if the images lie in files, and can be pickled; it lists nothing when it is opened,
+        and a file that was changed since this was opened is the same error as here. It does not know what the images
+        are for, nor what else lies beside them. What it has `seen` is for `Seen.note` of this.
+        """
+        chosen = copy.copy(self)
+        chosen._narrow(positions)
+        return chosen
+
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        """Let go of all but the images at `positions`; sets attributes anew, as the whole has the same objects."""
+        self.numbers = self.numbers_of(positions)
+        self.names = PackedTexts.of(self.names.take(positions))
+        self.labels = ClassTexts.of([*self.labels.take(positions)])  # of these classes alone
+        self.file_bytes = self.file_bytes[positions]
+        self.by_folder = None if self.by_folder is None else self.by_folder[positions]
+        self.passed_over, self.other_files, self.parts, self.stamps = (), {}, None, None
+        self.seen = self.seen.of(positions)
+
+    def numbers_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the positions of images in the whole that was opened, of which this may be a portion, int64 [n]."""
+        return positions if self.numbers is None else self.numbers[positions]
 
     @abstractmethod
     def head(self, position: int) -> ImageHead:
@@ -182,10 +206,14 @@ class DecodingContainer(Container):
                 decoded = self._usable(i)
             except UnusableImageError as error:
                 raise DataError(f"{error}, or pass --skip-unusable") from None
-            _, self.alpha_dropped[i], self.frames_dropped[i], self.recoloured[i], self.depth_reduced[i] = decoded
-            self.resized[i] = decoded.pixels.shape[:2] != (self.size, self.size)
+            self._note_decoded(i, decoded)
             image[:] = fit(decoded.pixels, self.size, self.preprocessing)
         return out
+
+    def _note_decoded(self, i: int, decoded: DecodedImage) -> None:
+        seen = self.seen
+        _, seen.alpha_dropped[i], seen.frames_dropped[i], seen.recoloured[i], seen.depth_reduced[i] = decoded
+        seen.resized[i] = decoded.pixels.shape[:2] != (self.size, self.size)
 
     def problem(self, position: int) -> UnusableImageError | None:
         """Find out why the image at `position` cannot be used, by decoding it."""
@@ -219,6 +247,11 @@ class DecodingContainer(Container):
         if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
             raise problem
         return decoded
+
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        if self.preprocessing.colour == "auto":
+            _ = self._has_the_models_channels  # of the whole; mostly its first image tells
+        super()._narrow(positions)
 
     @property
     def takes_other_channels(self) -> bool:

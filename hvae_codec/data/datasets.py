@@ -36,6 +36,7 @@ from .pixels import (
     wrong_channels,
 )
 from .preprocessing import Preprocessing
+from .read_images import ReadImages
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into a data set's fingerprint
 
@@ -82,9 +83,12 @@ class DatasetContainer(DecodingContainer):
         """Ask the data set for the pixels of the image at `position`."""
         where = self.where(position)
         with self._lock, unusable_if_damaged(where, self.preprocessing):
-            return self.note_checksum(
-                position, _checksum_of(_image_in(self.dataset[position], where, self.column), where)
-            )
+            image = _image_in(self.dataset[position], where, self.column)
+            return self.note_checksum(position, _checksum_of(image, where))
+
+    def portion(self, positions: NDArray[np.int64]) -> ReadImages:
+        """Read the images at `positions`: another process may not have the data set."""
+        return ReadImages.of(self, positions)
 
     def channels_at(self, position: int) -> int:
         """Ask the data set for the image at `position`."""

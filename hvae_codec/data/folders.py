@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from array import array
 from collections import Counter
 from pathlib import Path
@@ -23,12 +24,17 @@ from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
+from .stamps import Stamps
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
 
 class Folder(FileContainer):
     """The image files below `path`; names are relative to it, with slashes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._root = os.fsencode(str(self.path.absolute()))  # another process may have another working folder
 
     def open(self, position: int) -> BinaryIO:
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
@@ -45,7 +51,7 @@ class Folder(FileContainer):
         return [_file_number(self._path(self.names[i])) for i in positions.tolist()]
 
     def _path(self, name: str) -> bytes:
-        return os.path.join(os.fsencode(str(self.path)), name.encode())
+        return os.path.join(self._root, name.encode())
 
 
 def _file_number(path: bytes) -> str:
@@ -62,7 +68,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
-    listing = _Listing()
+    listing, opened = _Listing(), time.time_ns()
     listing.add(os.fsencode(path), b"", ())
     names, own = listing.names.packed(), listing.passed_over
     if not names:
@@ -81,6 +87,7 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         other_files=others,
         parts=celeba_parts(path, names),
         by_folder=np.full(len(names), by_folder),
+        stamps=Stamps.of_times(np.array(listing.times, np.int64), opened),
     )
 
 
@@ -98,7 +105,7 @@ class _Listing:
 
     def __init__(self) -> None:
         self.names = TextPacker()
-        self.sizes = array("q")
+        self.sizes, self.times = array("q"), array("q")
         self.passed_over: list[str] = []
         self.others: Counter[bytes] = Counter()  # endings of the other files
 
@@ -122,7 +129,9 @@ class _Listing:
                 self.add(entry.path, name + b"/", (*above, real))
             elif name.lower().endswith(_ENDINGS):
                 self.names.add(_checked_name(name, folder))
-                self.sizes.append(_file_bytes(entry))
+                size, changed = _stamp(entry)
+                self.sizes.append(size)
+                self.times.append(changed)
             elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
@@ -155,8 +164,9 @@ def _checked_name(name: bytes, folder: bytes) -> bytes:
     return name
 
 
-def _file_bytes(entry: os.DirEntry[bytes]) -> int:
+def _stamp(entry: os.DirEntry[bytes]) -> tuple[int, int]:
     try:
-        return entry.stat().st_size
+        status = entry.stat()
+        return status.st_size, status.st_mtime_ns
     except OSError:  # a dangling link: reading it names the file
-        return 0
+        return 0, 0

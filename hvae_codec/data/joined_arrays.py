@@ -19,6 +19,7 @@ from ..texts.classes import ClassTexts
 from ..texts.numbered import NumberedTexts
 from ..texts.sequence import JoinedTexts
 from .arrays import ArrayContainer
+from .chosen_images import ChosenImages, portion_of
 from .splits import PARTS, Part, StatedParts
 
 
@@ -42,13 +43,17 @@ class Planes:
             raise DataError(f"rows of {rows.shape[1] - skip} values are no square images of {channels} channels")
         self._rows, self._skip = rows, skip
         self.dtype = rows.dtype
-        self.shape = (len(rows), side, side, channels)
+        self.shape = (int(rows.shape[0]), side, side, channels)
 
     def __getitem__(self, images: slice) -> NDArray[Any]:
         """Read images, [stop - start, H, W, C]."""
         _, height, width, channels = self.shape
-        planes = np.asarray(self._rows[images, self._skip :]).reshape(-1, channels, height, width)
+        planes = np.asarray(self._rows[images][:, self._skip :]).reshape(-1, channels, height, width)
         return planes.transpose(0, 2, 3, 1)
+
+    def portion(self, positions: NDArray[np.int64]) -> Planes:
+        """Choose images."""
+        return Planes(portion_of(self._rows, positions), self.shape[3], self._skip)
 
 
 class JoinedArrays:
@@ -68,6 +73,15 @@ class JoinedArrays:
             if images.start < last and images.stop > first
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def portion(self, positions: NDArray[np.int64]) -> ChosenImages:
+        """Choose images, from those arrays alone that have some of them."""
+        array_of = np.searchsorted(self._starts, positions, side="right") - 1
+        pieces = [
+            portion_of(self._arrays[array], positions[array_of == array] - self._starts[array])
+            for array in np.unique(array_of).tolist()
+        ]
+        return ChosenImages(JoinedArrays(pieces), np.argsort(np.argsort(array_of, kind="stable")))
 
 
 class JoinedContainer(ArrayContainer):

@@ -6,12 +6,9 @@ row groups, as training does.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -27,26 +24,13 @@ from ..texts.sequence import JoinedTexts
 from .containers import FileContainer
 from .file_sets import files_of_set, is_file_set, parts_of_files
 from .parquet_columns import image_column, label_column, labels_of_rows
+from .parquet_groups import GroupTable, ParquetFiles, ParquetGroups, is_struct, opener, readable_parquet
 from .pieces import Pieces, pieces_of
 from .row_groups import RowGroupCache, RowGroups
-from .unchanged_files import OPEN_FILES
+from .stamps import Stamps
 
 if TYPE_CHECKING:
-    from pyarrow import ChunkedArray
     from pyarrow.parquet import ParquetFile
-
-
-class _Images:
-    """The files in one row group."""
-
-    def __init__(self, column: ChunkedArray) -> None:
-        """`column` has the files as bytes."""
-        self._column = column
-        self.nbytes = int(column.nbytes)
-
-    def __getitem__(self, row: int, /) -> bytes | None:
-        content: bytes | None = self._column[row].as_py()
-        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +49,8 @@ class _File:
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
 
+    sizes_are_exact = False  # they are shares of a row group's
+
     def __init__(
         self,
         path: AnyPath,
@@ -77,25 +63,15 @@ class Parquet(FileContainer):
     ) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
         _check_unique(path, names)
-        self.files = files
-        self._open = functools.lru_cache(maxsize=OPEN_FILES)(functools.partial(_opened, files))
-        self._reading = threading.Lock()
-        self._prefetched: set[int] = set()
-        self._announcing = threading.Lock()
-        self._cache = RowGroupCache(self._read_group, self._left)
-        describe = functools.partial(_described, files, column)
-        found = [*files.map(lambda file: describe(file, self._open(file)), range(len(files.paths)))]
+        open_file = opener(files)
+        found = [*files.map(lambda file: _described(files, column, file, open_file(file)), range(len(files.paths)))]
         counts = [int(file.rows.sum()) for file in found]
-        self._columns = [file.image for file in found]
-        self._chunks = [chunks for file in found for chunks in file.chunks]
-        self._digests = [file.digest for file in found]
         if not sum(counts):
             raise DataError(f"there are no images in {path}; give a file with at least one row")
+        described = ParquetFiles(files, [file.image for file in found], [file.digest for file in found])
+        self._read_from(ParquetGroups(described, _table(found), open_file))
+        self._rows: NDArray[np.int64] | None = None  # of each image, if not all rows are images of this
         rows = np.concatenate([file.rows for file in found])
-        self._file_of_group = np.repeat(np.arange(len(found)), [len(file.rows) for file in found])
-        self._first_group = np.searchsorted(self._file_of_group, np.arange(len(found)))
-        self._starts = np.concatenate([[0], np.cumsum(rows)])
-        self._unpacked = np.concatenate([file.unpacked for file in found])
         super().__init__(
             path,
             JoinedTexts([*_row_names(names, counts)]),
@@ -104,7 +80,24 @@ class Parquet(FileContainer):
             size=size,
             channels=channels,
             parts=parts_of_files(names, counts),
+            stamps=Stamps.of_files(files.stamps, files.opened, np.repeat(np.arange(len(found)), counts)),
         )
+
+    def _read_from(self, groups: ParquetGroups) -> None:
+        self._groups = groups
+        self._cache = RowGroupCache(groups.read, groups.leave)
+
+    def _narrow(self, positions: NDArray[np.int64]) -> None:
+        super()._narrow(positions)
+        whole, rows = self._groups, self._rows_of(positions)
+        groups, group_of = np.unique(whole.table.group_of(rows), return_inverse=True)
+        self._read_from(whole.select(groups))
+        self._rows = rows - whole.table.starts[groups][group_of] + self._groups.table.starts[group_of]
+
+    @property
+    def files(self) -> Pieces:
+        """The files."""
+        return self._groups.files.pieces
 
     @property
     def roots(self) -> list[PurePath]:
@@ -113,53 +106,38 @@ class Parquet(FileContainer):
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give digests of what the ends of the files say, of those that these images are in."""
-        files = self._file_of_group[self._group_of(positions)]
-        return b"".join(self._digests[file] for file in np.unique(files))
+        files = self._groups.table.file[self._group_of(positions)]
+        return b"".join(self._groups.files.digests[file] for file in np.unique(files))
 
     def locations(self, positions: NDArray[np.int64]) -> list[str]:
-        """Give the path of each image's file, and its row in it."""
-        files, real = self._file_of_group[self._group_of(positions)], self.roots
-        rows = positions - self._starts[self._first_group[files]]
-        return [f"{real[file]}/{row}" for file, row in zip(files.tolist(), rows.tolist(), strict=True)]
+        """Give the path of each image's file, its row group there, and its row in that."""
+        table, groups, real = self._groups.table, self._group_of(positions), self.roots
+        rows = self._rows_of(positions) - table.starts[groups]
+        places = zip(table.file[groups].tolist(), table.number[groups].tolist(), rows.tolist(), strict=True)
+        return [f"{real[file]}/{group}/{row}" for file, group, row in places]
 
     def groups(self) -> RowGroups:
         """Say which row group each image is in."""
-        return RowGroups(self._group_of(np.arange(len(self))), self._unpacked)
+        return RowGroups(self._group_of(np.arange(len(self))), self._groups.table.unpacked)
 
     def open(self, position: int) -> BinaryIO:
         """Take the file of the image at `position` from its row group, which is read if it is not in memory."""
-        group = int(self._group_of(position))
-        content = self._cache.get(group, self.group_cache_bytes)[position - int(self._starts[group])]
+        row = int(self._rows_of(position))
+        group = int(self._groups.table.group_of(row))
+        content = self._cache.get(group, self.group_cache_bytes)[row - int(self._groups.table.starts[group])]
         if content is None:
             raise OSError("the file has no bytes of it, but its path at best")
         return io.BytesIO(content)
 
     def prefetch(self, positions: NDArray[np.int64]) -> None:
         """Begin to read the row groups that the images at `positions` are in, each once while it is kept."""
-        wanted = {*np.unique(self._group_of(positions)).tolist()}
-        with self._announcing:
-            new = sorted(wanted - self._prefetched)
-            self._prefetched.update(new)
-        self.files.prefetch((int(self._file_of_group[group]), *c) for group in new for c in self._chunks[group])
+        self._groups.prefetch(self._group_of(positions))
 
-    def _group_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        return np.searchsorted(self._starts, positions, side="right") - 1
+    def _group_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._groups.table.group_of(self._rows_of(positions))
 
-    def _read_group(self, group: int) -> _Images:
-        file = int(self._file_of_group[group])
-        self.files.check(file)
-        path, column = self.files.paths[file], self._columns[file]
-        with self._reading, _readable(path):  # an open file is made for one thread
-            opened = self._open(file)
-            struct = _is_struct(opened, column)
-            wanted = [f"{column}.bytes"] if struct else [column]
-            images = opened.read_row_group(group - int(self._first_group[file]), wanted, use_threads=False)[column]
-            return _Images(images.flatten()[0] if struct else images)
-
-    def _left(self, group: int) -> None:
-        """Note that a row group is not in memory any more, so that it may be prefetched again."""
-        with self._announcing:
-            self._prefetched.discard(group)
+    def _rows_of(self, positions: NDArray[np.int64] | int) -> Any:
+        return positions if self._rows is None else self._rows[positions]
 
 
 def is_parquet(path: Path) -> bool:
@@ -194,29 +172,10 @@ def _check_installed(path: AnyPath) -> None:
         raise UsageError(f"{path} takes the package pyarrow, {advice}") from None
 
 
-@contextmanager
-def _readable(path: AnyPath) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        problem = f"{path} cannot be read as Parquet: it is truncated or damaged ({reason})"
-        raise DataError(f"{problem}; copy or make it again") from None
-
-
-def _opened(files: Pieces, file: int) -> ParquetFile:
-    import pyarrow.parquet
-
-    with _readable(files.paths[file]):
-        return pyarrow.parquet.ParquetFile(files.to_arrow(file))
-
-
 def _described(files: Pieces, wanted: str | None, number: int, file: ParquetFile) -> _File:
     """Read what the end of the file at position `number` says, and its classes."""
     path = files.paths[number]
-    with _readable(path):
+    with readable_parquet(path):
         (image, chosen), metadata = image_column(path, file, wanted), file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
@@ -229,8 +188,20 @@ def _described(files: Pieces, wanted: str | None, number: int, file: ParquetFile
         digest = hashlib.sha256(repr(about).encode()).digest()
         rows, *sizes_of = (np.array(n, np.int64) for n in ([g.num_rows for g in groups], packed, unpacked))
         files.prefetch((number, *chunk) for chunks in _chunks(columns, label_column(file)) for chunk in chunks)
-        chunks = _chunks(columns, f"{image}.bytes" if _is_struct(file, image) else image)
+        chunks = _chunks(columns, f"{image}.bytes" if is_struct(file, image) else image)
         return _File(rows, sizes_of[0], sizes_of[1], image, labels_of_rows(file), digest, chunks)
+
+
+def _table(files: Sequence[_File]) -> GroupTable:
+    counts = [len(file.rows) for file in files]
+    rows, unpacked = (np.concatenate([getattr(file, name) for file in files]) for name in ("rows", "unpacked"))
+    return GroupTable(
+        file=np.repeat(np.arange(len(files)), counts),
+        number=np.concatenate([np.arange(count) for count in counts]),
+        starts=np.concatenate([[0], np.cumsum(rows)]),
+        unpacked=unpacked,
+        chunks=[chunks for file in files for chunks in file.chunks],
+    )
 
 
 def _chunks(columns: Sequence[Sequence[Any]], column: str | None) -> list[list[tuple[int, int]]]:
@@ -246,12 +217,6 @@ def _start(chunk: Any) -> int:
 
 def _is_of(name: str, column: str) -> bool:
     return name == column or name.startswith(f"{column}.")
-
-
-def _is_struct(file: ParquetFile, column: str) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_struct(file.schema_arrow.field(column).type))
 
 
 def _check_unique(path: AnyPath, files: Sequence[str]) -> None:

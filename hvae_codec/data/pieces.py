@@ -19,7 +19,10 @@ V = TypeVar("V")
 
 
 class Pieces(Protocol):
-    """Files as they were when this was made; what is read by many threads at once is of these, or is an error."""
+    """Files as they were when this was made; what is read by many threads at once is of these, or is an error.
+
+    Pickled, they are the same files in another process, which does not look at them again.
+    """
 
     @property
     def paths(self) -> Sequence[AnyPath]:
@@ -28,6 +31,13 @@ class Pieces(Protocol):
     @property
     def stamps(self) -> Sequence[tuple[int, int | str]]:
         """Bytes of each file, and what tells it from another one of its name: its time, or its ETag."""
+
+    def select(self, numbers: Sequence[int]) -> Pieces:
+        """Give the files at positions `numbers` in `paths`, as they were."""
+
+    @property
+    def opened(self) -> int:
+        """When the files were looked at, in nanoseconds."""
 
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the file at position `file` in `paths`.

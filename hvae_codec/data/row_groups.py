@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,9 @@ class RowGroupCache:
         self._groups: OrderedDict[int, Future[Files]] = OrderedDict()
         self._sizes: dict[int, int] = {}  # bytes of those that were read
         self._total = 0  # of these
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowGroupCache, (self._read, self._on_leave)  # another process begins with none
 
     def get(self, group: int, limit: int) -> Files:
         """Give a group, which is read if it is not there; the oldest ones leave if there are more than `limit` bytes.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,9 @@ from .npz import is_npz, open_npz
 from .parquet import is_parquet, open_parquet
 from .preprocessing import Preprocessing
 from .row_groups import RowGroups
+from .seen import Seen
 from .splits import Part, Split, Splits, find_splits, split_by_hash
+from .stamps import Stamps
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .urls import data_path, has_columns_at, open_url
 from .zips import is_zip, open_zip
@@ -101,9 +104,9 @@ class ImageSource:
         read now; raises `DataError` if they cannot be.
         """
         positions = self.positions[np.asarray(indices, np.int64)]
-        for position in positions[~self.container.is_checked[positions]].tolist():
+        for position in positions[~self.container.seen.is_checked[positions]].tolist():
             self.container.checksum(position)
-        return self.container.checksums[positions]
+        return self.container.seen.checksums[positions]
 
     def batches(self, batch_size: int, *, start: int = 0, stop: int | None = None) -> Generator[NDArray[np.uint8]]:
         """Yield images `start` to `stop` in order, in batches of uint8 [B, C, size, size]; the last may be smaller.
@@ -123,6 +126,30 @@ class ImageSource:
         # Of all images, these are the same; one array serves both then.
         within = positions if self.names is self.container.names else np.arange(len(self))[chosen]
         return replace(self, names=self.names.take(within), labels=self.labels.take(within), positions=positions)
+
+    def portion(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+        """Take the images at `indices`, in that order, to be read in another process: small, and it can be pickled.
+
+        Of images in memory, and of a Python data set, a portion holds the pixels; of others, where they lie. Names,
+        labels, pixels, `numbers` and errors are those of this source; the splits are not known. What a portion has
+        `seen` is for `note` of this source.
+        """
+        positions = self.positions[np.asarray(indices, np.int64)]
+        return replace(_source_of(self.container.portion(positions)), held_out=self.held_out)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Position of each image in the data set as it was opened, also in a portion of it, int64 [N]."""
+        return self.container.numbers_of(self.positions)
+
+    @property
+    def seen(self) -> Seen:
+        """What reading has shown of the images so far."""
+        return self.container.seen.of(self.positions)
+
+    def note(self, indices: Sequence[int] | NDArray[np.int64], seen: Seen) -> None:
+        """Note what was `seen` of the images at `indices` in a portion of them."""
+        self.container.seen.note(self.positions[np.asarray(indices, np.int64)], seen)
 
     def evenly(self, count: int) -> ImageSource:
         """Select at most `count` images, evenly spaced over this source."""
@@ -166,7 +193,9 @@ class ImageSource:
 
     @cached_property
     def splits(self) -> Splits:
-        """What the images are for."""
+        """What the images are for; raises `ValueError` if this is a portion, as names elsewhere may decide that."""
+        if self.container.numbers is not None:
+            raise ValueError("a portion does not know what its images are for; ask the source that it was taken from")
         if self.preprocessing.splits == "none":
             return split_by_hash(self.names)
         stated = self.container.parts
@@ -217,27 +246,27 @@ class ImageSource:
     @property
     def resized(self) -> int:
         """Images of another size, so cropped and resized, among those read so far; each counts once."""
-        return int(self.container.resized[self.positions].sum())
+        return int(self.container.seen.resized[self.positions].sum())
 
     @property
     def alpha_dropped(self) -> int:
         """Images whose alpha channel or transparent colour was dropped, among those read so far; each counts once."""
-        return int(self.container.alpha_dropped[self.positions].sum())
+        return int(self.container.seen.alpha_dropped[self.positions].sum())
 
     @property
     def frames_dropped(self) -> int:
         """Images with several frames or pages, of which only the first is read, among those read so far."""
-        return int(self.container.frames_dropped[self.positions].sum())
+        return int(self.container.seen.frames_dropped[self.positions].sum())
 
     @property
     def recoloured(self) -> int:
         """Images that were grey and are colour now, or the other way round, among those read so far."""
-        return int(self.container.recoloured[self.positions].sum())
+        return int(self.container.seen.recoloured[self.positions].sum())
 
     @property
     def depth_reduced(self) -> int:
         """Images that had more than 8 bits per channel, among those read so far."""
-        return int(self.container.depth_reduced[self.positions].sum())
+        return int(self.container.seen.depth_reduced[self.positions].sum())
 
 
 Images = ImageSource | ArrayLike | ImageDataset
@@ -273,11 +302,7 @@ def open_images(
     _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    container: Container
-    if isinstance(path, str | os.PathLike | BucketLocation):
-        container = _open(data_path(path), how, size=size, channels=channels)
-    else:
-        container = DatasetContainer(path, how.column, size=size, channels=channels)
+    container = _open(path, how, size=size, channels=channels)
     container.preprocess(how)
     source = _source_of(container)
     return _without_unusable(source) if skip_unusable or skip_broken else source
@@ -298,11 +323,17 @@ def has_columns(path: AnyPath | str) -> bool:
     return has_columns_at(location) if isinstance(location, BucketLocation) else _opener(location) in WITH_COLUMNS
 
 
-def _open(path: AnyPath, how: Preprocessing, *, size: int, channels: int) -> Container:
-    column = {} if how.column is None else _column_of(path, how.column)
-    if isinstance(path, BucketLocation):
-        return open_url(path, size=size, channels=channels, **column)
-    return _opener(path)(path, size=size, channels=channels, **column)
+def _open(path: AnyPath | str | ImageDataset, how: Preprocessing, *, size: int, channels: int) -> Container:
+    if not isinstance(path, str | os.PathLike | BucketLocation):
+        return DatasetContainer(path, how.column, size=size, channels=channels)
+    place, opened = data_path(path), time.time_ns()
+    column = {} if how.column is None else _column_of(place, how.column)
+    if isinstance(place, BucketLocation):
+        return open_url(place, size=size, channels=channels, **column)
+    container = _opener(place)(place, size=size, channels=channels, **column)
+    if container.stamps is None and not container.checksums_are_stated:  # all images in one file, or in a few
+        container.stamps = Stamps.of_path(place, opened, len(container))
+    return container
 
 
 def _column_of(path: AnyPath, column: str) -> dict[str, str]:

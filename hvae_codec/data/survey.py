@@ -12,6 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from ..lookahead import map_ahead
 from ..progress import Progress
 from .containers import Container, DecodingContainer
@@ -45,11 +47,13 @@ class Survey:
 def survey(
     images: ImageSource, whole: ImageSource | None = None, *, limit: int = HEADS, progress: Progress | None = None
 ) -> Survey:
-    """Read the heads of up to `limit` of `images`, evenly spaced; `whole` is the source that they are a part of.
+    """Read the heads of up to `limit` of `images`; `whole` is the source that they are a part of.
+
+    They are evenly spaced. Of images that are read in groups, those of some whole groups are looked at.
 
     An image whose head is good may still be damaged further on; only decoding it tells.
     """
-    whole, sample = whole or images, images.evenly(limit)
+    whole, sample = whole or images, _sample(images, limit)
     sizes, modes, formats, changes = Counter[tuple[int, int]](), Counter[str](), Counter[str](), Counter[str]()
     refused: dict[str, list[str]] = {}
     for done, (name, (head, reason)) in enumerate(zip(sample.names, _heads(sample), strict=True), 1):
@@ -112,10 +116,22 @@ def split_counts(source: ImageSource) -> dict[str, int]:
     return {name: number for name, number in {**counts, "others": others}.items() if number}
 
 
+def _sample(images: ImageSource, limit: int) -> ImageSource:
+    """Choose up to `limit` images, evenly spaced, or those of groups that are: a group is read for each image in it."""
+    groups = images.groups
+    if groups is None or len(images) <= limit:
+        return images.evenly(limit)
+    used, of = np.unique(groups.of, return_inverse=True)
+    count = max(1, limit * len(used) // len(images))
+    chosen = np.linspace(0, len(used) - 1, count).round()
+    return images.subset(np.flatnonzero(np.isin(of, chosen))[:limit])
+
+
 def _heads(sample: ImageSource) -> Generator[tuple[ImageHead | None, str]]:
-    look = partial(_look, sample.container)
-    threads = min(8, os.cpu_count() or 1)
-    return map_ahead(look, sample.positions.tolist(), threads=threads, waiting=16 * threads, name="read heads")
+    look, threads = partial(_look, sample.container), min(8, os.cpu_count() or 1)
+    parts = sample.container.announced(sample.positions, threads)
+    positions = (position for part in parts for position in part.tolist())
+    return map_ahead(look, positions, threads=threads, waiting=16 * threads, name="read heads")
 
 
 def _look(container: Container, position: int) -> tuple[ImageHead | None, str]:

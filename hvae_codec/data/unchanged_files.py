@@ -7,7 +7,9 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -19,22 +21,49 @@ V = TypeVar("V")
 OPEN_FILES = 128  # held open at once by one container, as a system allows a process 1,024, or 256 (macOS)
 
 
+@dataclass(frozen=True)
+class _FileState:
+    """A file as it was when it was looked at."""
+
+    path: Path  # as it was given, for messages
+    absolute: Path  # another process may have another working folder
+    stamp: tuple[int, int]  # bytes, and when it was changed last, in nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> _FileState:
+        absolute = path.absolute()
+        return cls(path, absolute, _stamp_of(path, absolute))
+
+
 class UnchangedFiles:
     """Files as they are now; pieces read later, by many threads at once, are of these, or reading is an error."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises `DataError` if one of `paths` is not there, or not a regular file."""
-        self.paths = tuple(paths)
-        self.stamps = tuple(_stamp_of(path) for path in paths)
+        self.__setstate__([*map(_FileState.of, paths)])
+
+    def __getstate__(self) -> Sequence[_FileState]:
+        return self._states
+
+    def __setstate__(self, states: Sequence[_FileState]) -> None:
+        self._states, self.opened = states, time.time_ns()
+        self.paths = tuple(state.path for state in states)
+        self.stamps = tuple(state.stamp for state in states)
         """Bytes of each file, and when it was changed last, in nanoseconds."""
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(_Descriptor)
+
+    def select(self, numbers: Sequence[int]) -> UnchangedFiles:
+        """Give the files at positions `numbers` in `paths`, as they were."""
+        chosen = UnchangedFiles.__new__(UnchangedFiles)
+        chosen.__setstate__([self._states[number] for number in numbers])
+        return chosen
 
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the file at position `file` in `paths`.
 
         Raises `DataError` if it is another file than before, and `OSError` if it cannot be read or ends too early.
         """
-        opened = self._open(self.paths[file])
+        opened = self._open(self._states[file].absolute)
         if _stamp(os.fstat(opened.number)) != self.stamps[file]:
             raise DataError(_changed(self.paths[file]))
         pieces, missing = [], count
@@ -47,19 +76,19 @@ class UnchangedFiles:
 
     def check(self, file: int) -> None:
         """Raise `DataError` if the file at position `file` in `paths` is another one than before."""
-        if _stamp_of(self.paths[file]) != self.stamps[file]:
+        if _stamp_of(self.paths[file], self._states[file].absolute) != self.stamps[file]:
             raise DataError(_changed(self.paths[file]))
 
     def open(self, file: int) -> BinaryIO:
         """Open the file at position `file` in `paths`, to read and seek in it; raises `DataError` if it cannot be."""
         try:
-            return self.paths[file].open("rb")
+            return self._states[file].absolute.open("rb")
         except OSError as error:
             raise DataError(_unopened(self.paths[file], error)) from None
 
     def to_arrow(self, file: int) -> Path:
         """Give what pyarrow can open."""
-        return self.paths[file]
+        return self._states[file].absolute
 
     def prefetch(self, wanted: Iterable[tuple[int, int, int]]) -> None:
         """Do nothing: a piece is read when it is needed, and costs no journey."""
@@ -97,9 +126,9 @@ def _unopened(path: Path, error: OSError) -> str:
     return f"cannot open {path} ({error.strerror}); give a file that can be read"
 
 
-def _stamp_of(path: Path) -> tuple[int, int]:
+def _stamp_of(path: Path, absolute: Path) -> tuple[int, int]:
     try:
-        status = path.stat()
+        status = absolute.stat()
     except OSError as error:
         raise DataError(_unopened(path, error)) from None
     if not stat.S_ISREG(status.st_mode):

@@ -6,6 +6,7 @@ The sibling of `UnchangedFiles`: the same methods, each of which is a request or
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, TypeVar, cast
@@ -28,11 +29,23 @@ class UnchangedObjects:
 
     def __init__(self, locations: Sequence[BucketLocation]) -> None:
         """Raises `DataError` if there is no object at one of `locations`, `UnreachableError` without an answer."""
-        self._states = _states(locations)
-        self._ahead = RangesAhead(self._states)
-        self.paths = tuple(locations)
-        self.stamps = tuple((state.size, state.tag) for state in self._states)
+        self.__setstate__(_states(locations))
+
+    def __getstate__(self) -> Sequence[ObjectState]:
+        return self._states
+
+    def __setstate__(self, states: Sequence[ObjectState]) -> None:
+        self._states, self.opened = states, time.time_ns()
+        self._ahead = RangesAhead(states)
+        self.paths = tuple(state.location for state in states)
+        self.stamps = tuple((state.size, state.tag) for state in states)
         """Bytes of each object, and its ETag."""
+
+    def select(self, numbers: Sequence[int]) -> UnchangedObjects:
+        """Give the objects at positions `numbers` in `paths`, as they were."""
+        chosen = UnchangedObjects.__new__(UnchangedObjects)
+        chosen.__setstate__([self._states[number] for number in numbers])
+        return chosen
 
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the object at position `file` in `paths`; raises like `UnchangedFiles.read`."""

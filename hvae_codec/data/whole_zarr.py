@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .chosen_images import ChosenImages
 
 
 class WholeZarr:
@@ -20,6 +21,7 @@ class WholeZarr:
 
     def __init__(self, path: Path, array: Any) -> None:
         self.path, self.shape, self.dtype = path, array.shape, array.dtype
+        self._folder = path.absolute()  # another process may have another working folder
         self._array = array
         self._chunk = tuple(array.shards or array.chunks)
         self._whole: set[int] = set()  # rows of chunks that were seen to be there
@@ -33,12 +35,25 @@ class WholeZarr:
                 self._whole.add(row)
         return np.asarray(self._array[images])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WholeZarr._at, (self.path, self._folder, self._array)
+
+    @classmethod
+    def _at(cls, path: Path, folder: Path, array: Any) -> WholeZarr:
+        opened = cls(path, array)
+        opened._folder = folder
+        return opened
+
+    def portion(self, positions: NDArray[np.int64]) -> ChosenImages:
+        """Choose images, which stay in their chunks."""
+        return ChosenImages(self, positions)
+
     def _check_row(self, row: int) -> None:
         """Raise `DataError` if one of the chunks that hold the same images as the `row`-th one is missing."""
         others = (range(-(-length // size)) for length, size in zip(self.shape[1:], self._chunk[1:], strict=True))
         for position in itertools.product((row,), *others):
             key = self._array.metadata.encode_chunk_key(position)
-            if not (self.path / key).is_file():
+            if not (self._folder / key).is_file():
                 first, last = row * self._chunk[0], min((row + 1) * self._chunk[0], self.shape[0]) - 1
                 raise DataError(
                     f"{self.path} lacks the file {key}, so pixels of the images {first} to {last} are missing; copy "

@@ -15,7 +15,7 @@ from ..store.quantiser import check_clipped
 from ..store.size_forecast import latent_bytes, table_bytes
 from ..store.spec import StoreSpec
 from .append import plan_append
-from .pipeline import ImageEncoder, joined
+from .image_encoder import ImageEncoder, joined
 
 SAMPLE = 64  # images that are encoded, evenly spaced
 _WARM_UP = 4  # images before the first that are timed: what is made once takes longer than they do

@@ -212,6 +212,11 @@ class Recording:
         self._wanted = wanted
         self._on_warning = on_warning or logging.getLogger(__name__).warning
 
+    @property
+    def wanted(self) -> GraphMode:
+        """What is wanted of it; off once it failed."""
+        return self._wanted
+
     def of(
         self, function: Callable[..., Result], device: torch.device, state: Sequence[Tensor] = ()
     ) -> Callable[..., Result]:
