@@ -10,8 +10,8 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_sources, report_splits, show, stages, warn, warn_unfinished
-from .distributed_session import distributed_session
+from .display import console, interruptible, report_sources, report_splits, say, show, stages, warn, warn_unfinished
+from .engine_session import refuse_torchrun
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -26,11 +26,14 @@ from .options import (
     Graph,
     GraphName,
     Model,
+    On,
     Seed,
     SplitName,
     Step,
     Val,
+    check_on,
     latent_codec,
+    torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
 
@@ -95,6 +98,7 @@ def command(
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
+    on: On = None,
     seed: Seed = 0,
 ) -> None:
     """Rank latent dimensions by KL, and show what keeping only the best costs.
@@ -102,8 +106,8 @@ def command(
     Variates are ranked by their KL on training images. The table is of held-out images (those of --val PATH or, with
     --split, of another split): negative ELBO, reconstruction
     and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
-    the same as tables and pictures, the masks, and the ranking, which encode reads. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
+    the same as tables and pictures, the masks, and the ranking, which encode reads. With --on, other processes compute
+    the same figures, to the last bit.
     """
     from hvae_codec.analysis.plan import AnalysisPlan
 
@@ -125,7 +129,9 @@ def command(
         split=split.value,
     )
     _check_split(split, val)
-    _analyze(plan, data, val, model, out, device, graph, source_options)
+    refuse_torchrun("analyze-kl")
+    check_on(on)
+    _analyze(plan, data, val, model, out, device, graph, on, source_options)
 
 
 def _check_split(split: SplitName, val: str | None) -> None:
@@ -141,30 +147,37 @@ def _analyze(
     out: Path | None,
     device: str,
     graph: GraphName,
+    on: str | None,
     source_options: SourceOptions,
 ) -> None:
     from hvae_codec.analysis.plan import run_analysis
     from hvae_codec.analysis.ranking_file import FOLDER
-    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
+    from hvae_codec.engine.tally import Tally
+    from hvae_codec.engine.where import engine_on
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.recorded import Recording
+    from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.analysis_files import check_folder
 
     reuse_freed_memory()
-    with distributed_session(device) as processes:
-        hvae = load_model(model, processes.device)
-        hvae.recording = Recording(graph.value, warn if processes.is_main else lambda _: None)
-        if processes.is_main:
-            warn_unfinished(hvae)
-        run = hvae.run or model
-        folder = out or run / FOLDER
-        processes.run_on_main(lambda: check_folder(folder, data, *([val] if val else [])))
-        images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
-        if processes.is_main:
-            report_splits(images, hvae.run)
-        with interruptible("Nothing was written."), stages(quiet=not processes.is_main) as stage:
-            result = run_analysis(hvae, images, plan, stage, processes)
-        processes.run_on_main(lambda: _write(result, folder, run, images))
+    hvae = load_model(model, "cpu" if on else torch_device(device))
+    hvae.recording = Recording(graph.value, warn)
+    warn_unfinished(hvae)
+    run = hvae.run or model
+    folder = out or run / FOLDER
+    check_folder(folder, data, *([val] if val else []))
+    images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
+    report_splits(images, hvae.run)
+    tally = Tally()
+    with (
+        interruptible("Nothing was written."),
+        engine_on(on, initializer=prepare_worker, say=say) as engine,
+        stages(tally=tally) as stage,
+    ):
+        kind = worker_device(engine, device) if on else None
+        result = run_analysis(hvae, images, plan, stage, engine, kind, tally)
+    _write(result, folder, run, images)
 
 
 def _write(result: AnalysisResult, folder: Path, run: Path, images: TrainingAndHeldOut) -> None:

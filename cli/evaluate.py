@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .display import console, interruptible, report_source, report_splits, show, stages, warn_unfinished
+from .display import console, interruptible, report_source, report_splits, say, show, stages, warn_unfinished
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -16,8 +16,10 @@ from .options import (
     Data,
     DeviceOption,
     Model,
+    On,
     Seed,
     SplitName,
+    check_on,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
@@ -47,32 +49,43 @@ def command(
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
+    on: On = None,
     seed: Seed = 0,
 ) -> None:
     """Measure a model on held-out images, with standard errors.
 
     Shows NELBO, rate and distortion in bits/dim, PSNR and SSIM of reconstructions from the posterior's mean (with all
     latents), and the active latent groups. With --samples K, also the importance-weighted bound on -log p(x), which is
-    tighter than the NELBO.
+    tighter than the NELBO. With --on, other processes compute the same figures, to the last bit.
     """
     from hvae_codec.analysis.evaluation import evaluate
-    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
+    from hvae_codec.engine.tally import Tally
+    from hvae_codec.engine.where import engine_on
     from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
 
+    check_on(on)
     if csv is not None:
         check_image_csv(csv, overwrite=overwrite)
     reuse_freed_memory()
-    hvae = load_model(model, torch_device(device))
+    hvae = load_model(model, "cpu" if on else torch_device(device))
     warn_unfinished(hvae)
     source = source_options.open_for_run(data, hvae.config, hvae.run)
     chosen = source.split(split.value)
     report_splits(TrainingAndHeldOut(source), hvae.run)
     chosen = chosen if images is None else chosen.evenly(images)
-    with interruptible("Nothing was written."), stages() as stage:
-        progress = stage("Evaluating")
-        found = evaluate(hvae, chosen, samples=samples, batch_size=batch_size, seed=seed, progress=progress)
+    tally = Tally()
+    with (
+        interruptible("Nothing was written."),
+        engine_on(on, initializer=prepare_worker, say=say) as engine,
+        stages(tally=tally) as stage,
+    ):
+        work: dict[str, Any] = {"progress": stage("Evaluating"), "engine": engine, "tally": tally}
+        work["device"] = worker_device(engine, device) if on else None
+        found = evaluate(hvae, chosen, samples=samples, batch_size=batch_size, seed=seed, **work)
     if csv is not None:
         save_image_csv(csv, found)
     report_source(source)

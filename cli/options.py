@@ -142,6 +142,14 @@ def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
     return make_codec(codec.value, 1.0 if step is None else step)
 
 
+def check_on(on: str | None) -> None:
+    """Raise `UsageError` if `--on` means nothing, before anything is read."""
+    from hvae_codec.engine.where import parse_where
+
+    if on is not None:
+        parse_where(on)
+
+
 def torch_device(device: str, worker: int = 0) -> str:
     """Return `cpu`, `cuda` or `cuda:N`; workers of a store take several GPUs in turn if none is named.
 

@@ -13,7 +13,6 @@ import torch
 from hvae_codec.analysis.cutoff_table import COLUMNS, Analysis, analyze
 from hvae_codec.analysis.quality import mean_squared_error, psnr
 from hvae_codec.data.sources import as_source
-from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
@@ -117,26 +116,6 @@ def test_the_batch_size_changes_nothing_but_rounding(analysis, tiny_model, stats
         np.testing.assert_allclose(table[column], analysis.table[column], rtol=1e-3)
     for column in ("nelbo", "nelbo_change", "nelbo_change_se"):
         np.testing.assert_allclose(table[column], analysis.table[column], rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_three_processes_measure_as_one(analysis, tiny_model, stats, photo_patches):
-    """Three processes, each with its own row groups, add up to the table and the pictures of one."""
-    images = np.concatenate([photo_patches] * 30)[:700]
-    alone = run(tiny_model, stats, images, keeps=[0.3, 1.0], pictures=700)
-    sums: dict[int, list[torch.Tensor]] = {}
-
-    class OneOfThree(DistributedContext):
-        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-            calls = sums.setdefault(self.rank, [])
-            calls.append(tensor)
-            return sum(parts[len(calls) - 1] for rank, parts in sums.items() if rank <= self.rank)
-
-    for rank_ in range(3):
-        last = run(tiny_model, stats, images, keeps=[0.3, 1.0], pictures=700, processes=OneOfThree(rank_, 3))
-    pd.testing.assert_frame_equal(last.table, alone.table, check_exact=False, rtol=1e-9)
-    np.testing.assert_array_equal(last.originals, alone.originals)
-    np.testing.assert_array_equal(last.decoded, alone.decoded)
 
 
 def test_all_latents_need_not_be_asked_for(analysis, tiny_model, stats, photo_patches):

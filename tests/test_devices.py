@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvae_codec.config import Config, ModelConfig, StageConfig, with_settings
-from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.batch_coder import BatchCoder
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
@@ -205,8 +204,8 @@ def test_a_batch_is_measured_with_few_copies(codes: bool):
     masks = [LatentMask.from_keep(stats, keep) for keep in (0.2, 0.5, 1.0)]
     drawn = torch.empty(BATCH, noise_dims(config.model), device=DEVICE)
     with unset_fake_temporarily():  # masks are read on the host, once
-        sweep = ElboSweep(model, masks, as_source(pixels), 0)
-    for work in (sweep._measure, model.recording.of(_Sums(model).add, model.device)):
+        sweep = ElboSweep(model, masks)
+    for work in (sweep.measure, model.recording.of(_Sums(model).add, model.device)):
         for _ in range(2):
             with Crossings() as crossings:
                 work(torch.from_numpy(pixels), drawn)

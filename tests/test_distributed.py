@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.distributed import TCPStore
@@ -23,7 +22,6 @@ from hvae_codec.distributed import DistributedContext, StopAgreement, init_distr
 from hvae_codec.errors import HvaeCodecError, TrainingError, UsageError
 from hvae_codec.model.checkpoint import load_weights
 from hvae_codec.model.hvae import HVAE
-from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.validation import validate
 from hvae_codec_cli.app import main
@@ -152,26 +150,12 @@ def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, da
 
 
 @pytest.mark.slow
-def test_two_processes_analyze_as_one(tmp_path: Path, data: Path, config: Config, ranks, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = with_settings(config, ["train.steps=3"])
-    start_run(tmp_path / "run", config, resume=False)
-    source = open_images(data, size=16, channels=3)
-    train(tmp_path / "run", config, source.split("train"), source.split("val"))
-    arguments = ("analyze-kl", data, "--model", "run", "--keep", "10%,100%", "--tolerance", "5%", "--batch-size", "4")
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments), "--out", "one"])
-    assert ended.value.code == 0
-    one = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
-    codes, out, errors = ranks(2, main, [*map(str, arguments), "--out", "two"])
-    assert codes == [0, 0], errors
-    assert out.count("KL by latent group") == 1
-    two = load_kl_stats(tmp_path / "run" / "analysis" / "kl_stats.npz")
-    assert (two.images, two.source, two.model_hash) == (one.images, one.source, one.model_hash)
-    for a, b in zip(two.kl_bits + two.posterior_std, one.kl_bits + one.posterior_std, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9)
-    tables = [pd.read_csv(tmp_path / folder / "cutoffs.csv") for folder in ("one", "two")]
-    pd.testing.assert_frame_equal(tables[1], tables[0], check_exact=False, rtol=1e-6, atol=1e-9)
+def test_analyze_names_what_to_do_without_torchrun(tiny_run: Path, tmp_path: Path, data: Path, ranks):
+    codes, _, errors = ranks(2, main, ["analyze-kl", str(data), "--model", str(tiny_run), "--out", "two"])
+    assert codes == [2, 0]
+    (line,) = spoken(errors)
+    assert "--on local:2" in line
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hvae_codec.data.sources import as_source
-from hvae_codec.distributed import DistributedContext
 from hvae_codec.errors import DataError, ModelError, UsageError
 from hvae_codec.model.checkpoint import model_hash
 from hvae_codec.model.hvae import HVAE
@@ -187,20 +186,3 @@ def test_a_sampled_average_does_not_depend_on_the_batches(tiny_model, photo_patc
     one, two = (kl_stats(tiny_model, photo_patches[:5], batch_size=size) for size in (2, 5))
     for a, b in zip(one.kl_bits, two.kl_bits, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * b.max())
-
-
-@pytest.mark.slow
-def test_three_processes_measure_as_one(tiny_model, photo_patches):
-    """What several processes add up is what one does, to the rounding of float64 sums."""
-    alone = kl_stats(tiny_model, photo_patches[:7], batch_size=2)
-    sums: list[torch.Tensor] = []
-
-    class OneOfThree(DistributedContext):
-        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-            sums.append(tensor)
-            return torch.stack(sums).sum(dim=0)
-
-    for rank in range(3):
-        last = kl_stats(tiny_model, photo_patches[:7], batch_size=2, processes=OneOfThree(rank, 3))
-    for a, b in zip(last.kl_bits + last.posterior_std, alone.kl_bits + alone.posterior_std, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * b.max())

@@ -17,7 +17,13 @@ import folder_above  # noqa: F401
 import torch
 from results import print_table, write_markdown, write_results
 
-from hvae_codec.analysis.reconstruction import Reconstruction, ReconstructionMeter, SizeMeter
+from hvae_codec.analysis.reconstruction import (
+    Reconstruction,
+    ReconstructionMeter,
+    SizeMeter,
+    example_indices,
+    reconstructions,
+)
 from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
@@ -101,14 +107,13 @@ def make_coder(model: HVAE, stats: KLStats, mask: LatentMask) -> LatentCoder:
 
 
 def decode(model: HVAE, stats: KLStats, images: ImageSource, masks: list[LatentMask]) -> list[Reconstruction]:
-    decoding = ReconstructionMeter([make_coder(model, stats, mask) for mask in masks], images)
-    first = 0
-    with torch.no_grad():
+    coders, first = [make_coder(model, stats, mask) for mask in masks], 0
+    with torch.no_grad(), ReconstructionMeter(coders, len(images), example_indices(images)) as decoding:
         for batch in images.batches(64):
             pixels = torch.from_numpy(batch)
             decoding.add(model.activations(pixels), pixels, first)
             first += len(batch)
-    return decoding.results()[1]
+        return reconstructions([decoding.compared()])[1]
 
 
 def compared_with(rows: list[SweepRow]) -> list[SweepRow]:

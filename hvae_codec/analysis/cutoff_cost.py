@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.sources import ImageSource
-from ..distributed import DistributedContext
 from ..encode.pipeline import SAMPLE_IMAGES
+from ..engine.engine import Engine
+from ..engine.tally import Tally
 from ..model.hvae import HVAE
 from ..progress import Progress, Stage
 from ..prune.cutoffs import Cutoff, CutoffSpec, fitting, tolerated_cutoff
@@ -46,13 +47,21 @@ def choose_cutoff(
     batch_size: int | None,
     seed: int,
     stage: Stage,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> ChosenCutoff:
     """Choose the cutoff that `spec` asks for; if that is a tolerance, search for it on `images`."""
     cutoff = fitting([spec], model)[-1].cutoff(model, stats)
     if cutoff is not None:
         return ChosenCutoff(cutoff)
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "engine": engine,
+        "device": device,
+        "tally": tally,
+    }
     tolerance, progress = spec.tolerance or 0.0, stage("Looking for the cutoff")
     found = find_tolerated(model, images, stats, tolerance, granularity=spec.granularity, progress=progress, **options)
     return ChosenCutoff(tolerated_cutoff(found), found)

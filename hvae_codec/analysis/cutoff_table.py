@@ -8,26 +8,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from ..config import ROW_GROUP_SIZE
 from ..data.sources import ImageSource
-from ..distributed import DistributedContext
-from ..encode.coder import LatentCoder, quantiser_steps
+from ..encode.coder import quantiser_steps
+from ..engine.engine import Engine, Here
+from ..engine.tally import Tally
 from ..errors import UsageError
 from ..model.batch_size import batch_size_of
-from ..model.bottom_up import first_images
 from ..model.hvae import HVAE
-from ..model.precision import full_float32
 from ..progress import Progress
 from ..prune.cutoffs import Cutoff, merge_equal
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import rank_batches
-from ..prune.sweep import ElboSweep, SweepRow
+from ..prune.parts import Cut, measured_parts
+from ..prune.sweep import SweepRow, check_measurable, sweep_rows
 from ..store.quantiser import Codec
-from .reconstruction import Reconstruction, ReconstructionMeter
+from .reconstruction import Reconstruction, example_indices, reconstructions
+from .table_work import TableWork
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ COLUMNS = {
 }
 
 
-@torch.no_grad()
-@full_float32()
 def analyze(
     model: HVAE,
     stats: KLStats,
@@ -75,13 +72,15 @@ def analyze(
     seed: int,
     pictures: int = ROW_GROUP_SIZE,
     progress: Progress | None = None,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> Analysis:
     """Measure the cutoff table of `held_out`, with quantiser steps from `stats`.
 
     At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
     batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
-    if no cutoff keeps them. Cutoffs of one mask are one row. Raises like `sweep`.
+    if no cutoff keeps them. Cutoffs of one mask are one row. Row groups are tasks of `engine`. Raises like `sweep`.
     """
     if not cutoffs:
         raise UsageError("there is no cutoff to measure; give at least one")
@@ -91,18 +90,14 @@ def analyze(
     masks = [cutoff.mask for cutoff in cutoffs]
     everything = LatentMask.everything(stats)
     measured = masks if masks[-1].kept_dims == everything.kept_dims else [*masks, everything]
-    elbo = ElboSweep(model, measured, held_out, seed)
-    coders = [LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats)) for mask in masks]
-    meter = ReconstructionMeter(coders, seen)
-    # Whole row groups, so that several processes cut latents into the chunks that a store has.
-    for first, batch in rank_batches(held_out, batch_size_of(model, batch_size), ROW_GROUP_SIZE, progress, processes):
-        images = torch.from_numpy(batch)
-        activations = elbo.add(images, first)
-        shown = max(0, min(len(images), pictures - first))
-        if shown:
-            meter.add(first_images(activations, shown), images[:shown], first)
-    rows = elbo.rows(processes)
-    originals, decoded = meter.results(processes)
+    check_measurable(model, measured, held_out)
+    steps = [quantiser_steps(mask, codec, stats) for mask in masks]
+    work = TableWork(model, measured, codec, steps, pictures, example_indices(seen), seed, device)
+    # Whole row groups, which cut latents into the chunks that a store has.
+    cut = Cut.of(batch_size_of(model, batch_size, device), unit=ROW_GROUP_SIZE)
+    parts = list(measured_parts(engine or Here(), work, held_out, cut, progress, tally))
+    rows = sweep_rows(measured, np.concatenate([part.terms for part in parts], axis=2))
+    originals, decoded = reconstructions([part.compared for part in parts])
     each = zip(cutoffs, rows[: len(masks)], decoded, strict=True)
     table = pd.DataFrame([_table_row(*one, rows[-1], stats, model) for one in each])
     return Analysis(

@@ -14,7 +14,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..data.sources import Images, ImageSource, as_source
+from ..data.sources import Images, as_source
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import DataError, UsageError
 from ..lookahead import map_ahead
 from ..model.batch_size import batch_size_of
@@ -25,6 +28,7 @@ from ..model.importance import posterior_estimates
 from ..model.likelihood import Likelihood, make_likelihood
 from ..model.precision import full_float32
 from ..progress import Progress
+from ..prune.parts import Cut, Part, PartWork, measured_parts
 from ..prune.sweep import standard_error
 from ..train.metrics import ACTIVE_NATS
 from .quality import mean_squared_error, psnr, ssim
@@ -76,28 +80,29 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> Evaluation:
     """Measure NELBO, rate, distortion, PSNR and SSIM of `images` (a source, or uint8 [N, C, H, W]).
 
     With `samples` above 1 also the importance-weighted bound, paired with the others: these are averages over the same
     posterior samples. An image's noise depends on `seed` and its index among the images alone. Below 8 bits, and for a
-    model with the published bins, the NELBO is given with both kinds of bins. Raises `DataError` if there are no
-    images, they do not fit the model, or a figure is not finite; `UsageError` if `samples` or `batch_size` is below 1.
+    model with the published bins, the NELBO is given with both kinds of bins. Batches are tasks of `engine`, or of an
+    `executor`, as in `kl_stats`. Raises `DataError` if there are no images, they do not fit the model, or a figure is
+    not finite; `UsageError` if `samples` or `batch_size` is below 1; and what `kl_stats` raises of engines.
     """
     source = as_source(images)
     if samples < 1:
         raise UsageError(f"the number of posterior samples is {samples}; it must be at least 1")
     if not len(source):
         raise DataError("there are no images to evaluate; give at least one")
-    measured = _measured(model, source, samples, batch_size_of(model, batch_size), seed, progress)
-    parts, kl = [], np.zeros(len(model.config.groups))
-    # Comparing takes Python, so another thread does it while the next batch is computed.
-    compared = map_ahead(_compared, measured, threads=1, waiting=2, name="compare images", eager=True)
-    with closing(measured), closing(compared):
-        for part, batch_kl in compared:
-            parts.append(pd.DataFrame(part))
-            kl += batch_kl
-    table = pd.concat(parts, ignore_index=True)
+    work, cut = EvaluationWork(model, samples, seed, device), Cut.of(batch_size_of(model, batch_size, device))
+    with given_engine(engine, executor) as used:
+        batches = [each for found in measured_parts(used, work, source, cut, progress, tally) for each in found]
+    table = pd.concat([pd.DataFrame(figures) for figures, _ in batches], ignore_index=True)
+    kl = sum((kl for _, kl in batches), np.zeros(len(model.config.groups)))
     table.insert(0, "name", list(source.names))
     table.insert(1, "label", list(source.labels))
     finite = np.isfinite(table.select_dtypes("number").to_numpy()).all(axis=1)
@@ -105,6 +110,29 @@ def evaluate(
         name = table["name"].iloc[int(finite.argmin())]
         raise DataError(f"the NELBO of the image {name} is not finite; the model's weights are damaged")
     return Evaluation(_figures(table, model), table, kl / len(source), samples, model_hash(model), source.held_out)
+
+
+Figures = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
+"""A batch's figures by column, [B], and its groups' KL in nats, summed over images, [groups]."""
+
+
+class EvaluationWork(PartWork[HVAE, list[Figures]]):
+    """Measures a part batch by batch."""
+
+    def __init__(self, model: HVAE, samples: int, seed: int, device: str | None = None) -> None:
+        super().__init__(model, device)
+        self.samples, self.seed = samples, seed
+
+    def prepare(self, model: HVAE) -> HVAE:
+        """Take the model as it is."""
+        return model
+
+    def measure(self, tools: HVAE, part: Part) -> list[Figures]:
+        """Measure a part; comparing takes Python, so another thread does it while the next batch is computed."""
+        measured = _measured(tools, part, self.samples, self.seed)
+        compared = map_ahead(_compared, measured, threads=1, waiting=2, name="compare images", eager=True)
+        with closing(measured), closing(compared):
+            return list(compared)
 
 
 def _likelihoods(model: HVAE) -> dict[str, Likelihood]:
@@ -125,25 +153,22 @@ class _Measured(NamedTuple):
     decoded: NDArray[np.uint8]  # their reconstructions
 
 
-def _measured(
-    model: HVAE, source: ImageSource, samples: int, batch_size: int, seed: int, progress: Progress | None
-) -> Generator[_Measured]:
-    """Measure `source` batch by batch."""
-    report, likelihoods, done = progress or (lambda done, total: None), _likelihoods(model), 0
-    with closing(source.batches(batch_size)) as batches:
-        for batch in batches:
+def _measured(model: HVAE, part: Part, samples: int, seed: int) -> Generator[_Measured]:
+    """Measure the images of `part` batch by batch."""
+    likelihoods = _likelihoods(model)
+    with closing(part.batches()) as batches:
+        for numbers, batch in batches:
 
-            def on_sample(k: int, first: int = done, size: int = len(batch)) -> None:
-                report(first + size * k // (samples + 1), len(source))
+            def on_sample(k: int, numbers: range = numbers) -> None:
+                part.report(numbers.start + len(numbers) * k // (samples + 1))
 
-            noise = ImageNoise(seed, range(done, done + len(batch)))
+            noise = ImageNoise(seed, range(part.first + numbers.start, part.first + numbers.stop))
             found = _measure(model, torch.from_numpy(batch), likelihoods, noise, samples, on_sample)
-            done += len(batch)
-            report(done, len(source))
+            part.report(numbers.stop)
             yield found
 
 
-def _compared(batch: _Measured) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+def _compared(batch: _Measured) -> Figures:
     """Return all figures of a batch by column, [B], and its groups' KL."""
     quality = {"mse": mean_squared_error(batch.seen, batch.decoded), "ssim": ssim(batch.seen, batch.decoded)}
     return batch.bits | quality, batch.kl

@@ -9,13 +9,13 @@ from typing import Any
 from ..data.sources import ImageSource
 from ..data.splits import Split
 from ..data.training_and_held_out import TrainingAndHeldOut
-from ..distributed import DistributedContext
+from ..engine.engine import Engine
+from ..engine.tally import Tally
 from ..errors import UsageError
-from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec, fitting
-from ..prune.kl_stats import KLStats, kl_stats
+from ..prune.kl_stats import kl_stats
 from ..store.quantiser import Codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
 from .cutoff_table import Analysis, analyze
@@ -55,26 +55,28 @@ def run_analysis(
     images: TrainingAndHeldOut,
     plan: AnalysisPlan,
     stage: Stage,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> AnalysisResult:
     """Rank variates on the training images, and measure each cutoff on those held out, or on another split.
 
     For another split, the ranking that the model's run stores is taken, if there is one: images of one split alone,
-    such as a file of test images, are then not ranked on. Raises `DataError` if there are no images or they do not fit,
-    `UsageError` if `processes` have different images or models, and what `choose_cutoff` raises.
+    such as a file of test images, are then not ranked on. Tasks run on `engine`, or in this process; figures are the
+    same to the last bit. Raises `DataError` if there are no images or they do not fit, and what `choose_cutoff` raises.
     """
     measured = images.split(plan.split).evenly(plan.images)
-    stored = _ranking_of_run(model, plan, processes)
-    ranked_on = images.training.fingerprint if stored is None else stored.source
-    if processes is not None and processes.world_size > 1:
-        own = (measured.fingerprint, ranked_on, model_hash(model))
-        if own != processes.run_on_main(lambda: own):
-            who = f"process {processes.rank} sees other images or another model than process 0"
-            raise UsageError(f"{who}; give all the same")
+    stored = None if plan.split == "val" else stored_ranking(model)
     plan = replace(plan, cutoffs=fitting(plan.cutoffs, model))
     for spec in plan.cutoffs:
         spec.check(model)
-    common: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "processes": processes}
+    common: dict[str, Any] = {
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "engine": engine,
+        "device": device,
+        "tally": tally,
+    }
     stats = stored
     if stats is None:
         stats = kl_stats(model, images.training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
@@ -83,13 +85,6 @@ def run_analysis(
     analysis = analyze(model, stats, measured, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
     about = _about(plan, analysis, chosen, measured)
     return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
-
-
-def _ranking_of_run(model: HVAE, plan: AnalysisPlan, processes: DistributedContext | None) -> KLStats | None:
-    """Read the ranking that the run stores, if it is to be taken and there is one, on the first process."""
-    if plan.split == "val":
-        return None
-    return (processes or DistributedContext()).run_on_main(lambda: stored_ranking(model))
 
 
 def _about(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..data.sources import ImageSource
-from ..distributed import DistributedContext
 from ..encode.coder import LatentCoder, encode_and_decode
 from ..model.bottom_up import Activations
 from ..store.arrays import chunk_length, compressed_bytes
@@ -33,18 +32,37 @@ class Reconstruction:
     examples: NDArray[np.uint8]  # the images to look at, uint8 [n, C, H, W]
 
 
-class ReconstructionMeter:
-    """Encodes and decodes images with several coders of one model, batch by batch."""
+class Compared(NamedTuple):
+    """Consecutive images encoded and decoded with several coders."""
 
-    def __init__(self, coders: Sequence[LatentCoder], source: ImageSource) -> None:
+    quality: NDArray[np.float64]  # mean squared error and SSIM of each image, [coders, 2, images]
+    bytes: list[int]  # compressed latents of all of them, by coder
+    examples: NDArray[np.uint8]  # images to look at: originals, then those of each coder, [1 + coders, n, C, H, W]
+
+
+class ReconstructionMeter:
+    """Encodes and decodes images with several coders of one model, batch by batch; a context, as it has a thread.
+
+    images: how many there will be
+    shown: the numbers of those to look at, if they are among these
+    """
+
+    def __init__(self, coders: Sequence[LatentCoder], images: int, shown: Sequence[int]) -> None:
         self.coders = coders
-        self._quality = np.zeros((len(coders), 2, len(source)))
+        self._quality = np.zeros((len(coders), 2, images))
         self._sizes = [SizeMeter() for _ in coders]
-        self._shown = example_indices(source)
-        shape = (1 + len(coders), len(self._shown), source.channels, source.size, source.size)
+        self._shown = [number for number in shown if 0 <= number < images]
+        config = coders[0].model.config
+        shape = (1 + len(coders), len(self._shown), config.channels, config.image_size, config.image_size)
         self._examples = np.zeros(shape, np.uint8)
         self._pool = ThreadPoolExecutor(1, "compare images")
         self._comparing: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def add(self, activations: Activations, images: Tensor, first: int) -> None:
         """Encode and decode uint8 `images` [B, C, H, W], the first of which is number `first`."""
@@ -73,19 +91,21 @@ class ReconstructionMeter:
             if first <= index < first + len(images):
                 self._examples[row, column] = images[index - first]
 
-    def results(self, processes: DistributedContext | None = None) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
-        """Return the examples' originals, uint8 [n, C, H, W], and each coder's figures, of all processes' images."""
+    def compared(self) -> Compared:
+        """Return what was measured, once all images were added."""
         self._wait()
-        self._pool.shutdown()
-        total = (processes or DistributedContext()).all_reduce_sum
-        quality = total(torch.from_numpy(self._quality)).numpy()
-        sizes = total(torch.tensor([meter.total_bytes() for meter in self._sizes])).tolist()
-        originals, *examples = total(torch.from_numpy(self._examples)).numpy()
-        images = quality.shape[2]
-        return originals, [
-            Reconstruction(psnr(mse), float(own_ssim.mean()), size / images, shown)
-            for (mse, own_ssim), size, shown in zip(quality, sizes, examples, strict=True)
-        ]
+        return Compared(self._quality, [meter.total_bytes() for meter in self._sizes], self._examples)
+
+
+def reconstructions(parts: Sequence[Compared]) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
+    """Join parts in order: the examples' originals, uint8 [n, C, H, W], and each coder's figures."""
+    quality = np.concatenate([part.quality for part in parts], axis=2)
+    originals, *examples = np.concatenate([part.examples for part in parts], axis=1)
+    sizes = [sum(each) / quality.shape[2] for each in zip(*(part.bytes for part in parts), strict=True)]
+    return originals, [
+        Reconstruction(psnr(mse), float(own_ssim.mean()), size, shown)
+        for (mse, own_ssim), size, shown in zip(quality, sizes, examples, strict=True)
+    ]
 
 
 def example_indices(source: ImageSource) -> list[int]:
@@ -119,6 +139,6 @@ class SizeMeter:
         self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
         return numbers[whole:]
 
-    def total_bytes(self) -> float:
+    def total_bytes(self) -> int:
         """Return the compressed bytes of all images so far; a store's metadata and names come on top."""
-        return float(self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n)))
+        return self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n))

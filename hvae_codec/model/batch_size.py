@@ -22,17 +22,18 @@ class Sized(Protocol):
         """The device of the weights."""
 
 
-def batch_size_of(model: Sized, wanted: int | None) -> int:
+def batch_size_of(model: Sized, wanted: int | None, device: str | None = None) -> int:
     """Return the images per pass that are `wanted` or, if that is None, `default_batch_size`."""
-    return default_batch_size(model) if wanted is None else wanted
+    return default_batch_size(model, device) if wanted is None else wanted
 
 
-def default_batch_size(model: Sized) -> int:
+def default_batch_size(model: Sized, device: str | None = None) -> int:
     """Choose the images per pass through `model`: 64 on a CPU, a whole row group of 256 on a GPU.
 
     There, images above 64 × 64 pixels are fewer, a power of two, so that batches have no more pixels than that.
+    `device` is the kind of device that the model will be on, cpu or cuda, if that is another one than now.
     """
-    if model.device.type == "cpu":
+    if (device or model.device.type) == "cpu":
         return ON_CPU
     fitting = ROW_GROUP_SIZE * LARGEST**2 // model.config.image_size**2
     return min(ROW_GROUP_SIZE, 1 << max(fitting, 1).bit_length() - 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 
@@ -34,23 +36,41 @@ def same_algorithms(wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _set(*switches: _Switch) -> Iterator[None]:
-    before = [switch.setting() for switch in switches]
     for switch in switches:
-        setattr(switch.backend, switch.name, switch.value)
+        switch.enter()
     try:
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch.backend, switch.name, value)
+        for switch in switches:
+            switch.leave()
 
 
-class _Switch(NamedTuple):
-    """A setting of torch's, and the value it must have."""
+@dataclass(eq=False)
+class _Switch:
+    """A setting of torch's, which is the process's, and the value it must have while any thread is within."""
 
     backend: Any
     name: str
     value: str | bool
     above: Any = None  # the backend that it inherits from if it is "none"
+    before: str | bool = False
+    within: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self) -> None:
+        """Set it, if nobody is within."""
+        with self.lock:
+            if not self.within:
+                self.before = self.setting()
+                setattr(self.backend, self.name, self.value)
+            self.within += 1
+
+    def leave(self) -> None:
+        """Set it as it was, if nobody else is within."""
+        with self.lock:
+            self.within -= 1
+            if not self.within:
+                setattr(self.backend, self.name, self.before)
 
     def setting(self) -> str | bool:
         """Find what restores the switch: torch tells what is in force, so a value equal to `above`'s is inherited."""

@@ -7,7 +7,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import Images, as_source
-from ..distributed import DistributedContext
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import DataError, ModelError
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
@@ -30,7 +32,7 @@ from ..model.top_down import LatentGroup
 from ..progress import Progress
 from ..ranges import flags_of, ranges_text
 from ..storage.files import write_atomically
-from .rank_batches import image_keys, rank_batches
+from .parts import Cut, Part, PartWork, measured_parts
 
 Granularity = Literal["variate", "position"]
 """The unit that is kept or pruned whole: a variate at all its positions, or each latent dimension by itself."""
@@ -114,28 +116,57 @@ def kl_stats(
     seed: int = 0,
     sample: bool = True,
     progress: Progress | None = None,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> KLStats:
     """Average the KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
     z is a posterior sample in each group, or the posterior's mean if not `sample`; a model that was trained for codes
     has these, their lengths in place of the KL, and its learned steps in place of the std. An image's noise depends on
-    `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images. Each
-    of `processes` takes whole batches, and all get the averages of all. Raises `DataError` if there are no images, they
-    do not fit the model, or its output is not finite.
+    `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images.
+    Batches are tasks of `engine`, or of an `executor`, whose number of workers changes no bit; without either they are
+    measured in this process. Other processes load the model of the same run, onto a `device` of that kind, cpu or cuda,
+    or of the model's. `tally` counts their tasks. Raises `DataError` if there are no images, they do not fit the model,
+    or its output is not finite; `EngineError` if the workers are lost; `ModelError` if they do not find the model,
+    `UsageError` if it has no run that they could load.
     """
     source = as_source(images)
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
-    processes = processes or DistributedContext()
-    sums, before_last = _Sums(model), len(model.config.groups) - 1
-    add = model.recording.of(sums.add, model.device, state=[*sums.kl, *sums.std])
-    size = batch_size_of(model, batch_size)
-    for first, batch in rank_batches(source, size, size, progress, processes):
-        keys = image_keys(source, slice(first, first + len(batch)), seed)
-        drawn = [keyed_rows(model.config, keys, model.device, before_last)] if sample else []
-        add(torch.from_numpy(batch), *drawn)
-    return sums.average(len(source), source.fingerprint, processes)
+    work, cut = KLWork(model, device, seed=seed, sample=sample), Cut.of(batch_size_of(model, batch_size, device))
+    total: Tensor | None = None
+    with given_engine(engine, executor) as used:
+        for sums in measured_parts(used, work, source, cut, progress, tally, sums=True):
+            total = sums if total is None else total.add_(sums)
+    assert total is not None  # there is an image
+    return _average(total.cpu(), model, len(source), source.fingerprint)
+
+
+class KLWork(PartWork["tuple[_Sums, Callable[..., None]]", Tensor]):
+    """Adds up KL and posterior std over the images of a part: float64 [dims + variates], see `_Sums.joined`."""
+
+    def __init__(self, model: HVAE, device: str | None = None, *, seed: int, sample: bool) -> None:
+        super().__init__(model, device)
+        self.seed, self.sample = seed, sample
+
+    def prepare(self, model: HVAE) -> tuple[_Sums, Callable[..., None]]:
+        """Make sums, and what adds a batch to them; they are emptied for each part, as a recording knows them."""
+        sums = _Sums(model)
+        return sums, model.recording.of(sums.add, model.device, state=sums.tensors)
+
+    def measure(self, tools: tuple[_Sums, Callable[..., None]], part: Part) -> Tensor:
+        """Add up over a part; the result is on the model's device if that is at hand."""
+        sums, add = tools
+        sums.empty()
+        config, device = sums.model.config, sums.model.device
+        for numbers, batch in part.batches():
+            keys = part.keys(numbers, self.seed)
+            drawn = [keyed_rows(config, keys, device, len(config.groups) - 1)] if self.sample else []
+            add(torch.from_numpy(batch), *drawn)
+            part.report(numbers.stop)
+        return sums.joined().cpu() if part.is_away else sums.joined()
 
 
 class _Sums:
@@ -147,6 +178,20 @@ class _Sums:
         # Positions first, in memory, as the activations have them.
         self.kl = [zeros(g.resolution, g.resolution, g.variates).permute(2, 0, 1) for g in groups]
         self.std = [zeros(g.variates) for g in groups]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All sums, which stay where they are."""
+        return [*self.kl, *self.std]
+
+    def empty(self) -> None:
+        """Begin anew, in the tensors that a recording knows."""
+        for tensor in self.tensors:
+            tensor.zero_()
+
+    def joined(self) -> Tensor:
+        """Copy all sums into one tensor, [dims + variates]: groups, then variates, then positions; then the stds."""
+        return torch.cat([tensor.flatten() for tensor in self.tensors])
 
     @torch.no_grad()
     @full_float32()
@@ -184,19 +229,19 @@ class _Sums:
             self.kl[group] += kl.sum(dim=0, dtype=torch.float64)
         self.std[group] += std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
 
-    def average(self, images: int, source: str, processes: DistributedContext) -> KLStats:
-        """Return the averages over `images`, which are those of all processes."""
-        tensors, groups = [*self.kl, *self.std], len(self.kl)
-        sums = processes.all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors])).cpu()
-        if not bool(torch.isfinite(sums).all()):
-            broken = [index for index, kl in enumerate(self.kl) if not bool(torch.isfinite(kl).all())]
-            where = f"latent group {broken[0]}" if broken else "a latent group"
-            raise DataError(f"the KL of {where} is not finite; the model's weights are damaged")
-        parts = (sums / images).split([tensor.numel() for tensor in tensors])
-        kl, std = zip(parts[:groups], self.kl, strict=True), parts[groups:]
-        kl_bits = tuple((part.view(own.shape) / math.log(2.0)).numpy() for part, own in kl)
-        stats = KLStats(kl_bits, tuple(part.numpy() for part in std), images, model_hash(self.model), source)
-        return _restricted(stats, self.model)
+
+def _average(sums: Tensor, model: HVAE, images: int, source: str) -> KLStats:
+    """Divide what `_Sums.joined` gives of all images by their number."""
+    groups = model.config.groups
+    parts = sums.split([g.dims for g in groups] + [g.variates for g in groups])
+    if not bool(torch.isfinite(sums).all()):
+        broken = [index for index, kl in enumerate(parts[: len(groups)]) if not bool(torch.isfinite(kl).all())]
+        where = f"latent group {broken[0]}" if broken else "a latent group"
+        raise DataError(f"the KL of {where} is not finite; the model's weights are damaged")
+    nats, std = ([(part / images).numpy() for part in half] for half in (parts[: len(groups)], parts[len(groups) :]))
+    shapes = [(g.variates, g.resolution, g.resolution) for g in groups]
+    kl_bits = tuple(kl.reshape(shape) / math.log(2.0) for kl, shape in zip(nats, shapes, strict=True))
+    return _restricted(KLStats(kl_bits, tuple(std), images, model_hash(model), source), model)
 
 
 def _restricted(stats: KLStats, model: HVAE) -> KLStats:

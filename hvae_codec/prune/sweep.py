@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import Images, ImageSource, as_source
-from ..distributed import DistributedContext
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import DataError
 from ..model.batch_size import batch_size_of
 from ..model.bottom_up import Activations
@@ -22,7 +25,7 @@ from ..model.keyed_noise import keyed_rows, noise_of
 from ..model.precision import full_float32
 from ..progress import Progress
 from .mask import LatentMask
-from .rank_batches import image_keys, rank_batches
+from .parts import Cut, Part, PartWork, measured_parts
 from .shared_prefix import masked_outputs
 
 
@@ -50,8 +53,6 @@ def standard_error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-@torch.no_grad()
-@full_float32()
 def sweep(
     model: HVAE,
     images: Images,
@@ -60,19 +61,36 @@ def sweep(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> list[SweepRow]:
     """Measure rate and distortion of `images` (a source, or uint8 [N, C, H, W]) under each of `masks`, in their order.
 
     The bottom-up path runs once a batch, and all masks see the same noise, so differences between rows are paired.
-    Raises `DataError` if there are no images, they do not fit the model or its output is not finite, `UsageError`
-    on another model's mask.
+    Batches are tasks of `engine`, or of an `executor`, as in `kl_stats`. Raises `DataError` if there are no images,
+    they do not fit the model or its output is not finite, `UsageError` on another model's mask, and errors of engines.
     """
-    source, size = as_source(images), batch_size_of(model, batch_size)
-    elbo = ElboSweep(model, masks, source, seed)
-    for first, batch in rank_batches(source, size, size, progress, processes):
-        elbo.add(torch.from_numpy(batch), first)
-    return elbo.rows(processes)
+    source = as_source(images)
+    check_measurable(model, masks, source)
+    work, cut = SweepWork(model, masks, seed, device), Cut.of(batch_size_of(model, batch_size, device))
+    with given_engine(engine, executor) as used:
+        terms = list(measured_parts(used, work, source, cut, progress, tally))
+    return sweep_rows(masks, np.concatenate(terms, axis=2))
+
+
+def check_measurable(model: HVAE, masks: Sequence[LatentMask], source: ImageSource) -> None:
+    """Raise `DataError` if there are no images, `UsageError` if a mask is another model's."""
+    if not len(source):
+        raise DataError("there are no images to measure the NELBO on; give at least one")
+    for mask in masks:
+        mask.check_fits(model)
+
+
+def sweep_rows(masks: Sequence[LatentMask], terms: NDArray[np.float64]) -> list[SweepRow]:
+    """Make a row per mask of `terms`, [masks, 2, N]; `DataError` if a number is not finite."""
+    return [SweepRow(mask, *both) for mask, both in zip(masks, finite_terms(terms), strict=True)]
 
 
 class MaskedElbo:
@@ -104,34 +122,43 @@ def finite_terms(terms: NDArray[np.float64]) -> NDArray[np.float64]:
     return terms
 
 
+class SweepWork(PartWork["ElboSweep", NDArray[np.float64]]):
+    """Measures rate and distortion of a part's images under several masks, bits/dim: [masks, 2, images]."""
+
+    def __init__(self, model: HVAE, masks: Sequence[LatentMask], seed: int, device: str | None = None) -> None:
+        super().__init__(model, device)
+        self.masks, self.seed = list(masks), seed
+
+    def prepare(self, model: HVAE) -> ElboSweep:
+        """Take the masks to the model's device."""
+        return ElboSweep(model, self.masks)
+
+    def measure(self, tools: ElboSweep, part: Part) -> NDArray[np.float64]:
+        """Measure a part batch by batch."""
+        terms = np.zeros((len(self.masks), 2, len(part)))
+        for numbers, batch in part.batches():
+            _, found = tools(torch.from_numpy(batch), part.keys(numbers, self.seed))
+            terms[:, :, numbers.start : numbers.stop] = found.cpu().numpy()
+            part.report(numbers.stop)
+        return terms
+
+
 class ElboSweep:
-    """Collects rate and distortion of images under several masks, batch by batch."""
+    """Measures batches under several masks, with noise by the images' keys."""
 
-    def __init__(self, model: HVAE, masks: Sequence[LatentMask], source: ImageSource, seed: int) -> None:
-        if not len(source):
-            raise DataError("there are no images to measure the NELBO on; give at least one")
-        self.model, self.masks, self._source, self._seed = model, masks, source, seed
-        self._elbo = MaskedElbo(model, masks)
-        self._measure = model.recording.of(self._batch, model.device)
-        self._terms = np.zeros((len(masks), 2, len(source)))
+    def __init__(self, model: HVAE, masks: Sequence[LatentMask]) -> None:
+        self.config, self.device = model.config, model.device
+        self.measure = model.recording.of(partial(_measure, model, MaskedElbo(model, masks)), model.device)
 
-    def add(self, images: Tensor, first: int) -> Activations:
-        """Measure uint8 `images` [B, C, H, W], the first of which is number `first`.
+    def __call__(self, images: Tensor, keys: Sequence[tuple[int, int]]) -> tuple[Activations, Tensor]:
+        """Measure uint8 `images` [B, C, H, W]: their activations, and rate and distortion [masks, 2, B], bits/dim.
 
-        Returns their activations, which hold until the next call.
+        Both hold until the next call.
         """
-        rows = slice(first, first + len(images))
-        drawn = keyed_rows(self.model.config, image_keys(self._source, rows, self._seed), self.model.device)
-        activations, terms = self._measure(images, drawn)
-        self._terms[:, :, rows] = terms.cpu().numpy()
-        return activations
+        return self.measure(images, keyed_rows(self.config, keys, self.device))
 
-    @torch.no_grad()
-    def _batch(self, images: Tensor, drawn: Tensor) -> tuple[Activations, Tensor]:
-        activations = self.model.activations(images)
-        return activations, self._elbo(activations, images, noise_of(self.model.config, drawn))
 
-    def rows(self, processes: DistributedContext | None = None) -> list[SweepRow]:
-        """Return a row per mask, of the images of all processes; `DataError` if a number is not finite."""
-        terms = (processes or DistributedContext()).all_reduce_sum(torch.from_numpy(self._terms)).numpy()
-        return [SweepRow(mask, *both) for mask, both in zip(self.masks, finite_terms(terms), strict=True)]
+@torch.no_grad()
+def _measure(model: HVAE, elbo: MaskedElbo, images: Tensor, drawn: Tensor) -> tuple[Activations, Tensor]:
+    activations = model.activations(images)
+    return activations, elbo(activations, images, noise_of(model.config, drawn))

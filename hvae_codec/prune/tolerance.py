@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from ..data.sources import Images, as_source
-from ..distributed import DistributedContext
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
@@ -53,15 +56,18 @@ def find_tolerated(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    processes: DistributedContext | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> Tolerated:
     """Find a small mask along the ranking whose mean NELBO over `images` is at most 1 + `tolerance` times that of all
     latents, on the same noise.
 
     The loss falls as more is kept, but hardly changes at mild cutoffs, and may even be a gain. So masks of a few sizes
     are measured first; below the smallest tolerable one, bisection finds where such masks begin: what is found is
-    tolerable, and one variate (or dimension) less is not. All latents always are. Raises `UsageError` if `tolerance`
-    is negative or not a number, `DataError` as `sweep`.
+    tolerable, and one variate (or dimension) less is not. All latents always are. Runs on `engine` or `executor` as
+    `kl_stats`. Raises `UsageError` if `tolerance` is negative or not a number, and as `sweep`.
     """
     if not tolerance >= 0.0:
         raise UsageError(f"the tolerance is {100 * tolerance:g}%; it must be at least 0% of the NELBO")
@@ -70,15 +76,15 @@ def find_tolerated(
     sizes = np.unique(np.geomspace(1, units, GRID).round().astype(int)).tolist()
     passes, numbers = 1 + math.ceil(math.log2(max(np.diff([0, *sizes])))), itertools.count()
     report = progress or (lambda done, total: None)
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "processes": processes}
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "tally": tally}
 
-    def measured(*kept: int) -> list[SweepRow]:
+    def measured(used: Engine, *kept: int) -> list[SweepRow]:
         masks, number = [LatentMask.from_rank(stats, k, granularity=granularity) for k in kept], next(numbers)
-        return sweep(
-            model, source, masks, progress=lambda done, total: report(number * total + done, passes * total), **options
-        )
+        options["progress"] = lambda done, total: report(number * total + done, passes * total)
+        return sweep(model, source, masks, engine=used, **options)
 
-    best, dense = _bisect(measured, sizes, tolerance)
+    with given_engine(engine, executor) as used:
+        best, dense = _bisect(partial(measured, used), sizes, tolerance)
     report(passes * len(source), passes * len(source))  # fewer passes may have been needed
     change, confidence = best.change_from(dense), _confidence(_excess(best, dense, tolerance))
     return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *change, confidence, len(source), source.held_out)
