@@ -12,15 +12,18 @@ import pytest
 from other_pythons import GOLDEN
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_images, open_store, repair, verify
+from hvae_codec.encode import pipeline
 from hvae_codec.encode.append import append
 from hvae_codec.encode.embedded_model import load_embedded
+from hvae_codec.encode.missing import MissingRowGroups
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.encode.unchanged_images import check_unchanged, committed_rows
 from hvae_codec.errors import DataError
-from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
+from hvae_codec.store.writer import StoreWriter
 from photos import save_png
 from stores import tree
 
@@ -129,21 +132,26 @@ def test_a_single_image_is_for_training(encode, cut_patches, tmp_path):
     assert encode(cut_patches(1), tmp_path / "out.zarr").splits == ["train"]
 
 
-def killed_after_a_row_group(monkeypatch, encode, *arguments) -> FolderStoreWriter:
-    """Encode, and stop before the second row group is written; what would have written it."""
-    writers, write = [], FolderStoreWriter.write
+def killed_after_a_row_group(monkeypatch, encode, *arguments) -> StoreWriter:
+    """Encode, and stop before the second row group is written; the unfinished store."""
+    stores, written, write = [], [], RowGroupWriter.write
+
+    def missing(store, encoder):
+        stores.append(store)
+        return MissingRowGroups(store, encoder)
 
     def killed(writer, *row_group):
-        writers.append(writer)
-        if len(writers) > 1:
+        written.append(writer)
+        if len(written) > 1:
             raise KeyboardInterrupt
-        write(writer, *row_group)
+        return write(writer, *row_group)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FolderStoreWriter, "write", killed)
+        patched.setattr(pipeline, "MissingRowGroups", missing)
+        patched.setattr(RowGroupWriter, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             encode(*arguments)
-    return writers[0]
+    return stores[0]
 
 
 def test_workers_and_resumed_encodes_write_the_same(encode, whole, made, tmp_path, monkeypatch):
