@@ -27,6 +27,7 @@ from . import (
     repair,
     sample,
     sample_data,
+    sync,
     train,
     verify,
 )
@@ -64,6 +65,7 @@ for module, name in (
     (prune, "prune"),
     (encode, "encode"),
     (append, "append"),
+    (sync, "sync"),
     (decode, "decode"),
     (verify, "verify"),
     (repair, "repair"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console as RichConsole
@@ -55,6 +56,11 @@ def show(*results: Table | str) -> None:
     out = console()
     for result in results:
         out.print(*([result] if isinstance(result, str) else in_parts(result, out.width)), sep="\n")
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(data, indent=2))
 
 
 class RateColumn(ProgressColumn):

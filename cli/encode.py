@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hvae_codec.config import CHUNK_BYTES, ROW_GROUP_SIZE
 from hvae_codec.errors import UsageError
@@ -16,17 +17,23 @@ from .display import (
     CONTINUES,
     console,
     interruptible,
+    print_json,
     report_sources,
     report_splits,
+    say,
     show,
     stages,
     warn,
     warn_unfinished,
 )
-from .distributed_session import distributed_session, parse_worker
+from .dry_run import check_whole, look
+from .engine_session import engine_session, own_device, parse_worker, refuse_torchrun
+from .image_range import ImageRange, selected
 from .options import (
     LATEST_RUN,
+    AsJson,
     BatchSize,
+    CheckBytes,
     Codec,
     CodecName,
     Count,
@@ -38,6 +45,7 @@ from .options import (
     Graph,
     GraphName,
     Model,
+    On,
     Seed,
     SplitName,
     Step,
@@ -47,11 +55,15 @@ from .options import (
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
+    from hvae_codec.analysis.cutoff_cost import ChosenCutoff
+    from hvae_codec.analysis.encode_forecast import EncodeOutlook
+    from hvae_codec.analysis.ranking_file import FoundRanking
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
-    from hvae_codec.distributed import DistributedContext
     from hvae_codec.encode.encoded_store import EncodedStore
     from hvae_codec.encode.pipeline import EncodeOptions
     from hvae_codec.model.hvae import HVAE
+    from hvae_codec.progress import Stage
     from hvae_codec.prune.cutoffs import CutoffSpec
     from hvae_codec.store.metadata import Embedded
     from hvae_codec.store.quantiser import Codec as LatentCodec
@@ -64,12 +76,18 @@ class EncodeRequest:
 
     store: str
     split: SplitName
+    images: str
+    """Which of the split's images."""
     cutoff: CutoffSpec
     codec: LatentCodec
     evaluated_images: int | None
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
     graph: GraphName
+    on: str | None
+    """Where row groups are worked on."""
+    dry_run: bool
+    as_json: bool
 
 
 @takes_source_options
@@ -86,7 +104,9 @@ def command(
     codec: Codec = CodecName.int,
     step: Step = None,
     split: option.Split = SplitName.all,
+    images: ImageRange = "all",
     val: Val = None,
+    on: On = None,
     worker_option: option.WorkerOption = "",
     evaluate: option.Evaluate = "1000",
     row_group_size: option.Shard = ROW_GROUP_SIZE,
@@ -94,7 +114,10 @@ def command(
     embed: option.Embed = None,
     embed_model: option.EmbedModel = False,
     verify: option.Verify = False,
+    check: CheckBytes = False,
     overwrite: option.Overwrite = False,
+    dry_run: option.DryRun = False,
+    as_json: AsJson = False,
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
@@ -104,26 +127,20 @@ def command(
     """Encode images into a store of their most informative latents.
 
     Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
-    if the same command is run again. Several processes write one store: torchrun --nproc-per-node N -m hvae_codec
-    encode ..., or this command with --worker 0/N to N-1/N, in any order and on any machines that see the same folders.
+    if the same command is run again. --on sends row groups to other processes, here or on other machines that see the
+    same folders. Without a scheduler, run this command with --worker 0/N to N-1/N on these machines, in any order.
     """
     from hvae_codec.encode.embedded_model import check_granularity
     from hvae_codec.encode.pipeline import EncodeOptions
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
-    options = EncodeOptions(
-        batch_size=batch_size,
-        overwrite=overwrite,
-        row_group_size=row_group_size,
-        chunk_bytes=chunk,
-        evaluate=evaluate == "all",
-        seed=seed,
-        embed=parse_embed(embed, embed_model),
-        verify=verify,
-    )
+    how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
+    how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
+    options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
-    request = EncodeRequest(store, split, spec, latent_codec(codec, step), parse_evaluate(evaluate), options, graph)
-    _run(request, data, val, model, device, worker_option, source_options)
+    evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
+    request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
+    _run(request, data, val, model, worker_option, source_options)
 
 
 def _run(
@@ -131,61 +148,75 @@ def _run(
     data: str,
     val: str | None,
     run: Path,
-    device: str,
     worker_option: str,
     source_options: SourceOptions,
 ) -> None:
     from hvae_codec.cpu import reuse_freed_memory
-    from hvae_codec.model.checkpoint import load_model
-    from hvae_codec.model.recorded import Recording
     from hvae_codec.store.open_writer import check_location
 
+    start = time.monotonic()
+    refuse_torchrun("encode")
     reuse_freed_memory()
-    with distributed_session(device, worker_option) as processes:
-        worker = parse_worker(worker_option, processes)
-        if not worker_option:
-            processes.run_on_main(lambda: check_location(request.store, request.options.overwrite))
-        model = load_model(run, processes.device)
-        model.recording = Recording(request.graph.value, warn if processes.is_main else lambda _: None)
-        if processes.is_main and not worker.number:
-            warn_unfinished(model)
-        images = source_options.open_training_and_held_out(data, val, model.config, model.run)
-        if processes.is_main:
-            report_splits(images, model.run)
-        written = _encode(request, model, images, worker, processes)
-        _report(written, images, request.store, worker if worker_option else None)
+    worker = parse_worker(worker_option)
+    if request.dry_run:
+        check_whole(worker_option)
+    if not worker_option:
+        check_location(request.store, request.options.overwrite)
+    model = _load(request, run, worker)
+    images = source_options.open_training_and_held_out(data, val, model.config, model.run)
+    report_splits(images, model.run)
+    wanted = selected(images, request.split, request.images)  # raises before anything is measured
+    if request.dry_run:
+        _look(request, model, images, wanted, source_options)
+        return
+    written = _encode(request, model, images, wanted, worker)
+    if request.as_json:
+        _print(request.store, written, images, wanted, worker, time.monotonic() - start)
+    else:
+        _report(written.store, images, request.store, worker)
+
+
+def _load(request: EncodeRequest, run: Path, worker: Worker) -> HVAE:
+    from hvae_codec.model.checkpoint import load_model
+    from hvae_codec.model.recorded import Recording
+
+    model = load_model(run, own_device(request.options.device or "auto", request.on, worker))
+    model.recording = Recording(request.graph.value, warn)
+    if not worker.number:
+        warn_unfinished(model)
+    return model
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What an encode, or its worker, did."""
+
+    store: EncodedStore | None
+    """None if row groups of other workers are missing yet."""
+    ranking: FoundRanking
+    chosen: ChosenCutoff
 
 
 def _encode(
-    request: EncodeRequest, model: HVAE, images: TrainingAndHeldOut, worker: Worker, processes: DistributedContext
-) -> EncodedStore | None:
+    request: EncodeRequest, model: HVAE, images: TrainingAndHeldOut, wanted: ImageSource, worker: Worker
+) -> _Written:
     from hvae_codec.analysis.cutoff_cost import choose_and_measure
     from hvae_codec.analysis.ranking_file import find_ranking
     from hvae_codec.encode.pipeline import encode_worker
+    from hvae_codec.engine.tally import Tally
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
-    batch_size, seed = request.options.batch_size, request.options.seed
-    wanted = images.split(request.split.value)  # raises before anything is measured
+    tally, options = Tally(), request.options
+    how: Any = {"batch_size": options.batch_size, "seed": options.seed}
     measured = 0 if worker.number else request.evaluated_images
-    with interruptible(CONTINUES), stages(quiet=not processes.is_main) as stage:
-        ranking = processes.run_on_main(lambda: find_ranking(model, images, batch_size, seed, stage))
+    with interruptible(CONTINUES), engine_session(request.on) as engine, stages(tally=tally) as stage:
+        ranking = find_ranking(model, images, options.batch_size, options.seed, stage)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
-        spec = request.cutoff
-        chosen = processes.run_on_main(
-            lambda: choose_and_measure(
-                spec,
-                model,
-                ranking.stats,
-                images.held_out,
-                batch_size=batch_size,
-                seed=seed,
-                stage=stage,
-                images=measured,
-            )
-        )
-        if processes.is_main:
-            console().print(ranking_sentence(ranking), *choice_sentences(chosen), sep="\n")
-        return encode_worker(
+        held_out = images.held_out
+        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how, stage=stage, images=measured)
+        sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
+        (say if request.as_json else console().print)("\n".join(sentences))
+        store = encode_worker(
             model,
             wanted,
             request.store,
@@ -193,10 +224,33 @@ def _encode(
             mask=chosen.cutoff.mask,
             codec=request.codec,
             stats=ranking.stats,
-            options=request.options,
+            options=options,
+            engine=engine,
+            tally=tally,
+            comparing=stage("Comparing"),
             progress=stage("Encoding"),
-            on_warning=warn if processes.is_main else lambda _: None,
+            on_warning=warn,
         )
+    return _Written(store, ranking, chosen)
+
+
+def _look(
+    request: EncodeRequest,
+    model: HVAE,
+    images: TrainingAndHeldOut,
+    wanted: ImageSource,
+    source_options: SourceOptions,
+) -> None:
+    """Show what the images are, and what encoding them would take."""
+    from hvae_codec.analysis.encode_forecast import outlook_on_encode
+    from hvae_codec.report.forecast import outlook_data, outlook_sentences
+
+    def forecast(stage: Stage) -> EncodeOutlook:
+        wish = request.cutoff, request.codec, request.options, request.evaluated_images
+        return outlook_on_encode(model, images, wanted, *wish, stage)
+
+    shown = (outlook_data, outlook_sentences)
+    look(images, wanted, forecast, *shown, skipping=source_options.skip_unusable, as_json=request.as_json)
 
 
 def parse_embed(embed: option.EmbedName | None, embed_model: bool) -> Embedded:
@@ -225,11 +279,28 @@ def parse_evaluate(text: str) -> int | None:
     return {"none": 0, "all": None}[text] if text in ("none", "all") else int(text)
 
 
-def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str, worker: Worker | None) -> None:
+def _report(written: EncodedStore | None, images: TrainingAndHeldOut, store: str, worker: Worker) -> None:
     from hvae_codec.report.about import store_table, worker_sentence
 
     if written is not None:
         report_sources(images)
         show(store_table(written))
-    elif worker is not None:
+    else:
         console().print(worker_sentence(store, worker))
+
+
+def _print(
+    path: str,
+    written: _Written,
+    images: TrainingAndHeldOut,
+    wanted: ImageSource,
+    worker: Worker,
+    seconds: float,
+) -> None:
+    from hvae_codec.report.finished import encoded_data, unfinished_data
+
+    report_sources(images)
+    if written.store is not None:
+        print_json(encoded_data(written.store, wanted, seconds, written.ranking, written.chosen))
+    else:
+        print_json(unfinished_data(path, worker, seconds))

@@ -62,3 +62,7 @@ Verify = Annotated[
     bool, typer.Option("--verify", help="Decode each row group, read it back, and store what verify --deep compares.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a store that is already there.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Write nothing; say what the images are, and what the command would do with them."),
+]

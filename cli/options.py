@@ -122,6 +122,12 @@ On = Annotated[
         "a Dask scheduler, tcp://HOST:PORT or its file (.json). Not given: in this process.",
     ),
 ]
+CheckBytes = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Read the bytes of all images whose checksums are known, whatever the times of their files say."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)

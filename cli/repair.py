@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from hvae_codec.errors import UsageError
+
 from .display import CONTINUES, interruptible, report_source, report_splits, show, stages, warn
-from .options import BatchSize, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
+from .options import BatchSize, CheckBytes, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
 from .source_options import SourceOptions, takes_source_options
 
 
@@ -22,6 +24,7 @@ def command(
     model: Annotated[
         Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
     ] = None,
+    check: CheckBytes = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
@@ -42,6 +45,8 @@ def command(
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
+    if check and data is None:
+        raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
@@ -57,8 +62,9 @@ def command(
             source,
             hvae,
             stats=stored_ranking(hvae) if hvae else None,
-            options=RepairOptions(batch_size=batch_size, seed=seed),
+            options=RepairOptions(batch_size=batch_size, seed=seed, check=check),
             progress=stage("Encoding"),
+            comparing=stage("Comparing"),
         )
     if source:
         report_source(source)

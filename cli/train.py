@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,7 +16,8 @@ from hvae_codec.errors import UsageError
 
 from . import train_options as option
 from .display import console, interruptible, report_sources, report_splits
-from .options import LATEST_RUN, Data, DeviceOption, GraphName, Val, torch_device
+from .dry_run import check_alone, look
+from .options import LATEST_RUN, CheckBytes, Data, DeviceOption, GraphName, Val, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
 from .source_options import SourceOptions, takes_source_options
 from .training_display import training_display
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hvae_codec.config import Config
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.distributed import DistributedContext
+    from hvae_codec.progress import Stage
+    from hvae_codec.train.forecast import TrainForecast
     from hvae_codec.train.loop import TrainOptions, TrainResult
 
 KNOWN_TO_RUN = {
@@ -56,6 +59,8 @@ class TrainRequest:
     resume: bool
     seed: int | None
     source_options: SourceOptions
+    dry_run: bool
+    as_json: bool
 
 
 @takes_source_options
@@ -76,6 +81,7 @@ def command(
     out: option.Out = None,
     resume: option.Resume = False,
     allow_other_data: option.AllowOtherData = False,
+    check: CheckBytes = False,
     save_every: option.SaveEvery = 500,
     keep_states: option.KeepStates = 3,
     eval_every: option.EvalEvery = 500,
@@ -84,6 +90,8 @@ def command(
     max_skips: option.MaxSkips = 100,
     tensorboard: option.Tensorboard = True,
     workers: option.Workers = None,
+    dry_run: option.DryRun = False,
+    as_json: option.AsJson = False,
     device: DeviceOption = "auto",
     seed: option.RunSeed = None,
 ) -> None:
@@ -93,23 +101,16 @@ def command(
     """
     from hvae_codec.train.loop import TrainOptions
 
-    options = TrainOptions(
-        seed=seed or 0,
-        save_every=save_every,
-        keep_states=keep_states,
-        eval_every=eval_every,
-        log_every=log_every,
-        validation_images=validation_images,
-        max_skips=max_skips,
-        workers=workers,
-        tensorboard=tensorboard,
-        other_data=allow_other_data,
-        graph=graph.value,
-        deterministic=deterministic,
-        latest=LATEST_RUN,
-    )
+    often: Any = {"save_every": save_every, "eval_every": eval_every, "log_every": log_every}
+    how: Any = {"workers": workers, "tensorboard": tensorboard, "graph": graph.value, "deterministic": deterministic}
+    how |= {"keep_states": keep_states, "validation_images": validation_images, "max_skips": max_skips}
+    how |= {"other_data": allow_other_data, "check": check}
+    options = TrainOptions(**often, **how, seed=seed or 0, latest=LATEST_RUN)
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
-    _run(context, TrainRequest(data, val, preset, config, changes, out, resume, seed, source_options), options, device)
+    if as_json and not dry_run:
+        raise UsageError("--json is of what --dry-run says; give both, or leave it out")
+    request = TrainRequest(data, val, preset, config, changes, out, resume, seed, source_options, dry_run, as_json)
+    _run(context, request, options, device)
 
 
 def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, device: str) -> None:
@@ -122,6 +123,10 @@ def _run(context: typer.Context, request: TrainRequest, options: TrainOptions, d
             processes = processes.on(torch_device(device))
             run = processes.run_on_main(lambda: _run_folder(request))
             wanted = processes.run_on_main(lambda: _configuration(request, run))
+            if request.dry_run:
+                check_alone(processes)
+                _look(request, run, wanted, options, processes.device)
+                return
             advice = _advice(context, request.data, run, processes)
             _train(request, run, wanted, options, processes)
     except FailedElsewhere as error:
@@ -163,6 +168,26 @@ def _train(
     if processes.is_main:
         report_sources(images)
         _report(result, config, len(training), validation.evenly(options.validation_images))
+
+
+def _look(request: TrainRequest, run: Path, wanted: Config, options: TrainOptions, device: str) -> None:
+    """Show what the images are, and what training on them would take."""
+    from hvae_codec.report.forecast import train_forecast_data, train_forecast_sentences
+    from hvae_codec.train.forecast import forecast_training
+    from hvae_codec.train.run_folder import origin_of_run, start_run
+    from hvae_codec.train.state import steps_taken
+
+    images = request.source_options.open_training_and_held_out(request.data, request.val, wanted.model, run)
+    training, validation = images.training, images.held_out
+    config = start_run(run, wanted, resume=request.resume, seed=request.seed, device=device)
+    origin_of_run(run, training, validation, seed=options.seed, other_data=options.other_data)  # raises on other images
+    report_splits(images)
+
+    def forecast(_: Stage) -> TrainForecast:
+        return forecast_training(config, training, device, steps_taken(run) or 0, options.graph)
+
+    shown, skipping = (train_forecast_data, train_forecast_sentences), request.source_options.skip_unusable
+    look(images, images.data, forecast, *shown, skipping=skipping, as_json=request.as_json)
 
 
 def _changes(

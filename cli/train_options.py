@@ -78,3 +78,8 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads that read images (one a core, 8 at most).")
 ]
 RunSeed = Annotated[int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random (0).")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Write nothing; say what the images are, and what training on them would take."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; with --dry-run.")]

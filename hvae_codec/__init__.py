@@ -21,11 +21,13 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .config import ModelConfig as ModelConfig, StageConfig as StageConfig
     from .data.sources import ImageSource as ImageSource, open_images as open_images
     from .encode.append import append as append, append_worker as append_worker
+    from .encode.comparison import Comparison as Comparison, compare as compare
     from .encode.dataset import LatentDataset as LatentDataset, RowGroupSampler as RowGroupSampler
     from .encode.deep_verify import verify_deep as verify_deep
     from .encode.encoded_store import open_store as open_store
     from .encode.pipeline import encode_images as encode_images, encode_worker as encode_worker
     from .encode.repair import repair as repair
+    from .encode.sync import sync as sync
     from .errors import HvaeCodecError as HvaeCodecError
     from .model.checkpoint import load_model as load_model
     from .model.hvae import HVAE as HVAE, Elbo as Elbo
@@ -46,11 +48,13 @@ _PUBLIC = {
     "config": "Config load_config ModelConfig StageConfig",
     "data.sources": "ImageSource open_images",
     "encode.append": "append append_worker",
+    "encode.comparison": "Comparison compare",
     "encode.dataset": "LatentDataset RowGroupSampler",
     "encode.deep_verify": "verify_deep",
     "encode.encoded_store": "open_store",
     "encode.pipeline": "encode_images encode_worker",
     "encode.repair": "repair",
+    "encode.sync": "sync",
     "errors": "HvaeCodecError",
     "model.checkpoint": "load_model",
     "model.hvae": "Elbo HVAE",

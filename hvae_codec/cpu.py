@@ -44,5 +44,5 @@ def reuse_freed_memory() -> bool:
 
 
 def prepare_worker() -> None:
-    """Set up a process that does a command's work on a CPU, as the command does its own."""
+    """Make a process that computes for others as fast as a command is; see `reuse_freed_memory`."""
     reuse_freed_memory()

@@ -29,7 +29,7 @@ from hvae_codec.model.checkpoint import find_run, load_weights, save_weights
 from hvae_codec.presets import load_preset
 from hvae_codec_cli import app as app_module
 from hvae_codec_cli.app import main
-from hvae_codec_cli.decode import parse_range
+from hvae_codec_cli.image_range import parse_range
 
 GOLDEN = Path(__file__).parent / "golden" / "symmetric"
 CONFIG = """

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hvae_codec.errors import UsageError
+from hvae_codec.store.workers import Worker
 from hvae_codec_cli.app import main
-from hvae_codec_cli.distributed_session import distributed_session
+from hvae_codec_cli.engine_session import own_device
 from hvae_codec_cli.options import torch_device
 
 
@@ -76,11 +77,15 @@ def test_what_is_refused(gpus, count: int, asked: str, sentence: str):
 
 def test_workers_of_a_store_take_turns(gpus):
     gpus(2)
-    devices = []
-    for k in range(4):
-        with distributed_session("auto", f"{k}/4") as processes:
-            devices.append(processes.device)
+    devices = [own_device("auto", None, Worker(k, 4)) for k in range(4)]
     assert devices == ["cuda", "cuda:1", "cuda:0", "cuda:1"]
+
+
+def test_workers_elsewhere_may_have_gpus_and_this_process_none(gpus):
+    gpus(0)
+    assert own_device("cuda", "local:2", Worker()) == "cpu"
+    with pytest.raises(UsageError, match=r"cuda:1, and workers .* give --device cuda"):
+        own_device("cuda:1", "local:2", Worker())
 
 
 def test_a_device_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str]):

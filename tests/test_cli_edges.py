@@ -22,6 +22,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "prune": ["data", "--keep", "50%", "--steps", "1", "--no-tensorboard", "--out", "runs/{}"],
     "encode": ["data", "{}.zarr", "--evaluate", "2"],
     "append": ["more", "a.zarr", "--out", "{}.zarr"],
+    "sync": ["data", "a.zarr", "--apply"],
     "decode": ["a.zarr", "{}"],
     "verify": ["a.zarr"],
     "repair": ["a.zarr", "data"],

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from hvae_codec import ImageSource, LatentMask, encode_images, kl_stats, open_images, open_store
 from hvae_codec.data.sources import as_source
+from hvae_codec.data.survey import survey
 from hvae_codec.encode.append import append
 from hvae_codec.errors import DataError
 from hvae_codec.train.loop import TrainOptions, train
@@ -149,7 +150,11 @@ def test_functions_that_take_images_take_data_sets(patches: np.ndarray, tiny_mod
 @pytest.mark.slow
 def test_a_key_of_images_is_chosen(patches: np.ndarray):
     dataset = Photos(patches, lambda patch, i: {"image": hwc(255 - patch), "img": hwc(patch)})
-    np.testing.assert_array_equal(opened(dataset, column="img").read([2]), patches[2:3])
+    source = opened(dataset, column="img")
+    unread = source.checksums([2])  # before the image is decoded
+    assert survey(source).sizes == {(16, 16): 8}
+    np.testing.assert_array_equal(source.read([2]), patches[2:3])
+    assert source.checksums([2]) == unread == opened(Photos(patches, FORMS["array"])).checksums([2])
     with pytest.raises(DataError, match=r"0{8} has image and img; .*column='image'"):
         opened(dataset).read([0])
     with pytest.raises(DataError, match=r"has image, img, but no 'x'; give one of these as column"):
@@ -185,8 +190,9 @@ def test_what_is_done_to_files_is_done_to_images_of_a_data_set():
     expected[1:3] = 255
     np.testing.assert_array_equal(source.read(range(6)), expected)
     assert (source.recoloured, source.alpha_dropped, source.depth_reduced) == (3, 2, 1)
-    with pytest.raises(DataError, match="--colour rgb"):
-        open_images([(Image.fromarray(grey), 0)], size=8, channels=3).read([0])
+    for only_grey in ([(Image.fromarray(grey), 0)], [(Image.fromarray(grey), 0), (deep, 0)]):
+        with pytest.raises(DataError, match="--colour rgb"):
+            open_images(only_grey, size=8, channels=3).read([0])
 
 
 def test_images_that_cannot_be_read_do_not_stop_the_others(patches: np.ndarray):

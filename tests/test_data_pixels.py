@@ -52,6 +52,19 @@ def test_colour_among_grey_becomes_grey_and_is_counted(mixed: Path):
     assert source.recoloured == 1
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_deep_grey_is_no_colour_image(tmp_path: Path, kind: type):
+    save(tmp_path / "a.png", GREY)
+    save(tmp_path / f"b.{'png' if kind is np.uint16 else 'tif'}", GREY.astype(kind))
+    with pytest.raises(DataError, match=r"a\.png is grey \(1 channel\).*model\.channels=1"):
+        read(tmp_path, 3)
+    assert {*open_images(tmp_path, size=8, channels=3).container.unusable().values()} == {"grey", "deeper than 8 bits"}
+    save(tmp_path / "c.png", COLOUR)
+    assert open_images(tmp_path, size=8, channels=3, skip_unusable=True).skipped.keys() == {
+        p.name for p in tmp_path.glob("b.*")
+    }
+
+
 def test_a_set_of_the_other_kind_is_converted_only_if_that_is_asked_for(tmp_path: Path):
     save(tmp_path / "a.png", COLOUR)
     with pytest.raises(DataError, match=r"colour \(3 channels\).*model\.channels=3.*--colour grey"):

@@ -381,6 +381,15 @@ def test_celeba(tmp_path: Path, photo_patches, kind: str, name: str):
         open_images(path, size=16, channels=3)
 
 
+def test_the_folder_one_is_in_is_read_as_any_other(tmp_path: Path, photo_patches, monkeypatch: pytest.MonkeyPatch):
+    for i, patch in enumerate(photo_patches[:3]):
+        save_png(tmp_path / f"images/{i}.png", patch)
+    monkeypatch.chdir(tmp_path / "images")
+    assert open_images(".", size=16, channels=3).split("all").names == ["0.png", "1.png", "2.png"]
+    (tmp_path / "list_eval_partition.txt").write_text("0.png 0\n1.png 1\n2.png 0\n")  # beside it
+    assert open_images(".", size=16, channels=3).split("val").names == ["1.png"]
+
+
 def test_a_test_folder_counts_more_than_the_partition_of_celeba(tmp_path: Path, photo_patches):
     for i, folder in enumerate(("train", "train", "test")):
         save_png(tmp_path / folder / f"{i:06d}.png", photo_patches[i])

@@ -20,6 +20,7 @@ import pytest
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_images, open_store
 from hvae_codec.data import announced, archive_index
+from hvae_codec.data.survey import survey
 from hvae_codec.encode.append import append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import repair
@@ -124,6 +125,17 @@ def read_all(path: object) -> tuple[object, ...]:
 def test_at_a_url_are_the_images_of_the_same_files_here(files, uploaded, name):
     assert read_all(f"{uploaded}/{name}") == read_all(files / name)
     assert read_all(BucketLocation.of(f"{uploaded}/{name}")) == read_all(f"file://{files / name}")
+
+
+@pytest.mark.parametrize("name", ["images.zip", "shards", "parquet"])
+def test_heads_are_read_by_few_requests(files, uploaded, name):
+    there = open_images(f"{uploaded}/{name}", size=16, channels=3)
+    with requests() as asked:
+        found = survey(there)
+    here = survey(open_images(files / name, size=16, channels=3))
+    assert found == here
+    assert found.sizes == {(16, 16): IMAGES}
+    assert len(asked) <= 4 < IMAGES
 
 
 def test_celebas_list_beside_a_zip_says_what_is_held_out(tmp_path, bucket, files):

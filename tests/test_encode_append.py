@@ -17,6 +17,7 @@ import torch
 import zarr
 
 from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_codec, open_images, open_store
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode.append import append, append_worker, open_to_append
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions, repair
@@ -26,8 +27,9 @@ from hvae_codec.storage import folder, swap
 from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.store.arrays import marker_object
 from hvae_codec.store.folder_writer import _remove_unfinished
+from hvae_codec.store.locks import write_lock
 from hvae_codec.store.schema import table_schema
-from hvae_codec.store.workers import Worker, write_lock
+from hvae_codec.store.workers import Worker
 from hvae_codec.verification.verify import checked_row_group, verify
 from photos import save_png
 from stores import tree
@@ -131,6 +133,18 @@ def test_again_and_again(tiny_model, stats, images, tmp_path):
         append(tiny_model, images[8:16], path)
 
 
+def test_numbers_go_on_after_the_highest_if_some_are_missing(tiny_model, stats, images, tmp_path):
+    path = tmp_path / "out.zarr"
+    first_store(tiny_model, stats, as_source(images[:20]).subset(range(6, 9)), path, evaluate=False)
+    append(tiny_model, images[20:22], path, prefix="new/")
+    append(tiny_model, images[22:24], path)  # 00000005 and 00000006, the second of which is there
+    append(tiny_model, images[24:26], path)
+    numbers = [int(name) for name in open_store(path).names if not name.startswith("new/")]
+    assert numbers == [6, 7, 8, 9, 10, 11, 12]
+    with pytest.raises(DataError, match=r"2 of these names already, such as new/00000000; .*--prefix array/"):
+        append(tiny_model, images[26:28], path, prefix="new/")
+
+
 def test_the_same_names_twice(tiny_model, images, path, tmp_path):
     """Two sets of published files have the same names; repair still knows which images are which."""
     others = tmp_path / "others"
@@ -181,7 +195,7 @@ def test_what_is_not_appended(tiny_model, tiny_config, tiny_run, stats, images, 
     for ending in (".partial", ".replaced", ".locks"):
         with pytest.raises(StoreError, match="has a name that encode needs"):
             first_store(tiny_model, stats, images[:5], tmp_path / f"new.zarr{ending}")
-    with write_lock(path, Worker()), pytest.raises(StoreError, match="written by another process"):
+    with write_lock(path), pytest.raises(StoreError, match="written by another process"):
         append(tiny_model, images[OLD:], path)
     assert tree(path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out.zarr"]
@@ -322,7 +336,7 @@ def test_a_store_that_is_replaced_meanwhile_is_not_mixed(tiny_model, stats, imag
             first_store(tiny_model, stats, images[:10], path)
 
     new, longer = source(folders, "new"), tmp_path / "longer.zarr"
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, new, path, out=longer, progress=replace)
     assert not longer.exists()
     with pytest.raises(StoreError, match=r"longer\.zarr\.partial is left"):
@@ -336,7 +350,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
         path.rename(kept)
         first_store(tiny_model, stats, images[NEW:], path)  # of the same shapes
 
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, new, path, out=longer, batch_size=4, copying=replace)
     shutil.rmtree(path)
     kept.rename(path)
@@ -348,7 +362,7 @@ def test_rows_of_a_store_that_is_replaced_for_a_while_are_not_kept(tiny_model, s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: shutil.rmtree(path), "replaced.*; run append again"),
+        (lambda path: shutil.rmtree(path), "replaced.*; run the command again"),
         (
             lambda path: (path / "z8/c/1/0/0/0").unlink(),
             "z8/c/1/0/0/0 is missing .*; repair",

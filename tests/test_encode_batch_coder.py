@@ -16,7 +16,8 @@ from hvae_codec.encode.batch_coder import BatchCoder, BatchDecoder
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.encode.decode_to_files import decode_to_folder
 from hvae_codec.encode.encoded_store import EncodedStore
-from hvae_codec.encode.pipeline import EncodeOptions, ImageEncoder, encode_images
+from hvae_codec.encode.image_encoder import ImageEncoder
+from hvae_codec.encode.pipeline import EncodeOptions, encode_images
 from hvae_codec.errors import StoreError
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE

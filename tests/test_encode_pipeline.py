@@ -19,7 +19,7 @@ from hvae_codec import LatentMask, encode_images, kl_stats, load_model, make_cod
 from hvae_codec.analysis.reconstruction import SizeMeter
 from hvae_codec.config import CHUNK_BYTES
 from hvae_codec.data.sources import as_source
-from hvae_codec.encode import pipeline
+from hvae_codec.encode import in_process
 from hvae_codec.encode.coder import LatentCoder
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
@@ -384,8 +384,8 @@ def test_latents_that_the_codec_would_clip_are_refused_and_another_step_works(
 ):
     path, codec = tmp_path / "out.zarr", make_codec("int", 1e-6)
     if shape == "a later one":
-        real, calls = pipeline.check_clipped, iter(range(9))
-        monkeypatch.setattr(pipeline, "check_clipped", lambda *a: real(*a) if next(calls) else None)
+        real, calls = in_process.check_clipped, iter(range(9))
+        monkeypatch.setattr(in_process, "check_clipped", lambda *a: real(*a) if next(calls) else None)
     with pytest.raises(UsageError, match=r"[\d,]+ of [\d,]+ latents of images \d.*step 1e-06; give a larger --step"):
         encode_images(model, images[:500], path, mask=mask, stats=stats, codec=codec)
     assert not list(tmp_path.iterdir())

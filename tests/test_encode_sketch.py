@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_deep
-from hvae_codec.encode import pipeline
+from hvae_codec.encode import commit
 from hvae_codec.encode.batch_coder import BatchDecoder
 from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT
 from hvae_codec.encode.pipeline import EncodeOptions
@@ -127,7 +127,7 @@ def test_pixels_that_are_not_finite_are_told(store, tiny_model, monkeypatch):
 
 
 def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, tmp_path, monkeypatch):
-    real = pipeline.check_written
+    real = commit.check_written
 
     def on_a_bad_disk(writer, row_group):
         shard = next((writer.unfinished / "z8" / "c" / str(row_group)).rglob("0"))
@@ -136,7 +136,7 @@ def test_what_is_not_read_back_stops_the_encode(tiny_model, cut_patches, stats, 
         shard.write_bytes(shard.read_bytes()[:-3])
         real(writer, row_group)
 
-    monkeypatch.setattr(pipeline, "check_written", on_a_bad_disk)
+    monkeypatch.setattr(commit, "check_written", on_a_bad_disk)
     options = EncodeOptions(batch_size=4, row_group_size=SHARD, verify=True)
     mask = LatentMask.from_keep(stats, 0.5)
     with pytest.raises(StoreError, match=r"row group 0 .* check the disk"):

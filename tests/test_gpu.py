@@ -15,7 +15,7 @@ from hvae_codec.data.sources import as_source
 from hvae_codec.distributed import DistributedContext
 from hvae_codec.encode.batch_coder import BatchCoder
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
-from hvae_codec.encode.pipeline import ImageEncoder
+from hvae_codec.encode.image_encoder import ImageEncoder
 from hvae_codec.errors import TrainingError
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.choices import Noise

@@ -24,12 +24,14 @@ from hvae_codec.encode.append import append, append_worker
 from hvae_codec.encode.dataset import LatentDataset
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions, repair
+from hvae_codec.encode.sync import sync
 from hvae_codec.errors import StoreError, UnreachableError, UsageError
 from hvae_codec.report.about import describe
 from hvae_codec.storage import connection
 from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
 from hvae_codec.verification.verify import checked_row_group, verify
 from hvae_codec_cli.app import main
@@ -257,7 +259,7 @@ def test_what_is_in_a_bucket_is_not_overwritten_unasked(tmp_path, bucket):
 def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
     first, second, url = make_spec(20), make_spec(17), f"{bucket}/out.zarr"
     slow, fast, one_at_a_time = bucket_writer(url, first), None, threading.Lock()
-    latents, keep = photo_latents(first), BucketStoreWriter._write_shard
+    latents, keep = photo_latents(first), RowGroupWriter._write_shard
 
     def overtaken(writer, *arguments):
         nonlocal fast
@@ -266,7 +268,7 @@ def test_two_encodes_to_one_name_do_not_mix(tmp_path, bucket, monkeypatch):
             fast = fast or bucket_writer(url, second)  # nothing is committed yet, so it may start over
 
     with monkeypatch.context() as patch:
-        patch.setattr(BucketStoreWriter, "_write_shard", overtaken)
+        patch.setattr(RowGroupWriter, "_write_shard", overtaken)
         for _ in range(2):  # right before the digest, and before anything is written
             with pytest.raises(StoreError, match="replaced while it was written"):
                 write_rows(slow, latents, [0])
@@ -416,6 +418,15 @@ def test_workers_append_in_a_bucket(bucket, tiny_model, photo_patches, shorter, 
     assert remote_tree(f"{bucket}/new.zarr") == longer
 
 
+def test_sync_in_a_bucket(bucket, tiny_model, photo_patches, shorter, tmp_path):
+    upload(shorter, url := f"{bucket}/out.zarr")
+    changed = np.concatenate([photo_patches[:3], photo_patches[12:13], photo_patches[4:OLD], photo_patches[15:18]])
+    expected = sync(tiny_model, changed, shorter, out=tmp_path / "new.zarr", batch_size=4)
+    store = sync(tiny_model, changed, url, out=f"{bucket}/new.zarr", batch_size=4)
+    assert remote_tree(str(store.path)) == tree(expected.path)
+    assert verify(store.path).ok
+
+
 def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     bucket, tiny_model, photo_patches, shorter
 ):
@@ -437,7 +448,7 @@ def test_nothing_is_appended_to_a_store_in_a_bucket_that_is_damaged_or_replaced(
     def replace(done: int, total: int) -> None:
         path.delete(["zarr.json"])
 
-    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run append again"):
+    with pytest.raises(StoreError, match=r"out\.zarr .*replaced.*; run the command again"):
         append(tiny_model, photo_patches[OLD:], url, out=new, progress=replace)
     with pytest.raises(StoreError, match="unfinished"):
         open_store(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLong
 
@@ -17,9 +18,9 @@ from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.metadata import ImageRecord, ModelRecord, SourceRecord
 from hvae_codec.store.quantiser import make_codec
 from hvae_codec.store.reader import Store
+from hvae_codec.store.schema import WRITE_ALL
 from hvae_codec.store.spec import StoreSpec
 from hvae_codec.store.workers import Worker
-from hvae_codec.store.writer import StoreWriter
 
 IMAGES, SHARD = 40, 16
 """Two whole row groups and half of one."""
@@ -63,18 +64,20 @@ def latents(spec: StoreSpec) -> dict[int, np.ndarray]:
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 10**6])
 @pytest.mark.parametrize("codec", ["int", "float16", "float32"])
 @pytest.mark.parametrize("granularity", ["variate", "position"])
-def test_shards_are_those_that_zarr_writes(tmp_path, monkeypatch, granularity, codec, chunk_bytes):
+def test_shards_are_those_that_zarr_writes(tmp_path, granularity, codec, chunk_bytes):
     wanted = spec(granularity, codec, chunk_bytes)
     numbers, trees = latents(wanted), []
     for name in ("own", "zarr"):
-        if name == "zarr":
-            monkeypatch.setattr(FolderStoreWriter, "_write_shard", StoreWriter._write_shard)
         writer = FolderStoreWriter.create_or_resume(tmp_path / name, wanted)
         for row_group in range(3):
             rows = writer.rows(row_group)
             writer.write(row_group, {r: array[rows.start : rows.stop] for r, array in numbers.items()})
         writer.publish()
         folder = tmp_path / name
+        if name == "zarr":
+            for r, array in numbers.items():
+                shutil.rmtree(folder / f"z{r}" / "c")
+                zarr.open_array(folder / f"z{r}", mode="r+").with_config(WRITE_ALL)[:] = array
         trees.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
     assert trees[0] == trees[1]
     store, group = Store.open(tmp_path / "own"), zarr.open_group(tmp_path / "own", mode="r")

@@ -246,17 +246,17 @@ def test_a_row_group_is_read_back_after_it_is_written(tmp_path):
     spec = make_spec()
     writer = write_all(tmp_path / "out.zarr", spec, photo_latents(spec))
     for row_group in range(3):
-        check_written(writer, row_group)
+        check_written(writer.row_group_writer, row_group)
     first, second = (writer.unfinished / "z4" / shard_key(r, spec.columns.item(4)) for r in (0, 1))
     first.write_bytes(second.read_bytes())
     with pytest.raises(StoreError, match="not read back as"):
-        check_written(writer, 0)
+        check_written(writer.row_group_writer, 0)
     second.write_bytes(b"torn")
     with pytest.raises(StoreError, match=r"row group 1 .* checksum; check"):
-        check_written(writer, 1)
+        check_written(writer.row_group_writer, 1)
     second.unlink()
     with pytest.raises(StoreError, match=r"row group 1 .* cannot be read .No such"):
-        check_written(writer, 1)
+        check_written(writer.row_group_writer, 1)
 
 
 def test_what_a_user_adds_is_no_damage(tmp_path):

@@ -9,20 +9,17 @@ Nothing is ever written beside an archive. A listing that is lost or damaged is 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.files import replaced_atomically
 from ..storage.location import AnyPath
+from ..storage.user_cache import read_cached, write_cached
 from ..texts.classes import ClassTexts
 from ..texts.packed import PackedTexts
 from .pixels import EXTENSIONS
@@ -57,24 +54,14 @@ def remembered_index(
 ) -> ArchiveIndex:
     """Give the index of the archive at `path`, of that size and time or ETag: the remembered one, or a new one."""
     # Which files are images depends on the installed Pillow.
-    about = f"{_VERSION}\0{EXTENSIONS}\0{path.absolute()}\0{stamp}"
-    key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()
+    key = f"{_VERSION}\0{EXTENSIONS}\0{path.absolute()}\0{stamp}"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError):
-        return _unpacked((_cache_folder() / f"{key}.npz").read_bytes())
+        return _unpacked(read_cached("indices", key))
     index = list_archive()
     if len(index) >= REMEMBERED_FROM:
-        # A full or read-only disk, or a user without a home, costs time and not the command.
-        with contextlib.suppress(OSError, UnicodeError, RuntimeError):
-            file = _cache_folder() / f"{key}.npz"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replaced_atomically(file, unique=True) as partial:
-                partial.write_bytes(_packed(index))
+        with contextlib.suppress(UnicodeError):  # a label that is not UTF-8
+            write_cached("indices", key, _packed(index))
     return index
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "hvae-codec" / "indices"
 
 
 def _packed(index: ArchiveIndex) -> bytes:

@@ -24,6 +24,7 @@ from .containers import FileContainer
 from .pieces import Pieces
 from .pixels import EXTENSIONS, UnusableImageError
 from .splits import StatedParts
+from .stamps import Stamps
 
 LARGEST_FILE = 2**29  # bytes of an image file, which is read whole: a small zip can unpack to more than there is memory
 
@@ -65,6 +66,7 @@ class ArchiveContainer(FileContainer):
             other_files=dict(sum((Counter(index.others) for index in indices), Counter())),
             parts=None if parts is None else parts.of(order),
             by_folder=np.concatenate([index.by_folder for index in indices])[order],
+            stamps=None if self.checksums_are_stated else Stamps.of_files(files.stamps, files.opened, self._archive),
         )
         self._check_unique()
 

@@ -22,6 +22,7 @@ from ..texts.sequence import Texts
 from .chosen_images import portion_of, runs
 from .containers import Container
 from .depth import to_8_bits
+from .heads import ImageHead, head_of_pixels
 from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
@@ -96,6 +97,11 @@ class ArrayContainer(Container):
     def checksum(self, position: int) -> int:
         """Read the image's elements."""
         return self.note_checksum(position, zlib.crc32(self._raw(np.array([position], np.int64)).data))
+
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position`, which is like all others."""
+        _, height, width, *channels = self.array.shape
+        return head_of_pixels((height, width, *(channels or [1])), self.array.dtype)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the images' shape, the dtype, and the raw bytes of up to 64 images."""

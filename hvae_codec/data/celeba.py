@@ -24,7 +24,9 @@ def celeba_parts(path: AnyPath, names: Sequence[str]) -> StatedParts | None:
     What is in a split folder is for what that says. Raises `DataError` if the file has other lines.
     """
     inside = [] if path.name.lower().endswith(".zip") else [path / name for name in _FILES]
-    file = next(filter(_is_there, [*inside, *(path.with_name(name) for name in _FILES)]), None)
+    whole = path.absolute()  # the folder "." has no name, and the root has none beside it
+    beside = [whole.with_name(name) for name in _FILES] if whole.name else []
+    file = next(filter(_is_there, [*inside, *beside]), None)
     if file is None:
         return None
     listed = _listed(file)

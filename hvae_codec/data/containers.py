@@ -28,6 +28,7 @@ from ..texts.classes import ClassTexts
 from ..texts.packed import PackedTexts
 from ..texts.sequence import Texts
 from .announced import WINDOW_BYTES, announced
+from .heads import ImageHead, read_head
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -42,6 +43,7 @@ from .preprocessing import Preprocessing
 from .row_groups import CACHE_BYTES, RowGroups
 from .seen import Seen
 from .splits import StatedParts, labels_by_folder
+from .stamps import Stamps
 
 LARGE_FILE = 2**26  # bytes from which a file is not held in memory; decoding may need but a part of it
 _PIECE = 2**20  # bytes of a file that are read at once for its checksum
@@ -64,8 +66,11 @@ class Container(ABC):
     parts: StatedParts | None = None  # what the images are for, if the container says it and not their names
     by_folder: NDArray[np.bool_] | None = None  # whose label is but a folder in the name, bool [N]; None if no one's
     numbers: NDArray[np.int64] | None = None  # position of each image in what this is a portion of; None if it is none
+    stamps: Stamps | None = None  # when the images' files were changed last; None if that cannot be told
 
     numbered_names: ClassVar[bool] = False  # whether names are positions, which images of another container continue
+    checksums_are_stated: ClassVar[bool] = False  # whether the container says the CRC-32s of all images
+    sizes_are_exact: ClassVar[bool] = True  # whether an image of another size in bytes is another image
 
     def __post_init__(self) -> None:
         self.preprocessing = Preprocessing()
@@ -100,6 +105,10 @@ class Container(ABC):
         These are its file's or, of an array, its elements in C order. Raises `DataError` if they cannot be read.
         """
 
+    def read_checksum(self, position: int) -> int:
+        """Compute it from the bytes as they are now, also if the container states it; raises like `checksum`."""
+        return self.checksum(position)
+
     def note_checksum(self, position: int, checksum: int) -> int:
         """Note the CRC-32 of the image at `position`, and return it; called by several threads at once."""
         self.seen.checksums[position] = checksum
@@ -124,12 +133,19 @@ class Container(ABC):
         self.labels = ClassTexts.of([*self.labels.take(positions)])  # of these classes alone
         self.file_bytes = self.file_bytes[positions]
         self.by_folder = None if self.by_folder is None else self.by_folder[positions]
-        self.passed_over, self.other_files, self.parts = (), {}, None
+        self.passed_over, self.other_files, self.parts, self.stamps = (), {}, None, None
         self.seen = self.seen.of(positions)
 
     def numbers_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find the positions of images in the whole that was opened, of which this may be a portion, int64 [n]."""
         return positions if self.numbers is None else self.numbers[positions]
+
+    @abstractmethod
+    def head(self, position: int) -> ImageHead:
+        """Describe the image at `position` without decoding it.
+
+        Raises `UnusableImageError` if not even that can be read; called by several threads at once.
+        """
 
     def prefetch(self, positions: NDArray[np.int64]) -> None:  # noqa: B027 - most containers are near
         """Begin to read what `read` will need for the images at `positions`, if it is far away; here nothing."""
@@ -226,7 +242,7 @@ class DecodingContainer(Container):
     def _usable(self, position: int) -> DecodedImage:
         """Decode the image at `position`, and check that it is one of a set for this model, and large enough."""
         decoded, where = self.decode(position), self.where(position)
-        if decoded.recoloured and self.preprocessing.colour == "auto" and not self._has_the_models_channels:
+        if decoded.recoloured and not self.takes_other_channels:
             raise wrong_channels(where, 4 - self.channels, self.channels)
         if problem := unfit_image(decoded.pixels, where, self.size, self.preprocessing):
             raise problem
@@ -236,6 +252,11 @@ class DecodingContainer(Container):
         if self.preprocessing.colour == "auto":
             _ = self._has_the_models_channels  # of the whole; mostly its first image tells
         super()._narrow(positions)
+
+    @property
+    def takes_other_channels(self) -> bool:
+        """Whether grey images become colour and colour images grey here, as far as that is wanted."""
+        return self.preprocessing.colour != "auto" or self._has_the_models_channels
 
     @cached_property
     def _has_the_models_channels(self) -> bool:
@@ -278,8 +299,17 @@ class FileContainer(DecodingContainer):
         self.note_checksum(position, zlib.crc32(content))
         return read_image(io.BytesIO(content), where, self.channels, self.preprocessing)
 
-    def channels_at(self, position: int) -> int:
+    def head(self, position: int) -> ImageHead:
         """Read the head of the file at `position`."""
+        where = self.where(position)
+        try:
+            with self.open(position) as file:
+                return read_head(file, where, self.preprocessing)
+        except OSError as error:
+            raise broken_image(where, error) from None
+
+    def channels_at(self, position: int) -> int:
+        """Read the channels in the head of the file at `position`."""
         try:
             with self.open(position) as file:
                 return channels_of(file)

@@ -23,11 +23,12 @@ from ..texts.numbered import NumberedTexts
 from .containers import DecodingContainer
 from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
+from .heads import ImageHead, head_of, head_of_pixels
 from .pixels import (
-    GREY_MODES,
     DecodedImage,
     UnusableImageError,
     as_channels,
+    is_grey,
     plain_pixels,
     too_deep,
     unusable_if_damaged,
@@ -98,6 +99,15 @@ class DatasetContainer(DecodingContainer):
                 return _shape(_image_in(self.dataset[position], where, self.column), where)[2]
         except DataError:
             return 0
+
+    def head(self, position: int) -> ImageHead:
+        """Ask the data set for the image at `position`."""
+        where = self.where(position)
+        with self._lock, unusable_if_damaged(where):
+            image = _image_in(self.dataset[position], where, self.column)
+            if isinstance(image, Image.Image):
+                return head_of(image, "Pillow")
+        return head_of_pixels(_pixels(image, where).shape, np.uint8)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the pixels of up to 64 images."""
@@ -172,7 +182,7 @@ def _checksum_of(image: Any, where: AnyPath) -> int:
 def _shape(image: Any, where: AnyPath) -> tuple[int, int, int]:
     """Give height, width and channels of an image as Pillow has it, or of pixels."""
     if isinstance(image, Image.Image):
-        return image.height, image.width, 1 if image.mode in GREY_MODES else 3
+        return image.height, image.width, 1 if is_grey(image) else 3
     height, width, channels = _pixels(image, where).shape
     return height, width, 3 if channels == 4 else channels
 

@@ -40,15 +40,31 @@ def is_deep(image: Image.Image) -> bool:
     return image.format in ("PNG", "TIFF") and ";16" in _raw_mode(image)  # BMP's "BGR;16" is 5-6-5
 
 
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether `image_of_8_bits` can convert an opened image that is deep, as far as its head tells."""
+    known = isinstance(image, ImageFile.ImageFile) and (
+        _is_scaled_by_decoder(image) or _raw_mode(image)[:-1] in _COLOUR_MODES
+    )
+    return known or _is_grey_16(image)
+
+
+def _is_scaled_by_decoder(image: Image.Image) -> bool:
+    return image.format == "AVIF" or (image.format == "PPM" and image.mode == "RGB")
+
+
+def _is_grey_16(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
 def image_of_8_bits(open_file: Callable[[], ImageFile.ImageFile]) -> Image.Image | None:
     """Decode a deep image, turned upright, to 8 bits per channel; None if it has not 16 bits in a way known here.
 
     `open_file` gives the file, not decoded yet, at every call.
     """
     image = open_file()
-    if image.format == "AVIF" or (image.format == "PPM" and image.mode == "RGB"):
-        return _upright(image)  # both are scaled to 8 bits by the decoder
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if _is_scaled_by_decoder(image):
+        return _upright(image)
+    if _is_grey_16(image):
         values = np.asarray(_upright(image))[..., None]
     elif _raw_mode(image)[:-1] in _COLOUR_MODES:
         values = _colour_values(open_file)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from array import array
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
+from .stamps import Stamps
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -58,7 +60,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def open_folder(path: Path, *, size: int, channels: int) -> Folder:
     """List the image files below `path`; raises `DataError` if there are none, or if a name is not UTF-8."""
-    listing = _Listing()
+    listing, opened = _Listing(), time.time_ns()
     listing.add(os.fsencode(path), b"", ())
     names, own = listing.names.packed(), listing.passed_over
     if not names:
@@ -77,6 +79,7 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         other_files=others,
         parts=celeba_parts(path, names),
         by_folder=np.full(len(names), by_folder),
+        stamps=Stamps.of_times(np.array(listing.times, np.int64), opened),
     )
 
 
@@ -94,7 +97,7 @@ class _Listing:
 
     def __init__(self) -> None:
         self.names = TextPacker()
-        self.sizes = array("q")
+        self.sizes, self.times = array("q"), array("q")
         self.passed_over: list[str] = []
         self.others: Counter[bytes] = Counter()  # endings of the other files
 
@@ -118,7 +121,9 @@ class _Listing:
                 self.add(entry.path, name + b"/", (*above, real))
             elif name.lower().endswith(_ENDINGS):
                 self.names.add(_checked_name(name, folder))
-                self.sizes.append(_file_bytes(entry))
+                size, changed = _stamp(entry)
+                self.sizes.append(size)
+                self.times.append(changed)
             elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
 
@@ -151,8 +156,9 @@ def _checked_name(name: bytes, folder: bytes) -> bytes:
     return name
 
 
-def _file_bytes(entry: os.DirEntry[bytes]) -> int:
+def _stamp(entry: os.DirEntry[bytes]) -> tuple[int, int]:
     try:
-        return entry.stat().st_size
+        status = entry.stat()
+        return status.st_size, status.st_mtime_ns
     except OSError:  # a dangling link: reading it names the file
-        return 0
+        return 0, 0

@@ -27,6 +27,7 @@ from .parquet_columns import image_column, label_column, labels_of_rows
 from .parquet_groups import GroupTable, ParquetFiles, ParquetGroups, is_struct, opener, readable_parquet
 from .pieces import Pieces, pieces_of
 from .row_groups import RowGroupCache, RowGroups
+from .stamps import Stamps
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -47,6 +48,8 @@ class _File:
 
 class Parquet(FileContainer):
     """The images in one Parquet file or several; a name is the file's and the number of the row in it."""
+
+    sizes_are_exact = False  # they are shares of a row group's
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Parquet(FileContainer):
             size=size,
             channels=channels,
             parts=parts_of_files(names, counts),
+            stamps=Stamps.of_files(files.stamps, files.opened, np.repeat(np.arange(len(found)), counts)),
         )
 
     def _read_from(self, groups: ParquetGroups) -> None:

@@ -35,6 +35,10 @@ class Pieces(Protocol):
     def select(self, numbers: Sequence[int]) -> Pieces:
         """Give the files at positions `numbers` in `paths`, as they were."""
 
+    @property
+    def opened(self) -> int:
+        """When the files were looked at, in nanoseconds."""
+
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the file at position `file` in `paths`.
 

@@ -53,6 +53,7 @@ EXTENSIONS = tuple(ending for _, endings in _FORMATS.values() for ending in endi
 """Files with these endings are images, in upper or lower case; their first bytes tell the format."""
 
 GREY_MODES = ("1", "L", "LA", "La")
+_DEEP_GREY = ("I", "F")  # what modes of more than 8 bits begin with; all are grey
 _KINDS = {1: "grey", 3: "colour"}
 _AS_IS = Preprocessing()
 
@@ -83,12 +84,12 @@ def read_image(file: BinaryIO, where: AnyPath, channels: int, how: Preprocessing
     that names `where` if the file is damaged, too deep, too large, or of other channels.
     """
     with unusable_if_damaged(where, how):
-        image = _open(file, how.max_pixels)
+        image = open_image(file, how.max_pixels)
         _check_size(image, where, how)
         deep = is_deep(image)
         upright = _of_8_bits(file, where, image.mode, how) if deep else image
         decoded = plain_pixels(upright, where, channels, how)
-    return decoded._replace(frames_dropped=_has_more_frames(image), depth_reduced=deep)
+    return decoded._replace(frames_dropped=has_more_frames(image), depth_reduced=deep)
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def plain_pixels(image: Image.Image, where: AnyPath, channels: int, how: Preproc
         raise wrong_channels(where, found, channels)
     pixels = np.asarray(plain)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return DecodedImage(pixels, alpha, _has_more_frames(image), found != channels)
+    return DecodedImage(pixels, alpha, has_more_frames(image), found != channels)
 
 
 def _check_size(image: Image.Image, where: AnyPath, how: Preprocessing) -> None:
@@ -125,12 +126,17 @@ def _check_size(image: Image.Image, where: AnyPath, how: Preprocessing) -> None:
 def channels_of(file: BinaryIO) -> int:
     """Return the channels of an image file, 1 or 3, from its head; 0 if that cannot be read."""
     try:
-        image = _open(file)
-        # Pillow opens grey with alpha, of 16 bits, as "RGBA".
-        grey = image.mode in GREY_MODES or any("LA;16" in str(tile.args) for tile in image.tile)
+        grey = is_grey(open_image(file))
     except Exception:  # as above
         return 0
     return 1 if grey else 3
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an opened image is grey, also with more than 8 bits."""
+    # Pillow opens grey with alpha, of 16 bits, as "RGBA".
+    deep_alpha = any("LA;16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    return image.mode in GREY_MODES or image.mode.startswith(_DEEP_GREY) or deep_alpha
 
 
 def wrong_channels(where: AnyPath, found: int, channels: int) -> UnusableImageError:
@@ -177,7 +183,11 @@ def other_channels(found: int, channels: int) -> str:
     return f"{these} but the model takes images that are {model}; train with --set model.channels={found}, or {remedy}"
 
 
-def _open(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
+def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
+    """Open an image file by what it begins with; its pixels are decoded later. Plugins raise errors of many types.
+
+    JPEG XL files of more than `max_pixels` raise `DecompressionBombError`, as opening decodes them.
+    """
     # A small file is read at once: Pillow reads in pieces of some bytes, and at each one threads wait for each other.
     # Not Image.open: its size warning could only be caught with warnings.catch_warnings, which threads must not use.
     start = file.read(SMALL_FILE)
@@ -193,7 +203,7 @@ def _open(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
 def _of_8_bits(file: BinaryIO, where: AnyPath, mode: str, how: Preprocessing) -> Image.Image:
     def open_again() -> ImageFile.ImageFile:
         file.seek(0)
-        return _open(file, how.max_pixels)
+        return open_image(file, how.max_pixels)
 
     if how.depth != 8:
         raise too_deep(where, mode)
@@ -213,7 +223,8 @@ def too_deep(where: AnyPath, mode: str, *, can_be_converted: bool = True) -> Unu
     return UnusableImageError(f"{where} has more than 8 bits per channel ({mode}){remedy}", "deeper than 8 bits")
 
 
-def _has_more_frames(image: Image.Image) -> bool:
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether an opened image has frames or pages after the first."""
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # GIF reads the head of the second frame; the first is good, so a damaged one is none

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .arrays import SAMPLED_IMAGES
 from .containers import Container
+from .heads import ImageHead, head_of_pixels
 
 
 class ReadImages(Container):
@@ -48,6 +49,11 @@ class ReadImages(Container):
         if not self.seen.is_checked[position]:
             self._raise_problem(position)
         return int(self.seen.checksums[position])
+
+    def head(self, position: int) -> ImageHead:
+        """Describe the pixels that were read; raises `DataError` if the image could not be."""
+        self._raise_problem(position)
+        return head_of_pixels((self.size, self.size, self.channels), np.uint8)
 
     def content(self, positions: NDArray[np.int64]) -> bytes:
         """Give the pixels of up to 64 images."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from .preprocessing import Preprocessing
 from .row_groups import RowGroups
 from .seen import Seen
 from .splits import Part, Split, Splits, find_splits, split_by_hash
+from .stamps import Stamps
 from .tars import is_compressed_tar, is_tars, open_tars, refuse_compressed_tar
 from .urls import data_path, has_columns_at, open_url
 from .zips import is_zip, open_zip
@@ -300,11 +302,7 @@ def open_images(
     _check_colour(how, channels)
     if size < 1 or channels < 1:
         raise UsageError(f"the image size is {size} and the channels are {channels}; both must be at least 1")
-    container: Container
-    if isinstance(path, str | os.PathLike | BucketLocation):
-        container = _open(data_path(path), how, size=size, channels=channels)
-    else:
-        container = DatasetContainer(path, how.column, size=size, channels=channels)
+    container = _open(path, how, size=size, channels=channels)
     container.preprocess(how)
     source = _source_of(container)
     return _without_unusable(source) if skip_unusable or skip_broken else source
@@ -325,11 +323,17 @@ def has_columns(path: AnyPath | str) -> bool:
     return has_columns_at(location) if isinstance(location, BucketLocation) else _opener(location) in WITH_COLUMNS
 
 
-def _open(path: AnyPath, how: Preprocessing, *, size: int, channels: int) -> Container:
-    column = {} if how.column is None else _column_of(path, how.column)
-    if isinstance(path, BucketLocation):
-        return open_url(path, size=size, channels=channels, **column)
-    return _opener(path)(path, size=size, channels=channels, **column)
+def _open(path: AnyPath | str | ImageDataset, how: Preprocessing, *, size: int, channels: int) -> Container:
+    if not isinstance(path, str | os.PathLike | BucketLocation):
+        return DatasetContainer(path, how.column, size=size, channels=channels)
+    place, opened = data_path(path), time.time_ns()
+    column = {} if how.column is None else _column_of(place, how.column)
+    if isinstance(place, BucketLocation):
+        return open_url(place, size=size, channels=channels, **column)
+    container = _opener(place)(place, size=size, channels=channels, **column)
+    if container.stamps is None and not container.checksums_are_stated:  # all images in one file, or in a few
+        container.stamps = Stamps.of_path(place, opened, len(container))
+    return container
 
 
 def _column_of(path: AnyPath, column: str) -> dict[str, str]:

@@ -37,6 +37,14 @@ class TrainingAndHeldOut:
         return (self.data,) if self.val is None else (self.data, self.val)
 
     @property
+    def wholes(self) -> tuple[ImageSource, ...]:
+        """The sources, each said to be held out or not if all of its images are, or are not."""
+        if self.val is None:
+            return (self.data,)
+        data = self.training if self._is_all_for_training else self.data
+        return data, self.val if self.val.splits.folders else self.held_out
+
+    @property
     def has_training(self) -> bool:
         """Whether there are images for training."""
         return self._is_all_for_training or self.data.has_split("train")

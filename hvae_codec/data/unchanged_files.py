@@ -7,6 +7,7 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class UnchangedFiles:
         return self._states
 
     def __setstate__(self, states: Sequence[_FileState]) -> None:
-        self._states = states
+        self._states, self.opened = states, time.time_ns()
         self.paths = tuple(state.path for state in states)
         self.stamps = tuple(state.stamp for state in states)
         """Bytes of each file, and when it was changed last, in nanoseconds."""

@@ -6,6 +6,7 @@ The sibling of `UnchangedFiles`: the same methods, each of which is a request or
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, TypeVar, cast
@@ -34,7 +35,7 @@ class UnchangedObjects:
         return self._states
 
     def __setstate__(self, states: Sequence[ObjectState]) -> None:
-        self._states = states
+        self._states, self.opened = states, time.time_ns()
         self._ahead = RangesAhead(states)
         self.paths = tuple(state.location for state in states)
         self.stamps = tuple((state.size, state.tag) for state in states)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -30,18 +31,38 @@ from ..texts.index import TextIndex
 from ..texts.numbered import NumberedTexts
 from ..texts.packed import PackedTexts
 from ..texts.sequence import JoinedTexts, Texts
-from .pipeline import EVALUATED
+from .comparison import compare
+from .image_encoder import EVALUATED
 from .sketch import SKETCH
 from .stored_preprocessing import preprocessing_of
 
+_MOST_DIGITS = 17  # of an image's number, which is int64
 
-def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], prefix: str = "") -> StoreSpec:
+
+def extended_spec(
+    old: Store, source: ImageSource, per_image: tuple[str, ...], prefix: str = "", *, check: bool = False
+) -> StoreSpec:
     """The specification of `old`, and its version of the format, with the images of `source` after its own.
 
-    Names of these begin with `prefix`.
+    Names of these begin with `prefix`. Raises `DataError` if the store has these images, or others of their names, and
+    says whether they have changed since (for `check` see `content_checksums`); `StoreError` as `spec_to_go_on_with`;
+    `UsageError` if `prefix` leads out of a folder.
+    """
+    spec = spec_to_go_on_with(old, per_image)
+    return replace(
+        spec,
+        names=JoinedTexts([old.names, _new_names(old, source, prefix, check)]),
+        labels=JoinedTexts([old.labels, source.labels]),
+        splits=None if old.splits is None else JoinedTexts([old.splits, source.split_names]),
+        file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
+        source=_joint_source(old, source),
+    )
 
-    Raises `DataError` if the store has these images, or others of their names; `StoreError` if its names, labels,
-    steps or coordinates are not the ones that it was made with; `UsageError` if `prefix` leads out of a folder.
+
+def spec_to_go_on_with(old: Store, per_image: tuple[str, ...]) -> StoreSpec:
+    """The specification of `old` for a store of other images that takes latents of it over.
+
+    Raises `StoreError` if its names, labels, steps or coordinates are not the ones that it was made with.
     """
     spec = old.spec()
     # If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
@@ -50,34 +71,25 @@ def extended_spec(old: Store, source: ImageSource, per_image: tuple[str, ...], p
             f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
             "from a copy or encode the images again"
         )
-    return replace(
-        spec,
-        names=JoinedTexts([old.names, _new_names(old, source, prefix)]),
-        labels=JoinedTexts([old.labels, source.labels]),
-        splits=None if old.splits is None else JoinedTexts([old.splits, source.split_names]),
-        file_bytes=None if spec.file_bytes is None else np.concatenate([spec.file_bytes, source.file_bytes]),
-        source=_joint_source(old, source),
-        chunk_bytes=_chunk_bytes(old),
-        per_image=per_image,
-        weights=old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b"",
-    )
+    weights = old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b""
+    return replace(spec, chunk_bytes=_chunk_bytes(old), per_image=per_image, weights=weights)
 
 
-def _new_names(old: Store, source: ImageSource, prefix: str) -> Texts:
+def _new_names(old: Store, source: ImageSource, prefix: str, check: bool) -> Texts:
     """Names of `source` after `prefix`; without one, those of an array are numbered on.
 
     Raises `DataError` if the store has these images, or has others of these names.
     """
     _check_prefix(prefix)
     if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
-        raise DataError(f"these images are in {old.path} already; give others")
+        raise DataError(f"these images are in {old.path} already{_changed(old, source, check)}; give others")
     if source.container.numbered_names and not prefix:
-        return NumberedTexts("", len(source), first=len(old))
+        return _numbers_after(old.names, len(source))
     names = _prefixed(source.names, prefix)
     index = TextIndex(old.names)
     found = np.concatenate([index.find(block) >= 0 for block in names.blocks()])
     if found.any():
-        example = names[int(found.argmax())]
+        example = f"{names[int(found.argmax())]}{'' if prefix else _changed(old, source, check)}"
         problem = f"{old.path} has {found.sum():,} of these names already, such as {example}"
         advice = f"--prefix {_unused_prefix(old, source)}, which the new names get in the store"
         raise DataError(f"{problem}; tell them apart with {advice}")
@@ -100,6 +112,31 @@ def _unused_prefix(old: Store, source: ImageSource) -> str:
     stem = re.sub(r"[^\w.-]+", "-", PurePath(source.container.path.name).stem).strip("-.") or "new"
     candidates = (f"{stem}{number}/" for number in ("", *range(2, len(old) + 3)))
     return next(prefix for prefix in candidates if not any(name.startswith(prefix) for name in old.names))
+
+
+def _numbers_after(names: Texts, count: int) -> Texts:
+    """Number `count` images on: by their place in the store, or after the highest number if such a name is taken.
+
+    >>> _numbers_after(NumberedTexts("", 2), 2), _numbers_after(NumberedTexts("", 2, first=3), 2)
+    (('00000002', '00000003'), ('00000005', '00000006'))
+    """
+    by_place = range(len(names), len(names) + count)
+    is_taken = any(number in by_place for number in _numbers_in(names))
+    return NumberedTexts("", count, first=1 + max(_numbers_in(names)) if is_taken else by_place.start)
+
+
+def _numbers_in(names: Texts) -> Iterator[int]:
+    """Numbers among the names; more digits than an image's number has make it another name."""
+    return (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
+
+
+def _changed(old: Store, source: ImageSource, check: bool) -> str:
+    """Say which images were changed since they were encoded, and what follows that; empty if none were."""
+    changed = compare(source, old, check=check).changed
+    if not len(changed):
+        return ""
+    others = f" and {len(changed) - 1:,} others" if len(changed) > 1 else ""
+    return f" ({source.names[changed[0]]}{others} with other bytes: sync encodes what has changed)"
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

@@ -24,6 +24,7 @@ from ..lookahead import fetched_behind
 from ..model.arriving import Arriving
 from ..model.bottom_up import Activations
 from ..model.precision import full_float32
+from ..prune.sweep import MaskedElbo
 from ..store.reader import Stored
 from .coder import LatentCoder
 from .latent_decoder import LatentDecoder
@@ -119,3 +120,8 @@ class BatchCoder(BatchDecoder):
         images, activations, rows = self._encode(torch.from_numpy(self._filled(pixels)))
         arriving, count = Arriving(rows), len(pixels)
         return EncodedBatch(images, activations, lambda: self.coder.packing.unpack(arriving.numpy()[:count]))
+
+    @cached_property
+    def elbo(self) -> MaskedElbo:
+        """Measures what is left of the bound with the coder's mask."""
+        return MaskedElbo(self.coder.model, [self.coder.mask])

@@ -5,62 +5,52 @@ images ─ read ahead ─> batches ─ coder ─> row group ─ written behind �
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
+from ..data.content import remember_content
 from ..data.sources import Images, ImageSource, as_source, is_opened
+from ..engine.engine import Engine, Here
+from ..engine.given import Executors, given_engine
+from ..engine.tally import Tally
 from ..errors import DataError, UsageError
-from ..lookahead import write_behind
-from ..model.arriving import Arriving
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
-from ..model.keyed_noise import keyed_noise
+from ..model.reference import ModelReference
 from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
-from ..prune.rank_batches import image_keys
-from ..prune.sweep import MaskedElbo, finite_terms
 from ..storage.location import LocationLike, location_of
-from ..store.arrays import check_pieces, chunk_length
+from ..store.arrays import check_pieces
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
-from ..store.open_writer import check_location, is_written, open_writer
-from ..store.quantiser import ClippedError, Codec, IntCodec, check_clipped
-from ..store.reader import Stored
-from ..store.rowgroups import runs
-from ..store.schema import CHECKSUM
+from ..store.open_writer import check_location, is_written, open_writer, unfinished_fingerprint
+from ..store.quantiser import ClippedError, Codec, IntCodec
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from ..train.run_folder import check_begun_with
-from ..verification.verify import check_written
-from .batch_coder import BatchCoder, EncodedBatch
 from .coder import LatentCoder, quantiser_steps
+from .driver import Driver, Workers
 from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
-from .sketch import SKETCH, sketch
+from .image_encoder import ImageEncoder
+from .in_process import write_here
+from .job import ModelSource
+from .missing import MissingRowGroups
+from .unchanged_images import ChangedImageError, check_unchanged
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
-GPU_WRITERS = 4  # threads that write row groups
-
 MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 """Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
-
-PerImage = dict[str, NDArray[np.number]]
-"""Name of a per-image array to its numbers, [B]."""
-EVALUATED = ("distortion", "rate")  # per-image arrays of bits/dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +65,8 @@ class EncodeOptions:
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
     verify: bool = False  # whether a sketch of each decoded image is stored, and what was written is read back
+    check: bool = False  # whether a resumed call reads all images that were encoded, whatever the times of files say
+    device: str | None = None  # where workers elsewhere compute: cpu, cuda or auto (a GPU, if any); None: as here
 
     def __post_init__(self) -> None:
         limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
@@ -95,7 +87,11 @@ def encode_images(
     codec: Codec | None = None,
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    tally: Tally | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
@@ -103,7 +99,14 @@ def encode_images(
     `codec` is integer codes with a step of one posterior std by default; the stds come from `stats`, or from up to
     1,000 of the images. `path` is a folder or a URL, s3://, gs:// or file://. In a folder, the store is built as
     `path` + `.partial` and renamed when it is whole; killed at any moment, the same call continues. `progress` is
-    called with the images done, those of an earlier, interrupted call included, and the images in all.
+    called with the images done, those of an earlier, interrupted call included, and the images in all. Images that were
+    encoded by that call must be as they were then: `comparing` is called with those whose bytes were read, and those to
+    read (`content_checksums`). With `overwrite`, changed ones are encoded again, and so are all others.
+    Without `engine` and `executor`, that is done in this process. With one of them, each row group is a task there; its
+    process must see the model's run, the images and `path` under the same absolute paths. `executor` is one of
+    `concurrent.futures` or a function that makes one; `tally` counts workers and retries. Then a row group whose images
+    cannot be read, or that ends its worker again and again, stops no other one; `StoreError` names them all at the end,
+    and the store stays unfinished.
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
     it cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
@@ -121,7 +124,11 @@ def encode_images(
         codec=codec,
         stats=stats,
         options=options,
+        engine=engine,
+        executor=executor,
+        tally=tally,
         progress=progress,
+        comparing=comparing,
         on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
@@ -138,7 +145,11 @@ def encode_worker(
     codec: Codec | None = None,
     stats: KLStats | None = None,
     options: EncodeOptions | None = None,
+    engine: Engine | None = None,
+    executor: Executors | None = None,
+    tally: Tally | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
@@ -146,8 +157,36 @@ def encode_worker(
     All give what `encode_images` takes, the same but for `worker`; the first creates the store, and the one that finds
     all row groups written publishes and returns it, as does every later call. None: row groups of other workers are
     missing yet. A killed worker's are written by the same call again. `progress` counts this worker's images.
-    Raises what `encode_images` does, and `StoreError` if another process writes this worker's row groups, or if the
-    other workers were given something else.
+    Raises what `encode_images` does, and `StoreError` if another process writes all row groups, or if the other workers
+    were given something else.
+    """
+    options, location = options or EncodeOptions(), location_of(path)
+    encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
+    if worker.count > 1 and is_written(location, spec):
+        return open_store(location)
+    check_location(location, options.overwrite)
+    is_begun = unfinished_fingerprint(location) is not None  # and somebody may be writing it yet
+    with given_engine(engine, executor) as used, open_writer(location, spec, options.overwrite, worker) as writer:
+        writer = _of_unchanged(writer, encoder.source, options, comparing)
+        workers = Workers(used, options.device or model.device.type, tally or Tally())
+        with writer.discarded_on(ClippedError), remembered_content(encoder.source):
+            missing = MissingRowGroups(writer, encoder)
+            write_missing(missing, workers, lambda: ModelReference.of(model), progress, read_back_all=is_begun)
+        return finish_store(writer, model, on_warning)
+
+
+def plan_store(
+    model: HVAE,
+    images: Images,
+    *,
+    mask: LatentMask,
+    codec: Codec | None = None,
+    stats: KLStats | None = None,
+    options: EncodeOptions | None = None,
+) -> tuple[ImageEncoder, StoreSpec]:
+    """Make what encodes `images` as `encode_images` would, and what their store is made from; nothing is written.
+
+    Raises what `encode_images` does before it reads images.
     """
     options, codec, source = options or EncodeOptions(), codec or IntCodec(), as_source(images)
     check_images(model, source)
@@ -161,15 +200,53 @@ def encode_worker(
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
     measured = {"evaluate": options.evaluate, "seed": options.seed, "verify": options.verify}
     encoder = ImageEncoder.of(coder, source, options.row_group_size, batch_size, **measured)
-    spec, location = _spec(encoder, options), location_of(path)
+    spec = _spec(encoder, options)
     _check_sizes(spec, options, batch_size)
-    if worker.count > 1 and is_written(location, spec):
-        return open_store(location)
-    check_location(location, options.overwrite)
-    with open_writer(location, spec, options.overwrite, worker) as writer:
-        with writer.discarded_on(ClippedError):
-            write_row_groups(writer, encoder, progress)
-        return finish_store(writer, model, on_warning)
+    return encoder, spec
+
+
+def write_missing(
+    missing: MissingRowGroups,
+    workers: Workers,
+    model: Callable[[], ModelSource],
+    progress: Progress | None,
+    *,
+    read_back_all: bool = False,
+) -> None:
+    """Encode and write what is missing, in this process or by workers elsewhere; raises what `Driver.write` does.
+
+    `model` tells where workers find it.
+    """
+    if isinstance(workers.engine, Here):
+        write_here(missing, progress)
+        return
+    own = missing.encoder.coder.model
+    driver = Driver(missing, model(), workers, progress)
+    if missing.writer.spec.model.embedded != "whole":
+        keep_weights(own)  # workers may start when the run has been trained on
+    driver.write(read_back_all=read_back_all)
+
+
+def _of_unchanged(
+    writer: StoreWriter, source: ImageSource, options: EncodeOptions, comparing: Progress | None
+) -> StoreWriter:
+    """The unfinished store, if the images in it are as they were; otherwise a new one if the old may be overwritten."""
+    try:
+        check_unchanged(writer, source, check=options.check, progress=comparing)
+    except ChangedImageError:
+        if options.overwrite and writer.worker.count == 1:
+            return writer.anew()
+        raise
+    return writer
+
+
+@contextmanager
+def remembered_content(source: ImageSource) -> Iterator[None]:
+    """Let later commands know the checksums of all images that were read meanwhile, also after an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        remember_content(source)
 
 
 def finish_store(
@@ -188,133 +265,6 @@ def finish_store(
             "run is trained on, so copy the run first"
         )
     return open_store(writer.path) if writer.finish() else None
-
-
-@dataclass(frozen=True)
-class ImageEncoder:
-    """Encodes images of a source, in batches that row groups are whole numbers of."""
-
-    batch_coder: BatchCoder
-    source: ImageSource
-    evaluate: bool = False  # whether each image's rate and distortion, bits/dim, are measured
-    seed: int = 0  # of the noise that these are measured with
-    verify: bool = False  # whether a sketch is made of each image as it decodes, and what is written is read back
-    checksums: bool = True  # whether the CRC-32 of each image's bytes goes with it, as stores of version 4 have it
-
-    @classmethod
-    def of(
-        cls, coder: LatentCoder, source: ImageSource, row_group_size: int, max_batch: int, **measured: Any
-    ) -> ImageEncoder:
-        """Encode with `coder`, at most `max_batch` images at once; `measured` are the other fields."""
-        return cls(BatchCoder(coder, chunk_length(row_group_size, max_batch, 1)), source, **measured)
-
-    @property
-    def coder(self) -> LatentCoder:
-        """What encodes."""
-        return self.batch_coder.coder
-
-    @property
-    def batch_size(self) -> int:
-        """Images through the model at once."""
-        return self.batch_coder.size
-
-    @property
-    def per_image(self) -> tuple[str, ...]:
-        """The per-image arrays that are measured of the pixels."""
-        return (*(EVALUATED if self.evaluate else ()), *((SKETCH,) if self.verify else ()))
-
-    def encode_range(self, rows: range) -> tuple[Stored, PerImage]:
-        """Stored numbers of the source's images `rows`, and what is measured of them."""
-        return joined(self.batches(rows))
-
-    def batches(self, rows: range) -> Generator[tuple[Stored, PerImage]]:
-        """The same batch by batch; files are decoded ahead."""
-        with closing(self.source.batches(self.batch_size, start=rows.start, stop=rows.stop)) as batches:
-            numbered = zip(rows[:: self.batch_size], batches, strict=True)
-            yield from self.batch_coder.fetched(itertools.starmap(self._start, numbered))
-
-    def _start(self, first: int, pixels: NDArray[np.uint8]) -> Callable[[], tuple[Stored, PerImage]]:
-        """Start to encode and to measure a batch; the function returned waits for that."""
-        batch = self.batch_coder.start_encoding(pixels)
-        count, stored_of = len(pixels), batch.stored  # not the batch: its activations are large
-        terms = Arriving(self._terms(batch, first, count)) if self.evaluate else None
-        checksums = self.source.checksums(range(first, first + count)) if self.checksums else None
-
-        def fetch() -> tuple[Stored, PerImage]:
-            stored, per_image = stored_of(), PerImage()
-            if terms is not None:
-                (measured,) = finite_terms(terms.numpy()[:, :, :count])
-                per_image = dict(zip(("rate", "distortion"), measured, strict=True))
-            if self.verify:
-                per_image[SKETCH] = sketch(self.batch_coder.decode_checked(stored))
-            if checksums is not None:
-                per_image[CHECKSUM] = checksums
-            return stored, per_image
-
-        return fetch
-
-    def _terms(self, batch: EncodedBatch, first: int, count: int) -> Tensor:
-        """Compute rate and distortion, bits/dim, of `count` images from number `first` on: [1, 2, size]."""
-        keys = image_keys(self.source, slice(first, first + count), self.seed)
-        keys += keys[-1:] * (len(batch.images) - len(keys))
-        noise = keyed_noise(self.coder.model.config, keys, self.coder.model.device)
-        return self._elbo(batch.activations, batch.images, noise)
-
-    @cached_property
-    def _elbo(self) -> MaskedElbo:
-        return MaskedElbo(self.coder.model, [self.coder.mask])
-
-
-def joined(parts: Iterable[tuple[Stored, PerImage]]) -> tuple[Stored, PerImage]:
-    """What was given for several batches, as one."""
-    stored, per_image = (
-        {key: np.concatenate([part[key] for part in dicts]) for key in dicts[0]} for dicts in zip(*parts, strict=True)
-    )
-    return stored, per_image
-
-
-def write_row_groups(writer: StoreWriter, encoder: ImageEncoder, progress: Progress | None, start: int = 0) -> None:
-    """Encode and write the row groups that the writer's worker owns and has not written.
-
-    `start` is the number of the encoder's first image in the store, which may hold others before it.
-    """
-    first = -(-start // writer.spec.row_group_size)
-    pending = [r for r in writer.own_pending() if r >= first]
-    total = sum(len(writer.rows(r)) for r in range(first, writer.row_groups) if writer.worker.owns(r))
-    done = total - sum(len(writer.rows(r)) for r in pending)
-
-    def write(row_group: tuple[int, Stored, PerImage]) -> int:
-        writer.write(*row_group)
-        if encoder.verify:
-            check_written(writer, row_group[0])
-        return len(writer.rows(row_group[0]))
-
-    encoded = _row_groups(writer, encoder, pending, start)
-    # A GPU makes row groups faster than one thread compresses them; a CPU's threads are busy.
-    writers = GPU_WRITERS if encoder.batch_coder.on_gpu else 1
-    # Closed at once, also on an error: their threads must not outlive the call.
-    with closing(encoded), closing(write_behind(write, encoded, writers)) as written:
-        for images in written:
-            done += images
-            if progress is not None:
-                progress(done, total)
-
-
-def _row_groups(
-    writer: StoreWriter, encoder: ImageEncoder, row_groups: list[int], start: int
-) -> Generator[tuple[int, Stored, PerImage]]:
-    """Yield each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
-
-    Consecutive row groups are read as one, so that files are decoded ahead across them.
-    """
-    for first, last in runs(row_groups):
-        images = range(writer.rows(first).start - start, writer.rows(last).stop - start)
-        with closing(encoder.batches(images)) as batches:
-            for row_group in range(first, last + 1):
-                rows = writer.rows(row_group)
-                stored, per_image = joined(itertools.islice(batches, -(-len(rows) // encoder.batch_size)))
-                check_clipped(writer.spec.codec, stored, f"images {rows.start} to {rows.stop - 1}")
-                yield row_group, stored, per_image
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:

@@ -38,8 +38,9 @@ from ..verification.inspection import Inspection
 from ..verification.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
 from ..verification.verify import VerifyReport, report, row_group_damages, verify_row_groups
 from .coder import LatentCoder, quantiser_steps, stored_columns
+from .comparison import compare
 from .embedded_model import weights_again
-from .pipeline import ImageEncoder
+from .image_encoder import ImageEncoder
 from .repair_row_groups import RowGroupRepairer
 from .stored_preprocessing import check_preprocessing
 
@@ -50,6 +51,7 @@ class RepairOptions:
 
     batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
     seed: int = 0  # of the noise that rate and distortion are measured with
+    check: bool = False  # whether all images given are read, and compared with those that were encoded
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def repair(
     stats: KLStats | None = None,
     options: RepairOptions | None = None,
     progress: Progress | None = None,
+    comparing: Progress | None = None,
 ) -> RepairReport:
     """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
 
@@ -77,7 +80,8 @@ def repair(
     `images`, or if what the store carries of it is damaged. Damaged tables are made anew, steps from `stats`.
     Without images, metadata and those tables are repaired that do not take them. With the batch size, machine and
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
-    those to encode.
+    those to encode, `comparing` with those read and to read if `options.check` is set: then the report names an image
+    that was changed since it was encoded, also if nothing is damaged.
     Raises `StoreError` if there is no store, it is being written or `model` is another one; what cannot be repaired
     is in the report. `UsageError` if there are images and no model; `DataError` if the images were opened with other
     preprocessing than the store's.
@@ -94,6 +98,8 @@ def repair(
     damaged = sorted({d.row_group for d in (*found, *job.inspection.damages) if d.row_group is not None})
     if damaged:
         job.repair_row_groups(damaged, options or RepairOptions(), progress)
+    if options is not None and options.check:
+        job.note_changed_images(comparing)
     after = report(job.inspection, job.damages_left(damaged)) if found else before
     return RepairReport(before, after, job.rewritten, job.notes)
 
@@ -225,6 +231,19 @@ class _Repair:
             files, note = [], str(error)
         self.rewritten += files
         self.notes += [note] if note else []
+
+    def note_changed_images(self, progress: Progress | None) -> None:
+        """Note which of the images given have other bytes than those that were encoded, if the store can tell."""
+        if self.images is None:
+            return
+        try:
+            changed = compare(self.images, Store.open(self.path), check=True, progress=progress).changed
+        except StoreError as error:  # what is damaged yet is said anyway
+            self.notes.append(f"the images given were not compared: {error}")
+            return
+        if len(changed):
+            some = f"{len(changed):,} of the images given, such as {self.images.names[changed[0]]}"
+            self.notes.append(f"{some}, have other bytes than those that were encoded; sync encodes them again")
 
     def damages_left(self, row_groups: Sequence[int]) -> list[Damage]:
         """What is wrong now; of the row groups, these alone were damaged and are read again."""

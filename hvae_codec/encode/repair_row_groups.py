@@ -23,7 +23,7 @@ from ..store.schema import CHECKSUM, WRITE_ALL, missing_records
 from ..texts.index import TextIndex
 from ..verification.inspection import Inspection
 from ..verification.verify import Latents, read_digest, read_row_group
-from .pipeline import EVALUATED, ImageEncoder, PerImage
+from .image_encoder import EVALUATED, ImageEncoder, PerImage
 from .sketch import SKETCH, sketch
 
 LIKENESS, EVIDENCE = 0.9, 16

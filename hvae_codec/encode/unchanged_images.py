@@ -12,8 +12,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.content import content_checksums
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError
+from ..progress import Progress
 from ..store.damage import UnreadableError, reading
 from ..store.schema import CHECKSUM
 from ..store.writer import StoreWriter
@@ -26,30 +28,48 @@ def committed_rows(writer: StoreWriter) -> NDArray[np.int64]:
     return images[committed[images // writer.spec.row_group_size]]
 
 
-def check_unchanged(writer: StoreWriter, source: ImageSource, rows: Iterable[int], start: int = 0) -> None:
-    """Raise `DataError` that names an image of `rows` whose bytes are not those that were encoded.
+class ChangedImageError(DataError):
+    """An image was changed while a store of it was being written, by several calls."""
 
-    `rows` are numbers of images in the unfinished store, of which those are looked at that are committed and come from
-    `source`, whose first image has the number `start`. Images that were not read yet are read. `StoreError` if the
-    checksums in the unfinished store cannot be read. A store of a version below 4 has none: nothing is raised.
+
+def check_unchanged(
+    writer: StoreWriter,
+    source: ImageSource,
+    rows: Iterable[int] | None = None,
+    start: int = 0,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Raise `ChangedImageError` that names an image of `rows` whose bytes are not those that were encoded.
+
+    `rows` are numbers of images in the unfinished store (default: this worker's), of which those are looked at that are
+    committed and come from `source`, whose first image has the number `start`. For `check` and `progress` see
+    `content_checksums`. `StoreError` if the checksums in the unfinished store cannot be read. A store of a version
+    below 4 has none: nothing is raised.
     """
     if not writer.spec.has_records:
         return
-    wanted = np.intersect1d(np.fromiter(rows, np.int64), committed_rows(writer))
+    wanted = committed_rows(writer)
+    if rows is None:
+        wanted = wanted[wanted // writer.spec.row_group_size % writer.worker.count == writer.worker.number]
+    else:
+        wanted = np.intersect1d(np.fromiter(rows, np.int64), wanted)
     wanted = wanted[(wanted >= start) & (wanted < start + len(source))]
     stored = _stored_checksums(writer, wanted)
-    changed = (wanted - start)[stored != source.checksums(wanted - start)]
+    found = content_checksums(source, wanted - start, check=check, progress=progress)
+    changed = (wanted - start)[stored != found]
     if len(changed):
         more = f" and {len(changed) - 1:,} others were" if len(changed) > 1 else " was"
-        raise DataError(
+        raise ChangedImageError(
             f"{source.names[changed[0]]}{more} changed since an encode that did not finish stored the image; put back "
-            f"what it was, or remove {writer.unfinished} and encode again"
+            f"what it was, or begin anew: remove {writer.unfinished}, or encode with --overwrite"
         )
 
 
 def _stored_checksums(writer: StoreWriter, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Checksums in the unfinished store, int64 [len(rows)], read row group by row group."""
-    array, found = writer.array(CHECKSUM), np.empty(len(rows), np.int64)
+    array, found = writer.row_group_writer.array(CHECKSUM), np.empty(len(rows), np.int64)
     of = rows // writer.spec.row_group_size
     for row_group in np.unique(of).tolist():
         images = writer.rows(row_group)

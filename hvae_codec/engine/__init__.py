@@ -7,5 +7,6 @@ outcomes.py         what became of an item, and which errors are the item's alon
 local_processes.py  an executor of processes that die alone: `worker_process.py` is one from outside,
                     `worker_main.py` from inside, `frames.py` between them
 dask_cluster.py     an executor on Dask; `handshake.py` asks its workers who they are
+given.py            the engine of a function whose caller may give one, an executor, or neither
 where.py            `--on` in words, and the engine that it means
 """

@@ -126,15 +126,20 @@ class BucketLocation:
         with translated(str(path)):
             obstore.put(self.bucket.client, path.key, content)
 
-    def create(self, content: bytes) -> bool:
-        """Write the object unless it is there; whether it was not. Of several processes, one succeeds."""
+    def create(self, key: str, content: bytes) -> bool:
+        """Write the object `key` below this unless it is there; whether it was not. Of several processes, one succeeds.
+
+        It survives a power cut when this returns.
+        """
         import obstore
 
+        path = self / key
         try:
-            with translated(str(self)):
-                obstore.put(self.bucket.client, self.key, content, mode="create", use_multipart=False)
+            with translated(str(path)):
+                obstore.put(self.bucket.client, path.key, content, mode="create", use_multipart=False)
         except FileExistsError:
             return False
+        self.bucket.prefetched.pop(path.key, None)
         return True
 
     def copy_from(self, source: Path | BucketLocation, key: str) -> None:

@@ -33,6 +33,39 @@ def write_atomically(
         partial.write_bytes(data)
 
 
+def create_atomically(path: Path, data: bytes, *, root: Path) -> bool:
+    """Write a file unless it is there, whole at any moment; whether it was not. Of several processes, one succeeds.
+
+    Missing folders below `root` are created, and those between it and the file are synced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        sync(partial)
+        if not _take_free_name(partial, path):
+            return False
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folders(path.parent, root)
+    return True
+
+
+def _take_free_name(partial: Path, path: Path) -> bool:
+    """Give the file `partial` the name `path` if nothing has it; whether it has it now."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links here: two processes at the very same moment may both succeed
+        if path.exists():
+            return False
+        partial.replace(path)
+    return True
+
+
 @contextmanager
 def replaced_atomically(
     path: Path, *, root: Path | None = None, unique: bool = False, name_first: bool = False

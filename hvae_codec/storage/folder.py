@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from .files import link_or_copy, write_atomically
+from .files import create_atomically, link_or_copy, write_atomically
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -45,9 +45,29 @@ class FolderLocation(_Path):
 
     def write(self, key: str, content: bytes) -> None:
         """Write the file `key` below this, at once whole; it survives a power cut when this returns."""
-        path, array = self / key, self / key.partition("/")[0]
-        root = array if array.is_dir() else self  # what is above a folder that was there is synced
-        write_atomically(path, content, root=root, unique=True, name_first=not path.exists())
+        path = self / key
+        write_atomically(path, content, root=self._root_of(key), unique=True, name_first=not path.exists())
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write the file `key` below this unless it is there; whether it was not. Of several processes, one succeeds.
+
+        It survives a power cut when this returns.
+        """
+        return create_atomically(self / key, content, root=self._root_of(key))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove the files `keys` below this, those that are there."""
+        for key in keys:
+            (self / key).unlink(missing_ok=True)
+
+    def _root_of(self, key: str) -> Path:
+        """The lowest folder of a file that was there for long: what is above it is synced.
+
+        Raises `FileNotFoundError` if this folder is gone: who comes too late must not make it anew.
+        """
+        self.stat()
+        array = self / key.partition("/")[0]
+        return array if array.is_dir() else self
 
     def copy_from(self, source: _Readable, key: str) -> None:
         """Write what `source` has as the file `key` below this; a file on this machine is linked, and not synced."""
@@ -59,7 +79,7 @@ class FolderLocation(_Path):
     def remove_partial_files(self) -> None:
         """Remove what killed writers have left below this."""
         for leftover in self.rglob("*.partial"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
     def drop_from_cache(self, key: str) -> None:
         """Make the system read the file `key` from the disk next time, if it can be asked to."""

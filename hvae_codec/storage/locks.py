@@ -5,36 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _POLL = 0.01  # seconds between two looks at a lock that is waited for
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what some network file systems answer
-
-
-class TakenError(Exception):
-    """Another process has the lock of this name."""
-
-
-@contextlib.contextmanager
-def exclusive_lock(folder: Path, name: str, conflicts: Callable[[str], bool]) -> Iterator[None]:
-    """Held: the lock `name` in `folder`, which excludes those of names that conflict with it.
-
-    Raises `TakenError` if another process has it or one of these, `OSError` if nothing can be written in `folder`.
-    """
-    own = ProcessLock(folder / name)
-    if not own.acquire():
-        raise TakenError(name)
-    try:
-        for other in [file for file in folder.iterdir() if file.name != name and conflicts(file.name)]:
-            if ProcessLock(other).is_taken():
-                raise TakenError(other.name)
-        yield
-    finally:
-        own.remove()
-        remove_empty(folder)
 
 
 @contextlib.contextmanager

@@ -13,19 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
-
-import numpy as np
-import zarr
 
 from ..errors import StoreError
 from ..storage.bucket import BucketLocation
 from ..storage.location import UNFINISHED, Location, each
 from .create import objects_of
-from .schema import WRITE_ALL
+from .metadata import fingerprint_in
 from .spec import StoreSpec
 from .workers import Worker
-from .writer import StoreWriter, check_name, fingerprint_in
+from .writer import StoreWriter, check_name
 
 PUBLISHED = "zarr.json"
 
@@ -57,7 +53,7 @@ class BucketStoreWriter(StoreWriter):
                 started = next(iter((path / "committed/c").files()), None) is not None
                 writer.check_replaceable(started, is_foreign=found is None)
                 _remove(path, UNFINISHED)
-            (path / UNFINISHED).create(document)
+            path.create(UNFINISHED, document)
         _write_missing(path, objects)
         metadata = {(path / key).key: content for key, content in objects.items() if key.endswith("zarr.json")}
         path.bucket.prefetched.update(metadata)  # read again and again with each row group
@@ -89,18 +85,18 @@ class BucketStoreWriter(StoreWriter):
         return self.path
 
     @staticmethod
-    def locked(path: BucketLocation, worker: Worker) -> AbstractContextManager[None]:
+    def locked(path: BucketLocation) -> AbstractContextManager[None]:
         """Nothing: there are no locks."""
         return nullcontext()
+
+    @staticmethod
+    def check_unlocked(path: BucketLocation) -> None:
+        """Nothing: there are no locks."""
 
     @staticmethod
     def finish_swap(path: BucketLocation) -> bool:
         """Nothing to do: no store takes the name of another."""
         return False
-
-    def array(self, name: str) -> zarr.Array:  # noqa: D102
-        array = zarr.open_array(self.path.zarr_location(read_only=False) / name, mode="r+", zarr_format=3)
-        return cast(zarr.Array, array.with_config(WRITE_ALL))
 
     def pending(self) -> list[int]:  # noqa: D102
         committed = {key for key, _ in (self.path / "committed/c").files()}
@@ -123,23 +119,11 @@ class BucketStoreWriter(StoreWriter):
             raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
         return True
 
-    def write(
-        self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
-    ) -> None:
-        """See `StoreWriter`; `StoreError` also if another encode has started over meanwhile."""
-        self._check_ours()
-        super().write(row_group, stored, per_image)
-
     def _check_ours(self) -> None:
         if all(fingerprint_in(self.path / name) != self.fingerprint for name in (UNFINISHED, PUBLISHED)):
             raise StoreError(f"{self.path} was removed or replaced while it was written; encode it again")
 
-    def _write_object(self, key: str, content: bytes) -> None:
-        if key.startswith("committed/"):
-            self._check_ours()  # whatever another encode was doing meanwhile, no digest vouches for it
-        super()._write_object(key, content)
-
-    def _copy(self, source: Location, keys: Sequence[str]) -> None:
+    def _copy(self, source: Location, keys: Mapping[str, str]) -> None:
         self._check_ours()
         super()._copy(source, keys)
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import zarr
 
@@ -25,12 +24,12 @@ from ..errors import StoreError, UsageError
 from ..storage.files import sync, sync_tree
 from ..storage.folder import FolderLocation
 from ..storage.swap import FolderSwap
-from .arrays import marked_digest
 from .create import fill_group
-from .schema import WRITE_ALL
+from .locks import check_unlocked, lock_folder, publish_lock, remove_locks, write_lock
+from .metadata import fingerprint_in
 from .spec import StoreSpec
-from .workers import Worker, lock_folder, publish_lock, remove_locks, write_lock
-from .writer import StoreWriter, check_name, fingerprint_in
+from .workers import Worker
+from .writer import StoreWriter, check_name
 
 OUR_ENTRIES = re.compile(
     r"(z|step|dimension)\d+|name|label|split|file_bytes|checksum|committed|model|rate|distortion|sketch"
@@ -53,12 +52,13 @@ class FolderStoreWriter(StoreWriter):
         writer = cls(FolderLocation(path), spec, overwrite, worker or Worker())
         writer.finish_swap(writer.path)
         writer.check_target(writer.path, overwrite)
-        while (found := fingerprint_at(writer.unfinished)) != writer.fingerprint:
+        while fingerprint_at(writer.unfinished) != writer.fingerprint:
             if os.path.lexists(writer.unfinished):
+                if (found := fingerprint_at(writer.unfinished)) == writer.fingerprint:
+                    break  # another worker has created it between the two looks
                 writer.check_replaceable(found is not None and any(writer.unfinished.glob("committed/c/*")))
             _remove_unfinished(writer.unfinished)
             _create(writer)
-        _sweep(writer)
         return writer
 
     @staticmethod
@@ -83,8 +83,12 @@ class FolderStoreWriter(StoreWriter):
         return FolderLocation(_swap(path).partial / "zarr.json")
 
     @staticmethod
-    def locked(path: Path, worker: Worker) -> AbstractContextManager[None]:  # noqa: D102
-        return write_lock(path, worker)
+    def locked(path: Path) -> AbstractContextManager[None]:  # noqa: D102
+        return write_lock(path)
+
+    @staticmethod
+    def check_unlocked(path: Path) -> None:  # noqa: D102
+        check_unlocked(path)
 
     @staticmethod
     def finish_swap(path: Path) -> bool:  # noqa: D102
@@ -97,10 +101,6 @@ class FolderStoreWriter(StoreWriter):
     def unfinished(self) -> FolderLocation:  # noqa: D102
         return FolderLocation(_swap(self.path).partial)
 
-    def array(self, name: str) -> zarr.Array:  # noqa: D102
-        array = zarr.open_array(self.unfinished / name, mode="r+", zarr_format=3)
-        return cast(zarr.Array, array.with_config(WRITE_ALL))
-
     def own_pending(self) -> list[int]:
         """Row groups of this worker that are not yet committed."""
         return list(self._uncommitted(range(self.worker.number, self.row_groups, self.worker.count)))
@@ -109,10 +109,8 @@ class FolderStoreWriter(StoreWriter):
         return list(self._uncommitted(range(self.row_groups)))
 
     def _uncommitted(self, row_groups: range) -> Iterator[int]:
-        markers = self.unfinished / "committed" / "c"
-        if fingerprint_at(self.unfinished) != self.fingerprint:
-            raise StoreError(f"{self.unfinished} was removed or replaced while it was written; run encode again")
-        return (row_group for row_group in row_groups if not _digest_in(markers / str(row_group)))
+        self.row_group_writer.check_ours()
+        return (row_group for row_group in row_groups if not self.row_group_writer.digest(row_group))
 
     def finish(self) -> bool:
         """Rename the store if the row groups of all workers are written; whether it has its name now."""
@@ -122,6 +120,7 @@ class FolderStoreWriter(StoreWriter):
             if next(self._uncommitted(range(self.row_groups)), None) is not None:
                 return False
             self.check_target(self.path, self.overwrite)
+            self.unfinished.remove_partial_files()  # of killed writers
             sync(self.unfinished)
             _swap(self.path).take_name()
         for leftover in _creations(self.path):
@@ -131,7 +130,9 @@ class FolderStoreWriter(StoreWriter):
         return True
 
     def _discard(self) -> None:
-        _remove_unfinished(self.unfinished)
+        doomed = self.path.with_name(_creation_name(self.path))
+        self.unfinished.rename(doomed)  # first: whoever still writes finds nothing to add to
+        _remove_unfinished(doomed)
 
     def _sync(self, keys: Sequence[str]) -> None:
         files = [self.unfinished / key for key in keys]
@@ -148,7 +149,7 @@ def check_no_link(path: Path) -> None:
 
 def _create(writer: FolderStoreWriter) -> None:
     """Create the unfinished store, unless another worker is faster: whole, under a name of its own, then renamed."""
-    own = writer.path.with_name(f"{writer.path.name}.{uuid.uuid4().hex}.creating")
+    own = writer.path.with_name(_creation_name(writer.path))
     own.mkdir(parents=True)
     try:
         fill_group(zarr.open_group(own, mode="w-", zarr_format=3), writer.spec)
@@ -163,8 +164,12 @@ def _create(writer: FolderStoreWriter) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def _creation_name(path: Path) -> str:
+    return f"{path.name}.{uuid.uuid4().hex}.creating"
+
+
 def _creations(path: Path) -> list[Path]:
-    """What workers killed while they created the store of `path` have left."""
+    """What workers killed while they created or discarded the store of `path` have left."""
     pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}\.creating")
     return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
 
@@ -187,23 +192,3 @@ def _remove_unfinished(folder: Path) -> None:
         raise StoreError(f"{folder} is in the way and is no store of this package; move it and run encode again")
     (folder / "zarr.json").unlink(missing_ok=True)  # first: what a kill leaves must not be taken for a store
     shutil.rmtree(folder)
-
-
-def _sweep(writer: FolderStoreWriter) -> None:
-    """Remove what a killed encode has left besides committed row groups, of this worker's alone."""
-    partial, pending = writer.unfinished, set(map(str, writer.own_pending()))
-    for name in (*(f"z{r}" for r in writer.spec.resolutions), *writer.spec.of_row_groups, "committed"):
-        objects = partial / name / "c"
-        for entry in objects.iterdir() if objects.is_dir() else ():
-            if entry.name.partition(".")[0] in pending:  # "7", or "7.0123abc.partial"
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-    if writer.worker.count == 1:
-        partial.remove_partial_files()
-
-
-def _digest_in(marker: Path) -> int:
-    """The digest of a row group; 0 if it was not committed."""
-    try:
-        return marked_digest(marker.read_bytes())
-    except FileNotFoundError:
-        return 0

@@ -9,9 +9,11 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from ..errors import HvaeCodecError, StoreError
+from ..storage.location import Location
 from .quantiser import Codec, codec_from_dict
 
 ATTRIBUTE = "hvae_codec"
@@ -221,3 +223,11 @@ def fingerprint_of(document: bytes) -> str | None:
     """The fingerprint in a group's file, finished or not; None if it is not one of a store."""
     found = (attribute_of(document) or {}).get("fingerprint")
     return found if isinstance(found, str) else None
+
+
+def fingerprint_in(document: Location | Path) -> str | None:
+    """The fingerprint in a store's `zarr.json` or `unfinished.json`; None if it is not there or of somebody else."""
+    try:
+        return fingerprint_of(document.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None

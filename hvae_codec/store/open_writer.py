@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..storage.bucket import BucketLocation
 from ..storage.folder import FolderLocation
 from ..storage.location import Location, LocationLike, location_of
 from .bucket_writer import BucketStoreWriter
 from .folder_writer import FolderStoreWriter
+from .metadata import fingerprint_in
 from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
-from .writer import StoreWriter, fingerprint_in
+from .writer import StoreWriter
 
 _WRITERS: dict[type[Location], type[StoreWriter]] = {
     FolderLocation: FolderStoreWriter,
@@ -47,15 +48,18 @@ def unfinished_fingerprint(location: Location) -> str | None:
 
 
 def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:
-    """Held while `worker` writes to the store at `location`; in a bucket there are no locks."""
-    return writer_class(location).locked(location, worker)
+    """Held while a worker that is alone writes the store at `location`; `StoreError` if another process has it.
+
+    One of several has no lock: they write row groups of their own, and each of these is committed once.
+    """
+    if worker.count == 1:
+        return writer_class(location).locked(location)
+    writer_class(location).check_unlocked(location)
+    return nullcontext()
 
 
 @contextmanager
 def open_writer(location: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> Iterator[StoreWriter]:
-    """The store of `spec` at `location`, new or as far as it was written before; raises like `create_or_resume`.
-
-    In a folder, no other process may write row groups of `worker` meanwhile.
-    """
+    """The store of `spec` at `location`, new or as far as it was written before; raises like `create_or_resume`."""
     with locked(location, worker):
         yield writer_class(location).create_or_resume(location, spec, overwrite, worker)

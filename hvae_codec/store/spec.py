@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from ..errors import StoreError
 from ..texts.classes import ClassTexts
 from ..texts.sequence import Texts, blocks_of
 from .columns import Columns
+from .layout import StoreLayout
 from .metadata import RECORDS_VERSION, ImageRecord, ModelRecord, SourceRecord, StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups
-from .schema import CHECKSUM, NO_TEXT, TABLE_CHUNK, ArraySchema, store_schema
+from .schema import NO_TEXT, TABLE_CHUNK, ArraySchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +66,34 @@ class StoreSpec:
         """Whether each image's split, the bytes of its file and their checksum are kept."""
         return self.splits is not None
 
+    @cached_property
+    def layout(self) -> StoreLayout:
+        """What its row groups depend on."""
+        return StoreLayout(
+            columns=self.columns,
+            codec=self.codec,
+            images=len(self.names),
+            row_group_size=self.row_group_size,
+            chunk_bytes=self.chunk_bytes,
+            per_image=self.per_image,
+            weights=len(self.weights),
+            has_records=self.has_records,
+        )
+
     @property
     def of_row_groups(self) -> tuple[str, ...]:
-        """Per-image arrays that are written with each row group: `per_image`, and the checksums if there are some."""
-        return (*self.per_image, CHECKSUM) if self.has_records else self.per_image
+        """Per-image arrays that are written with each row group."""
+        return self.layout.of_row_groups
 
     @property
     def row_groups(self) -> RowGroups:
         """Which images are in which row group."""
-        return RowGroups(len(self.names), self.row_group_size)
+        return self.layout.row_groups
 
     @property
     def schema(self) -> dict[str, ArraySchema]:
         """The arrays of the store by name."""
-        return store_schema(
-            self.columns,
-            self.codec,
-            self.row_groups,
-            self.chunk_bytes,
-            self.per_image,
-            len(self.weights),
-            has_records=self.has_records,
-        )
+        return self.layout.schema
 
     def metadata(self, arrays: Mapping[str, int]) -> StoreMetadata:
         """What the store says of itself; `arrays` are the checksums of its arrays' metadata."""

@@ -1,8 +1,6 @@
-"""What an unfinished store is, wherever it is: row groups, each checked, written whole, and committed by its digest.
+"""A store from its creation to its name, wherever it is; see `row_group_writer` for what is written in between.
 
-    write(r, stored) ── check ── z1, z4, ... ── synced ── committed ── synced
-
-A row group's objects are synced before its digest is written, so a digest in `committed` vouches for the row group.
+create_or_resume ──> unfinished store ── write(r) for r in own_pending() ──> finish ──> PATH
 """
 
 from __future__ import annotations
@@ -12,26 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import zarr
 
 from ..errors import StoreError
 from ..storage.location import Location, each
-from .arrays import (
-    chunk_length,
-    marked_digest,
-    marker_object,
-    row_group_digest,
-    shard_key,
-    shard_object,
-    unstorable,
-    vector_object,
-)
-from .metadata import fingerprint_of
-from .schema import CHECKSUM, missing_records
+from .arrays import marked_digest, shard_key
+from .row_group_writer import RowGroupWriter
 from .spec import StoreSpec, spec_fingerprint
 from .workers import Worker
 
@@ -79,77 +65,57 @@ class StoreWriter(ABC):
         """Row groups of this worker that are not yet committed."""
         return [row_group for row_group in self.pending() if self.worker.owns(row_group)]
 
+    @cached_property
+    def row_group_writer(self) -> RowGroupWriter:
+        """What writes its row groups, also in other processes."""
+        return RowGroupWriter(self.unfinished, self.unfinished_file(self.path), self.fingerprint, self.spec.layout)
+
     def write(
         self, row_group: int, stored: Mapping[int, np.ndarray], per_image: Mapping[str, np.ndarray] | None = None
-    ) -> None:
-        """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
-
-        `per_image` are the numbers [rows] of the arrays that the specification says are `of_row_groups`, by name.
-        Raises `StoreError` if shapes or types are not the store's, or a number is NaN, infinite or out of range.
-        An `OSError` (a full disk) or `UnreachableError` leaves the row group uncommitted: the same encode can continue
-        later.
-        """
+    ) -> bool:
+        """Write and commit a whole row group, see `RowGroupWriter.write`."""
         rows = self.rows(row_group)
-        self._check(rows, stored)
-        self.write_per_image(row_group, per_image or {})
-        each(self.unfinished, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
-        digest = row_group_digest([stored[resolution] for resolution in self.spec.resolutions])
-        self._write_object(f"committed/c/{row_group}", marker_object(digest))
-
-    def _write_shard(self, resolution: int, row_group: int, numbers: np.ndarray) -> None:
-        """Write a row group's numbers in the array of one resolution, synced when this returns."""
-        rows, name = self.rows(row_group), f"z{resolution}"
-        key = f"{name}/{shard_key(row_group, self.spec.columns.item(resolution))}"
-        if len(numbers) < self.spec.row_group_size:  # zarr knows what a shard has beyond the last image
-            self.array(name)[rows.start : rows.stop] = numbers
-            self._sync([key])
-        else:
-            chunk = chunk_length(self.spec.row_group_size, self.spec.chunk_bytes, numbers[0].nbytes)
-            self._write_object(key, shard_object(numbers, chunk))
+        return self.row_group_writer.write(row_group, stored, per_image, self.spec.names[rows.start : rows.stop])
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:
         """Write a row group's part of the per-image arrays; `write` does, before it commits the row group."""
-        expected = sorted(self.spec.of_row_groups)
-        if sorted(per_image) != expected:
-            raise StoreError(f"per-image numbers are {sorted(per_image)}; the store's are {expected}")
-        rows = self.rows(row_group)
-        for name, values in per_image.items():
-            self._check_per_image(name, values, rows)
-            schema = self.spec.schema[name]
-            numbers = values.astype(schema.dtype)
-            self._write_object(f"{name}/c/{row_group}", vector_object(numbers, schema.chunks[0], schema.fill_value))
+        self.row_group_writer.write_per_image(row_group, per_image)
 
-    def take_over(self, source: Location, row_groups: Sequence[int], check_source: Callable[[], None]) -> None:
-        """Commit row groups by their objects in the finished store at `source`, but for per-image arrays.
+    def take_over(self, source: Location, row_groups: Mapping[int, int], check_source: Callable[[], None]) -> None:
+        """Commit row groups, by their number here and there, with their objects in the finished store at `source`.
 
-        That must have the same images there, columns and codec. `check_source` is called before the row groups are
-        committed, to raise if the source was replaced while it was copied. Raises `StoreError` if an object is
-        missing, a digest damaged, or another one after the copy than before. Latents are not read: the digests vouch
-        for them here as they do there.
+        That must have the same images there, columns and codec; per-image arrays are not taken. `check_source` is
+        called before the row groups are committed, to raise if the source was replaced while it was copied. Raises
+        `StoreError` if an object is missing, a digest damaged, or another one after the copy than before. Latents are
+        not read: the digests vouch for them here as they do there.
         """
-        shards = [
-            f"z{resolution}/{shard_key(row_group, self.spec.columns.item(resolution))}"
-            for resolution in self.spec.resolutions
-            for row_group in row_groups
-        ]
-        markers = [f"committed/c/{row_group}" for row_group in row_groups]
+        items = [(f"z{resolution}", self.spec.columns.item(resolution)) for resolution in self.spec.resolutions]
+        shards = {
+            f"{name}/{shard_key(new, item)}": f"{name}/{shard_key(old, item)}"
+            for name, item in items
+            for new, old in row_groups.items()
+        }
 
         def digests() -> list[bytes]:
-            return each(source, lambda key: _read_marker(source / key), markers)
+            return each(source, lambda old: _read_marker(source / f"committed/c/{old}"), row_groups.values())
 
         before = digests()
         self._copy(source, shards)
         check_source()
         if digests() != before:  # a repair may have replaced some of these shards before they were copied, others after
-            raise StoreError(f"{source} was repaired while it was copied; run append again")
-        written = zip(markers, before, strict=True)
-        each(self.unfinished, lambda marker: self._write_object(*marker), written)
+            raise StoreError(f"{source} was repaired while it was copied; run the command again")
+        written = zip(row_groups, map(marked_digest, before), strict=True)
+        each(self.unfinished, lambda row_group: self.row_group_writer.commit(*row_group), written)
 
-    def _copy(self, source: Location, keys: Sequence[str]) -> None:
-        """Copy the objects `keys` of the store at `source`, synced when this returns."""
-        far = self.unfinished if source.folder else source
-        each(far, lambda key: _or_missing(source / key, lambda: self.unfinished.copy_from(source / key, key)), keys)
-        self._sync(keys)
+    def _copy(self, source: Location, keys: Mapping[str, str]) -> None:
+        """Copy objects, by their key here and in the store at `source`, synced when this returns."""
+
+        def copy(pair: tuple[str, str]) -> None:
+            key, original = pair
+            _or_missing(source / original, lambda: self.unfinished.copy_from(source / original, key))
+
+        each(self.unfinished if source.folder else source, copy, keys.items())
+        self._sync([*keys])
 
     def publish(self) -> None:
         """Give the finished store its name; `StoreError` if row groups are missing or `path` was taken."""
@@ -167,9 +133,10 @@ class StoreWriter(ABC):
                 self._discard()
             raise
 
-    def _write_object(self, key: str, content: bytes) -> None:
-        """Write the object `key` of the store, at once whole and synced when this returns."""
-        self.unfinished.write(key, content)
+    def anew(self) -> Self:
+        """Remove what was written of the unfinished store, and begin it again."""
+        self._discard()
+        return self.create_or_resume(self.path, self.spec, self.overwrite, self.worker)
 
     # What differs between a folder and a bucket; `path` is the location of the finished store.
 
@@ -203,17 +170,18 @@ class StoreWriter(ABC):
 
     @staticmethod
     @abstractmethod
-    def locked(path: Any, worker: Worker) -> AbstractContextManager[None]:
-        """Held while `worker` writes to the store at `path`."""
+    def locked(path: Any) -> AbstractContextManager[None]:
+        """Held while a process writes all that is missing of the store at `path`; `StoreError` if another one does."""
+
+    @staticmethod
+    @abstractmethod
+    def check_unlocked(path: Any) -> None:
+        """Raise `StoreError` if another process writes all that is missing of the store at `path`."""
 
     @staticmethod
     @abstractmethod
     def finish_swap(path: Any) -> bool:
         """Repair what a kill has left while one store replaced another; whether the new one has the name `path` now."""
-
-    @abstractmethod
-    def array(self, name: str) -> zarr.Array:
-        """An array of the unfinished store, to be written to."""
 
     @abstractmethod
     def pending(self) -> list[int]:
@@ -232,7 +200,7 @@ class StoreWriter(ABC):
 
     @abstractmethod
     def _sync(self, keys: Sequence[str]) -> None:
-        """Return when the objects `keys`, which zarr wrote or which were copied, survive a power cut."""
+        """Return when the objects `keys`, which were copied, survive a power cut."""
 
     def check_replaceable(self, is_started: bool, is_foreign: bool = False) -> None:
         """Raise `StoreError` if an unfinished store of something else is not to be replaced by this one."""
@@ -245,32 +213,6 @@ class StoreWriter(ABC):
         raise StoreError(
             f"{self.unfinished} is an unfinished store of other images, another model or other settings; {remedy}"
         )
-
-    def _check_per_image(self, name: str, values: np.ndarray, rows: range) -> None:
-        if values.shape != (len(rows),):
-            raise StoreError(f"{name} has shape {values.shape}; it must be one number per image, {len(rows)}")
-        if name == CHECKSUM and (values.dtype.kind not in "iu" or missing_records(name, values).any()):
-            raise StoreError(f"checksums are {values.dtype}, {values.min()} to {values.max()}; give CRC-32, uint32")
-        if np.isnan(values).any():
-            raise StoreError(f"{name} of image {rows[int(np.isnan(values).argmax())]} is not a number; check the image")
-
-    def _check(self, rows: range, stored: Mapping[int, np.ndarray]) -> None:
-        if sorted(stored) != list(self.spec.resolutions):
-            raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.spec.resolutions}")
-        for resolution, numbers in stored.items():
-            shape = (len(rows), *self.spec.columns.item(resolution))
-            if numbers.shape != shape or numbers.dtype != self.spec.codec.dtype:
-                raise StoreError(
-                    f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; "
-                    f"they must be {self.spec.codec.dtype} {shape}"
-                )
-            wrong = np.flatnonzero(unstorable(numbers))
-            if len(wrong):
-                image = rows[int(wrong[0])]
-                raise StoreError(
-                    f"image {image} ({self.spec.names[image]}) has a latent at resolution {resolution} that is not a "
-                    "number or out of range; check the image and the model"
-                )
 
 
 def _read_marker(marker: Location) -> bytes:
@@ -287,11 +229,3 @@ def _or_missing(source: Location, read: Callable[[], T]) -> T:
         return read()
     except FileNotFoundError:
         raise StoreError(f"{source} is missing from the store; repair the store first") from None
-
-
-def fingerprint_in(document: Location | Path) -> str | None:
-    """The fingerprint in a store's `zarr.json` or `unfinished.json`; None if it is not there or of somebody else."""
-    try:
-        return fingerprint_of(document.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,8 @@ from .metrics import StepMetrics, packed
 from .optimizer import FlatOptimizer
 from .recorded_step import is_recorded, make_step
 from .run_files import RunFiles
-from .run_folder import Origin, RunLock, check_begun_with, check_origin, start_run
+from .run_folder import RunLock, origin_of_run, start_run
+from .seen_images import SeenImages
 from .state import STATES, TrainState, load_state
 from .update import make_network
 from .validation import validate
@@ -57,6 +57,7 @@ class TrainOptions:
     workers: int | None = None  # threads that read images; None: this process's share of the cores, 8 at most
     tensorboard: bool = False  # whether to write TensorBoard events
     other_data: bool = False  # whether a run may continue on other images than it was begun with
+    check: bool = False  # whether all images that it has seen are read when it continues, whatever times of files say
     device: str = "cpu"  # where to train, for one process alone
     graph: GraphMode = "auto"  # whether a step is recorded as a CUDA graph, several times as fast; auto: on one GPU
     deterministic: bool = False  # whether a GPU computes the same numbers each time: runs continue to the last bit
@@ -101,15 +102,16 @@ def train(
 ) -> TrainResult:
     """Train `config`, as `start_run` gave it, on `training` in the folder `run`, from its newest state if it has one.
 
-    `on_read` is called with the images read into memory before the first step, `on_start` with the steps taken before
-    this call once the run is there, `on_step` after every step, `on_warning` with a sentence about what is wrong but no
+    `on_read` is called with the images read before the first step, and those to read: into memory, or, when a run
+    continues, to compare them with what it has seen. `on_start` is called with the steps taken before this call once
+    the run is there, `on_step` after every step, `on_warning` with a sentence about what is wrong but no
     reason to stop (default: the log). Ctrl-C, SIGTERM or SIGHUP saves after the step at hand and raises
     `KeyboardInterrupt` with the signal's number. The weights for use, `model.safetensors`, are the moving average.
     `processes` are those of `init_distributed`; each must call this with the same arguments, and only the first writes.
     A run without a state begins with the weights `initial`, if given, instead of random ones. Raises `DataError` naming
-    an image that cannot be read, or if the run was begun on other images or with other preprocessing; `TrainingError`
-    if training diverged, or a step does not fit into the GPU's memory; `ModelError` if no state can be read, or another
-    process trains this run.
+    an image that cannot be read or was edited, or if the run was begun on other images or with other preprocessing;
+    `TrainingError` if training diverged, or a step does not fit into the GPU's memory; `ModelError` if no state can be
+    read, or another process trains this run.
     """
     opened = is_opened(training), is_opened(validation)
     options, training, validation = options or TrainOptions(), as_source(training), as_source(validation)
@@ -119,11 +121,15 @@ def train(
     lock = RunLock(run)
     processes.run_on_main(lock.acquire)
     try:
-        compared = [*itertools.compress((training, validation), opened)]
-        origin = processes.run_on_main(partial(_origin, run, options, training, validation, compared))
+        origin_of = partial(origin_of_run, run, training, validation, opened=opened)
+        origin = processes.run_on_main(partial(origin_of, seed=options.seed, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
         begun = state.step
-        files = RunFiles(run, state, config, origin, on_warning, options.latest)
+        seen = SeenImages(run, training, validation)
+        compare = partial(seen.check, other_data=options.other_data, check=options.check, progress=on_read)
+        if 0 < begun < config.train.steps:
+            processes.run_on_main(compare)
+        files = RunFiles(run, state, config, origin, on_warning, options.latest, seen)
         loop = _Loop(config, options, state, processes, validation, files, on_warning)
         if begun < config.train.steps:
             with same_algorithms(options.deterministic):
@@ -136,17 +142,6 @@ def train(
             lock.release()
     skipped, taken = int(state.optimizer.skipped), state.step - begun
     return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
-
-
-def _origin(
-    run: Path, options: TrainOptions, training: ImageSource, validation: ImageSource, compared: Sequence[ImageSource]
-) -> Origin:
-    """Describe what `run` is made from; raises `DataError` if it was begun otherwise, as `train` says."""
-    for images in compared:
-        check_begun_with(run, images)
-    origin = Origin.of(options.seed, training, validation)
-    unskipped = Origin.before_skipping(options.seed, training, validation)
-    return check_origin(run, origin, other_data=options.other_data, unskipped=unskipped)
 
 
 def _check_processes(

@@ -25,6 +25,7 @@ from ..storage.files import write_atomically
 from .events import TensorBoardLogger
 from .metrics import SCALARS, StepMetrics
 from .run_folder import Origin, save_run
+from .seen_images import SeenImages
 from .state import TrainState, has_state, save_state
 
 METRICS_FILE = "metrics.csv"
@@ -37,7 +38,8 @@ class RunFiles:
     """The files of `run` at the step of `state`, which are written by the first process alone.
 
     `config` and `origin` are what its steps are made from; `on_warning` is told what cannot be written and is no reason
-    to stop; `latest` is a pointer to be moved to the run, such as `runs/latest`.
+    to stop; `latest` is a pointer to be moved to the run, such as `runs/latest`;
+    `seen` are its images, which are written down.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class RunFiles:
         origin: Origin,
         on_warning: Callable[[str], None],
         latest: Path | None = None,
+        seen: SeenImages | None = None,
     ) -> None:
-        self.run, self._state, self._config, self._origin = run, state, config, origin
+        self.run, self._state, self._config, self._origin, self._seen = run, state, config, origin, seen
         self._on_warning, self._latest = on_warning, latest
         self._validation = run / VALIDATION_FILE
         self._opened = ExitStack()
@@ -115,6 +118,8 @@ class RunFiles:
         """Write averaged weights, configuration, then the state; the newest `keep_states` stay."""
         save_weights(self.run / WEIGHTS_FILE, self._average())
         save_run(self.run, self._config, self._origin)
+        if self._seen is not None:
+            self._seen.save()
         save_state(self.run, self._state, keep_states)
         self._point_latest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shlex
 from collections.abc import Collection, Mapping
@@ -239,6 +240,26 @@ def check_begun_with(run: Path, images: ImageSource) -> None:
     begun = begun_preprocessing(run)
     if begun is not None:
         begun.check_same(images.preprocessing, f"{run} was begun with")
+
+
+def origin_of_run(
+    run: Path,
+    training: ImageSource,
+    validation: ImageSource,
+    *,
+    seed: int,
+    other_data: bool,
+    opened: tuple[bool, bool] = (True, True),
+) -> Origin:
+    """Return what `run` is made from, if it is trained on these images.
+
+    `opened`: whether each of the two was opened, so that something may be done to it; an array in memory is as it is.
+    Raises `DataError` as `check_begun_with` and `check_origin` do.
+    """
+    for images in itertools.compress((training, validation), opened):
+        check_begun_with(run, images)
+    unskipped = Origin.before_skipping(seed, training, validation)
+    return check_origin(run, Origin.of(seed, training, validation), other_data=other_data, unskipped=unskipped)
 
 
 def check_origin(run: Path, origin: Origin, *, other_data: bool, unskipped: Origin | None = None) -> Origin:

@@ -21,7 +21,7 @@ from ..storage.location import Location, LocationLike
 from ..store.arrays import row_group_digest, shard_key, unstorable
 from ..store.damage import Damage, UnreadableError, reading
 from ..store.reader import Store, Stored, open_damaged
-from ..store.writer import StoreWriter
+from ..store.row_group_writer import RowGroupWriter
 from .inspection import Inspection
 
 NAMED = 3  # images of a damage that are named; the others are counted
@@ -174,24 +174,23 @@ def checked_row_group(store: Store, row_group: int) -> Stored:
     return {resolution: part.numbers for resolution, part in latents.items()}
 
 
-def check_written(writer: StoreWriter, row_group: int) -> None:
+def check_written(writer: RowGroupWriter, row_group: int) -> None:
     """Read back a row group of an unfinished store; `StoreError` if it is not what was committed.
 
     In a folder, its files are dropped from the system's cache first, if it can be asked to, so that the disk is what
     is read.
     """
-    rows, where = writer.rows(row_group), f"row group {row_group} of the unfinished {writer.path}"
+    rows, where = writer.rows(row_group), f"row group {row_group} of the unfinished {writer.unfinished}"
     try:
-        for resolution in writer.spec.resolutions:
-            key = shard_key(row_group, writer.spec.columns.item(resolution))
+        for resolution in writer.layout.resolutions:
+            key = shard_key(row_group, writer.layout.columns.item(resolution))
             writer.unfinished.drop_from_cache(f"z{resolution}/{key}")
         stored = [
             reading(_elements, writer.array(f"z{resolution}"), slice(rows.start, rows.stop))
-            for resolution in writer.spec.resolutions
+            for resolution in writer.layout.resolutions
         ]
-        committed = int(reading(_elements, writer.array("committed"), row_group))
     except (UnreadableError, OSError) as error:
         problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise StoreError(f"{where} {problem}; check the disk") from None
-    if row_group_digest(stored) != committed:
+    if row_group_digest(stored) != writer.digest(row_group):
         raise StoreError(f"{where} is not read back as it was written; check memory and disk")

@@ -1,0 +1,56 @@
+"""Writes row groups in this process: the next images are read, and the last row group is written, while it computes.
+
+images ─ read ahead ─> batches ─ coder ─> row group ─ written behind ─> committed
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator
+from contextlib import closing
+
+from ..lookahead import write_behind
+from ..progress import Progress
+from ..store.quantiser import check_clipped
+from ..store.reader import Stored
+from ..store.rowgroups import runs
+from .commit import write_row_group
+from .image_encoder import PerImage, joined
+from .missing import MissingRowGroups
+
+GPU_WRITERS = 4  # threads that write row groups
+
+
+def write_here(missing: MissingRowGroups, progress: Progress | None) -> None:
+    """Encode and write the row groups; raises the first error."""
+    count, encoder, writer = missing.counted(progress), missing.encoder, missing.writer.row_group_writer
+
+    def write(row_group: tuple[int, Stored, PerImage]) -> int:
+        number, images = row_group[0], missing.images(row_group[0])
+        names = encoder.source.names[images.start : images.stop]
+        write_row_group(writer, *row_group, names, read_back=encoder.verify)
+        return len(writer.rows(number))
+
+    encoded = _encoded(missing)
+    # A GPU makes row groups faster than one thread compresses them; a CPU's threads are busy.
+    writers = GPU_WRITERS if encoder.batch_coder.on_gpu else 1
+    # Closed at once, also on an error: their threads must not outlive the call.
+    with closing(encoded), closing(write_behind(write, encoded, writers)) as written:
+        for images in written:
+            count(images)
+
+
+def _encoded(missing: MissingRowGroups) -> Generator[tuple[int, Stored, PerImage]]:
+    """Yield each row group with its numbers. Batches never cross row groups, so a resumed store has the same bytes.
+
+    Consecutive row groups are read as one, so that files are decoded ahead across them.
+    """
+    encoder, writer = missing.encoder, missing.writer
+    for first, last in runs(missing.pending):
+        images = range(missing.images(first).start, missing.images(last).stop)
+        with closing(encoder.batches(images)) as batches:
+            for row_group in range(first, last + 1):
+                rows = writer.rows(row_group)
+                stored, per_image = joined(itertools.islice(batches, -(-len(rows) // encoder.batch_size)))
+                check_clipped(writer.spec.codec, stored, f"images {rows.start} to {rows.stop - 1}")
+                yield row_group, stored, per_image

@@ -1,0 +1,53 @@
+"""What of a store its row groups depend on, without names and tables: a few kB, for whoever writes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from .columns import Columns
+from .quantiser import Codec
+from .rowgroups import RowGroups
+from .schema import CHECKSUM, ArraySchema, store_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreLayout:
+    """The arrays of a store, and how they are cut into row groups, shards and chunks."""
+
+    columns: Columns  # what is kept of each latent resolution
+    codec: Codec  # how z became the stored numbers
+    images: int
+    row_group_size: int  # images in each row group but the last
+    chunk_bytes: int  # uncompressed bytes that a chunk of two images or more does not exceed
+    per_image: tuple[str, ...] = ()  # further arrays, one float32 per image, written with each row group
+    weights: int = 0  # bytes that the store carries of its model
+    has_records: bool = False  # whether each image's split, the bytes of its file and their checksum are kept
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Latent resolutions that something is kept of, ascending."""
+        return self.columns.resolutions
+
+    @property
+    def row_groups(self) -> RowGroups:
+        """Which images are in which row group."""
+        return RowGroups(self.images, self.row_group_size)
+
+    @property
+    def of_row_groups(self) -> tuple[str, ...]:
+        """Per-image arrays that are written with each row group: `per_image`, and the checksums if there are some."""
+        return (*self.per_image, CHECKSUM) if self.has_records else self.per_image
+
+    @cached_property
+    def schema(self) -> dict[str, ArraySchema]:
+        """The arrays of the store by name."""
+        return store_schema(
+            self.columns,
+            self.codec,
+            self.row_groups,
+            self.chunk_bytes,
+            self.per_image,
+            self.weights,
+            has_records=self.has_records,
+        )
