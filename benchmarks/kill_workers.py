@@ -2,9 +2,10 @@
 
     python benchmarks/kill_workers.py [--kills 50] [--images 600]
 
-Three ways: one process; two workers of which one is killed; an append. Going on is the same command again. A command
-that was done before it could be killed is counted as such, and its store is compared and made anew. A model of random
-weights and one thread encode the same patches of a photograph.
+Ways: one process; two workers of which one is killed; a driver and its processes; an append. Going on is the same
+command again. A command that was done before it could be killed is counted as such, and its store is compared and made
+anew. Then workers and schedulers are killed, and the driver is not (kill_on_engines.py). A model of random weights and
+one thread encode the same patches of a photograph.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import kill_on_engines
 import numpy as np
 import skimage.data
 import torch
@@ -60,6 +62,7 @@ WAYS = (
         ["encode", "all.npy", "killed.zarr", *ENCODE, "--worker", "0/2"],
         beside=["encode", "all.npy", "killed.zarr", *ENCODE, "--worker", "1/2"],
     ),
+    Way("the driver of --on local:2", ["encode", "all.npy", "killed.zarr", *ENCODE, "--on", "local:2"]),
     Way(
         "append",
         ["append", "second.npy", "killed.zarr", "--batch-size", "8", "--model", "run"],
@@ -86,6 +89,8 @@ def main() -> None:
             equal = kill_again_and_again(root, way, options.kills, random)
             starting, writing, done = (way.moments.count(what) for what in ("starts", "writes", "done"))
             print(f"| {way.name} | {options.kills} | {starting} | {writing} | {done} | {'yes' if equal else 'NO'} |")
+        for row in kill_on_engines.report(root, options.kills, random):
+            print(row, flush=True)
 
 
 def prepare(root: Path, images: int) -> None:
@@ -126,8 +131,7 @@ def kill_again_and_again(root: Path, way: Way, kills: int, random: np.random.Gen
 
 def begin(root: Path, way: Way) -> None:
     """Where there is nothing, or the store that is added to."""
-    for leftover in root.glob("killed.zarr*"):
-        shutil.rmtree(leftover)
+    remove(root / "killed.zarr")
     if way.before:
         finish(root, way.before)
 
@@ -167,6 +171,12 @@ def wait_for_row_groups(root: Path, process: subprocess.Popen[bytes], count: int
 
 def committed(root: Path) -> int:
     return sum(1 for _ in (root / "killed.zarr.partial").glob("committed/c/*"))
+
+
+def remove(path: Path) -> None:
+    """A store, and what is beside it while it is written."""
+    for leftover in path.parent.glob(f"{path.name}*"):
+        shutil.rmtree(leftover)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

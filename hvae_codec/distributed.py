@@ -67,17 +67,6 @@ class DistributedContext:
         torch.cuda.set_device(self.local_rank)
         return replace(self, device=f"cuda:{self.local_rank}")
 
-    def rank_range(self, total: int, unit: int) -> range:
-        """Return the items of `total` that this process works on: whole units of `unit` items, but for the last one.
-
-        >>> [DistributedContext(rank, 3).rank_range(10, 2) for rank in range(3)]
-        [range(0, 4), range(4, 8), range(8, 10)]
-        """
-        units = -(-total // unit)
-        # Rounded up: the first process, which shows how far all are, has no fewer than any other.
-        first, last = (-(-units * rank // self.world_size) * unit for rank in (self.rank, self.rank + 1))
-        return range(min(first, total), min(last, total))
-
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Average `tensor` over the processes, in its own precision."""
         return self.all_reduce_sum(tensor).div_(self.world_size) if self.world_size > 1 else tensor

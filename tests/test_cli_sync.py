@@ -14,7 +14,7 @@ from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_ima
 from hvae_codec.analysis.ranking_file import ranking_path
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.prune.kl_stats import save_kl_stats
-from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec_cli.app import main
 from photos import save_png
 from stores import tree
@@ -181,14 +181,14 @@ def test_append_says_which_of_its_images_were_changed(call):
 
 def stopped_after(monkeypatch, row_groups: int) -> None:
     """Let a disk be full after so many row groups."""
-    write = FolderStoreWriter.write
+    write = RowGroupWriter.write
 
     def fails(self, row_group, *numbers):
         if row_group >= row_groups:
             raise OSError(28, "No space left on device")
-        write(self, row_group, *numbers)
+        return write(self, row_group, *numbers)
 
-    monkeypatch.setattr(FolderStoreWriter, "write", fails)
+    monkeypatch.setattr(RowGroupWriter, "write", fails)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from hvae_codec.data.folders import Folder
 from hvae_codec.data.seen import Seen
 from hvae_codec.data.sources import ImageSource, as_source, open_images
 from hvae_codec.errors import DataError
-from hvae_codec.prune.rank_batches import image_keys
+from hvae_codec.prune.image_keys import image_keys
 from photos import cut, save_png
 
 IMAGES = 24

@@ -139,6 +139,20 @@ def test_heads_are_read_by_few_requests(files, uploaded, name):
     assert len(asked) <= 4 < IMAGES
 
 
+def test_parquet_is_opened_without_reading_its_images(tmp_path, bucket):
+    """Classes lie between them, in pieces that are smaller than what is read ahead elsewhere."""
+    rng = np.random.default_rng(0)
+    columns = {"image": [rng.bytes(4000) for _ in range(2000)], "label": rng.integers(0, 10, 2000)}
+    options = {"row_group_size": 50, "use_dictionary": False, "write_statistics": False}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "x.parquet", **options)
+    upload(f"{bucket}/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    with requests() as asked:
+        source = open_images(f"{bucket}/x.parquet", size=16, channels=3)
+    assert source.labels == [str(label) for label in columns["label"]]
+    assert len(asked) <= 45  # one for each row group, at the same time, and some for the end of the file
+    assert sum(count for _, count in asked) < 250_000  # of 8 MB
+
+
 def test_celebas_list_beside_a_zip_says_what_is_held_out(tmp_path, bucket, files):
     names = [path.name for path in sorted((files / "images").rglob("*.png"))]
     with zipfile.ZipFile(tmp_path / "celeba.zip", "w") as archive:

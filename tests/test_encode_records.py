@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from other_pythons import GOLDEN
 
-from hvae_codec import LatentMask, kl_stats, open_images, open_store, repair, verify
+from hvae_codec import LatentMask, encode_images, kl_stats, open_images, open_store, repair, verify
+from hvae_codec.encode import pipeline
 from hvae_codec.encode.append import append
 from hvae_codec.encode.embedded_model import load_embedded
+from hvae_codec.encode.missing import MissingRowGroups
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.encode.unchanged_images import check_unchanged, committed_rows
 from hvae_codec.errors import DataError
-from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
+from hvae_codec.store.writer import StoreWriter
 from photos import save_png
 from stores import tree
 
@@ -128,21 +132,26 @@ def test_a_single_image_is_for_training(encode, cut_patches, tmp_path):
     assert encode(cut_patches(1), tmp_path / "out.zarr").splits == ["train"]
 
 
-def killed_after_a_row_group(monkeypatch, encode, *arguments) -> FolderStoreWriter:
-    """Encode, and stop before the second row group is written; what would have written it."""
-    writers, write = [], FolderStoreWriter.write
+def killed_after_a_row_group(monkeypatch, encode, *arguments) -> StoreWriter:
+    """Encode, and stop before the second row group is written; the unfinished store."""
+    stores, written, write = [], [], RowGroupWriter.write
+
+    def missing(store, encoder):
+        stores.append(store)
+        return MissingRowGroups(store, encoder)
 
     def killed(writer, *row_group):
-        writers.append(writer)
-        if len(writers) > 1:
+        written.append(writer)
+        if len(written) > 1:
             raise KeyboardInterrupt
-        write(writer, *row_group)
+        return write(writer, *row_group)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FolderStoreWriter, "write", killed)
+        patched.setattr(pipeline, "MissingRowGroups", missing)
+        patched.setattr(RowGroupWriter, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             encode(*arguments)
-    return writers[0]
+    return stores[0]
 
 
 def test_workers_and_resumed_encodes_write_the_same(encode, whole, made, tmp_path, monkeypatch):
@@ -265,6 +274,26 @@ def test_checksums_prove_images_found_by_name_among_others(store, whole, folder,
     assert report.after.ok == (not also)
     assert ("cannot be proven" in "".join(report.notes)) == bool(also)
     assert (tree(store) == tree(whole)) == (not also)
+
+
+def test_latents_that_are_all_alike_prove_no_checksum(tiny_model, stats, folder, tmp_path, cut_patches):
+    """With so large a step all codes are 0, so the digest is that of any images."""
+    mask, path = LatentMask.from_keep(stats, 0.5), tmp_path / "flat.zarr"
+    options = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, verify=True)
+    encode_images(tiny_model, opened(folder), path, mask=mask, stats=stats, options=options, codec=IntCodec(step=1e5))
+    before = tree(path)
+    for name in ("checksum", "rate", "sketch"):
+        (path / name / "c" / "1").unlink()
+    shutil.copytree(folder, tmp_path / "others")
+    names = open_store(path).names
+    for name, pixels in zip(names, cut_patches(60)[40:], strict=True):
+        save_png(tmp_path / "others" / name, pixels)
+    report = mended(path, opened(tmp_path / "others"), tiny_model, stats)
+    assert report.rewritten == ["sketch/c/1"]
+    assert [damage.file for damage in report.after.damages] == ["checksum/c/1", "rate/c/1"]
+    assert "rate, checksum of images 8 to 15 cannot be made anew" in report.notes[0]
+    report = mended(path, opened(folder), tiny_model, stats)
+    assert (report.after.ok, tree(path) == before) == (True, True)
 
 
 def test_other_images_do_not_give_a_table_anew(store, folder, tiny_model, stats):

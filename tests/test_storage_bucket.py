@@ -625,7 +625,7 @@ def test_commands_take_urls(tmp_path, bucket, tiny_run, photo_patches, capsys):
     assert call("verify", url)[0] == 0
     np.save(tmp_path / "more.npy", 255 - photo_patches.transpose(0, 2, 3, 1))
     appending = ("append", "--model", run, tmp_path / "more.npy", url)
-    assert "appended one with --out" in call(*appending)[1]
+    assert "new one with --out" in call(*appending)[1]
     assert "Worker 1/2 is done" in call(*appending, "--out", f"{bucket}/new.zarr", "--worker", "1/2")[1]
     assert f"{bucket}/new.zarr: 48 images" in call(*appending, "--out", f"{bucket}/new.zarr")[1]
     code, said = call(*encoding)

@@ -168,7 +168,7 @@ class Container(ABC):
         return [real_path(self.path)] if self.path.exists() else []
 
     def locations(self, positions: NDArray[np.int64]) -> list[str] | None:
-        """Say where each image lies, below one of `roots`, the same in any container; None if that cannot be told."""
+        """Say where each image lies, the same in any container of its kind; None if that cannot be told."""
         return None
 
     def problem(self, position: int) -> UnusableImageError | None:

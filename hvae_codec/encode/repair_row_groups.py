@@ -96,7 +96,8 @@ class RowGroupRepairer:
             else:
                 note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
-        return [*files, *self._repair_per_image(row_group, encoder, new, measured)], note
+        more, unproven = self._repair_per_image(row_group, encoder, new, measured, known or _tells_apart(new))
+        return [*files, *more], note or unproven
 
     def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
         """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.
@@ -116,22 +117,33 @@ class RowGroupRepairer:
             )
         return True
 
-    def _repair_per_image(self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage) -> list[str]:
-        """Measure again what was measured of a row group's images if a file of it is damaged; returns those.
+    def _repair_per_image(
+        self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage, proven: bool
+    ) -> tuple[list[str], str]:
+        """Measure again what was measured of a row group's images if a file of it is damaged.
 
-        `measured` has what was found while they were encoded.
+        `measured` has what was found while they were encoded. If the images are not `proven` to be those encoded, what
+        is of their bytes or pixels is left. Returns the files that were replaced, and a sentence if some were left.
         """
         rows = self.store.row_groups.rows(row_group)
-        names = (*self.store.own_figures, *measured)
-        damaged = [name for name in names if self._read(name, rows) is None]
+        damaged = [name for name in (*self.store.own_figures, *measured) if self._read(name, rows) is None]
+        left = [] if proven else [name for name in damaged if name != SKETCH]
         if SKETCH in damaged:
             measured = {**measured, SKETCH: sketch(encoder.batch_coder.decode_checked(stored))}
-        if {*EVALUATED} & {*damaged}:
+        if {*EVALUATED} & ({*damaged} - {*left}):
             measured = measured | replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
-        files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured}
+        files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured and name not in left}
         for key, numbers in files.items():
             _replace_file(self.store.path, key, rows.start, numbers)
-        return list(files)
+        return list(files), self._left_sentence(rows, left) if left else ""
+
+    @staticmethod
+    def _left_sentence(rows: range, left: Sequence[str]) -> str:
+        return (
+            f"{', '.join(left)} of images {rows.start} to {rows.stop - 1} cannot be made anew: the images given "
+            "are known by their names alone, and their latents are too alike to tell them from others; give the images "
+            "that were encoded, all of them and no others"
+        )
 
     def _read(self, name: str, rows: range) -> NDArray | None:
         """What a per-image array that is written with row groups says of `rows`; None if it cannot be read."""
@@ -190,6 +202,13 @@ def _likeness(old: dict[int, Latents], new: Stored) -> NDArray[np.float64]:
         same = telling & ~_differ(before, after, tolerance)
         equal, counted = equal + same.sum(1), counted + telling.sum(1)
     return np.where(counted >= EVIDENCE, equal / np.maximum(counted, 1), np.nan)
+
+
+def _tells_apart(stored: Stored) -> bool:
+    """Whether the numbers of each image tell it from the others of its row group, so that their digest proves it."""
+    nothing_lost = np.zeros(len(next(iter(stored.values()))), bool)
+    likeness = _likeness({r: Latents(numbers, nothing_lost, "") for r, numbers in stored.items()}, stored)
+    return not np.isnan(likeness).any()
 
 
 def _differ(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
