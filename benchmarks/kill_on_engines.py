@@ -6,6 +6,7 @@ writes is the same. If the scheduler is killed, the driver ends with one sentenc
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -153,11 +154,12 @@ def dask_place(root: Path) -> Iterator[Place]:
 
 def _workers_of(nanny: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The worker that a nanny starts again and again, once it is there."""
-    while True:
+    while nanny.poll() is None:
         found = [p for p in psutil.Process(nanny.pid).children() if "spawn_main" in " ".join(p.cmdline())]
         if found:
             return found
         time.sleep(0.1)
+    raise SystemExit(f"a Dask worker ended with code {nanny.returncode}")
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,19 @@ def scheduler_place(root: Path) -> Iterator[Place]:
     ttl = f"{TTL_SECONDS}s"
     with ExitStack() as stack:
         scheduler = stack.enter_context(_command(["scheduler", *common, "--host", "127.0.0.1", "--port", "0"], ttl))
-        while not file.exists():
+        while not _is_whole(file):
             time.sleep(0.05)
         worker = ["worker", *common, "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1"]
         nannies = [stack.enter_context(_command(worker, ttl)) for _ in range(2)]
         with engine_on(str(file)) as engine:
             yield Place(engine, _Scheduler(scheduler, nannies))
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError):  # the scheduler is writing it
+        return False
 
 
 @contextmanager
