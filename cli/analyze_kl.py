@@ -10,8 +10,8 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_sources, report_splits, say, show, stages, warn, warn_unfinished
-from .engine_session import refuse_torchrun
+from .display import console, interruptible, report_sources, report_splits, show, stages, warn, warn_unfinished
+from .engine_session import engine_session, refuse_torchrun
 from .options import (
     LATEST_RUN,
     BatchSize,
@@ -104,10 +104,9 @@ def command(
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
     Variates are ranked by their KL on training images. The table is of held-out images (those of --val PATH or, with
-    --split, of another split): negative ELBO, reconstruction
-    and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
-    the same as tables and pictures, the masks, and the ranking, which encode reads. With --on, other processes compute
-    the same figures, to the last bit.
+    --split, of another split): negative ELBO, reconstruction and KL in bits/dim; PSNR, SSIM and bytes of images really
+    encoded and decoded at that cutoff. Writes report.html, the same as tables and pictures, the masks, and the ranking,
+    which encode reads. With --on, other processes compute the same figures, to the last bit.
     """
     from hvae_codec.analysis.plan import AnalysisPlan
 
@@ -152,9 +151,8 @@ def _analyze(
 ) -> None:
     from hvae_codec.analysis.plan import run_analysis
     from hvae_codec.analysis.ranking_file import FOLDER
-    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.engine.tally import Tally
-    from hvae_codec.engine.where import engine_on
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.recorded import Recording
     from hvae_codec.model.worker_device import worker_device
@@ -172,7 +170,7 @@ def _analyze(
     tally = Tally()
     with (
         interruptible("Nothing was written."),
-        engine_on(on, initializer=prepare_worker, say=say) as engine,
+        engine_session(on) as engine,
         stages(tally=tally) as stage,
     ):
         kind = worker_device(engine, device) if on else None

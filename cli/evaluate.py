@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .display import console, interruptible, report_source, report_splits, say, show, stages, warn_unfinished
+from .display import console, interruptible, report_source, report_splits, show, stages, warn_unfinished
+from .engine_session import engine_session
 from .options import (
     LATEST_RUN,
     AsJson,
@@ -59,10 +60,9 @@ def command(
     tighter than the NELBO. With --on, other processes compute the same figures, to the last bit.
     """
     from hvae_codec.analysis.evaluation import evaluate
-    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.engine.tally import Tally
-    from hvae_codec.engine.where import engine_on
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
@@ -80,7 +80,7 @@ def command(
     tally = Tally()
     with (
         interruptible("Nothing was written."),
-        engine_on(on, initializer=prepare_worker, say=say) as engine,
+        engine_session(on) as engine,
         stages(tally=tally) as stage,
     ):
         work: dict[str, Any] = {"progress": stage("Evaluating"), "engine": engine, "tally": tally}

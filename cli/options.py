@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -151,24 +150,7 @@ def check_on(on: str | None) -> None:
 
 
 def torch_device(device: str, worker: int = 0) -> str:
-    """Return `cpu`, `cuda` or `cuda:N`; workers of a store take several GPUs in turn if none is named.
+    """Return `cpu`, `cuda` or `cuda:N`, and raise, as `choose_device` does."""
+    from hvae_codec.model.device_choice import choose_device
 
-    Raises `UsageError` if `device` is none of them, or a GPU is asked for that is not there.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", device):
-        raise UsageError(f"--device {device}: give auto, cpu, cuda, or cuda:N for GPU N, counted from 0")
-    if device == "cpu":
-        return device
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto" and not count:
-        return "cpu"
-    if not count:
-        raise UsageError(
-            f"--device {device}: torch finds no GPU here; give --device cpu, or install a CUDA build of torch"
-        )
-    kind, _, number = device.replace("auto", "cuda").partition(":")
-    if int(number or 0) >= count:
-        raise UsageError(f"--device {device}: GPUs are counted from 0, and the last one here is cuda:{count - 1}")
-    return f"{kind}:{worker % count}" if worker and not number else device.replace("auto", "cuda")
+    return choose_device(device, worker)

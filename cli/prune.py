@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -76,19 +76,11 @@ def command(
     """
     from hvae_codec.fine_tune.plan import PrunePlan
 
-    plan = PrunePlan(
-        cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule, codes),
-        steps=steps,
-        share=parse_share(share),
-        collapse=collapse.value,
-        codes=codes,
-        slim=slim,
-        control=control,
-        settings=settings or (),
-        batch_size=batch_size,
-        seed=seed or 0,
-    )
-    options = _train_options(context)
+    cutoffs = _cutoffs(keep, cutoff, tolerance, mask, schedule, codes)
+    how: Any = {"collapse": collapse.value, "codes": codes, "slim": slim, "control": control}
+    how |= {"steps": steps, "share": parse_share(share), "settings": settings or ()}
+    plan = PrunePlan(cutoffs=cutoffs, **how, batch_size=batch_size, seed=seed or 0)
+    options = train_options.chosen_options(context)
     _prune(PruneRequest(data, val, model, out, plan, options, source_options), device)
 
 
@@ -103,16 +95,6 @@ class PruneRequest:
     plan: PrunePlan
     options: TrainOptions
     source_options: SourceOptions
-
-
-def _train_options(context: typer.Context) -> TrainOptions:
-    """Collect the options of how a training runs, whose names are those of `TrainOptions`."""
-    from hvae_codec.train.loop import TrainOptions
-
-    names = {field.name for field in fields(TrainOptions)} - {"device", "seed"}
-    taken = {name: value for name, value in context.params.items() if name in names}
-    taken |= {"graph": context.params["graph"].value, "other_data": context.params["allow_other_data"]}
-    return TrainOptions(**taken)
 
 
 def _cutoffs(keep: str, cutoff: str, tolerance: str, mask: Path | None, schedule: str, codes: bool) -> list[CutoffSpec]:

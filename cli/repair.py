@@ -9,8 +9,19 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import CONTINUES, interruptible, report_source, report_splits, show, stages, warn
-from .options import BatchSize, CheckBytes, DeviceOption, Graph, GraphName, Seed, StoreArgument, torch_device
+from .display import CONTINUES, interruptible, report_source, report_splits, say, show, stages, warn
+from .options import (
+    BatchSize,
+    CheckBytes,
+    DeviceOption,
+    Graph,
+    GraphName,
+    On,
+    Seed,
+    StoreArgument,
+    check_on,
+    torch_device,
+)
 from .source_options import SourceOptions, takes_source_options
 
 
@@ -29,6 +40,7 @@ def command(
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,
     seed: Seed = 0,
+    on: On = None,
 ) -> None:
     """Encode the damaged row groups of a store again, make damaged tables anew, and restore damaged metadata.
 
@@ -38,33 +50,44 @@ def command(
     readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
-    from hvae_codec.cpu import reuse_freed_memory
+    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.encode.deep_verify import load_store_model
-    from hvae_codec.encode.repair import RepairOptions, repair, restore_metadata
+    from hvae_codec.encode.repair import repair, restore_metadata
+    from hvae_codec.encode.repair_tasks import RepairOptions
+    from hvae_codec.engine.tally import Tally
+    from hvae_codec.engine.where import engine_on
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     if check and data is None:
         raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
+    check_on(on)
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
     hvae = source = None
     if model or data:
-        hvae = load_store_model(store, torch_device(device), model)
+        hvae = load_store_model(store, "cpu" if on else torch_device(device), model)
         hvae.recording = Recording(graph.value, warn)
     if data and hvae:
         source = source_options.open_for_store(data, hvae.config, store)
         report_splits(TrainingAndHeldOut(source))
-    with interruptible(CONTINUES), stages() as stage:
+    tally = Tally()
+    with (
+        interruptible(CONTINUES),
+        engine_on(on, initializer=prepare_worker, say=say) as engine,
+        stages(tally=tally) as stage,
+    ):
         report = repair(
             store,
             source,
             hvae,
             stats=stored_ranking(hvae) if hvae else None,
-            options=RepairOptions(batch_size=batch_size, seed=seed, check=check),
+            options=RepairOptions(batch_size=batch_size, seed=seed, check=check, device=device, graph=graph.value),
             progress=stage("Encoding"),
             comparing=stage("Comparing"),
+            engine=engine,
+            tally=tally,
         )
     if source:
         report_source(source)

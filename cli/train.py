@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -99,13 +99,7 @@ def command(
 
     runs/latest is the last run with weights. Several processes: torchrun --nproc-per-node N -m hvae_codec train ...
     """
-    from hvae_codec.train.loop import TrainOptions
-
-    often: Any = {"save_every": save_every, "eval_every": eval_every, "log_every": log_every}
-    how: Any = {"workers": workers, "tensorboard": tensorboard, "graph": graph.value, "deterministic": deterministic}
-    how |= {"keep_states": keep_states, "validation_images": validation_images, "max_skips": max_skips}
-    how |= {"other_data": allow_other_data, "check": check}
-    options = TrainOptions(**often, **how, seed=seed or 0, latest=LATEST_RUN)
+    options = option.chosen_options(context, seed=seed or 0, latest=LATEST_RUN)
     changes = _changes(settings, steps, precision, checkpoint_activations, compile_)
     if as_json and not dry_run:
         raise UsageError("--json is of what --dry-run says; give both, or leave it out")

@@ -1,16 +1,20 @@
-"""Options of `hvae-codec train` alone."""
+"""Options of `hvae-codec train`, of which `prune` has those of how a training runs."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hvae_codec.config import LARGEST_SEED
 
 from .options import GraphName
+
+if TYPE_CHECKING:
+    from hvae_codec.train.loop import TrainOptions
 
 DEFAULT_PRESET = "tiny32"
 
@@ -83,3 +87,13 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Write nothing; say what the images are, and what training on them would take."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table; with --dry-run.")]
+
+
+def chosen_options(context: typer.Context, **others: Any) -> TrainOptions:
+    """Collect the options of how a training runs, whose names are those of `TrainOptions`, and `others` beside them."""
+    from hvae_codec.train.loop import TrainOptions
+
+    names = {field.name for field in fields(TrainOptions)} - {"device", "seed"}
+    taken = {name: value for name, value in context.params.items() if name in names}
+    taken |= {"graph": context.params["graph"].value, "other_data": context.params["allow_other_data"]}
+    return TrainOptions(**taken, **others)

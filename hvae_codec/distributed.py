@@ -1,17 +1,19 @@
 """Several processes that work on one model, as `torchrun` starts them; for one alone, everything is the identity.
 
 Tensors on GPUs travel by nccl, those on CPUs, and all that the hosts must agree on, by gloo: one group, since a second
-one finds no peers after the launcher restarted them.
+one finds no peers after the launcher restarted them. A collective fails if one process is later than the others by
+`TIMEOUT`; long work is therefore done outside of them, and waited for as long as it gives signs of life.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -20,8 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import HvaeCodecError, TrainingError, UsageError
+from .signs_of_life import BEAT, CounterStore, SilentError, shown_alive, wait_for_end
 
 T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for others in a collective, and for a sign of life of one that works."""
 
 
 class FailedElsewhere(HvaeCodecError):  # noqa: N818 - not this process's error
@@ -37,6 +43,7 @@ class DistributedContext:
     local_rank: int = 0
     local_world_size: int = 1
     device: str = "cpu"  # where this one computes
+    launcher: Launcher | None = field(default=None, compare=False, repr=False)  # None if this process is alone
 
     @property
     def is_main(self) -> bool:
@@ -59,17 +66,6 @@ class DistributedContext:
             )
         torch.cuda.set_device(self.local_rank)
         return replace(self, device=f"cuda:{self.local_rank}")
-
-    def rank_range(self, total: int, unit: int) -> range:
-        """Return the items of `total` that this process works on: whole units of `unit` items, but for the last one.
-
-        >>> [DistributedContext(rank, 3).rank_range(10, 2) for rank in range(3)]
-        [range(0, 4), range(4, 8), range(8, 10)]
-        """
-        units = -(-total // unit)
-        # Rounded up: the first process, which shows how far all are, has no fewer than any other.
-        first, last = (-(-units * rank // self.world_size) * unit for rank in (self.rank, self.rank + 1))
-        return range(min(first, total), min(last, total))
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Average `tensor` over the processes, in its own precision."""
@@ -99,16 +95,33 @@ class DistributedContext:
         if self.world_size == 1:
             return work()
         outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = work()
-            except (HvaeCodecError, OSError) as error:
-                outcome[1] = error
+        with self._waiting_for(range(1)):
+            if self.is_main:
+                try:
+                    outcome[0] = work()
+                except (HvaeCodecError, OSError) as error:
+                    outcome[1] = error
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         result, failure = outcome
         if failure is not None:
             raise failure
         return result
+
+    def waiting_for_all(self) -> AbstractContextManager[None]:
+        """Do work in the context that may take some processes much longer than others; ends for all at one time.
+
+        Raises `TrainingError` if another process is not heard of for `TIMEOUT`.
+        """
+        return self._waiting_for(range(self.world_size))
+
+    @contextmanager
+    def _waiting_for(self, ranks: range) -> Iterator[None]:
+        """Wait, at the end, for the processes `ranks`, which work in the context."""
+        if self.launcher is None:
+            yield
+            return
+        with self.launcher.meeting(ranks, self.rank):
+            yield
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the first process's tensors: the others need not see its files, nor have tensors of their own."""
@@ -121,6 +134,44 @@ class DistributedContext:
                 tensor.copy_(tensors[name])
             dist.broadcast(tensor, src=0)
         return result
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The counters that the processes' launcher has for them in this attempt; the first one to fail is known by them.
+
+    Under a launcher without such a store, they are the first process's.
+    """
+
+    store: CounterStore
+    patience: timedelta = TIMEOUT
+    _meetings: Iterator[int] = field(default_factory=itertools.count)  # the same number in all processes
+
+    @classmethod
+    def connect(cls, patience: timedelta) -> Launcher:
+        """Connect to the store by the environment variables of the launcher."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))  # type: ignore[attr-defined]
+        return cls(store, patience)
+
+    @contextmanager
+    def meeting(self, ranks: range, own: int) -> Iterator[None]:
+        """Show, if `own` is one of `ranks`, that this process is alive; wait for the others of them at the end."""
+        name = f"hvae_codec meeting {next(self._meetings)}, attempt {_attempt()}, of"
+        patience = self.patience.total_seconds()
+        beat = min(BEAT, patience / 10)
+        with shown_alive(self.store, f"{name} {own}", beat) if own in ranks else nullcontext():
+            yield
+        for rank in ranks:
+            try:
+                wait_for_end(self.store, f"{name} {rank}", patience, beat)
+            except SilentError:
+                silent = f"process {rank} has not been heard of for {patience / 60:g} minutes"
+                raise TrainingError(f"{silent}; run the same command again to continue") from None
+
+
+def _attempt() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 class StopAgreement:
@@ -147,25 +198,26 @@ class StopAgreement:
 
 
 @contextmanager
-def init_distributed() -> Iterator[DistributedContext]:
+def init_distributed(timeout: timedelta = TIMEOUT) -> Iterator[DistributedContext]:
     """Join the processes that `torchrun` started, by its environment variables; without them, this process is alone.
 
     An error within is raised by the process that it happened to first, and as `FailedElsewhere` by the others;
-    `TrainingError` if a process vanished.
+    `TrainingError` if a process vanished, or is not heard of for `timeout`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext()
         return
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
         local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        launcher = Launcher.connect(timeout)
     except (RuntimeError, ValueError, KeyError) as error:  # WORLD_SIZE alone may be set by something else
         raise TrainingError(
             f"the processes cannot be connected ({error}); start them with torchrun; check the options of torchrun "
             "and that the machines reach each other"
         ) from None
     try:
-        yield DistributedContext(dist.get_rank(), dist.get_world_size(), *local)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), *local, launcher=launcher)
     except KeyboardInterrupt:
         dist.destroy_process_group()
         raise
@@ -192,10 +244,8 @@ def _fail(error: Exception) -> NoReturn:
 
 def _is_first_to_fail() -> bool:
     """Whether no process has asked before, in this attempt of the launcher, which has a store of counters."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))  # type: ignore[attr-defined]
-        return bool(store.add(f"hvae_codec failed, attempt {attempt}", 1) == 1)
+        store = Launcher.connect(TIMEOUT).store
+        return bool(store.add(f"hvae_codec failed, attempt {_attempt()}", 1) == 1)
     except dist.DistError:  # the launcher is gone too
         return True

@@ -27,7 +27,8 @@ import zarr
 from hvae_codec import open_store
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.schema import WEIGHTS
-from hvae_codec.verification.verify import checked_row_group, verify
+from hvae_codec.verification.row_group import checked_row_group
+from hvae_codec.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "stores"

@@ -54,6 +54,7 @@ import start_time
 import step_cost
 import study
 import vdvae_import
+import verify_workers
 from step_cost import StepCost
 
 pytestmark = pytest.mark.slow
@@ -303,6 +304,11 @@ def test_names_in_memory(tmp_path: Path) -> None:
         assert all(row[step] > 0 for step in names_in_memory.STEPS)
         assert names_in_memory.as_table({kind: {"first": 0.0, **row}}, 300).row_count == 1
     assert {len(name) for name in names_in_memory.names(300)} == {40}
+
+
+def test_verify_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    verify_workers.main(["--images", "300", "--channels", "2", "--on", "local:1", "--repeats", "1"])
+    assert re.search(r"300 │ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d ", capsys.readouterr().out)
 
 
 def test_scale_on_paper() -> None:

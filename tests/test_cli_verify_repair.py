@@ -97,6 +97,13 @@ def test_json_says_the_same(call):
     assert len(found["names"]) == 3
 
 
+@pytest.mark.slow
+def test_on_other_processes_the_report_is_the_same(call):
+    Path("out.zarr/z8/c/1/0/0/0").unlink()
+    Path("out.zarr/committed/c/2").write_bytes(b"torn")
+    assert call("verify", "out.zarr", "--on", "local:2")[:2] == call("verify", "out.zarr")[:2]
+
+
 def test_repair_mends_it(call):
     before = tree(Path("out.zarr"))
     damage()
@@ -158,6 +165,8 @@ def test_what_cannot_be_repaired_is_said(call):
         (("verify", "none.zarr"), "there is no store none.zarr"),
         (("verify", "data"), "data is no zarr store"),
         (("verify", "out.zarr", "--deep", "--model", "none"), "there is no run at none"),
+        (("verify", "out.zarr", "--on", "local"), "--on is 'local'; give local:N"),
+        (("repair", "out.zarr", "--on", "dask:0"), "--on is 'dask:0'; give from 1 to 1,024 processes"),
         (("repair", "out.zarr", "none"), "there is no none"),
         (("repair", "none.zarr", "data"), "there is no store none.zarr"),
     ],

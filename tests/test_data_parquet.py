@@ -75,6 +75,33 @@ def test_columns_without_metadata(tmp_path: Path, photo_patches):
     np.testing.assert_array_equal(source.read([2]), photo_patches[2:3])
 
 
+@pytest.mark.parametrize("names", [2, {"0": "airplane"}, "ab", None])
+def test_other_things_than_a_list_of_classes_give_no_names(tmp_path: Path, photo_patches, names: object):
+    features = FEATURES | {"label": {"names": names, "_type": "ClassLabel"}}
+    assert opened(write(tmp_path / "x.parquet", photo_patches[:3], features=features)).labels == ("0", "1", "0")
+
+
+def test_files_that_are_not_trained_on_may_be_held_out(tmp_path: Path, photo_patches):
+    """Of one set of files, it is told which rows are in both."""
+    for i, name in enumerate(("train-0", "train-1", "test-0")):
+        write(tmp_path / f"{name}.parquet", photo_patches[7 * i : 7 * i + 7])
+    images = TrainingAndHeldOut(opened(tmp_path), opened(tmp_path / "test-0.parquet"))
+    assert (len(images.training), len(images.held_out)) == (14, 7)
+    with pytest.raises(DataError, match=r"7 of the 7 held-out images, such as .*/train-1/00000000, are training"):
+        TrainingAndHeldOut(opened(tmp_path), opened(tmp_path / "train-1.parquet"))
+
+
+def test_files_that_give_the_same_names_are_refused(tmp_path: Path, photo_patches):
+    for i, name in enumerate(("a.parquet", "a.PARQUET", "a.b.parquet")):
+        write(tmp_path / "data" / name, photo_patches[3 * i : 3 * i + 3])
+    if len([*(tmp_path / "data").iterdir()]) < 3:
+        pytest.skip("this file system takes upper and lower case for the same")
+    with pytest.raises(DataError, match=r"data/a\.PARQUET and .*data/a\.parquet would have the same names; rename"):
+        opened(tmp_path / "data")
+    (tmp_path / "data/a.PARQUET").unlink()
+    assert len({*opened(tmp_path / "data").names}) == 6
+
+
 def test_columns_that_are_not_clear(tmp_path: Path, photo_patches):
     features = {"a": {"_type": "Image"}, "b": {"_type": "Image"}}
     more = {"b": [png(patch) for patch in photo_patches[:4]]}

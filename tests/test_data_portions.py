@@ -24,10 +24,11 @@ import zarr
 from PIL import Image
 
 from hvae_codec.data import npz
+from hvae_codec.data.folders import Folder
 from hvae_codec.data.seen import Seen
 from hvae_codec.data.sources import ImageSource, as_source, open_images
 from hvae_codec.errors import DataError
-from hvae_codec.prune.rank_batches import image_keys
+from hvae_codec.prune.image_keys import image_keys
 from photos import cut, save_png
 
 IMAGES = 24
@@ -246,6 +247,52 @@ def test_noting_a_portion_that_was_not_read_forgets_nothing(tmp_path: Path, monk
     assert source.checksums(range(IMAGES)).tolist() == checksums
 
 
+def test_grey_images_are_converted_if_the_whole_has_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As in the whole, which is looked at once; a portion of grey images alone would be refused."""
+    source = opened("folder", tmp_path, monkeypatch)
+    looked_at = []
+    original = Folder.channels_at
+    monkeypatch.setattr(Folder, "channels_at", lambda self, i: looked_at.append(i) or original(self, i))
+    for _ in range(3):
+        portion = pickle.loads(pickle.dumps(source.portion([1])))
+        np.testing.assert_array_equal(portion.read([0]), source.read([1]))
+    assert (portion.recoloured, looked_at) == (1, [0])
+
+
+def test_a_portion_of_grey_images_alone_is_refused_as_the_whole_is(tmp_path: Path):
+    for i, patch in enumerate(PATCHES[:5]):
+        Image.fromarray(patch[0]).save(tmp_path / f"{i}.png")
+    source = open_images(tmp_path, size=16, channels=3)
+    portion = pickle.loads(pickle.dumps(source.portion([3])))
+    for read in (lambda: source.read([3]), lambda: portion.read([0])):
+        with pytest.raises(DataError, match=r"3.png is grey .* --colour rgb"):
+            read()
+
+
+def test_preprocessing_and_what_training_leaves_out_travel(tmp_path: Path):
+    save_folder(tmp_path)
+    how = {"crop": "0,0,8,8", "resize": "area", "background": "white"}
+    source = open_images(tmp_path, size=8, channels=3, **how).split("val")
+    portion = pickle.loads(pickle.dumps(source.portion([4, 1])))
+    assert (portion.preprocessing, portion.held_out) == (source.preprocessing, True)
+    np.testing.assert_array_equal(portion.read([0, 1]), source.read([4, 1]))
+
+
+def test_splits_are_the_wholes_to_tell(tmp_path: Path):
+    portion = open_images(save_folder(tmp_path), size=16, channels=3).portion([0, 1])
+    for ask in (lambda: portion.split("train"), lambda: portion.split_names):
+        with pytest.raises(ValueError, match="ask the source that it was taken from"):
+            ask()
+
+
+def test_of_names_and_classes_a_portion_has_its_own_alone(tmp_path: Path):
+    for i in range(600):
+        (tmp_path / f"class {i:03d}").mkdir()
+        Image.fromarray(PLANES[0]).save(tmp_path / f"class {i:03d}" / "1.png")
+    message = pickle.dumps(open_images(tmp_path, size=16, channels=3).portion([7]))
+    assert (b"class 007" in message, b"class 008" in message) == (True, False)
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_portion_that_nobody_needs_is_gone_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Open files and row groups go with it, not when the garbage collector comes by."""
@@ -301,6 +348,7 @@ def seen_by(event: str, args: tuple[object, ...]) -> bool:
     return event in ("open", "os.listdir", "os.scandir") and isinstance(args[0], str | bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "tars", "parquet", "npz in rows", "zarr"])
 def test_another_process_needs_and_touches_these_images_alone(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ForkServerContext

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def test_images_that_lie_in_both_are_refused(photos):
         pair("a", "a/dogs")
     with pytest.raises(DataError, match=r"4 of the 8 held-out images"):
         pair("a/dogs", "a")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_links_to_training_images_are_refused(photos, link):
+    photos("a/cats", "b")
+    for number in (1, 3):
+        link(Path(f"a/cats/0-{number}.png").absolute(), Path(f"b/held-out-{number}.png"))
+    with pytest.raises(
+        DataError, match=r"2 of the 6 held-out images, such as b/held-out-1\.png, are training images in a"
+    ):
+        pair("a", "b")
+    Path("b/held-out-1.png").unlink()
+    Path("b/held-out-3.png").unlink()
+    Path("b/dangling.png").symlink_to("nowhere")
+    assert len(pair("a", "b").held_out) == 5
 
 
 def test_a_val_folder_inside_of_data_is_not_shared(photos):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
 import shutil
 import sys
 import tarfile
@@ -136,6 +137,20 @@ def test_heads_are_read_by_few_requests(files, uploaded, name):
     assert found == here
     assert found.sizes == {(16, 16): IMAGES}
     assert len(asked) <= 4 < IMAGES
+
+
+def test_parquet_is_opened_without_reading_its_images(tmp_path, bucket):
+    """Classes lie between them, in pieces that are smaller than what is read ahead elsewhere."""
+    rng = np.random.default_rng(0)
+    columns = {"image": [rng.bytes(4000) for _ in range(2000)], "label": rng.integers(0, 10, 2000)}
+    options = {"row_group_size": 50, "use_dictionary": False, "write_statistics": False}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "x.parquet", **options)
+    upload(f"{bucket}/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    with requests() as asked:
+        source = open_images(f"{bucket}/x.parquet", size=16, channels=3)
+    assert source.labels == [str(label) for label in columns["label"]]
+    assert len(asked) <= 45  # one for each row group, at the same time, and some for the end of the file
+    assert sum(count for _, count in asked) < 250_000  # of 8 MB
 
 
 def test_celebas_list_beside_a_zip_says_what_is_held_out(tmp_path, bucket, files):
@@ -358,6 +373,33 @@ def test_what_is_not_read_at_a_url_is_one_sentence(uploaded, name, error, words)
     with pytest.raises(error, match=words.format(url=url)) as raised:
         open_images(url, size=16, channels=3)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["images.zip", "shards", "parquet"])
+def test_a_portion_travels_without_a_request(uploaded, name, monkeypatch):
+    source, rows = open_images(f"{uploaded}/{name}", size=16, channels=3), [20, 3, 4, 5]
+    expected, message = source.read(rows), pickle.dumps(source.portion(rows))
+    assert len(message) < 8_000
+    for looks in ("head", "list", "list_with_delimiter"):
+        monkeypatch.setattr(obstore, looks, lambda *_, **__: pytest.fail("it looks again"))
+    with requests() as asked:
+        portion = pickle.loads(message)
+    assert asked == []
+    np.testing.assert_array_equal(portion.read(range(4)), expected)
+    np.testing.assert_array_equal(np.concatenate([*portion.batches(2)]), expected)
+    assert portion.checksums(range(4)).tolist() == source.checksums(rows).tolist()
+    assert portion.numbers.tolist() == rows
+
+
+@pytest.mark.parametrize("name", ["images.zip", "shards"])
+def test_an_object_that_is_replaced_before_a_portion_is_read_is_an_error(files, uploaded, name):
+    source = open_images(f"{uploaded}/{name}", size=16, channels=3)
+    message = pickle.dumps(source.portion([0, 1]))
+    for path in sorted(files.rglob("*")):
+        if path.suffix in (".zip", ".tar"):
+            upload(f"{uploaded}/{path.relative_to(files).as_posix()}", path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"was changed while it was read; run the command again"):
+        pickle.loads(message).read([0, 1])
 
 
 def test_urls_that_lead_nowhere(server, bucket, monkeypatch, tmp_path):

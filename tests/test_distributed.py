@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, da
 @pytest.mark.slow
 def test_analyze_names_what_to_do_without_torchrun(tiny_run: Path, tmp_path: Path, data: Path, ranks):
     codes, _, errors = ranks(2, main, ["analyze-kl", str(data), "--model", str(tiny_run), "--out", "two"])
-    assert codes == [2, 0]
+    assert codes == [2, 2]
     (line,) = spoken(errors)
     assert "--on local:2" in line
     assert not (tmp_path / "two").exists()
@@ -197,6 +198,40 @@ def test_a_killed_process_is_told_of_once(ranks):
     assert codes == [1, -signal.SIGKILL, 1]
     assert errors.count("said: TrainingError('the connection to another process was lost") == 1
     assert errors.count("said: FailedElsewhere(") == 1
+
+
+def work_for_longer_than_collectives_wait() -> None:
+    with init_distributed(timedelta(seconds=1.5)) as processes:
+        print(processes.run_on_main(lambda: time.sleep(2.5) or "the ranking"))
+        with processes.waiting_for_all():
+            time.sleep(2.5 if processes.rank == 1 else 0)  # reads images into memory
+        print("together", int(processes.all_reduce_sum(torch.ones(1))))
+
+
+@pytest.mark.slow
+def test_long_work_is_waited_for(ranks):
+    codes, out, errors = ranks(2, work_for_longer_than_collectives_wait)
+    assert codes == [0, 0], errors
+    assert (out.count("the ranking"), out.count("together 2")) == (2, 2)
+
+
+def stop_for_good() -> None:
+    try:
+        with init_distributed(timedelta(seconds=1.5)) as processes:
+            processes.run_on_main(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    except HvaeCodecError as error:
+        sys.exit(f"said: {error!r}")
+
+
+@pytest.mark.slow
+def test_a_first_process_that_stays_silent_is_told_of(ranks):
+    def kill_first_when_second_has_ended(started: list) -> None:
+        started[1].join(60)
+        started[0].kill()
+
+    codes, _, errors = ranks(2, stop_for_good, meanwhile=kill_first_when_second_has_ended)
+    assert codes == [-signal.SIGKILL, 1]
+    assert "said: TrainingError('process 0 has not been heard of for 0.025 minutes" in errors
 
 
 @pytest.mark.slow

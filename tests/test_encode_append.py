@@ -30,7 +30,8 @@ from hvae_codec.store.folder_writer import _remove_unfinished
 from hvae_codec.store.locks import write_lock
 from hvae_codec.store.schema import table_schema
 from hvae_codec.store.workers import Worker
-from hvae_codec.verification.verify import checked_row_group, verify
+from hvae_codec.verification.row_group import checked_row_group
+from hvae_codec.verification.verify import verify
 from photos import save_png
 from stores import tree
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from other_pythons import GOLDEN
 
-from hvae_codec import LatentMask, kl_stats, open_images, open_store, repair, verify
+from hvae_codec import LatentMask, encode_images, kl_stats, open_images, open_store, repair, verify
 from hvae_codec.encode import pipeline
 from hvae_codec.encode.append import append
 from hvae_codec.encode.embedded_model import load_embedded
@@ -20,6 +20,7 @@ from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.encode.unchanged_images import check_unchanged, committed_rows
 from hvae_codec.errors import DataError
+from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
 from hvae_codec.store.writer import StoreWriter
@@ -273,6 +274,26 @@ def test_checksums_prove_images_found_by_name_among_others(store, whole, folder,
     assert report.after.ok == (not also)
     assert ("cannot be proven" in "".join(report.notes)) == bool(also)
     assert (tree(store) == tree(whole)) == (not also)
+
+
+def test_latents_that_are_all_alike_prove_no_checksum(tiny_model, stats, folder, tmp_path, cut_patches):
+    """With so large a step all codes are 0, so the digest is that of any images."""
+    mask, path = LatentMask.from_keep(stats, 0.5), tmp_path / "flat.zarr"
+    options = EncodeOptions(batch_size=4, row_group_size=8, evaluate=True, verify=True)
+    encode_images(tiny_model, opened(folder), path, mask=mask, stats=stats, options=options, codec=IntCodec(step=1e5))
+    before = tree(path)
+    for name in ("checksum", "rate", "sketch"):
+        (path / name / "c" / "1").unlink()
+    shutil.copytree(folder, tmp_path / "others")
+    names = open_store(path).names
+    for name, pixels in zip(names, cut_patches(60)[40:], strict=True):
+        save_png(tmp_path / "others" / name, pixels)
+    report = mended(path, opened(tmp_path / "others"), tiny_model, stats)
+    assert report.rewritten == ["sketch/c/1"]
+    assert [damage.file for damage in report.after.damages] == ["checksum/c/1", "rate/c/1"]
+    assert "rate, checksum of images 8 to 15 cannot be made anew" in report.notes[0]
+    report = mended(path, opened(folder), tiny_model, stats)
+    assert (report.after.ok, tree(path) == before) == (True, True)
 
 
 def test_other_images_do_not_give_a_table_anew(store, folder, tiny_model, stats):

@@ -407,14 +407,15 @@ def test_what_its_digest_does_not_vouch_for_is_not_kept(store, run_repair):
 @pytest.mark.parametrize("size", [4, 16])
 def test_a_store_that_replaced_the_inspected_one_is_left_alone(store, source, tiny_model, stats, monkeypatch, size):
     """The read is not locked, and may take hours: what it found is not said of the store that is there afterwards."""
-    mask, real = LatentMask.from_keep(stats, 0.5), repair_module.verify_row_groups
+    mask, real = LatentMask.from_keep(stats, 0.5), repair_module.check_row_groups
 
-    def replaced_afterwards(inspection):
-        yield from real(inspection)
+    def replaced_afterwards(inspection, *row_groups, **options):
+        found = real(inspection, *row_groups, **options)
         options = EncodeOptions(batch_size=4, row_group_size=size, overwrite=True)
         encode_images(tiny_model, source, store, mask=mask, stats=stats, options=options)
+        return found
 
-    monkeypatch.setattr(repair_module, "verify_row_groups", replaced_afterwards)
+    monkeypatch.setattr(repair_module, "check_row_groups", replaced_afterwards)
     damage(store, "a flipped byte")
     with pytest.raises(StoreError, match="was replaced while it was read"):
         repair(store, source, tiny_model, stats=stats, options=RepairOptions(batch_size=4))

@@ -33,7 +33,8 @@ from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
 from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.workers import Worker
-from hvae_codec.verification.verify import checked_row_group, verify
+from hvae_codec.verification.row_group import checked_row_group
+from hvae_codec.verification.verify import verify
 from hvae_codec_cli.app import main
 from stores import KINDS, make_spec, make_store, photo_latents, tree, write_all
 
@@ -129,6 +130,15 @@ def test_requests_are_few(tmp_path, bucket, monkeypatch):
         asked.clear()
         store.latents(images)
         assert len(asked) <= requests
+
+
+def test_locations_in_a_bucket_share_a_connection_while_the_settings_stay(bucket, monkeypatch):
+    one, other = pickle.loads(pickle.dumps([BucketLocation.of(f"{bucket}/a"), BucketLocation.of(f"{bucket}/b")]))
+    assert (str(one), str(other)) == (f"{bucket}/a", f"{bucket}/b")
+    assert one.bucket.connection is other.bucket.connection
+    assert one.bucket.prefetched is not other.bucket.prefetched
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone else")
+    assert pickle.loads(pickle.dumps(one)).bucket.connection is not one.bucket.connection
 
 
 def test_a_forked_process_says_what_to_do(tmp_path, bucket):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import obstore
 import pytest
 
 from hvae_codec.errors import UnreachableError
-from hvae_codec.storage import ranges_ahead
+from hvae_codec.storage import range_file, ranges_ahead
 from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.storage.object_state import ObjectState, ReplacedError
 from hvae_codec.storage.range_file import RangeFile
@@ -102,3 +103,31 @@ def test_a_file_of_ranges_reads_like_a_file():
     for each in iter(lambda: file.read(512), b""):
         assert len(each) <= 512
     assert len(asked) < 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [10, 500])
+def test_a_shorter_object_is_another_one_also_without_conditions(bucket, size):
+    """A server may have no ETag, or a weak one, that a request could be for."""
+    upload(f"{bucket}/object", bytes(1000))
+    state = replace(ObjectState.of(BucketLocation.of(f"{bucket}/object")), tag='W/"weak"')
+    upload(f"{bucket}/object", bytes(size))
+    for start, stop in ((0, 5), (400, 600), (900, 1000)):
+        with pytest.raises(ReplacedError):
+            state.read(start, stop)
+
+
+def test_what_is_on_its_way_is_read_alone():
+    content, asked = bytes(range(250)) * 4_000, []
+
+    def read(start: int, count: int) -> bytes:
+        asked.append((start, count))
+        return content[start : start + count]
+
+    file = RangeFile(read, len(content), lambda start, count: (start, count) in {(300_000, 40), (600_000, 50)})
+    for start, count in ((300_000, 40), (600_000, 50)):
+        file.seek(start)
+        assert file.read(count) == content[start : start + count]
+    assert asked == [(300_000, 40), (600_000, 50)]
+    assert file.read(40) == content[600_050:600_090]
+    assert asked[2:] == [(600_050, range_file.FIRST_BYTES)]

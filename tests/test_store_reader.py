@@ -20,7 +20,7 @@ from hvae_codec.store.metadata import ModelRecord
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.schema import NO_TEXT
 from hvae_codec.store.spec import spec_fingerprint
-from hvae_codec.verification.verify import checked_row_group
+from hvae_codec.verification.row_group import checked_row_group
 from stores import (
     CHANNELS,
     GRANULARITIES,

@@ -18,7 +18,7 @@ from hvae_codec.storage.cache import ChunkCache
 from hvae_codec.store.arrays import shard_key
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 from hvae_codec.store.shards import ShardedArray
-from hvae_codec.verification.verify import checked_row_group
+from hvae_codec.verification.row_group import checked_row_group
 from stores import GRANULARITIES, make_spec, make_store, without_copy
 
 

@@ -7,14 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hvae_codec import verify
 from hvae_codec.errors import StoreError
 from hvae_codec.store.create import objects_of
+from hvae_codec.store.quantiser import IntCodec
 from hvae_codec.store.schema import NO_TEXT
 from hvae_codec.store.spec import spec_fingerprint
 from hvae_codec.texts.classes import ClassTexts
 from hvae_codec.texts.numbered import NumberedTexts
 from hvae_codec.texts.packed import PackedTexts
-from stores import make_spec
+from stores import make_spec, make_store
 
 
 def test_a_store_is_the_same_however_its_names_are_held():
@@ -43,3 +45,11 @@ def test_texts_that_no_store_can_hold_are_refused_in_every_kind(text, kind):
         with pytest.raises(StoreError, match=r"name or label .* rename the file"):
             make_spec(**{table: texts})
     assert make_spec(labels=ClassTexts.of([text, *[""] * 20]).take(np.arange(1, 21)))  # a class of no image
+
+
+@pytest.mark.parametrize("step", [2, 2.0])
+def test_a_step_that_is_a_whole_number_is_the_same_when_it_is_read(tmp_path, step):
+    spec = make_spec(codec=IntCodec(step))
+    store = make_store(tmp_path / "out.zarr", spec)
+    assert spec_fingerprint(store.spec()) == spec_fingerprint(spec) == store.metadata.fingerprint
+    assert verify(store.path).ok

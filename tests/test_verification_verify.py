@@ -18,7 +18,8 @@ from hvae_codec.errors import HvaeCodecError, StoreError
 from hvae_codec.store.arrays import shard_key
 from hvae_codec.store.quantiser import FloatCodec
 from hvae_codec.store.reader import Store
-from hvae_codec.verification.verify import check_written, checked_row_group, verify
+from hvae_codec.verification.row_group import checked_row_group
+from hvae_codec.verification.verify import check_written, verify
 from stores import GRANULARITIES, KINDS, make_spec, make_store, photo_latents, tree, without_copy, write_all
 
 

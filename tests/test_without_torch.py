@@ -24,7 +24,7 @@ if BLOCKED:
 
 import numpy as np
 import hvae_codec
-from hvae_codec.verification.verify import checked_row_group
+from hvae_codec.verification.row_group import checked_row_group
 
 store = hvae_codec.open_store(STORE)
 latents = store.latents(slice(2, 17))

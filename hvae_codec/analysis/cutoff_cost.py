@@ -77,17 +77,23 @@ def choose_and_measure(
     seed: int,
     stage: Stage,
     images: int | None = SAMPLE_IMAGES,
+    engine: Engine | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> ChosenCutoff:
-    """Choose the cutoff that `spec` asks for, and measure its cost on the `held_out` images.
+    """Choose the cutoff that `spec` asks for, and measure its cost on the `held_out` images, on `engine` as `kl_stats`.
 
     These are at most `images`: all if that is None; if it is 0, no cost is measured.
     """
     sample = held_out.evenly(SAMPLE_IMAGES)
-    chosen = choose_cutoff(spec, model, stats, sample, batch_size=batch_size, seed=seed, stage=stage)
+    work: dict[str, Any] = {"engine": engine, "device": device, "tally": tally}
+    chosen = choose_cutoff(spec, model, stats, sample, batch_size=batch_size, seed=seed, stage=stage, **work)
     if images == 0:
         return chosen
     measured, progress = held_out if images is None else held_out.evenly(images), stage("NELBO at this cutoff")
-    return replace(chosen, cost=cutoff_cost(model, measured, stats, chosen.cutoff.mask, batch_size, seed, progress))
+    return replace(
+        chosen, cost=cutoff_cost(model, measured, stats, chosen.cutoff.mask, batch_size, seed, progress, **work)
+    )
 
 
 def cutoff_cost(
@@ -98,9 +104,10 @@ def cutoff_cost(
     batch_size: int | None,
     seed: int,
     progress: Progress,
+    **work: Any,
 ) -> CutoffCost:
-    """Measure the NELBO of `images` with `mask` and without pruning."""
+    """Measure the NELBO of `images` with `mask` and without pruning; `work` is further arguments of `sweep`."""
     masks = [mask, LatentMask.everything(stats)]
-    kept, dense = sweep(model, images, masks, batch_size=batch_size, seed=seed, progress=progress)
+    kept, dense = sweep(model, images, masks, batch_size=batch_size, seed=seed, progress=progress, **work)
     _, error = kept.change_from(dense)
     return CutoffCost(kept.nelbo.mean(), dense.nelbo.mean(), error, len(images), images.held_out)

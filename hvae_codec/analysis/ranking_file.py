@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..data.training_and_held_out import TrainingAndHeldOut
 from ..encode.pipeline import SAMPLE_IMAGES
+from ..engine.engine import Engine
+from ..engine.tally import Tally
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
@@ -33,16 +36,25 @@ def ranking_path(run: Path) -> Path:
 
 
 def find_ranking(
-    model: HVAE, images: TrainingAndHeldOut, batch_size: int | None, seed: int, stage: Stage
+    model: HVAE,
+    images: TrainingAndHeldOut,
+    batch_size: int | None,
+    seed: int,
+    stage: Stage,
+    *,
+    engine: Engine | None = None,
+    device: str | None = None,
+    tally: Tally | None = None,
 ) -> FoundRanking:
     """Read the ranking that the model's run stores, or measure one on training images and store it.
 
-    Raises `DataError` if it takes training images and there are none.
+    It is measured on `engine`, as `kl_stats` says. Raises `DataError` if it takes training images and there are none.
     """
     path, stored = model.run and ranking_path(model.run), stored_ranking(model)
     if stored is None:
         sample, progress = images.training.evenly(SAMPLE_IMAGES), stage("Ranking by KL")
-        stats = kl_stats(model, sample, batch_size=batch_size, seed=seed, progress=progress)
+        work: dict[str, Any] = {"progress": progress, "engine": engine, "device": device, "tally": tally}
+        stats = kl_stats(model, sample, batch_size=batch_size, seed=seed, **work)
         stored = stored_ranking(model)  # another worker may have made one meanwhile: all must use the same
         if stored is None:
             error = save_ranking(path, stats) if path else ""

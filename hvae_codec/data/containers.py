@@ -168,7 +168,7 @@ class Container(ABC):
         return [real_path(self.path)] if self.path.exists() else []
 
     def locations(self, positions: NDArray[np.int64]) -> list[str] | None:
-        """Say where each image lies, below one of `roots`, the same in any container; None if that cannot be told."""
+        """Say where each image lies, the same in any container of its kind; None if that cannot be told."""
         return None
 
     def problem(self, position: int) -> UnusableImageError | None:
@@ -248,10 +248,11 @@ class DecodingContainer(Container):
             raise problem
         return decoded
 
-    def _narrow(self, positions: NDArray[np.int64]) -> None:
+    def portion(self, positions: NDArray[np.int64]) -> Container:
+        """Take the images at `positions`, which know whether the whole has some of the model's channels."""
         if self.preprocessing.colour == "auto":
-            _ = self._has_the_models_channels  # of the whole; mostly its first image tells
-        super()._narrow(positions)
+            _ = self._has_the_models_channels  # mostly its first image tells
+        return super().portion(positions)
 
     @property
     def takes_other_channels(self) -> bool:

@@ -24,6 +24,7 @@ from .containers import DecodingContainer
 from .dataset_json import class_name
 from .depth import is_deep, to_8_bits
 from .heads import ImageHead, head_of, head_of_pixels
+from .parquet_columns import IMAGE_NAMES, LABEL_NAMES
 from .pixels import (
     DecodedImage,
     UnusableImageError,
@@ -38,8 +39,6 @@ from .preprocessing import Preprocessing
 from .read_images import ReadImages
 
 SAMPLED_IMAGES = 64  # images, evenly spaced, whose pixels go into a data set's fingerprint
-
-_IMAGE_KEYS, _LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
 
 
 @runtime_checkable
@@ -197,7 +196,7 @@ def _image_in(item: Any, where: AnyPath, column: str | None = None) -> Any:
 
 def _image_key(item: Mapping[str, Any], where: AnyPath, column: str | None) -> str:
     """Find the key of the image; raises `DataError` if two may be it, `UnusableImageError` if none is it."""
-    found = [key for key in ([column] if column else _IMAGE_KEYS) if key in item]
+    found = [key for key in ([column] if column else IMAGE_NAMES) if key in item]
     if len(found) > 1:
         raise DataError(
             f"{where} has {' and '.join(found)}; choose with open_images(dataset, column={found[0]!r}, ...)"
@@ -212,7 +211,7 @@ def _image_key(item: Mapping[str, Any], where: AnyPath, column: str | None) -> s
 
 def _label_in(item: Any) -> object:
     if isinstance(item, Mapping):
-        return next((item[key] for key in _LABEL_KEYS if key in item), None)
+        return next((item[key] for key in LABEL_NAMES if key in item), None)
     return item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
 
 
@@ -254,7 +253,7 @@ def _asked_labels(dataset: ImageDataset, count: int) -> list[object]:
 
 def _listed_labels(dataset: Any, count: int) -> tuple[Sequence[object] | None, Sequence[str]]:
     """Find the list of labels, and the names of the classes: attributes of torchvision's, columns of Hugging Face's."""
-    column = next((key for key in _LABEL_KEYS if key in (getattr(dataset, "column_names", None) or ())), None)
+    column = next((key for key in LABEL_NAMES if key in (getattr(dataset, "column_names", None) or ())), None)
     if column is not None:
         return list(dataset[column]), getattr(dataset.features[column], "names", None) or ()
     listed: list[Any] = [getattr(dataset, name, None) for name in ("targets", "labels")]

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..storage.location import real_path
 from ..texts.packed import TextPacker
 from ..texts.sequence import Texts
 from .celeba import celeba_parts
@@ -40,8 +39,7 @@ class Folder(FileContainer):
     def open(self, position: int) -> BinaryIO:
         """Open the file, if it is a regular one: opening a pipe would wait for ever."""
         name = self.names[position]
-        path = os.path.join(self._root, name.encode())
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
+        file = open(self._path(name), "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
             problem = f"{self.path / name} is not a regular file but a pipe, a device or a socket; remove it"
@@ -49,9 +47,19 @@ class Folder(FileContainer):
         return file
 
     def locations(self, positions: NDArray[np.int64]) -> list[str]:
-        """Give the path of each image, with links only below this folder."""
-        real = real_path(self.path)
-        return [f"{real}/{self.names[i]}" for i in positions.tolist()]
+        """Give the number of each image's file on its device, which links of both kinds share; its path without one."""
+        return [_file_number(self._path(self.names[i])) for i in positions.tolist()]
+
+    def _path(self, name: str) -> bytes:
+        return os.path.join(self._root, name.encode())
+
+
+def _file_number(path: bytes) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:  # a dangling link: reading it names the file
+        return os.fsdecode(path)
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

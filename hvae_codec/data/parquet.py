@@ -62,6 +62,7 @@ class Parquet(FileContainer):
         channels: int,
     ) -> None:
         """`names` are those of `files` in `path`; raises `DataError` as `open_parquet` does."""
+        _check_unique(path, names)
         open_file = opener(files)
         found = [*files.map(lambda file: _described(files, column, file, open_file(file)), range(len(files.paths)))]
         counts = [int(file.rows.sum()) for file in found]
@@ -108,6 +109,13 @@ class Parquet(FileContainer):
         files = self._groups.table.file[self._group_of(positions)]
         return b"".join(self._groups.files.digests[file] for file in np.unique(files))
 
+    def locations(self, positions: NDArray[np.int64]) -> list[str]:
+        """Give the path of each image's file, its row group there, and its row in that."""
+        table, groups, real = self._groups.table, self._group_of(positions), self.roots
+        rows = self._rows_of(positions) - table.starts[groups]
+        places = zip(table.file[groups].tolist(), table.number[groups].tolist(), rows.tolist(), strict=True)
+        return [f"{real[file]}/{group}/{row}" for file, group, row in places]
+
     def groups(self) -> RowGroups:
         """Say which row group each image is in."""
         return RowGroups(self._group_of(np.arange(len(self))), self._groups.table.unpacked)
@@ -141,7 +149,8 @@ def open_parquet(path: Path, *, size: int, channels: int, column: str | None = N
     """Open the images of all Parquet files that `path` stands for; names such as `train-00000-of-00004` are splits.
 
     Raises `DataError` if a file is truncated, if none or several of its columns hold images and no `column` is chosen,
-    if that is not there or holds none, or if there is no image; `UsageError` if pyarrow is missing.
+    if that is not there or holds none, if there is no image, or if the names of two files differ in their ending alone;
+    `UsageError` if pyarrow is missing.
     """
     files = dict(sorted(files_of_set(path, ".parquet").items()))  # by name, as a range is by number
     return parquet_in(path, files, size=size, channels=channels, column=column)
@@ -210,9 +219,21 @@ def _is_of(name: str, column: str) -> bool:
     return name == column or name.startswith(f"{column}.")
 
 
+def _check_unique(path: AnyPath, files: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for file in files:
+        if (other := seen.setdefault(_without_ending(file), file)) != file:
+            problem = f"images in {path / other} and {path / file} would have the same names"
+            raise DataError(f"{problem}; rename one of these files, or remove it")
+
+
 def _row_names(files: Sequence[str], counts: Sequence[int]) -> Iterator[NumberedTexts]:
     for file, count in zip(files, counts, strict=True):
-        yield NumberedTexts(f"{file.removesuffix(Path(file).suffix)}/", count)
+        yield NumberedTexts(f"{_without_ending(file)}/", count)
+
+
+def _without_ending(file: str) -> str:
+    return file.removesuffix(Path(file).suffix)
 
 
 def _spread(totals: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels", "fine_label")
+"""What columns of Hugging Face's data sets are called, in files and in Python; the first one that is there counts."""
 
 
 def image_column(path: AnyPath, file: ParquetFile, wanted: str | None = None) -> tuple[str, bool]:
@@ -53,9 +54,15 @@ def labels_of_rows(file: ParquetFile) -> ClassTexts:
     name = label_column(file)
     if name is None:
         return ClassTexts.same("", file.metadata.num_rows)
-    names = _features(file).get(name, {}).get("names") or ()
+    names = _class_names(_features(file).get(name, {}))
     batches = file.iter_batches(columns=[name], use_threads=False)
     return ClassTexts.of(class_name(value, names) for batch in batches for value in batch.column(0).to_pylist())
+
+
+def _class_names(feature: Mapping[str, Any]) -> Sequence[str]:
+    """Give the names of the classes in a column's description; none if it has something else there."""
+    names = feature.get("names")
+    return names if isinstance(names, list) else ()
 
 
 def _candidates(file: ParquetFile) -> Sequence[str]:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..texts.classes import ClassTexts
+from ..texts.packed import PackedTexts
 from .arrays import SAMPLED_IMAGES
 from .containers import Container
 from .heads import ImageHead, head_of_pixels
@@ -27,9 +29,10 @@ class ReadImages(Container):
                 pixels[i] = whole.read(positions[i : i + 1])[0]
             except DataError as error:
                 problems[i] = str(error)
-        read = cls(whole.path, whole.names, whole.labels, whole.file_bytes, whole.size, whole.channels)
-        read.numbers, read.preprocessing, read.seen = whole.numbers, whole.preprocessing, whole.seen
-        Container._narrow(read, positions)
+        names, labels = PackedTexts.of(whole.names.take(positions)), ClassTexts.of([*whole.labels.take(positions)])
+        numbers, sizes = whole.numbers_of(positions), whole.file_bytes[positions]
+        read = cls(whole.path, names, labels, sizes, whole.size, whole.channels, numbers=numbers)
+        read.preprocessing, read.seen = whole.preprocessing, whole.seen.of(positions)
         read.pixels, read.problems = pixels, problems
         return read
 

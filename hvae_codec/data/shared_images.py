@@ -12,6 +12,8 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..storage.bucket import BucketLocation
 from ..storage.location import AnyPath
+from .containers import Container
+from .folders import Folder
 
 if TYPE_CHECKING:
     from .sources import ImageSource
@@ -33,9 +35,10 @@ def check_two_sources(data: ImageSource, val: ImageSource) -> None:
 def check_nothing_shared(training: ImageSource, held_out: ImageSource) -> None:
     """Raise `DataError` if an image lies in both, or if they are copies of each other as far as is cheap to see.
 
-    Names and sizes are compared of all; pixels of up to `COMPARED` images whose names and sizes are the same.
+    Links, of both kinds, are followed. Names and sizes are compared of all; pixels of up to `COMPARED` images whose
+    names and sizes are the same.
     """
-    if _overlap(training.container.roots, held_out.container.roots):
+    if _may_overlap(training.container, held_out.container):
         _check_locations(training, held_out)
     pairs = _same_names_and_sizes(training, held_out)
     if not pairs:
@@ -60,16 +63,24 @@ def _overlap(some: Iterable[PurePath], others: Iterable[PurePath]) -> bool:
     return any({root, *root.parents} & second for root in first) or any({*root.parents} & first for root in second)
 
 
+def _may_overlap(one: Container, other: Container) -> bool:
+    """Whether files of one container may be those of the other: links lead from any folder into any other."""
+    return (isinstance(one, Folder) and isinstance(other, Folder)) or _overlap(one.roots, other.roots)
+
+
 def _check_locations(training: ImageSource, held_out: ImageSource) -> None:
     one, other = training.container.path, held_out.container.path
-    first = training.container.locations(training.positions)
+    of_a_size = np.isin(training.file_bytes, held_out.file_bytes)  # to look at one file takes microseconds
+    first = training.container.locations(training.positions[of_a_size])
     second = held_out.container.locations(held_out.positions)
     if first is None or second is None:
         raise DataError(f"{one} and {other} are files of one set, so they may share images; {_ADVICE}")
-    shared = {*second}.intersection(first)
+    places = {*first}
+    shared = [i for i, place in enumerate(second) if place in places]
     if shared:
         images = f"{len(shared):,} of the {len(held_out):,} held-out images"
-        raise DataError(f"{images}, such as {min(shared)}, are training images in {one}, too; {_ADVICE}")
+        example = other / held_out.names[shared[0]]
+        raise DataError(f"{images}, such as {example}, are training images in {one}, too; {_ADVICE}")
 
 
 def _same_names_and_sizes(training: ImageSource, held_out: ImageSource) -> list[tuple[int, int]]:

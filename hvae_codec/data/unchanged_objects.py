@@ -60,7 +60,8 @@ class UnchangedObjects:
 
     def open(self, file: int) -> BinaryIO:
         """Open the object at position `file` in `paths`, to read and seek in it."""
-        return cast(BinaryIO, RangeFile(partial(self.read, file), self.stamps[file][0]))
+        read, is_ahead = partial(self.read, file), lambda start, count: Range(file, start, count) in self._ahead
+        return cast(BinaryIO, RangeFile(read, self.stamps[file][0], is_ahead))
 
     def to_arrow(self, file: int) -> BinaryIO:
         """Give what pyarrow can open."""

@@ -29,7 +29,7 @@ from ..store.quantiser import ClippedError, check_clipped
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
-from ..verification.verify import checked_row_group
+from ..verification.row_group import checked_row_group
 from .append_spec import check_additions, extended_spec
 from .commit import write_row_group
 from .driver import Workers

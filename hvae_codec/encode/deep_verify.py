@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import os
+import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..config import LATEST_RUN
-from ..errors import StoreError
+from ..engine.engine import Engine, Here
+from ..engine.per_process import PerProcess
+from ..engine.tally import Tally
+from ..errors import HvaeCodecError, ModelError, StoreError
 from ..model.batch_size import default_batch_size
 from ..model.checkpoint import load_model
 from ..model.decoder import Decoder
+from ..model.device_choice import choose_device
 from ..model.hvae import HVAE
 from ..progress import Progress
-from ..storage.location import LocationLike, location_of
+from ..storage.location import Location, LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_metadata
 from ..store.reader import Store
 from ..verification import verify as plain
+from ..verification.row_group_check import CheckImages
+from ..verification.same_store import open_same
 from ..verification.verify import VerifyReport
 from .batch_coder import BatchDecoder
 from .encoded_store import EncodedStore, find_run, open_store
@@ -40,35 +46,56 @@ def verify_deep(
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
     run: Path | None = None,
+    engine: Engine | None = None,
+    tally: Tally | None = None,
 ) -> VerifyReport:
     """`verify`, which also decodes every image whose latents are whole, by `model`, or by what the store carries.
 
     The model is that of `run`, if it is given, or of the run that the store names if it carries none that is whole.
+    Row groups are read and decoded by `engine`: by this process if it is not given. Processes elsewhere load the model
+    themselves, from the store or its run, on `device`: cpu, cuda, or auto, a GPU if they have one.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
     model is not here or another one, or if the one that the store carries was replaced.
     """
-    sketches = fault = None
+    run_plain = functools.partial(plain.verify, store_path, progress=progress, engine=engine, tally=tally)
+    fault, is_here = None, isinstance(engine or Here(), Here)
     try:
         store = open_store(store_path)
-        model, fault = (model, None) if model else _load_decoder(store, device, run)
-        coder = store.decoder(model)
-        decoder = BatchDecoder(coder, default_batch_size(coder.model))
-        with contextlib.suppress(StoreError):  # if there are none, or not of all images
-            sketches = store.per_image(SKETCH)
+        model, fault = (model, None) if model else _load_decoder(store, device if is_here else "cpu", run)
+        decoder = _batch_decoder(store, model)
+        has_sketches = _has_sketches(store)
     except StoreError:
-        report = plain.verify(store_path, progress=progress)
+        report = run_plain()
         if report.ok:  # so it is the model
             raise
         return replace(report, notes=[*report.notes, "images were not decoded: metadata or tables are damaged"])
-    check_images = functools.partial(_damages, store, decoder, sketches)
-    report = plain.verify(store_path, check_images=check_images, progress=progress)
+    elsewhere = _Elsewhere(os.getcwd(), store.path, store.metadata.fingerprint, _run_of(model), str(device))
+    check_images = PerProcess[CheckImages](
+        functools.partial(_check_elsewhere, elsewhere, has_sketches),
+        lambda: functools.partial(_damages, store, decoder, has_sketches),
+    )
+    report = run_plain(check_images=check_images)
     if fault and report.ok:  # the file is as it was written, by somebody else
         raise fault
-    if sketches is not None:
+    if has_sketches:
         return report
     note = "images were decoded, but not compared: the store has no sketches, see encode --verify"
     return replace(report, notes=[*report.notes, note])
+
+
+def _has_sketches(store: Store) -> bool:
+    """Whether there are sketches, of all images."""
+    try:
+        store.per_image(SKETCH)
+    except StoreError:
+        return False
+    return True
+
+
+def _batch_decoder(store: EncodedStore, model: HVAE | Decoder) -> BatchDecoder:
+    coder = store.decoder(model)
+    return BatchDecoder(coder, default_batch_size(coder.model))
 
 
 def load_store_model(where: LocationLike, device: str | torch.device = "cpu", run: Path | None = None) -> HVAE:
@@ -94,19 +121,45 @@ def _load_decoder(
         return load_store_model(store.path, device, run), error
 
 
-def _damages(
-    store: Store, decoder: BatchDecoder, sketches: NDArray[np.float32] | None, rows: range
-) -> Iterator[Damage]:
-    """What is wrong with the images `rows`, of one row group whose latents are whole; `sketches` are of all images."""
+def _run_of(model: HVAE | Decoder) -> Path | None:
+    """The run that other processes load the model from; None if it is the one that the store carries."""
+    run = getattr(model, "run", None)
+    return None if run is None else Path(run).absolute()
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """What another process opens and loads."""
+
+    folder: str  # in which the store has the name `path`
+    path: Location
+    fingerprint: str
+    run: Path | None
+    device: str
+
+
+def _check_elsewhere(job: _Elsewhere, has_sketches: bool) -> CheckImages:
+    store = open_same(open_store, job.folder, job.path, job.fingerprint)
+    try:
+        model, _ = _load_decoder(store, choose_device(job.device), job.run)
+        decoder = _batch_decoder(store, model)
+    except HvaeCodecError as error:
+        raise ModelError(f"the worker on {socket.gethostname()} cannot load the model: {error}") from None
+    return functools.partial(_damages, store, decoder, has_sketches)
+
+
+def _damages(store: Store, decoder: BatchDecoder, has_sketches: bool, rows: range) -> Iterator[Damage]:
+    """What is wrong with the images `rows`, of one row group whose latents are whole."""
     row_group = store.row_groups.of(rows.start)
     try:
         pixels = decoder.decode_checked(store.stored(slice(rows.start, rows.stop)))
     except StoreError as error:
         yield Damage(f"row group {row_group}", f"cannot be decoded: {error}", rows)
         return
-    if sketches is None:
+    if not has_sketches:
         return
-    difference = rms_difference(sketch(pixels), sketches[rows.start : rows.stop], store.image_dims)
+    sketches = store.arrays.read(SKETCH, slice(rows.start, rows.stop))
+    difference = rms_difference(sketch(pixels), sketches, store.image_dims)
     overall = float(np.sqrt(np.square(difference).mean()))
     far = [rows[i] for i in np.flatnonzero(difference > IMAGE_LIMIT)]
     if overall > ROW_GROUP_LIMIT or far:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.sources import ImageSource
 from ..model.arriving import Arriving
 from ..model.keyed_noise import keyed_noise
-from ..prune.rank_batches import image_keys
+from ..prune.image_keys import image_keys
 from ..prune.sweep import finite_terms
 from ..store.arrays import chunk_length
 from ..store.reader import Stored

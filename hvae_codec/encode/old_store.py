@@ -28,7 +28,7 @@ from ..store.schema import CHECKSUM
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
-from ..verification.verify import checked_row_group
+from ..verification.row_group import checked_row_group
 from .append_spec import measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store

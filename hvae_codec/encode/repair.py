@@ -10,7 +10,6 @@ fingerprint, a row group by its digest or by what can still be read of it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
 from ..data.splits import PARTS
-from ..errors import HvaeCodecError, StoreError, UnreachableError, UsageError
-from ..model.batch_size import batch_size_of
+from ..engine.engine import Engine, Here
+from ..engine.tally import Tally
+from ..errors import HvaeCodecError, StoreError, UsageError
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
@@ -36,22 +36,14 @@ from ..store.spec import StoreSpec, spec_fingerprint, spec_of
 from ..store.workers import Worker
 from ..verification.inspection import Inspection
 from ..verification.repair_metadata import may_copy, repair_arrays, repair_group, write_tables
-from ..verification.verify import VerifyReport, report, row_group_damages, verify_row_groups
-from .coder import LatentCoder, quantiser_steps, stored_columns
+from ..verification.row_group_check import check_row_groups, unread
+from ..verification.verify import VerifyReport, report
+from .coder import quantiser_steps, stored_columns
 from .comparison import compare
 from .embedded_model import weights_again
-from .image_encoder import ImageEncoder
-from .repair_row_groups import RowGroupRepairer
+from .repair_images import GivenImages
+from .repair_tasks import RepairOptions, repair_row_groups
 from .stored_preprocessing import check_preprocessing
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepairOptions:
-    """What the encode was given, so that the same comes out."""
-
-    batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
-    seed: int = 0  # of the noise that rate and distortion are measured with
-    check: bool = False  # whether all images given are read, and compared with those that were encoded
 
 
 @dataclass(frozen=True)
@@ -73,6 +65,8 @@ def repair(
     options: RepairOptions | None = None,
     progress: Progress | None = None,
     comparing: Progress | None = None,
+    engine: Engine | None = None,
+    tally: Tally | None = None,
 ) -> RepairReport:
     """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
 
@@ -81,26 +75,28 @@ def repair(
     Without images, metadata and those tables are repaired that do not take them. With the batch size, machine and
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
     those to encode, `comparing` with those read and to read if `options.check` is set: then the report names an image
-    that was changed since it was encoded, also if nothing is damaged.
+    that was changed since it was encoded, also if nothing is damaged. Row groups are read, and encoded, by `engine`,
+    which `tally` counts for: by this process if it is not given. Processes elsewhere load the model themselves, from
+    its run or the store.
     Raises `StoreError` if there is no store, it is being written or `model` is another one; what cannot be repaired
     is in the report. `UsageError` if there are images and no model; `DataError` if the images were opened with other
     preprocessing than the store's.
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
-    job = _Repair(location_of(store_path), images, model, stats)
+    job = _Repair(location_of(store_path), images, model, stats, engine or Here(), tally)
     found = [*job.inspection.damages]
     if found:
         with locked(job.path, Worker()):
             job.repair_structure()
-    found += [damage for _, more in verify_row_groups(job.inspection) for damage in more]
+    found += job.find_damages()
     before = report(job.inspection, found)
     damaged = sorted({d.row_group for d in (*found, *job.inspection.damages) if d.row_group is not None})
     if damaged:
         job.repair_row_groups(damaged, options or RepairOptions(), progress)
     if options is not None and options.check:
         job.note_changed_images(comparing)
-    after = report(job.inspection, job.damages_left(damaged)) if found else before
+    after = report(job.inspection, [*job.damages_left(damaged), *unread(found)]) if found else before
     return RepairReport(before, after, job.rewritten, job.notes)
 
 
@@ -112,6 +108,8 @@ class _Repair:
     images: ImageSource | None
     model: HVAE | None
     stats: KLStats | None
+    engine: Engine
+    tally: Tally | None
     rewritten: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -208,29 +206,18 @@ class _Repair:
         if self.images is None or self.model is None:
             self.notes.append("damaged row groups are encoded again from their images, which were not given")
             return
-        store = self.inspection.store
-        coder, batch_size = LatentCoder.of_store(store, self.model), batch_size_of(self.model, options.batch_size)
-        given = {"seed": options.seed, "checksums": store.metadata.has_records}
-        encoder = ImageEncoder.of(coder, self.images, store.row_groups.size, batch_size, **given)
-        done = list(itertools.accumulate(len(store.row_groups.rows(r)) for r in row_groups))
+        given = GivenImages(self.inspection, self.images)
         with locked(self.path, Worker()):
             self._check_unchanged()
             self.path.remove_partial_files()
-            repairer = RowGroupRepairer(self.inspection, encoder)
-            for row_group, images in zip(row_groups, done, strict=True):
-                self._repair_row_group(repairer, row_group)
-                if progress is not None:
-                    progress(images, done[-1])
+            repaired = repair_row_groups(given, self.model, row_groups, options, self.engine, self.tally, progress)
+        for each in repaired:
+            self.rewritten += each.files
+            self.notes += [each.note] if each.note else []
 
-    def _repair_row_group(self, repairer: RowGroupRepairer, row_group: int) -> None:
-        try:
-            files, note = repairer.repair(row_group)
-        except UnreachableError:
-            raise
-        except HvaeCodecError as error:
-            files, note = [], str(error)
-        self.rewritten += files
-        self.notes += [note] if note else []
+    def find_damages(self, row_groups: Sequence[int] | None = None) -> list[Damage]:
+        """What is wrong with the latents of `row_groups`, of all if None, beyond what the inspection says."""
+        return check_row_groups(self.inspection, row_groups, engine=self.engine, tally=self.tally)
 
     def note_changed_images(self, progress: Progress | None) -> None:
         """Note which of the images given have other bytes than those that were encoded, if the store can tell."""
@@ -249,9 +236,7 @@ class _Repair:
         """What is wrong now; of the row groups, these alone were damaged and are read again."""
         del self.inspection  # names of a large store need not be there twice
         self.inspection = Inspection(open_damaged(self.path))
-        store, known = self.inspection.store, self.inspection.damages
-        lost = {damage.file for damage in known}
-        return [*known, *(damage for r in row_groups for damage in row_group_damages(store, r, lost))]
+        return [*self.inspection.damages, *self.find_damages(row_groups)]
 
 
 def restore_metadata(store_path: LocationLike) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,22 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ..data.seen import Seen
 from ..data.sources import ImageSource
-from ..errors import StoreError
+from ..errors import HvaeCodecError, StoreError, UnreachableError
+from ..model.batch_size import batch_size_of
+from ..model.hvae import HVAE
 from ..storage.location import Location
-from ..store.arrays import row_group_digest, shard_key
+from ..store.arrays import chunk_length, row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
 from ..store.reader import Store, Stored
 from ..store.schema import CHECKSUM, WRITE_ALL, missing_records
-from ..texts.index import TextIndex
 from ..verification.inspection import Inspection
-from ..verification.verify import Latents, read_digest, read_row_group
+from ..verification.row_group import Latents, read_digest, read_row_group
+from .batch_coder import BatchCoder
+from .coder import LatentCoder
 from .image_encoder import EVALUATED, ImageEncoder, PerImage
+from .repair_images import RepairItem
 from .sketch import SKETCH, sketch
 
 LIKENESS, EVIDENCE = 0.9, 16
@@ -33,27 +37,50 @@ _ROUNDED = "is rounded otherwise than before: on another machine, or in other ba
 _UNPROVEN = "has lost its digest too, which would prove that it is what it was"
 
 
+@dataclass(frozen=True)
+class RepairedRowGroup:
+    """What became of it."""
+
+    files: Sequence[str] = ()  # that were replaced, relative to the store
+    note: str = ""  # a sentence, if it is not as it was, or could not be repaired
+    seen: Seen | None = None  # what reading its images has shown
+
+
 @dataclass(frozen=True, eq=False)
 class RowGroupRepairer:
     """Encodes row groups of a finished store again, and replaces what is damaged of them."""
 
     inspection: Inspection  # the store, whose metadata and tables are whole
-    encoder: ImageEncoder  # encodes the images given
+    batch_coder: BatchCoder
+    seed: int  # of the noise that rate and distortion are measured with
+
+    @classmethod
+    def open(cls, store: Store, model: HVAE, batch_size: int | None, seed: int) -> RowGroupRepairer:
+        """Repair `store` by the `model` that made it; raises `StoreError` if that is another one."""
+        coder = LatentCoder.of_store(store, model)
+        size = chunk_length(store.row_groups.size, batch_size_of(model, batch_size), 1)
+        return cls(Inspection(store), BatchCoder(coder, size), seed)
 
     @property
     def store(self) -> Store:
         """The store as far as it can be read."""
         return self.inspection.store
 
-    def repair(self, row_group: int) -> tuple[list[str], str]:
-        """Make a row group whole.
+    def repair(self, item: RepairItem) -> RepairedRowGroup:
+        """Make a row group whole, or say why it cannot be."""
+        try:
+            files, note = self._repair(item.number, self._encoder(item.images), item.are_known)
+        except UnreachableError:
+            raise
+        except HvaeCodecError as error:
+            files, note = [], str(error)
+        return RepairedRowGroup(files, note, item.images.seen)
 
-        Returns the files that were replaced, relative to the store, and a sentence if they are not as they were.
-        Raises `StoreError` if images are missing, or are not those that were encoded.
-        """
+    def _encoder(self, images: ImageSource) -> ImageEncoder:
+        return ImageEncoder(self.batch_coder, images, seed=self.seed, checksums=self.store.metadata.has_records)
+
+    def _repair(self, row_group: int, encoder: ImageEncoder, known: bool) -> tuple[list[str], str]:
         rows, note = self.store.row_groups.rows(row_group), ""
-        known = rows[0] in self._known and rows[-1] in self._known
-        encoder = replace(self.encoder, source=self.encoder.source.subset(self._positions(rows, known)))
         known |= self._have_same_bytes(rows, encoder.source)
         new, measured = encoder.encode_range(range(len(rows)))
         old = {r: read_row_group(self.store, r, row_group) for r in new}
@@ -69,7 +96,8 @@ class RowGroupRepairer:
             else:
                 note = f"row group {row_group} " + (_ROUNDED if committed else _UNPROVEN)
         files = self._replace(row_group, old, new, committed)
-        return [*files, *self._repair_per_image(row_group, encoder, new, measured)], note
+        more, unproven = self._repair_per_image(row_group, encoder, new, measured, known or _tells_apart(new))
+        return [*files, *more], note or unproven
 
     def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
         """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.
@@ -89,22 +117,33 @@ class RowGroupRepairer:
             )
         return True
 
-    def _repair_per_image(self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage) -> list[str]:
-        """Measure again what was measured of a row group's images if a file of it is damaged; returns those.
+    def _repair_per_image(
+        self, row_group: int, encoder: ImageEncoder, stored: Stored, measured: PerImage, proven: bool
+    ) -> tuple[list[str], str]:
+        """Measure again what was measured of a row group's images if a file of it is damaged.
 
-        `measured` has what was found while they were encoded.
+        `measured` has what was found while they were encoded. If the images are not `proven` to be those encoded, what
+        is of their bytes or pixels is left. Returns the files that were replaced, and a sentence if some were left.
         """
         rows = self.store.row_groups.rows(row_group)
-        names = (*self.store.own_figures, *measured)
-        damaged = [name for name in names if self._read(name, rows) is None]
+        damaged = [name for name in (*self.store.own_figures, *measured) if self._read(name, rows) is None]
+        left = [] if proven else [name for name in damaged if name != SKETCH]
         if SKETCH in damaged:
             measured = {**measured, SKETCH: sketch(encoder.batch_coder.decode_checked(stored))}
-        if {*EVALUATED} & {*damaged}:
+        if {*EVALUATED} & ({*damaged} - {*left}):
             measured = measured | replace(encoder, evaluate=True).encode_range(range(len(rows)))[1]
-        files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured}
+        files = {f"{name}/c/{row_group}": measured[name] for name in damaged if name in measured and name not in left}
         for key, numbers in files.items():
             _replace_file(self.store.path, key, rows.start, numbers)
-        return list(files)
+        return list(files), self._left_sentence(rows, left) if left else ""
+
+    @staticmethod
+    def _left_sentence(rows: range, left: Sequence[str]) -> str:
+        return (
+            f"{', '.join(left)} of images {rows.start} to {rows.stop - 1} cannot be made anew: the images given "
+            "are known by their names alone, and their latents are too alike to tell them from others; give the images "
+            "that were encoded, all of them and no others"
+        )
 
     def _read(self, name: str, rows: range) -> NDArray | None:
         """What a per-image array that is written with row groups says of `rows`; None if it cannot be read."""
@@ -115,37 +154,6 @@ class RowGroupRepairer:
             return None
         missing = missing_records(name, values) if name == CHECKSUM else np.isnan(values)
         return None if missing.any() else values
-
-    def _positions(self, rows: range, known: bool) -> Sequence[int]:
-        """Where the images `rows` of the store are among those given: by number if these are known, else by name."""
-        if known:
-            return range(rows.start - self._known.start, rows.stop - self._known.start)
-        lost = f"images {rows.start} to {rows.stop - 1} cannot be encoded again"
-        names = self.inspection.names_of(rows)
-        if len(names) < len(rows):
-            raise StoreError(f"{lost}: their names are lost")
-        found = self._by_name.find(names).tolist()
-        missing = [name for name, position in zip(names, found, strict=True) if position < 0]
-        if missing:
-            more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-            raise StoreError(
-                f"{lost}: {missing[0]}{more} are not among the images given; give the images that were encoded"
-            )
-        return found
-
-    @cached_property
-    def _known(self) -> range:
-        """Numbers, in the store, of the images given, if these are a source that the store was made from."""
-        first = 0
-        for part in self.store.metadata.source.parts_of(len(self.store)):
-            if part.fingerprint == self.encoder.source.fingerprint:
-                return range(first, first + part.images)
-            first += part.images
-        return range(0)
-
-    @cached_property
-    def _by_name(self) -> TextIndex:
-        return TextIndex(self.encoder.source.names)
 
     def _check_likeness(self, rows: range, known: bool, old: dict[int, Latents], new: Stored) -> None:
         """Raise `StoreError` if what can still be read is not of these images, or too little if not `known`."""
@@ -194,6 +202,13 @@ def _likeness(old: dict[int, Latents], new: Stored) -> NDArray[np.float64]:
         same = telling & ~_differ(before, after, tolerance)
         equal, counted = equal + same.sum(1), counted + telling.sum(1)
     return np.where(counted >= EVIDENCE, equal / np.maximum(counted, 1), np.nan)
+
+
+def _tells_apart(stored: Stored) -> bool:
+    """Whether the numbers of each image tell it from the others of its row group, so that their digest proves it."""
+    nothing_lost = np.zeros(len(next(iter(stored.values()))), bool)
+    likeness = _likeness({r: Latents(numbers, nothing_lost, "") for r, numbers in stored.items()}, stored)
+    return not np.isnan(likeness).any()
 
 
 def _differ(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:

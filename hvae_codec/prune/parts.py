@@ -29,7 +29,7 @@ from ..engine.tally import Tally
 from ..model.hvae import HVAE
 from ..model.travelling_model import TravellingModel
 from ..progress import Progress
-from .rank_batches import image_keys
+from .image_keys import image_keys
 
 PART_IMAGES = 64
 """Images of a part, at least, if their batches are smaller: a task should take much longer than to send it."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from rich.table import Table
 
@@ -17,42 +16,35 @@ from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
 from ..store.group_file import find_copy
 from ..store.reader import Store
+from ..store.unfinished import UnfinishedStore, find_unfinished
 from ..store.workers import Worker
 from .counts import count
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Of one store or run: plain data for scripts, and tables for the terminal."""
-
-    path: Path | Location
-    data: dict[str, Any]
-    pairs: dict[str, str]
-    tables: Sequence[Table] = ()  # shown below the pairs
-
-    def render(self) -> list[Table]:
-        """Make the tables for the terminal."""
-        pairs = Table(title=str(self.path), show_header=False, title_justify="left")
-        pairs.add_column(style="bold")
-        for pair in self.pairs.items():
-            pairs.add_row(*pair)
-        return [pairs, *self.tables]
+from .facts import Facts
+from .unfinished import progress_text, unfinished_facts
 
 
 def describe(path: LocationLike) -> Facts:
-    """Collect facts about the store or run at `path`.
+    """Collect facts about the store or run at `path`; of a store that is being written, how far it is.
 
     Raises `DataError` if it is neither, `ModelError` if a run is missing or damaged.
     """
     path = location_of(path)
     if path.folder is not None and (path.name == "latest" or (path / CONFIG_FILE).is_file()):
         return _run_facts(path.folder)
+    unfinished = find_unfinished(path)
+    if unfinished is not None and (unfinished.path != path or not _is_taken(path)):
+        return unfinished_facts(unfinished)
     if path.folder is not None and path.exists() and not (path / "zarr.json").is_file() and find_copy(path) is None:
         raise DataError(f"{path} is neither a store (it has no zarr.json) nor a run (it has no {CONFIG_FILE})")
-    return _store_facts(Store.open(path))
+    return _store_facts(Store.open(path), unfinished)
 
 
-def _store_facts(store: Store) -> Facts:
+def _is_taken(path: Location) -> bool:
+    """Whether there is a finished store, or what is left of one."""
+    return path.exists() if path.folder is not None else (path / "zarr.json").is_file()
+
+
+def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Facts:
     labels = sorted(set(store.labels) - {""})
     splits = None if store.splits is None else {part or "none": store.splits.count(part) for part in (*PARTS, "")}
     arrays = ", ".join(f"z{r} {list(store.columns.item(r))}" for r in store.resolutions)
@@ -65,6 +57,7 @@ def _store_facts(store: Store) -> Facts:
         "model": f"{store.model_hash[:12]} ({store.run})",
         "weights": _weights_of(store),
         "format version": str(store.format_version),
+        **({} if unfinished is None else {"to replace it": f"{progress_text(unfinished)}; {unfinished.location}"}),
     }
     data = {
         "kind": "store",
@@ -81,6 +74,7 @@ def _store_facts(store: Store) -> Facts:
         "format_version": store.format_version,
         "bits_per_dim": store.bits_per_dim(),
         "bytes": store_sizes(store),
+        **({} if unfinished is None else {"unfinished": unfinished_facts(unfinished).data}),
     }
     return Facts(store.path, data, pairs, (store_table(store),))
 

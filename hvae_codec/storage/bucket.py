@@ -53,7 +53,7 @@ class BucketLocation:
         return cls(Bucket.connect(f"{scheme}://{bucket}"), str(PurePosixPath(key)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BucketLocation.of, (str(self),)  # another process makes a connection of its own
+        return BucketLocation, (self.bucket, self.key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BucketLocation) and str(self) == str(other)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .translated import translated
@@ -32,25 +34,10 @@ class Bucket:
     @classmethod
     def connect(cls, url: str) -> Bucket:
         """Sends nothing yet. Raises `UsageError` if obstore is missing, `UnreachableError` on wrong settings."""
-        try:
-            import obstore.store
-        except ImportError:
-            raise UsageError(
-                f"{url} takes the package obstore, which is not installed; pip install 'hvae-codec[remote]'"
-            ) from None
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-        with translated(url):
-            client = obstore.store.from_url(
-                url,
-                retry_config={"max_retries": RETRIES, "retry_timeout": _GIVE_UP},
-                client_options={
-                    "timeout": _TIMEOUT,
-                    "connect_timeout": _CONNECT_TIMEOUT,
-                    # Who sets such an endpoint has said that it need not be encrypted.
-                    "allow_http": endpoint.startswith("http://"),
-                },
-            )
-        return cls(url, client, os.getpid(), {})
+        return cls(url, _client(url, RETRIES, frozenset(os.environ.items()), os.getpid()), os.getpid(), {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bucket.connect, (self.url,)  # another process makes a connection of its own, one for all locations
 
     @property
     def client(self) -> Client:
@@ -65,6 +52,28 @@ class Bucket:
                 f"{self.url} cannot be read in a forked process; start processes with spawn, for a DataLoader "
                 "multiprocessing_context='spawn'"
             )
+
+
+@functools.lru_cache(maxsize=4)  # who reads a hundred portions of a data set meets the server once
+def _client(url: str, retries: int, environment: Set[tuple[str, str]], process: int) -> Client:
+    try:
+        import obstore.store
+    except ImportError:
+        raise UsageError(
+            f"{url} takes the package obstore, which is not installed; pip install 'hvae-codec[remote]'"
+        ) from None
+    endpoint = next((value for name in _ENDPOINTS if (value := dict(environment).get(name))), "")
+    with translated(url):
+        return obstore.store.from_url(
+            url,
+            retry_config={"max_retries": retries, "retry_timeout": _GIVE_UP},
+            client_options={
+                "timeout": _TIMEOUT,
+                "connect_timeout": _CONNECT_TIMEOUT,
+                # Who sets such an endpoint has said that it need not be encrypted.
+                "allow_http": endpoint.startswith("http://"),
+            },
+        )
 
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")

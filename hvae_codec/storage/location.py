@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath, PurePosixPath
@@ -45,6 +46,11 @@ def location_of(text: LocationLike) -> Location:
 def real_path(path: AnyPath) -> PurePath:
     """A path without links, to compare with others; of a location in a bucket, one of the URL's parts."""
     return PurePosixPath(str(path)) if isinstance(path, BucketLocation) else path.resolve()
+
+
+def seen_from(folder: str, location: Location) -> Location:
+    """Give a location that was named in the working folder `folder` the name that it has in this process's."""
+    return location if location.folder is None or os.getcwd() == folder else FolderLocation(Path(folder) / location)
 
 
 def _of_url(url: str, scheme: str) -> Location:

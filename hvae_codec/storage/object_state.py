@@ -54,7 +54,7 @@ class ObjectState:
                 if (found.meta["size"], _tag(found.meta)) != (self.size, self.tag):  # of a server without conditions
                     raise ReplacedError
                 return bytes(found.bytes())
-        except (FileNotFoundError, PreconditionFailedError):
+        except (FileNotFoundError, PreconditionFailedError, ValueError):  # gone, another one, or too short
             raise ReplacedError from None
 
     def _options(self, start: int, stop: int) -> Any:

@@ -14,9 +14,17 @@ LEAP_BYTES = 2**20  # as long as it takes to read these, another request takes, 
 class RangeFile(io.RawIOBase):
     """An object to read and seek in; one thread at a time."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        """`read` gives so many bytes from a position on of the `size` bytes that there are."""
-        self._read, self._size = read, size
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        size: int,
+        is_ahead: Callable[[int, int], bool] = lambda start, count: False,
+    ) -> None:
+        """`read` gives so many bytes from a position on of the `size` bytes that there are.
+
+        `is_ahead` says whether exactly these are on their way already; they are then read alone.
+        """
+        self._read, self._size, self._is_ahead = read, size, is_ahead
         self._position = 0
         self._buffer, self._start = b"", 0
         self._ahead = FIRST_BYTES
@@ -59,7 +67,7 @@ class RangeFile(io.RawIOBase):
         begin = start - self._start
         if begin >= 0 and begin + count <= len(self._buffer):
             return self._buffer[begin : begin + count]
-        if count >= FIRST_BYTES:  # of a reader that knows what it wants
+        if count >= FIRST_BYTES or self._is_ahead(start, count):  # of a reader that knows what it wants
             return self._read(start, count)
         self._fill(start, count)
         return self._buffer[start - self._start :][:count]

@@ -70,6 +70,10 @@ class RangesAhead:
             while self._held > HELD_BYTES:
                 self._held -= self._ahead.popitem(last=False)[1].share
 
+    def __contains__(self, wanted: Range) -> bool:
+        with self._lock:
+            return wanted in self._ahead
+
     def read(self, wanted: Range) -> bytes:
         """Read a range, fewer bytes at the end of the object; raises like `ObjectState.read`."""
         with self._lock:

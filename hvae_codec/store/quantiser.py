@@ -176,7 +176,9 @@ def _kind(name: str) -> Callable[[float], Codec]:
 def codec_from_dict(data: Mapping[str, Any]) -> Codec:
     """The inverse of `Codec.to_dict`; `UsageError` if `data` describes no codec of this version."""
     try:
-        return _kind(data["name"])(float(data.get("step", 1.0)))  # also with a step that is not made any more
+        step = data.get("step", 1.0)
+        float(step)  # a number, which stays 2 or 2.0 as it is: a store's fingerprint is of its text
+        return _kind(data["name"])(step)  # also with a step that is not made any more
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{data!r} describes no latent codec; it needs a name: {', '.join(CODECS)}") from None
 

@@ -213,17 +213,18 @@ class _Loop:
         self.check_memory()
         network = make_network(self.state.model, config.train)
         self.step = make_step(options.graph, network, optimizer, config, processes, self.on_warning)
-        self.batches = BatchStream(
-            training,
-            config.train.batch_size,
-            self.state.seed,
-            horizontal_flip=config.train.horizontal_flip,
-            part=(processes.rank, processes.world_size),
-            workers=options.workers or default_workers(processes.local_world_size),
-            # The order of images in groups depends on it, and a run may go on with another number of processes.
-            cache_bytes=CACHE_BYTES // (1 if training.groups else processes.local_world_size),
-            on_read=on_read if processes.is_main else None,
-        )
+        with processes.waiting_for_all():  # images that fit into memory are read
+            self.batches = BatchStream(
+                training,
+                config.train.batch_size,
+                self.state.seed,
+                horizontal_flip=config.train.horizontal_flip,
+                part=(processes.rank, processes.world_size),
+                workers=options.workers or default_workers(processes.local_world_size),
+                # The order of images in groups depends on it, and a run may go on with another number of processes.
+                cache_bytes=CACHE_BYTES // (1 if training.groups else processes.local_world_size),
+                on_read=on_read if processes.is_main else None,
+            )
         with closing(self.batches), closing(self.files):
             if processes.is_main:  # once images were read: a run that cannot start leaves nothing
                 self.files.open(tensorboard=options.tensorboard)

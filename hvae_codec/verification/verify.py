@@ -6,28 +6,27 @@ verify(PATH) ──> VerifyReport ── damages: file, what is wrong with it, r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.engine import Engine
+from ..engine.per_process import PerProcess
+from ..engine.tally import Tally
 from ..errors import StoreError
 from ..progress import Progress
-from ..storage.cache import ChunkCache
 from ..storage.location import Location, LocationLike
-from ..store.arrays import row_group_digest, shard_key, unstorable
+from ..store.arrays import row_group_digest, shard_key
 from ..store.damage import Damage, UnreadableError, reading
-from ..store.reader import Store, Stored, open_damaged
+from ..store.reader import open_damaged
 from ..store.row_group_writer import RowGroupWriter
 from .inspection import Inspection
+from .row_group_check import CheckImages, check_row_groups
 
 NAMED = 3  # images of a damage that are named; the others are counted
-
-CheckImages = Callable[[range], Iterator[Damage]]
-"""What is wrong with the images of a row group whose latents are whole, given their numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,24 @@ class VerifyReport:
 
 
 def verify(
-    store_path: LocationLike, *, check_images: CheckImages | None = None, progress: Progress | None = None
+    store_path: LocationLike,
+    *,
+    check_images: PerProcess[CheckImages] | None = None,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+    tally: Tally | None = None,
 ) -> VerifyReport:
     """Read everything in the store at `store_path` and compare it with its checksums, digests and metadata.
 
     `check_images` looks at the images of each row group whose latents are whole. All damages are reported, not only
-    the first. `progress` is called with the images done and the images in all. Raises `StoreError` if there is no
-    store, if it is unfinished, of a newer format or of somebody else, or if the group's own metadata are lost, without
-    which nothing can be told.
+    the first. `progress` is called with the images done and the images in all. Row groups are read by `engine`, which
+    `tally` counts for: by this process if it is not given. Who reads them does not show in the report.
+    Raises `StoreError` if there is no store, if it is unfinished, of a newer format or of somebody else, if the group's
+    own metadata are lost, without which nothing can be told, or if a worker does not see the store.
     """
     inspection = Inspection(open_damaged(store_path))
     damages = [*inspection.damages]
-    for row_group, found in verify_row_groups(inspection, progress):
-        damages += found
-        if check_images is not None and not found and not _concerns(damages, row_group):
-            damages += check_images(inspection.store.row_groups.rows(row_group))
+    damages += check_row_groups(inspection, check_images=check_images, progress=progress, engine=engine, tally=tally)
     return report(inspection, damages)
 
 
@@ -77,101 +79,6 @@ def report(inspection: Inspection, damages: Sequence[Damage]) -> VerifyReport:
     named = [replace(damage, names=inspection.names_of(damage.images[:NAMED])) for damage in damages]
     files = 1 + sum(len(files) for files in inspection.files.values())
     return VerifyReport(store.path, len(store), len(store.row_groups), files, named, list(inspection.notes()))
-
-
-def _concerns(damages: Sequence[Damage], row_group: int) -> bool:
-    return any(damage.row_group == row_group for damage in damages)
-
-
-def verify_row_groups(inspection: Inspection, progress: Progress | None = None) -> Iterator[tuple[int, list[Damage]]]:
-    """Each row group, with what is wrong with its latents and digest beyond what the inspection says of their files."""
-    store, lost = inspection.store, {damage.file for damage in inspection.damages}
-    for row_group in range(len(store.row_groups)):
-        yield row_group, list(row_group_damages(store, row_group, lost))
-        if progress is not None:
-            progress(store.row_groups.rows(row_group).stop, len(store))
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """What can be read of a row group in one array."""
-
-    numbers: NDArray  # stored numbers, [images, columns, ...]; fill values if they are lost
-    lost: NDArray[np.bool_]  # which images are lost, [images]
-    problem: str  # what is wrong, to be read after the file's name; empty if nothing is
-
-
-def row_group_damages(
-    store: Store, row_group: int, lost: AbstractSet[str] = frozenset(), found: dict[int, Latents] | None = None
-) -> Iterator[Damage]:
-    """What is wrong with the latents of a row group and their digest, but for files in `lost`, known already.
-
-    What was read is put into `found`, by resolution.
-    """
-    rows, whole, found = store.row_groups.rows(row_group), True, {} if found is None else found
-    for resolution in store.resolutions:
-        file = f"z{resolution}/{shard_key(row_group, store.columns.item(resolution))}"
-        if store.arrays.fault(f"z{resolution}") or file in lost:
-            whole = False
-            continue
-        latents = found[resolution] = read_row_group(store, resolution, row_group)
-        if latents.problem:
-            whole = False
-            yield Damage(file, latents.problem, [rows[i] for i in np.flatnonzero(latents.lost)], row_group)
-    file = f"committed/c/{row_group}"
-    if store.arrays.fault("committed") or file in lost:
-        return
-    try:
-        digest = read_digest(store, row_group)
-    except UnreadableError as error:
-        yield Damage(file, str(error), rows, row_group)
-        return
-    if not digest:
-        yield Damage(file, "says that the row group was never written", rows, row_group)
-    elif whole and row_group_digest([part.numbers for part in found.values()]) != digest:
-        problem = "is not the digest of the row group's latents: they are not what was written"
-        yield Damage(file, problem, rows, row_group)
-
-
-def read_digest(store: Store, row_group: int) -> int:
-    """The digest that was committed; `UnreadableError` if it cannot be read."""
-    return int(reading(_elements, store.arrays["committed"], row_group))
-
-
-def _elements(array: Any, selection: Any) -> NDArray:
-    return np.asarray(array[selection])
-
-
-def read_row_group(store: Store, resolution: int, row_group: int) -> Latents:
-    """The latents of a row group from the disk, chunk by chunk if they cannot be read at once."""
-    rows, cache = store.row_groups.rows(row_group), ChunkCache()
-    try:
-        numbers = reading(store.raw_latents, resolution, rows, cache)
-    except UnreadableError as error:
-        return _read_chunks(store, resolution, rows, str(error))
-    lost = unstorable(numbers)
-    return Latents(numbers, lost, "holds no latents of some images" if lost.any() else "")
-
-
-def _read_chunks(store: Store, resolution: int, rows: range, problem: str) -> Latents:
-    array, cache = store.arrays[f"z{resolution}"], ChunkCache()
-    numbers = np.full((len(rows), *array.shape[1:]), array.fill_value, array.dtype)
-    for first in range(0, len(rows), array.chunks[0]):
-        chunk = rows[first : first + array.chunks[0]]
-        try:
-            numbers[first : first + len(chunk)] = reading(store.raw_latents, resolution, chunk, cache)
-        except UnreadableError:
-            continue
-    return Latents(numbers, unstorable(numbers), problem)
-
-
-def checked_row_group(store: Store, row_group: int) -> Stored:
-    """A row group's stored numbers, from the disk; `StoreError` if they are not the ones that were committed."""
-    rows = store.row_groups.rows(row_group)
-    latents: dict[int, Latents] = {}
-    for damage in row_group_damages(store, row_group, found=latents):
-        raise store.arrays.damaged(f"images {rows.start} to {rows.stop - 1}: {damage.file} {damage.problem}")
-    return {resolution: part.numbers for resolution, part in latents.items()}
 
 
 def check_written(writer: RowGroupWriter, row_group: int) -> None:
@@ -194,3 +101,7 @@ def check_written(writer: RowGroupWriter, row_group: int) -> None:
         raise StoreError(f"{where} {problem}; check the disk") from None
     if row_group_digest(stored) != writer.digest(row_group):
         raise StoreError(f"{where} is not read back as it was written; check memory and disk")
+
+
+def _elements(array: Any, selection: Any) -> NDArray:
+    return np.asarray(array[selection])
