@@ -71,8 +71,10 @@ class RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Show the rate, once there is one."""
-        return Text("" if task.speed is None else f"{task.speed:,.1f} {self.unit}/s", style="cyan")
+        """Show the rate of late, once there is one; if items are reported in one go, that of all the time."""
+        if task.speed is None or not task.elapsed:
+            return Text()
+        return Text(f"{min(task.speed, task.completed / task.elapsed):,.1f} {self.unit}/s", style="cyan")
 
 
 @contextmanager

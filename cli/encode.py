@@ -204,16 +204,19 @@ def _encode(
     from hvae_codec.analysis.ranking_file import find_ranking
     from hvae_codec.encode.pipeline import encode_worker
     from hvae_codec.engine.tally import Tally
+    from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.cutoff_sentences import choice_sentences, ranking_sentence
 
     tally, options = Tally(), request.options
-    how: Any = {"batch_size": options.batch_size, "seed": options.seed}
     measured = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), engine_session(request.on) as engine, stages(tally=tally) as stage:
-        ranking = find_ranking(model, images, options.batch_size, options.seed, stage)
+        device = worker_device(engine, options.device or "auto") if request.on else None
+        how: Any = {"stage": stage, "engine": engine, "device": device, "tally": tally}
+        ranking = find_ranking(model, images, options.batch_size, options.seed, **how)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
         held_out = images.held_out
-        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how, stage=stage, images=measured)
+        how |= {"batch_size": options.batch_size, "seed": options.seed, "images": measured}
+        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how)
         sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
         (say if request.as_json else console().print)("\n".join(sentences))
         store = encode_worker(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hvae_codec.data.jxl import jxl_plugin
-from hvae_codec.data.row_groups import RowGroupCache
+from hvae_codec.data.parquet_groups import ParquetGroups
 from hvae_codec.data.sources import open_images
 from hvae_codec.data.survey import survey
 from photos import cut
@@ -150,7 +150,7 @@ def test_of_many_images_some_are_looked_at(tmp_path: Path):
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_of_row_groups_some_are_read_whole(tmp_path: Path):
+def test_of_row_groups_some_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = []
     for pixels in cut(40):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(file := io.BytesIO(), "PNG")
@@ -158,8 +158,8 @@ def test_of_row_groups_some_are_read_whole(tmp_path: Path):
     pyarrow.parquet.write_table(pa.table({"image": rows, "other": rows}), tmp_path / "a.parquet", row_group_size=4)
     source = open_images(tmp_path / "a.parquet", size=16, channels=3, column="image")
     assert survey(source).formats == {"PNG": 40}
-    source, read = open_images(tmp_path / "a.parquet", size=16, channels=3, column="other"), []
-    read_group = source.container._read_group
-    source.container._cache = RowGroupCache(lambda group: read.append(group) or read_group(group))
+    read, read_group = [], ParquetGroups.read
+    monkeypatch.setattr(ParquetGroups, "read", lambda groups, group: read.append(group) or read_group(groups, group))
+    source = open_images(tmp_path / "a.parquet", size=16, channels=3, column="other")
     found = survey(source.subset(range(4, 40)), source, limit=12)
     assert (found.images, found.looked_at, sorted(read)) == (36, 12, [1, 5, 9])
