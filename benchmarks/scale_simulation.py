@@ -103,6 +103,8 @@ class Row:
     mebibytes: float = 0.0
     """Peak resident memory of the process that did it."""
     note: str = ""
+    processor: float = 0.0
+    """Seconds of this process's threads on the processor, which other work on the machine does not add to."""
 
     @property
     def each(self) -> str:
@@ -119,9 +121,10 @@ class Rows:
     @contextmanager
     def measure(self, what: str, count: int = 0, unit: str = "", note: str = "") -> Iterator[None]:
         """Measure what is done within."""
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         yield
-        self.rows.append(Row(what, time.perf_counter() - begun, count, unit, peak_mebibytes(), note))
+        seconds, processor = time.perf_counter() - begun, time.process_time() - used
+        self.rows.append(Row(what, seconds, count, unit, peak_mebibytes(), note, processor))
 
 
 def peak_mebibytes() -> float:
@@ -173,7 +176,7 @@ def simulate(simulation: Simulation, options: argparse.Namespace) -> None:
     steps = (hold_names, create, commit, commit_wide, fill, resume, markers, publish, read, names, check, layouts)
     rows = [row for step in steps for row in in_own_process(step, simulation)]
     row_groups = -(-simulation.rows // StoreSpec.row_group_size)
-    columns = ["", "seconds", "each", f"× {BILLION / simulation.rows:g}, hours", "peak MiB", "note"]
+    columns = ["", "seconds", "on the processor", "each", f"× {BILLION / simulation.rows:g}, hours", "peak MiB", "note"]
     table = [line_of(row, BILLION / simulation.rows) for row in rows]
     print_table(f"{simulation.rows:,} rows in {row_groups:,} row groups", columns, table)
     if options.out is not None:
@@ -183,7 +186,15 @@ def simulate(simulation: Simulation, options: argparse.Namespace) -> None:
 
 def line_of(row: Row, times: float) -> list[str]:
     hours = f"{row.seconds * times / 3600:,.2f}" if row.count and "rate" not in row.what else ""
-    return [row.what, f"{row.seconds:,.3f}", row.each, hours, f"{row.mebibytes:,.0f}", row.note]
+    return [
+        row.what,
+        f"{row.seconds:,.3f}",
+        f"{row.processor:,.3f}",
+        row.each,
+        hours,
+        f"{row.mebibytes:,.0f}",
+        row.note,
+    ]
 
 
 def size(count: float) -> str:
