@@ -198,6 +198,7 @@ def test_rate_distortion_and_sketches_go_with_their_images(tiny_model, stats, wo
     assert_fresh(tiny_model, stats, work / "data", work / "out.zarr", tmp_path, evaluate=True, verify=True)
 
 
+@pytest.mark.usefixtures("without_ctimes")
 def test_an_edit_whose_time_is_set_back_takes_check(work, others):
     file = work / "data/cats/07.png"
     for image in (work / "data").rglob("*.png"):

@@ -32,8 +32,8 @@ class UnchangedObjects:
         self._states = _states(locations)
         self._ahead = RangesAhead(self._states)
         self.paths, self.opened = tuple(locations), time.time_ns()
-        self.stamps = tuple((state.size, state.tag) for state in self._states)
-        """Bytes of each object, and its ETag."""
+        self.stamps = tuple((state.size, state.tag, 0) for state in self._states)
+        """Bytes of each object, its ETag, and 0."""
 
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Read `count` bytes of the object at position `file` in `paths`; raises like `UnchangedFiles.read`."""
