@@ -100,10 +100,9 @@ def command(
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
     Variates are ranked by their KL on training images. The table is of held-out images (those of --val PATH or, with
-    --split, of another split): negative ELBO, reconstruction
-    and KL in bits/dim; PSNR, SSIM and bytes of images really encoded and decoded at that cutoff. Writes report.html,
-    the same as tables and pictures, the masks, and the ranking, which encode reads. Several processes:
-    torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
+    --split, of another split): negative ELBO, reconstruction and KL in bits/dim; PSNR, SSIM and bytes of images really
+    encoded and decoded at that cutoff. Writes report.html, the same as tables and pictures, the masks, and the ranking,
+    which encode reads. Several processes: torchrun --nproc-per-node N -m hvae_codec analyze-kl ...
     """
     from hvae_codec.analysis.plan import AnalysisPlan
 

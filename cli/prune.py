@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -76,20 +76,11 @@ def command(
     """
     from hvae_codec.fine_tune.plan import PrunePlan
 
-    plan = PrunePlan(
-        cutoffs=_cutoffs(keep, cutoff, tolerance, mask, schedule, codes),
-        steps=steps,
-        share=parse_share(share),
-        collapse=collapse.value,
-        codes=codes,
-        slim=slim,
-        control=control,
-        settings=settings or (),
-        batch_size=batch_size,
-        seed=seed or 0,
-    )
-    options = _train_options(context)
-    _prune(PruneRequest(data, val, model, out, plan, options, source_options), device)
+    cutoffs = _cutoffs(keep, cutoff, tolerance, mask, schedule, codes)
+    how: Any = {"collapse": collapse.value, "codes": codes, "slim": slim, "control": control}
+    how |= {"steps": steps, "share": parse_share(share), "settings": settings or ()}
+    plan = PrunePlan(cutoffs=cutoffs, batch_size=batch_size, seed=seed or 0, **how)
+    _prune(PruneRequest(data, val, model, out, plan, _train_options(context), source_options), device)
 
 
 @dataclass(frozen=True)
