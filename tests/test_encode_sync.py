@@ -29,6 +29,7 @@ from hvae_codec.encode.pipeline import EncodeOptions, ImageEncoder
 from hvae_codec.encode.sync import sync
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.report.comparison import comparison_sentences
+from hvae_codec.storage import swap
 from hvae_codec.verification.verify import verify
 from stores import tree
 
@@ -353,6 +354,27 @@ def test_damaged_rows_are_not_put_together_with_others(tiny_model, work, others)
     shard.write_bytes(content)
     with pytest.raises(StoreError, match="images 16 to 23"):
         sync(tiny_model, images(work / "data"), "out.zarr")
+
+
+@pytest.mark.parametrize("moment", ["before the swap", "after it"])
+def test_a_kill_while_stores_of_the_same_names_and_sizes_swap(tiny_model, work, others, monkeypatch, moment):
+    save(work / "data/cats/07.png", others[0])
+    exchange = swap.exchange
+
+    def killed(one: Path, other: Path) -> bool:
+        if moment == "after it":
+            exchange(one, other)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(swap, "exchange", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)
+    assert (work / "out.zarr.partial").exists()
+    assert bool(found(work / "data", work / "out.zarr")) == (moment == "before the swap")
+    sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)
+    assert found(work / "data", work / "out.zarr", check=True) == {}
+    assert sorted(path.name for path in work.iterdir()) == ["data", "out.zarr"]
 
 
 def apply_in_a_process(run: Path, work: Path) -> None:
