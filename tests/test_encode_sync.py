@@ -257,6 +257,11 @@ def test_arrays_are_compared_by_number(tiny_model, stats, cut_patches, others, t
     assert found(tmp_path / "a.npy", tmp_path / "out.zarr") == {"new": ["00000020", "00000021"], "changed": expected}
     sync(tiny_model, images(tmp_path / "a.npy"), tmp_path / "out.zarr", batch_size=BATCH)
     assert_fresh(tiny_model, stats, tmp_path / "a.npy", tmp_path / "out.zarr", tmp_path)
+    np.save(tmp_path / "b.npy", 255 - patches.transpose(0, 2, 3, 1))  # another one, with the same numbers for names
+    before = tree(tmp_path / "out.zarr")
+    with pytest.raises(DataError, match=r"none of the .* images in .*out\.zarr is in .*b\.npy"):
+        sync(tiny_model, images(tmp_path / "b.npy"), tmp_path / "out.zarr", batch_size=BATCH)
+    assert tree(tmp_path / "out.zarr") == before
     pixels = compare(changed, tmp_path / "out.zarr")  # the same images in memory
     assert not pixels.differs
 

@@ -51,7 +51,7 @@ from .coder import LatentCoder, quantiser_steps
 from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .sketch import SKETCH, sketch
-from .unchanged_images import ChangedImageError, check_unchanged
+from .unchanged_images import ChangedImageError, check_unchanged, check_unchanged_since
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
@@ -160,7 +160,9 @@ def encode_worker(
     options, location = options or EncodeOptions(), location_of(path)
     encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
     if worker.count > 1 and is_written(location, spec):
-        return open_store(location)
+        store = open_store(location)
+        check_unchanged_since(store, encoder.source, worker, check=options.check, progress=comparing)
+        return store
     check_location(location, options.overwrite)
     with open_writer(location, spec, options.overwrite, worker) as writer:
         writer = _of_unchanged(writer, encoder.source, options, comparing)
