@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -225,7 +226,28 @@ def metadata_row(name: str, mask: LatentMask) -> dict[str, str]:
             "zarr.json": size((path / "zarr.json").stat().st_size),
             "tables of places": size(tables),
             "opening, ms": f"{1000 * seconds:.1f}",
+            "a task without its images": size(job_bytes(mask, writer)),
         }
+
+
+def job_bytes(mask: LatentMask, writer: FolderStoreWriter) -> int:
+    """What travels with each row group besides its images, pickled."""
+    from hvae_codec.encode.job import EncodeJob  # here: it imports torch
+    from hvae_codec.model.reference import ModelReference
+
+    job = EncodeJob(
+        model=ModelReference(Path("/mnt/shared/runs/large"), "0" * 64),
+        mask=mask,
+        codec=writer.spec.codec,
+        steps=writer.spec.steps,
+        writer=writer.row_group_writer.absolute(),
+        batch_size=64,
+        evaluate=False,
+        seed=0,
+        verify=False,
+        checksums=True,
+    )
+    return len(pickle.dumps(job))
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -55,6 +55,8 @@ import slim_models
 import start_time
 import step_cost
 import study
+import task_cost
+import two_machines
 import vdvae_import
 import verify_workers
 from step_cost import StepCost
@@ -351,6 +353,22 @@ def test_scale_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert rows.loc["resume: pending()", "count"] == 20
     assert (rows.loc[["create the store", "publish", "all names"], "seconds"] > 0.0).all()
     assert rows.loc["verify", "note"].endswith(" 0 damages")
+
+
+def test_what_a_task_costs() -> None:
+    tasks, clock, processor, *memory = task_cost.measured(task_cost.ExecutorEngine(task_cost.AtOnce()), 50)
+    assert tasks == "50"
+    assert float(clock) > 0.0 <= float(processor)
+    assert len(memory) == 2
+
+
+@pytest.mark.parametrize("scenario", two_machines.SCENARIOS, ids=lambda scenario: scenario.what)
+def test_two_machines_find_their_commands(scenario: two_machines.Scenario) -> None:
+    lines = two_machines.commands(scenario.heading)
+    assert {name for name, _ in lines} == {"head", "other"}
+    assert sum(line.startswith("dask worker") for _, line in lines) == 2
+    assert lines[-1][1].startswith("hvae-codec encode ")
+    assert "out.zarr" in lines[-1][1]
 
 
 def test_probe_refuses_a_run_of_other_images(tiny_run: Path, tmp_path: Path, cut_patches: Cut) -> None:
