@@ -421,3 +421,11 @@ def damage(file: Path) -> None:
     footer = content[-3000:] if file.suffix == ".parquet" else b""
     file.write_bytes(b"\xff" * (len(content) - len(footer)) + footer)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_what_was_seen_is_noted_also_if_an_executor_hands_over_read_only_arrays():
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(Seen.nothing(3), protocol=5, buffer_callback=buffers.append)
+    loaded = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+    loaded.note(np.array([0, 2]), Seen(*(np.ones(2, values.dtype) for values in vars(loaded).values())))
+    assert loaded.resized.tolist() == [True, False, True]

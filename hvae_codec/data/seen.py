@@ -28,6 +28,10 @@ class Seen:
         """Begin with `count` images of which nothing was read."""
         return cls(*(np.zeros(count, np.uint32 if field.name == "checksums" else bool) for field in fields(cls)))
 
+    def __setstate__(self, state: dict[str, NDArray]) -> None:
+        # Some executors give arrays that cannot be written to.
+        self.__dict__.update({name: np.array(values) for name, values in state.items()})
+
     def of(self, positions: NDArray[np.int64]) -> Seen:
         """Select the images at `positions`, by copying."""
         return Seen(*(getattr(self, field.name)[positions] for field in fields(self)))
