@@ -26,6 +26,7 @@ COLOURS = {
 }
 WIDTH, GAP, LEFT = 9.5, 0.12, 0.55
 """In inches; `LEFT` has the arrow."""
+NARROW = 1.6
 TORCH = re.compile(r"^\s*(?:import|from) torch\b", re.MULTILINE)
 
 
@@ -97,8 +98,10 @@ def draw_room(axes: Axes, room: Room, bounds: tuple[float, float, float, float])
     axes.add_patch(box(*bounds, COLOURS[room.kind]))
     left, bottom, width, height = bounds
     top = bottom + height - 0.09
-    axes.text(left + 0.12, top, room.name, va="top", fontsize=10.5, weight="bold")
-    axes.text(left + width - 0.12, top, f"{room.lines:,}", va="top", ha="right", fontsize=9)
+    narrow = width < NARROW  # the number goes below, as it would stand in the name
+    axes.text(left + 0.12, top, room.name, va="top", fontsize=9 if narrow else 10.5, weight="bold")
+    lines = (bottom + 0.08, "bottom") if narrow else (top, "top")
+    axes.text(left + width - 0.12, lines[0], f"{room.lines:,}", va=lines[1], ha="right", fontsize=9)
     purpose = textwrap.fill(room.purpose, int(width * 14.5), max_lines=3, placeholder=" ...")
     axes.text(left + 0.12, top - 0.21, purpose, va="top", fontsize=7.5, color="#333", linespacing=1.1)
 
