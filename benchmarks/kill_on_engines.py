@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,8 @@ def struck(place: Place, way: EngineWay, delay: float) -> Iterator[list[int]]:
         os.kill(met[0], signal.SIGSTOP if way.is_stopped else signal.SIGKILL)
         if way.is_stopped:
             time.sleep(STOPPED_SECONDS)
-            os.kill(met[0], signal.SIGCONT)
+            with suppress(ProcessLookupError):  # who takes it for dead may have killed it
+                os.kill(met[0], signal.SIGCONT)
 
     timer = threading.Timer(delay, strike)
     timer.start()
