@@ -119,7 +119,7 @@ def measured(path: Path, row_groups: int) -> dict[str, float]:
     from hvae_codec.model.reference import ModelReference
     from hvae_codec.prune.kl_stats import kl_stats
     from hvae_codec.storage.location import location_of
-    from hvae_codec.store.open_writer import open_writer
+    from hvae_codec.store.open_writer import create_or_resume
     from hvae_codec.store.workers import Worker
 
     torch.set_num_threads(1)
@@ -129,10 +129,8 @@ def measured(path: Path, row_groups: int) -> dict[str, float]:
     stats = kl_stats(model, source.subset(np.arange(100)))
     how: Any = {"mask": LatentMask.from_keep(stats, 0.5), "stats": stats, "codec": None}
     encoder, spec = plan_store(model, source, options=EncodeOptions(row_group_size=ROW_GROUP, batch_size=50), **how)
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent) as folder,
-        open_writer(location_of(Path(folder) / "out.zarr"), spec, False, Worker()) as writer,
-    ):
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        writer, _ = create_or_resume(location_of(Path(folder) / "out.zarr"), spec, False, Worker())
         missing = MissingRowGroups(writer, encoder)
         job = job_of(missing, ModelReference.of(model), "cpu")
         items = [RowGroupImages(r, source.portion(np.array(missing.images(r)))) for r in range(row_groups)]

@@ -31,7 +31,9 @@ from hvae_codec.engine.where import engine_on
 from hvae_codec.errors import DataError, EngineError, ModelError, StoreError, UsageError
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 from hvae_codec.model.reference import ModelReference
+from hvae_codec.storage.location import location_of
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.verification.verify import check_written
 from hvae_codec_cli.app import main
 from photos import save_png
@@ -319,7 +321,7 @@ def test_torchrun_is_answered_once(monkeypatch, capsys):
     for rank, said in (("0", "torchrun, which started it 3 times; give --on local:3"), ("2", "")):
         monkeypatch.setenv("RANK", rank)
         for command in (["encode", "data", "out.zarr"], ["append", "data", "out.zarr"]):
-            main_ends(command, 2)
+            main_ends(command, 2 if said else 0)  # at the first error torchrun ends the others, said or not
             error = capsys.readouterr().err
             assert said in error
             assert bool(said) == bool(error)
@@ -352,13 +354,56 @@ def test_who_comes_second_with_other_numbers_leaves_what_its_digest_is_of(tmp_pa
     """As workers of other processors may have them."""
     writer = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", make_spec()).row_group_writer
     write_row_group(writer, 0, first_rows(), {})
-    first = writer.digest(0)
+    before = tree(tmp_path)
+    assert not writer.write(0, other_numbers)
+    write_row_group(writer, 0, other_numbers, {})
+    assert tree(tmp_path) == before
+
+
+def test_who_is_overtaken_in_the_middle_leaves_what_its_digest_is_of(tmp_path, other_numbers, monkeypatch):
+    """Both found the row group uncommitted; one commits while the other one writes."""
+    writer = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", make_spec()).row_group_writer
+    real, first = RowGroupWriter.write_per_image, []
+
+    def overtaken(self, row_group, per_image):
+        real(self, row_group, per_image)
+        if not first:
+            first.append(None)
+            write_row_group(writer, 0, first_rows(), {})
+            first.append(writer.digest(0))
+
+    monkeypatch.setattr(RowGroupWriter, "write_per_image", overtaken)
     assert not writer.write(0, other_numbers)  # a worker that was killed at that moment
     with pytest.raises(StoreError, match="not read back as"):
         check_written(writer, 0)
     write_row_group(writer, 0, other_numbers, {})
     check_written(writer, 0)
-    assert writer.digest(0) != first
+    assert writer.digest(0) != first[1]
+
+
+def test_who_comes_after_publishing_takes_no_digest_away(tmp_path):
+    """In a bucket, the published store has the objects of the unfinished one."""
+    writer = make_store(tmp_path / "out.zarr")
+    late = RowGroupWriter(
+        location_of(writer.path), location_of(tmp_path / "unfinished.json"), "of that", make_spec().layout
+    )
+    before = tree(tmp_path)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        late.uncommit(0)
+    assert tree(tmp_path) == before
+
+
+def test_a_digest_that_vanishes_before_publishing_is_named(encode, tmp_path):
+    """A worker that was only thought dead takes it away to write its row group anew."""
+    path = tmp_path / "out.zarr"
+
+    def lose_one(done: int, total: int) -> None:
+        if done == total:
+            (tmp_path / "out.zarr.partial/committed/c/2").unlink()
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StoreError, match=r"1 of 6 row groups .*again"):
+        encode(path, executor=pool, progress=lose_one)
+    encode(path)
 
 
 def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishing(

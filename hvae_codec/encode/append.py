@@ -24,7 +24,7 @@ from ..model.hvae import HVAE
 from ..model.reference import ModelReference
 from ..progress import Progress
 from ..storage.location import LocationLike, location_of
-from ..store.open_writer import check_location, is_written, locked, unfinished_fingerprint, writer_class
+from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import ClippedError, check_clipped
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
@@ -144,8 +144,7 @@ def append_worker(
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)
-        is_begun = unfinished_fingerprint(target) is not None
-        writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
+        writer, is_begun = create_or_resume(target, spec, out is None, worker)
         check_unchanged(writer, source, start=len(old), check=check, progress=comparing)
         workers = Workers(used, device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError), remembered_content(source):

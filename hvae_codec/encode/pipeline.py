@@ -31,7 +31,7 @@ from ..prune.mask import LatentMask
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
-from ..store.open_writer import check_location, is_written, open_writer, unfinished_fingerprint
+from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import ClippedError, Codec, IntCodec
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
@@ -165,8 +165,8 @@ def encode_worker(
     if worker.count > 1 and is_written(location, spec):
         return open_store(location)
     check_location(location, options.overwrite)
-    is_begun = unfinished_fingerprint(location) is not None  # and somebody may be writing it yet
-    with given_engine(engine, executor) as used, open_writer(location, spec, options.overwrite, worker) as writer:
+    with given_engine(engine, executor) as used, locked(location, worker):
+        writer, is_begun = create_or_resume(location, spec, options.overwrite, worker)
         writer = _of_unchanged(writer, encoder.source, options, comparing)
         workers = Workers(used, options.device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError), remembered_content(encoder.source):
@@ -264,7 +264,11 @@ def finish_store(
             f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be {lost} any more if that "
             "run is trained on, so copy the run first"
         )
-    return open_store(writer.path) if writer.finish() else None
+    if writer.worker.count == 1:
+        writer.publish()
+    elif not writer.finish():
+        return None
+    return open_store(writer.path)
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:
