@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,17 +25,21 @@ from .options import (
 )
 from .source_options import SourceOptions, takes_source_options
 
+if TYPE_CHECKING:
+    from hvae_codec.encode.repair import RepairReport
+
+Data = Annotated[str | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")]
+Model = Annotated[
+    Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
+]
+
 
 @takes_source_options
 def command(
     store: StoreArgument,
     source_options: SourceOptions,
-    data: Annotated[
-        str | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option("--model", help="Run whose model encoded the store (the one the store names).")
-    ] = None,
+    data: Data = None,
+    model: Model = None,
     check: CheckBytes = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
@@ -58,7 +63,6 @@ def command(
     from hvae_codec.engine.tally import Tally
     from hvae_codec.engine.where import engine_on
     from hvae_codec.model.recorded import Recording
-    from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
 
     if check and data is None:
         raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
@@ -91,6 +95,12 @@ def command(
         )
     if source:
         report_source(source)
+    _report(report, restored)
+    raise typer.Exit(0 if report.after.ok else 1)
+
+
+def _report(report: RepairReport, restored: Sequence[str]) -> None:
+    from hvae_codec.report.verified import damage_table, repaired_sentence, verified_sentence
+
     show(repaired_sentence(report, restored), *report.notes)
     show(verified_sentence(report.after) if report.after.ok else damage_table(report.after))
-    raise typer.Exit(0 if report.after.ok else 1)

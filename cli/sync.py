@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import CONTINUES, interruptible, report_source, show, stages, warn
+from .display import CONTINUES, interruptible, print_json, report_source, show, stages, warn
 from .options import (
     AsJson,
     BatchSize,
@@ -28,6 +28,8 @@ from .options import (
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
+    from hvae_codec.config import ModelConfig
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.encode.comparison import Comparison
 
 Apply = Annotated[
@@ -41,6 +43,31 @@ Model = Annotated[
     Path | None,
     typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
 ]
+
+
+@dataclass(frozen=True)
+class SyncRequest:
+    """What a user asks for, read from the command line."""
+
+    data: str
+    store: str
+    source_options: SourceOptions
+    check: bool
+    split: SplitName
+    as_json: bool
+
+    def open(self, model: ModelConfig) -> ImageSource:
+        """Open the images as those of the store were."""
+        return self.source_options.open_for_store(self.data, model, self.store)
+
+    def facts(self, found: Comparison) -> dict[str, Any]:
+        """Return what differs, or show it if that is not to be JSON."""
+        from hvae_codec.report.comparison import comparison_data, comparison_sentences
+
+        if self.as_json:
+            return comparison_data(found)
+        show(*comparison_sentences(found))
+        return {}
 
 
 @takes_source_options
@@ -68,64 +95,66 @@ def command(
     """
     if out is not None and not apply:
         raise UsageError(f"--out {out} is for the store that --apply makes; give --apply, too, or leave out --out")
-    if not apply:
-        _compare(data, store, source_options, check, split, as_json)
+    request = SyncRequest(data, store, source_options, check, split, as_json)
+    if apply:
+        _apply(request, out, model, torch_device(device), graph, batch_size, seed)
+    else:
+        _compare(request)
+
+
+def _compare(request: SyncRequest) -> None:
+    """Show what differs, and end the command with the exit code for it; without torch, which takes long to import."""
+    from hvae_codec.config import config_from_dict
+    from hvae_codec.encode.comparison import compare
+    from hvae_codec.store.reader import Store
+
+    opened = Store.open(request.store)
+    source = request.open(config_from_dict({"model": opened.config}).model)
+    wanted = source.split(request.split.value)
+    with interruptible("Nothing was changed."), stages() as stage:
+        found = compare(wanted, opened, check=request.check, progress=stage("Comparing"))
+    facts = request.facts(found)
+    if request.as_json:
+        print_json(facts)
+    raise typer.Exit(1 if found.differs else 0)
+
+
+def _apply(
+    request: SyncRequest,
+    out: str | None,
+    model: Path | None,
+    device: str,
+    graph: GraphName,
+    batch_size: int | None,
+    seed: int,
+) -> None:
     from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.sync import open_to_sync, sync
     from hvae_codec.model.recorded import Recording
     from hvae_codec.report.about import store_table
 
     reuse_freed_memory()
-    hvae = open_to_sync(store, out).load_model(torch_device(device), model)
+    hvae = open_to_sync(request.store, out).load_model(device, model)
     hvae.recording = Recording(graph.value, warn)
-    source = source_options.open_for_store(data, hvae.config, store)
+    source = request.open(hvae.config)
     compared: list[dict[str, Any]] = []
     with interruptible(CONTINUES), stages() as stage:
         synced = sync(
             hvae,
-            source.split(split.value),
-            store,
+            source.split(request.split.value),
+            request.store,
             out=out,
-            check=check,
+            check=request.check,
             batch_size=batch_size,
             seed=seed,
             comparing=stage("Comparing"),
-            on_compared=lambda found: compared.append(_facts(found, as_json)),
+            on_compared=lambda found: compared.append(request.facts(found)),
             copying=stage("Copying"),
             progress=stage("Encoding"),
             on_warning=warn,
         )
     report_source(source)
-    if as_json:
-        print(json.dumps({**compared[0], "applied": str(synced.path)}, indent=2))
+    if request.as_json:
+        print_json({**compared[0], "applied": str(synced.path)})
     else:
         show(store_table(synced))
-
-
-def _compare(
-    data: str, store: str, source_options: SourceOptions, check: bool, split: SplitName, as_json: bool
-) -> None:
-    """Show what differs, and end the command with the exit code for it; without torch, which takes long to import."""
-    from hvae_codec.config import config_from_dict
-    from hvae_codec.encode.comparison import compare
-    from hvae_codec.store.reader import Store
-
-    opened = Store.open(store)
-    model = config_from_dict({"model": opened.config}).model
-    source = source_options.open_for_store(data, model, store)
-    with interruptible("Nothing was changed."), stages() as stage:
-        found = compare(source.split(split.value), opened, check=check, progress=stage("Comparing"))
-    facts = _facts(found, as_json)
-    if as_json:
-        print(json.dumps(facts, indent=2))
-    raise typer.Exit(1 if found.differs else 0)
-
-
-def _facts(found: Comparison, as_json: bool) -> dict[str, Any]:
-    """Return what differs, or show it if that is not to be JSON."""
-    from hvae_codec.report.comparison import comparison_data, comparison_sentences
-
-    if as_json:
-        return comparison_data(found)
-    show(*comparison_sentences(found))
-    return {}

@@ -109,6 +109,12 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hvae_codec.report.plots._save", left_blank)
 
 
+@pytest.fixture
+def without_ctimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let folders lie on a disk that does not say when a file itself was changed, as FAT."""
+    monkeypatch.setattr("hvae_codec.data.folders.file_stamp", lambda status: (status.st_size, status.st_mtime_ns, 0))
+
+
 @pytest.fixture(scope="session")
 def cut_patches() -> Callable[..., Patches]:
     """`cut(count, size=16, channels=3)`: patches of other counts, sizes and channels than `photo_patches`."""

@@ -25,6 +25,8 @@ import numpy as np
 import zarr
 
 from hvae_codec import open_store
+from hvae_codec.archive.chunk import pack
+from hvae_codec.archive.zarr_codec import ArchiveCodec
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.schema import WEIGHTS
 from hvae_codec.verification.row_group import checked_row_group
@@ -32,6 +34,7 @@ from hvae_codec.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "stores"
+PACKED = ROOT / "tests" / "golden" / "archive"
 VERSIONS = ["3.12", "3.13"]
 ZARR = "zarr==3.4.*"
 PINNED = ["numpy", "numcodecs", "google-crc32c", "filelock"]
@@ -89,6 +92,7 @@ def read_and_write(source: Path, target: Path | None) -> None:
         if target:
             target.mkdir(exist_ok=True)
             rewrite(source / f"{name}.zarr", target / f"{name}.zarr")
+    check_archive_codec()
     assert "torch" not in sys.modules, "reading and writing stores has imported torch"
     print(f"{THIS} read and wrote {len(golden_names())} stores", flush=True)
 
@@ -116,6 +120,20 @@ def check_store(path: Path, name: str) -> None:
     for row_group in range(len(store.row_groups)):
         checked_row_group(store, row_group)
     assert verify(path).ok, f"{path} is damaged"
+
+
+def check_archive_codec() -> None:
+    """Raise `AssertionError` where the archive codec makes other bytes or numbers of a golden chunk."""
+    for path in sorted(PACKED.glob("*.npy")):
+        numbers, packed = np.load(path), path.with_suffix(".packed").read_bytes()
+        assert pack(numbers) == packed, f"other bytes of {path.name}"
+        files = {}
+        options = {"shape": numbers.shape, "chunks": numbers.shape, "dtype": numbers.dtype}
+        array = zarr.create_array(files, **options, serializer=ArchiveCodec(), filters=(), compressors=())
+        array[:] = numbers
+        key = "/".join(["c", *("0" for _ in numbers.shape)])
+        assert files[key].to_bytes() == packed, f"zarr writes other bytes of {path.name}"
+        np.testing.assert_array_equal(zarr.open_array(files, mode="r")[:], numbers, err_msg=path.name)
 
 
 def rewrite(path: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import shutil
@@ -28,6 +29,7 @@ from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats, save_kl_stats
 from hvae_codec_cli.app import main
+from stores import GRANULARITIES, make_spec, make_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
@@ -296,6 +298,22 @@ def test_encode_speed_of_workers(
     _, row = encode_speed_rows("workers", "--run", run, "--data", tmp_path / "data.npy", "--keep", "0.3")
     one, two, ratio = numbers(row[1:])
     assert ratio == pytest.approx(two / one, rel=0.2)  # of rounded numbers
+
+
+def test_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each codec gives back what it packed, or the benchmark ends with an error."""
+    path = Path(__file__).parents[1] / "benchmarks" / "codecs.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_codecs", path)  # another `codecs` is Python's
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    for granularity in GRANULARITIES:
+        store = make_store(tmp_path / f"{granularity}.zarr", make_spec(granularity=granularity))
+        module.main([str(store.path), "--repeats", "1", "--distinct"])
+        out = capsys.readouterr().out
+        sizes = {row.split("│")[1].strip(): float(row.split("│")[3]) for row in out.splitlines() if row.count("│") == 7}
+        assert len(sizes) == 7, out
+        assert 0 < sizes["archive"] < sizes["zstd 19, int8"] < sizes["blosc zstd 7, int16"]
 
 
 def test_names_in_memory(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_what_differs_and_that_it_is_applied(call, cut_patches):
     assert call("verify", "out.zarr")[0] == call("sync", "data", "out.zarr")[0] == 0
 
 
+@pytest.mark.usefixtures("without_ctimes")
 def test_check_finds_what_times_do_not_say(call):
     assert call("sync", "data", "out.zarr")[0] == 0
     edit(7)
@@ -235,6 +236,7 @@ def test_a_resumed_append_names_an_image_that_was_edited(call, monkeypatch, cut_
     assert len(open_store("out.zarr")) == IMAGES + 12
 
 
+@pytest.mark.usefixtures("without_ctimes")
 def test_repair_compares_all_images_with_check(call):
     assert call("repair", "out.zarr", "data", "--check")[0] == 0
     name = edit(11)

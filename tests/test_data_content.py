@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import tarfile
 import time
 import zipfile
@@ -88,6 +90,74 @@ def test_only_what_may_have_changed_is_read_again(folder, photo_patches):
     assert read_again(folder) == []
 
 
+def test_an_edit_whose_time_is_set_back_is_found(folder):
+    assert read_again(folder) == [*range(6)]
+    tick()
+    edit(folder / "cats/3.png")
+    age(folder / "cats/3.png")
+    assert (read_again(folder), read_again(folder)) == ([3], [])
+
+
+def test_another_file_of_the_same_time_is_found(folder, photo_patches, tmp_path):
+    """A link is set to another version, or a folder takes another one's place; archives set times when unpacked."""
+    tick()
+    shutil.copytree(folder, tmp_path / "second")
+    edit(tmp_path / "second/cats/4.png")
+    age(*(tmp_path / "second").rglob("*.png"))
+    current = tmp_path / "current"
+    current.symlink_to(folder)
+    assert (read_again(current), read_again(current)) == ([*range(6)], [])
+    current.unlink()
+    current.symlink_to(tmp_path / "second")
+    assert read_again(current) == [*range(6)]
+    assert (read_again(folder), read_again(folder)) == ([*range(6)], [])
+    folder.rename(tmp_path / "first")
+    (tmp_path / "second").rename(folder)
+    assert read_again(folder) == [*range(6)]
+
+
+def test_a_tar_and_an_array_whose_times_are_set_back(folder, photo_patches, tmp_path):
+    array = photo_patches[:6].transpose(0, 2, 3, 1)
+    files = {"a.npy": lambda images: np.save(tmp_path / "a.npy", images), "b.tar": lambda images: tar(images)}
+
+    def tar(images) -> None:
+        with tarfile.open(tmp_path / "b.tar", "w") as archive:
+            for i, image in enumerate(images):
+                save_png(tmp_path / "image.png", image.transpose(2, 0, 1))
+                content = (tmp_path / "image.png").read_bytes().ljust(2000, b"\0")
+                info = tarfile.TarInfo(f"{i}.png")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+    for name, write in files.items():
+        for images in (array, array[::-1]):
+            write(images)
+            age(tmp_path / name)
+            assert (read_again(tmp_path / name), read_again(tmp_path / name)) == ([*range(6)], []), name
+            tick()
+
+
+def test_columns_of_parquet_files_are_remembered_apart(photo_patches, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    contents = [patch.transpose(1, 2, 0) for patch in photo_patches[:8]]
+    files = [b"P6 16 16 255\n" + content.tobytes() for content in contents]  # of one size
+    columns = {name: [{"bytes": f, "path": None} for f in part] for name, part in (("a", files[:4]), ("b", files[4:]))}
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    table = pyarrow.table({name: pyarrow.array(part, kind) for name, part in columns.items()})
+    path = tmp_path / "x.parquet"
+    parquet.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    age(path)
+    for column, part in (("a", files[:4]), ("b", files[4:])):
+        source = open_images(path, size=16, channels=3, column=column)
+        assert content_checksums(source).tolist() == [zlib.crc32(file) for file in part]
+
+
+def tick() -> None:
+    """Wait until the system's clock of files has gone on."""
+    time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("without_ctimes")
 def test_an_edit_whose_time_is_set_back_is_found_by_check_alone(folder):
     before = content_checksums(opened(folder))
     edit(folder / "cats/3.png")

@@ -29,6 +29,7 @@ from hvae_codec.encode.pipeline import EncodeOptions, ImageEncoder
 from hvae_codec.encode.sync import sync
 from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.report.comparison import comparison_sentences
+from hvae_codec.storage import swap
 from hvae_codec.verification.verify import verify
 from stores import tree
 
@@ -198,6 +199,7 @@ def test_rate_distortion_and_sketches_go_with_their_images(tiny_model, stats, wo
     assert_fresh(tiny_model, stats, work / "data", work / "out.zarr", tmp_path, evaluate=True, verify=True)
 
 
+@pytest.mark.usefixtures("without_ctimes")
 def test_an_edit_whose_time_is_set_back_takes_check(work, others):
     file = work / "data/cats/07.png"
     for image in (work / "data").rglob("*.png"):
@@ -255,6 +257,11 @@ def test_arrays_are_compared_by_number(tiny_model, stats, cut_patches, others, t
     assert found(tmp_path / "a.npy", tmp_path / "out.zarr") == {"new": ["00000020", "00000021"], "changed": expected}
     sync(tiny_model, images(tmp_path / "a.npy"), tmp_path / "out.zarr", batch_size=BATCH)
     assert_fresh(tiny_model, stats, tmp_path / "a.npy", tmp_path / "out.zarr", tmp_path)
+    np.save(tmp_path / "b.npy", 255 - patches.transpose(0, 2, 3, 1))  # another one, with the same numbers for names
+    before = tree(tmp_path / "out.zarr")
+    with pytest.raises(DataError, match=r"none of the .* images in .*out\.zarr is in .*b\.npy"):
+        sync(tiny_model, images(tmp_path / "b.npy"), tmp_path / "out.zarr", batch_size=BATCH)
+    assert tree(tmp_path / "out.zarr") == before
     pixels = compare(changed, tmp_path / "out.zarr")  # the same images in memory
     assert not pixels.differs
 
@@ -352,6 +359,27 @@ def test_damaged_rows_are_not_put_together_with_others(tiny_model, work, others)
     shard.write_bytes(content)
     with pytest.raises(StoreError, match="images 16 to 23"):
         sync(tiny_model, images(work / "data"), "out.zarr")
+
+
+@pytest.mark.parametrize("moment", ["before the swap", "after it"])
+def test_a_kill_while_stores_of_the_same_names_and_sizes_swap(tiny_model, work, others, monkeypatch, moment):
+    save(work / "data/cats/07.png", others[0])
+    exchange = swap.exchange
+
+    def killed(one: Path, other: Path) -> bool:
+        if moment == "after it":
+            exchange(one, other)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(swap, "exchange", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)
+    assert (work / "out.zarr.partial").exists()
+    assert bool(found(work / "data", work / "out.zarr")) == (moment == "before the swap")
+    sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)
+    assert found(work / "data", work / "out.zarr", check=True) == {}
+    assert sorted(path.name for path in work.iterdir()) == ["data", "out.zarr"]
 
 
 def apply_in_a_process(run: Path, work: Path) -> None:

@@ -7,18 +7,20 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_store, sweep
+from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, open_store, sweep
 from hvae_codec.encode.pipeline import EncodeOptions, encode_worker
-from hvae_codec.errors import StoreError, UsageError
+from hvae_codec.errors import DataError, StoreError, UsageError
 from hvae_codec.store import folder_writer
 from hvae_codec.store.locks import publish_lock, write_lock
 from hvae_codec.store.workers import Worker
+from photos import save_png
 from stores import tree
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,25 @@ def test_one_after_the_other_in_any_order(share, unbroken, tmp_path, order):
     assert entries(tmp_path) == ["out.zarr"]
     # A scheduler may run a worker again that was done long ago.
     assert len(share(path, Worker(0, 3))) == IMAGES
+
+
+def test_a_finished_store_of_images_that_were_edited_is_no_success(tiny_model, images, stats, tmp_path):
+    """Names and sizes are as they were, so the finished store seems to be the wanted one, with --overwrite, too."""
+    for i, image in enumerate(images[:16]):
+        save_png(tmp_path / "data" / f"{i:02d}.png", image)
+
+    def work(number: int):
+        options, mask = replace(OPTIONS, overwrite=True), LatentMask.from_keep(stats, 0.5)
+        source = open_images(tmp_path / "data", size=16, channels=3)
+        path, worker = tmp_path / "out.zarr", Worker(number, 2)
+        return encode_worker(tiny_model, source, path, worker, mask=mask, stats=stats, options=options)
+
+    assert [work(number) is None for number in range(2)] == [True, False]
+    file = tmp_path / "data/09.png"  # of the second row group
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert len(work(0)) == 16
+    with pytest.raises(DataError, match=r"out\.zarr is finished, and 09\.png was changed since; .*sync"):
+        work(1)
 
 
 def test_one_worker_finishes_what_others_began(tiny_model, images, stats, share, unbroken, tmp_path):

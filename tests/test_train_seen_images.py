@@ -55,6 +55,7 @@ def go_on(config, data: Path, steps: int, **options) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_ctimes")
 def test_edited_images_are_named(tiny_config, folder):
     assert go_on(tiny_config, folder, 2) == []
     assert go_on(tiny_config, folder, 4) == []  # size and time are as they were
@@ -77,6 +78,7 @@ def test_edited_images_are_named(tiny_config, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_ctimes")
 def test_check_reads_all_and_other_data_are_what_was_seen_then(tiny_config, folder):
     go_on(tiny_config, folder, 2)
     file = edit(folder / "train/11.png")

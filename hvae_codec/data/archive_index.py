@@ -1,6 +1,6 @@
 """Where the images of an archive are, and a file that remembers it: listing a million members takes 8 to 27 s.
 
-    zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size, time
+    zip, tar ──list──> ArchiveIndex <──> ~/.cache/hvae-codec/indices/HASH.npz     the hash is of path, size, times
                                                                        (of an object: its URL, size, ETag)
 
 Nothing is ever written beside an archive. A listing that is lost or damaged is made again.
@@ -23,6 +23,7 @@ from ..storage.user_cache import read_cached, write_cached
 from ..texts.classes import ClassTexts
 from ..texts.packed import PackedTexts
 from .pixels import EXTENSIONS
+from .stamps import FileStamp
 
 REMEMBERED_FROM = 1000  # images; fewer are listed in 0.1 s
 _VERSION = 2  # of what is remembered
@@ -49,10 +50,8 @@ class ArchiveIndex:
 _ARRAYS = ("offsets", "packed", "sizes", "checksums", "by_folder")
 
 
-def remembered_index(
-    path: AnyPath, stamp: tuple[int, int | str], list_archive: Callable[[], ArchiveIndex]
-) -> ArchiveIndex:
-    """Give the index of the archive at `path`, of that size and time or ETag: the remembered one, or a new one."""
+def remembered_index(path: AnyPath, stamp: FileStamp, list_archive: Callable[[], ArchiveIndex]) -> ArchiveIndex:
+    """Give the index of the archive at `path`, of that stamp: the remembered one, or a new one."""
     # Which files are images depends on the installed Pillow.
     key = f"{_VERSION}\0{EXTENSIONS}\0{path.absolute()}\0{stamp}"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError):

@@ -6,7 +6,8 @@
 
 As git's index does it: an image of the same size whose file has the same stamp (`stamps`) is the same. A file that was
 changed less than two seconds before it was looked at may be changed again and keep its stamp, so it is not remembered.
-Whoever edits a file and sets its time back goes unnoticed, unless `check` asks for the bytes of all.
+On a disk without ctimes, whoever edits a file and sets its time back goes unnoticed, unless `check` asks for the bytes
+of all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .stamps import Stamps
 
 READ_TOGETHER = 64  # images that a thread reads at once
 
-_VERSION = 1  # of what is remembered
+_VERSION = 2  # of what is remembered
 _KIND = "checksums"
 
 
@@ -126,7 +127,8 @@ class _Remembered:
 
 
 def _key(container: Container) -> str:
-    return f"{_VERSION}\0{type(container).__name__}\0{container.path.absolute()}"
+    column = container.preprocessing.column or ""  # other images of the same names
+    return f"{_VERSION}\0{type(container).__name__}\0{container.path.absolute()}\0{column}"
 
 
 def _unpacked(content: bytes) -> dict[str, NDArray] | None:

@@ -24,7 +24,7 @@ from .containers import FileContainer
 from .dataset_json import DATASET_JSON, labels_of
 from .own_folders import OWN_FILES, is_own_folder
 from .pixels import EXTENSIONS, UnusableImageError
-from .stamps import Stamps
+from .stamps import Stamps, file_stamp
 
 _ENDINGS = tuple(ending.encode() for ending in EXTENSIONS)
 
@@ -87,7 +87,7 @@ def open_folder(path: Path, *, size: int, channels: int) -> Folder:
         other_files=others,
         parts=celeba_parts(path, names),
         by_folder=np.full(len(names), by_folder),
-        stamps=Stamps.of_times(np.array(listing.times, np.int64), opened),
+        stamps=Stamps.of_times(np.array(listing.mtimes, np.int64), np.array(listing.ctimes, np.int64), opened),
     )
 
 
@@ -105,7 +105,7 @@ class _Listing:
 
     def __init__(self) -> None:
         self.names = TextPacker()
-        self.sizes, self.times = array("q"), array("q")
+        self.sizes, self.mtimes, self.ctimes = array("q"), array("q"), array("q")
         self.passed_over: list[str] = []
         self.others: Counter[bytes] = Counter()  # endings of the other files
 
@@ -129,11 +129,14 @@ class _Listing:
                 self.add(entry.path, name + b"/", (*above, real))
             elif name.lower().endswith(_ENDINGS):
                 self.names.add(_checked_name(name, folder))
-                size, changed = _stamp(entry)
-                self.sizes.append(size)
-                self.times.append(changed)
+                self._add_stamp(*_stamp(entry))
             elif entry.name not in OWN_FILES:
                 self.others[os.path.splitext(entry.name.lower())[1]] += 1
+
+    def _add_stamp(self, size: int, mtime: int, ctime: int) -> None:
+        self.sizes.append(size)
+        self.mtimes.append(mtime)
+        self.ctimes.append(ctime)
 
 
 def _sorted_by(entry: os.DirEntry[bytes]) -> bytes:
@@ -164,9 +167,8 @@ def _checked_name(name: bytes, folder: bytes) -> bytes:
     return name
 
 
-def _stamp(entry: os.DirEntry[bytes]) -> tuple[int, int]:
+def _stamp(entry: os.DirEntry[bytes]) -> tuple[int, int, int]:
     try:
-        status = entry.stat()
-        return status.st_size, status.st_mtime_ns
+        return file_stamp(entry.stat())
     except OSError:  # a dangling link: reading it names the file
-        return 0, 0
+        return 0, 0, 0

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol, TypeVar
 
 from ..storage.bucket import BucketLocation
 from ..storage.location import AnyPath
+from .stamps import FileStamp
 from .unchanged_files import UnchangedFiles
 from .unchanged_objects import UnchangedObjects
 
@@ -29,8 +30,8 @@ class Pieces(Protocol):
         """Where the files are."""
 
     @property
-    def stamps(self) -> Sequence[tuple[int, int | str]]:
-        """Bytes of each file, and what tells it from another one of its name: its time, or its ETag."""
+    def stamps(self) -> Sequence[FileStamp]:
+        """Bytes of each file, and what tells it from another one of its name: its times, or its ETag."""
 
     def select(self, numbers: Sequence[int]) -> Pieces:
         """Give the files at positions `numbers` in `paths`, as they were."""

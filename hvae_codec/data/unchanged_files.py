@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from ..errors import DataError
+from .stamps import file_stamp
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,7 +28,7 @@ class _FileState:
 
     path: Path  # as it was given, for messages
     absolute: Path  # another process may have another working folder
-    stamp: tuple[int, int]  # bytes, and when it was changed last, in nanoseconds
+    stamp: tuple[int, int, int]  # see `UnchangedFiles.stamps`
 
     @classmethod
     def of(cls, path: Path) -> _FileState:
@@ -49,7 +50,7 @@ class UnchangedFiles:
         self._states, self.opened = states, time.time_ns()
         self.paths = tuple(state.path for state in states)
         self.stamps = tuple(state.stamp for state in states)
-        """Bytes of each file, and when it was changed last, in nanoseconds."""
+        """Bytes of each file, its mtime and its ctime, in nanoseconds."""
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(_Descriptor)
 
     def select(self, numbers: Sequence[int]) -> UnchangedFiles:
@@ -64,7 +65,7 @@ class UnchangedFiles:
         Raises `DataError` if it is another file than before, and `OSError` if it cannot be read or ends too early.
         """
         opened = self._open(self._states[file].absolute)
-        if _stamp(os.fstat(opened.number)) != self.stamps[file]:
+        if _is_changed(file_stamp(os.fstat(opened.number)), self.stamps[file]):
             raise DataError(_changed(self.paths[file]))
         pieces, missing = [], count
         while missing and (piece := opened.read(offset + count - missing, missing)):
@@ -76,7 +77,7 @@ class UnchangedFiles:
 
     def check(self, file: int) -> None:
         """Raise `DataError` if the file at position `file` in `paths` is another one than before."""
-        if _stamp_of(self.paths[file], self._states[file].absolute) != self.stamps[file]:
+        if _is_changed(_stamp_of(self.paths[file], self._states[file].absolute), self.stamps[file]):
             raise DataError(_changed(self.paths[file]))
 
     def open(self, file: int) -> BinaryIO:
@@ -126,15 +127,15 @@ def _unopened(path: Path, error: OSError) -> str:
     return f"cannot open {path} ({error.strerror}); give a file that can be read"
 
 
-def _stamp_of(path: Path, absolute: Path) -> tuple[int, int]:
+def _is_changed(stamp: tuple[int, int, int], before: tuple[int, int, int]) -> bool:
+    return stamp[:2] != before[:2]  # another ctime may be but another owner, or one more hard link
+
+
+def _stamp_of(path: Path, absolute: Path) -> tuple[int, int, int]:
     try:
         status = absolute.stat()
     except OSError as error:
         raise DataError(_unopened(path, error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is not a regular file; give one")
-    return _stamp(status)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+    return file_stamp(status)

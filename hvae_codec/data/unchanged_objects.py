@@ -38,8 +38,8 @@ class UnchangedObjects:
         self._states, self.opened = states, time.time_ns()
         self._ahead = RangesAhead(states)
         self.paths = tuple(state.location for state in states)
-        self.stamps = tuple((state.size, state.tag) for state in states)
-        """Bytes of each object, and its ETag."""
+        self.stamps = tuple((state.size, state.tag, 0) for state in states)
+        """Bytes of each object, its ETag, and 0."""
 
     def select(self, numbers: Sequence[int]) -> UnchangedObjects:
         """Give the objects at positions `numbers` in `paths`, as they were."""

@@ -41,7 +41,7 @@ from .old_store import OldStore, check_unfinished, encoder_of, located, opened
 from .pipeline import check_images, finish_store, remembered_content, write_missing
 from .store_model import StoreModel
 from .stored_preprocessing import check_preprocessing
-from .unchanged_images import check_unchanged
+from .unchanged_images import check_unchanged, check_unchanged_since
 
 
 def append(
@@ -140,7 +140,9 @@ def append_worker(
             check_additions(old)
         encoder, spec = _plan(model, source, old, batch_size, seed, prefix, check)
         if worker.count > 1 and is_written(target, spec):
-            return open_store(target)
+            appended = open_store(target)
+            check_unchanged_since(appended, source, worker, len(old), check=check, progress=comparing)
+            return appended
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)

@@ -18,7 +18,9 @@ from pathlib import PurePath
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
+from ..data.content import content_checksums
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError, UsageError
 from ..storage.location import UNFINISHED
@@ -81,8 +83,10 @@ def _new_names(old: Store, source: ImageSource, prefix: str, check: bool) -> Tex
     Raises `DataError` if the store has these images, or has others of these names.
     """
     _check_prefix(prefix)
-    if source.fingerprint in {part.fingerprint for part in old.metadata.source.parts_of(len(old))}:
-        raise DataError(f"these images are in {old.path} already{_changed(old, source, check)}; give others")
+    parts = [part.fingerprint for part in old.metadata.source.parts_of(len(old))]
+    if source.fingerprint in parts:
+        edited = _changed_in(old, parts.index(source.fingerprint), source, check)
+        raise DataError(f"these images are in {old.path} already{edited}; give others")
     if source.container.numbered_names and not prefix:
         return _numbers_after(old.names, len(source))
     names = _prefixed(source.names, prefix)
@@ -130,13 +134,29 @@ def _numbers_in(names: Texts) -> Iterator[int]:
     return (int(name) for name in names if len(name) <= _MOST_DIGITS and name.isdecimal())
 
 
+def _changed_in(old: Store, part: int, source: ImageSource, check: bool) -> str:
+    """Say which images were changed since they became that part of the store; empty if none were, or are known."""
+    parts = old.metadata.source.parts_of(len(old))
+    start = sum(before.images for before in parts[:part])
+    if old.checksums is None:
+        return ""
+    stored = old.checksums[start : start + len(source)]
+    changed = np.flatnonzero(content_checksums(source, check=check) != stored)
+    return _edited(source, changed, has_others=len(parts) > 1)
+
+
 def _changed(old: Store, source: ImageSource, check: bool) -> str:
-    """Say which images were changed since they were encoded, and what follows that; empty if none were."""
-    changed = compare(source, old, check=check).changed
+    """Say which images have other bytes than those of their names in the store; empty if none have."""
+    return _edited(source, compare(source, old, check=check).changed)
+
+
+def _edited(source: ImageSource, changed: NDArray[np.int64], has_others: bool = False) -> str:
+    """Name the images `changed`, and what follows them; of a store that has other images, sync would remove these."""
     if not len(changed):
         return ""
     others = f" and {len(changed) - 1:,} others" if len(changed) > 1 else ""
-    return f" ({source.names[changed[0]]}{others} with other bytes: sync encodes what has changed)"
+    advice = "" if has_others else ": sync encodes what has changed"
+    return f" ({source.names[changed[0]]}{others} with other bytes{advice})"
 
 
 def _joint_source(old: Store, source: ImageSource) -> SourceRecord:

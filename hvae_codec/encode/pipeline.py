@@ -45,7 +45,7 @@ from .image_encoder import ImageEncoder
 from .in_process import write_here
 from .job import ModelSource
 from .missing import MissingRowGroups
-from .unchanged_images import ChangedImageError, check_unchanged
+from .unchanged_images import ChangedImageError, check_unchanged, check_unchanged_since
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
@@ -163,7 +163,9 @@ def encode_worker(
     options, location = options or EncodeOptions(), location_of(path)
     encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
     if worker.count > 1 and is_written(location, spec):
-        return open_store(location)
+        store = open_store(location)
+        check_unchanged_since(store, encoder.source, worker, check=options.check, progress=comparing)
+        return store
     check_location(location, options.overwrite)
     with given_engine(engine, executor) as used, locked(location, worker):
         writer, is_begun = create_or_resume(location, spec, options.overwrite, worker)

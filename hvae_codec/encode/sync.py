@@ -73,11 +73,11 @@ def sync(
     with locked(target, Worker()):
         _, old = opened(location, in_place=out is None)
         found = compare(images, old, check=check, progress=comparing)
+        check_related(found)
         if on_compared is not None:
             on_compared(found)
         if not found.differs and out is None:
             return old
-        check_related(found)
         if out is None:
             check_additions(old)
         encoder = _filled(encoder_of(old, model, source, batch_size, seed), found.encoded)
@@ -109,8 +109,9 @@ def _filled(encoder: ImageEncoder, images: NDArray[np.int64]) -> ImageEncoder:
 
 
 def check_related(found: Comparison) -> None:
-    """Raise `DataError` if a store has none of the images: another folder was given by mistake."""
-    if len(found.new) == len(found.rows):
+    """Raise `DataError` if a store has none of the images: another folder, or array, was given by mistake."""
+    foreign = found.encoded if found.source.container.numbered_names else found.new  # any array has such names
+    if len(foreign) == len(found.rows):
         path, count = found.store.path, len(found.store)
         raise DataError(
             f"none of the {count:,} images in {path} is in {found.source.container.path}; give the images that it was "

@@ -17,7 +17,9 @@ from ..data.sources import ImageSource
 from ..errors import DataError, StoreError
 from ..progress import Progress
 from ..store.damage import UnreadableError, reading
+from ..store.reader import Store
 from ..store.schema import CHECKSUM
+from ..store.workers import Worker
 from ..store.writer import StoreWriter
 
 
@@ -64,6 +66,31 @@ def check_unchanged(
         raise ChangedImageError(
             f"{source.names[changed[0]]}{more} changed since an encode that did not finish stored the image; put back "
             f"what it was, or begin anew: remove {writer.unfinished}, or encode with --overwrite"
+        )
+
+
+def check_unchanged_since(
+    store: Store,
+    source: ImageSource,
+    worker: Worker,
+    start: int = 0,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Raise `ChangedImageError` if an image of `worker` was changed since the finished store was written.
+
+    The store has `source` from its row `start` on; for `check` and `progress` see `content_checksums`.
+    """
+    if store.checksums is None:
+        return
+    rows = np.arange(start, start + len(source))
+    rows = rows[rows // store.row_groups.size % worker.count == worker.number]
+    changed = rows[store.checksums[rows] != content_checksums(source, rows - start, check=check, progress=progress)]
+    if len(changed):
+        raise ChangedImageError(
+            f"{store.path} is finished, and {source.names[changed[0] - start]} was changed since; remove the store to "
+            "encode it again, or let sync encode what has changed"
         )
 
 

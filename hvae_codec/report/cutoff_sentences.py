@@ -25,8 +25,9 @@ CLOSE_TO_ALL = 0.01  # a NELBO is close to that of all latents within this share
 def ranking_sentence(found: FoundRanking) -> str:
     """Say where a ranking is from."""
     if not found.is_new:
-        images = "these training images" if found.is_of_these_images else "other images than these"
-        return f"Ranking: {found.path}, of {found.stats.images:,} of {images}."
+        others = "images that are not these training images, or are in another container"
+        images = "of these training images" if found.is_of_these_images else others
+        return f"Ranking: {found.path}, of {found.stats.images:,} {images}."
     made = f"The run had no ranking of this model; made one of {count(found.stats.images, 'training image')}"
     failed = f"could not be kept in {found.path} ({found.write_error})"
     return f"{made}; kept: {failed if found.write_error else found.path}." if found.path else f"{made}."

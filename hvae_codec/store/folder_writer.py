@@ -175,7 +175,13 @@ def _creations(path: Path) -> list[Path]:
 
 
 def _swap(path: Path) -> FolderSwap:
-    return FolderSwap(path, lock_folder(path) / "swap", fingerprint_at, _remove_unfinished)
+    return FolderSwap(path, lock_folder(path) / "swap", _identity, _remove_unfinished)
+
+
+def _identity(folder: Path) -> str | None:
+    """Tell the store at `folder` from another one, also of the same fingerprint: of the same images, one edited."""
+    fingerprint = fingerprint_at(folder)
+    return fingerprint and f"{fingerprint} {folder.stat().st_ino}"  # which a renamed folder keeps
 
 
 def fingerprint_at(folder: Path) -> str | None:
