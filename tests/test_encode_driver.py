@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -266,14 +267,14 @@ def test_a_task_is_small_and_can_be_repeated(missing, job):
     images = images_of(missing, 1)
     assert len(pickle.dumps(images)) < 20_000
     for _ in range(2):
-        seen = pickle.loads(pickle.dumps(encode_row_group))(job, pickle.loads(pickle.dumps(images)))
+        seen = pickle.loads(pickle.dumps(partial(encode_row_group, job.encoder)))(pickle.loads(pickle.dumps(images)))
     assert seen.is_checked.all()
     assert missing.writer.pending() == [0, 2, 3, 4, 5]
 
 
 def test_a_worker_with_another_version_of_the_package(missing, job):
     with pytest.raises(EngineError, match=r"worker on .* has version .*0\.0\.1 began"):
-        encode_row_group(dataclasses.replace(job, version="0.0.1", key="other"), images_of(missing, 0))
+        encode_row_group(dataclasses.replace(job, version="0.0.1").encoder, images_of(missing, 0))
 
 
 def test_a_worker_with_another_model(missing, job, tiny_run, tmp_path):
@@ -281,18 +282,18 @@ def test_a_worker_with_another_model(missing, job, tiny_run, tmp_path):
     shutil.rmtree(run / "weights", ignore_errors=True)
     weights = load_weights(run / WEIGHTS_FILE)
     save_weights(run / WEIGHTS_FILE, {name: tensor + 1 for name, tensor in weights.items()})
-    other = dataclasses.replace(job, model=ModelReference(run, job.model.hash), key="other")
+    other = dataclasses.replace(job, model=ModelReference(run, job.model.hash))
     with pytest.raises(ModelError, match=r"worker on .* model of .*run is .* here.* the same files"):
-        encode_row_group(other, images_of(missing, 0))
-    nowhere = dataclasses.replace(job, model=ModelReference(tmp_path / "nowhere", job.model.hash), key="third")
+        encode_row_group(other.encoder, images_of(missing, 0))
+    nowhere = dataclasses.replace(job, model=ModelReference(tmp_path / "nowhere", job.model.hash))
     with pytest.raises(ModelError, match=r"worker on .* no run at .*nowhere"):
-        encode_row_group(nowhere, images_of(missing, 0))
+        encode_row_group(nowhere.encoder, images_of(missing, 0))
 
 
 def test_a_worker_that_does_not_see_the_output(missing, job):
     missing.writer.unfinished.rename(missing.writer.unfinished.with_name("elsewhere"))
     with pytest.raises(EngineError, match=r"worker on .* does not see .*out\.zarr\.partial.*in common"):
-        encode_row_group(job, images_of(missing, 0))
+        encode_row_group(job.encoder, images_of(missing, 0))
     assert not missing.writer.unfinished.exists()
 
 

@@ -176,7 +176,7 @@ def test_workers_that_cannot_load_the_model_say_so(tiny_config, tiny_run, tmp_pa
     nowhere.run = tiny_run  # which has other weights
     with pytest.raises(ModelError, match=r"cannot take part: the model of .*tiny is"):
         kl_stats(nowhere, photo_patches, engine=two)
-    with pytest.raises(UsageError, match=r"no GPU there; give --device cpu"):
+    with pytest.raises(UsageError, match=r"no GPU here; give --device cpu"):
         kl_stats(load_model(tiny_run), photo_patches, engine=two, device="cuda")
 
 

@@ -21,7 +21,7 @@ from ..engine.tally import Tally
 from ..errors import StoreError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..model.reference import ModelReference
+from ..model.reference import ModelReference, ModelSource
 from ..progress import Progress
 from ..storage.location import LocationLike, location_of
 from ..store.open_writer import check_location, create_or_resume, is_written, locked
@@ -35,7 +35,6 @@ from .commit import write_row_group
 from .driver import Workers
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder, joined
-from .job import ModelSource
 from .missing import MissingRowGroups
 from .old_store import OldStore, check_unfinished, encoder_of, located, opened
 from .pipeline import check_images, finish_store, remembered_content, write_missing

@@ -24,7 +24,7 @@ from ..errors import DataError, UsageError
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
-from ..model.reference import ModelReference
+from ..model.reference import ModelReference, ModelSource
 from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
@@ -43,7 +43,6 @@ from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder
 from .in_process import write_here
-from .job import ModelSource
 from .missing import MissingRowGroups
 from .unchanged_images import ChangedImageError, check_unchanged, check_unchanged_since
 
