@@ -78,8 +78,10 @@ class Driver:
     def write(self, *, read_back_all: bool = False) -> None:
         """Write all that is missing; what may have been written twice is read back, or everything.
 
+        That is so, too, if the engine does not count what it tries again.
         Raises `StoreError` if row groups could not be written, and names them: all others are there by then.
         """
+        read_back_all |= self._workers.engine.may_repeat
         row_groups: Sequence[int] = self._missing.pending
         for _ in range(ROUNDS):
             suspects = self._send(row_groups)

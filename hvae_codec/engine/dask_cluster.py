@@ -82,7 +82,7 @@ def connected(
         check_introductions(_introductions(client, check))
         with _initialized(client, initializer):
             executor: Executor = client.get_executor(pure=False)
-            yield ExecutorEngine(executor, place=f"the Dask cluster of {address}")
+            yield ExecutorEngine(executor, place=f"the Dask cluster of {address}", may_repeat=True)
 
 
 def read_address(path: Path) -> str:
