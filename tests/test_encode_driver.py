@@ -19,6 +19,7 @@ import pytest
 
 from driver_tasks import Deaths, DyingProcesses
 from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images
+from hvae_codec.encode import driver
 from hvae_codec.encode import job as job_module
 from hvae_codec.encode.commit import write_row_group
 from hvae_codec.encode.driver import job_of
@@ -241,6 +242,22 @@ def test_append_takes_the_model_that_the_store_carries(encode, folder, tmp_path)
             assert carried.run is None
             append(carried, images.subset(range(8, IMAGES)), path, batch_size=4, seed=3, executor=executor)
     assert tree(paths[0]) == tree(paths[1])
+
+
+def test_batches_are_those_of_the_workers_devices(tiny_model, encode, tmp_path, monkeypatch):
+    """A driver without a GPU has GPUs encode in the batches that these would choose."""
+    jobs, real = [], driver.job_of
+
+    def noted(*arguments):
+        jobs.append(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "job_of", noted)
+    for device in ("cpu", "cuda", "auto"):
+        options = dataclasses.replace(OPTIONS, batch_size=None, row_group_size=256, device=device)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+            encode(tmp_path / f"{device}.zarr", options=options, executor=pool)
+    assert [(job.device, job.batch_size) for job in jobs] == [("cpu", 64), ("cuda", 256), ("auto", 64)]
 
 
 # --- who cannot take part --------------------------------------------------------------------------------------------

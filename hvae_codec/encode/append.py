@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..data.sources import Images, ImageSource, as_source, is_opened
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Here
 from ..engine.given import Executors, given_engine
 from ..engine.tally import Tally
 from ..errors import StoreError
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..model.reference import ModelReference, ModelSource
@@ -137,6 +138,8 @@ def append_worker(
             return old  # all that was left to do was to remove the shorter store
         if out is None:
             check_additions(old)
+        if not isinstance(used, Here):
+            batch_size = batch_size_of(model, batch_size, device)
         encoder, spec = _plan(model, source, old, batch_size, seed, prefix, check)
         if worker.count > 1 and is_written(target, spec):
             appended = open_store(target)

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -56,7 +56,9 @@ MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 class EncodeOptions:
     """How a store is written; its latents do not depend on these, but for float rounding."""
 
-    batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
+    batch_size: int | None = (
+        None  # images through the model at once; None: what `default_batch_size` chooses where it is done
+    )
     overwrite: bool = False  # whether a store that is already there is replaced
     row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
@@ -160,6 +162,8 @@ def encode_worker(
     were given something else.
     """
     options, location = options or EncodeOptions(), location_of(path)
+    if executor is not None or not isinstance(engine or Here(), Here):
+        options = replace(options, batch_size=batch_size_of(model, options.batch_size, options.device))
     encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
     if worker.count > 1 and is_written(location, spec):
         store = open_store(location)
