@@ -19,7 +19,7 @@ import pytest
 
 from driver_tasks import Deaths, DyingProcesses
 from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images
-from hvae_codec.encode import driver
+from hvae_codec.encode import driver, in_process
 from hvae_codec.encode import job as job_module
 from hvae_codec.encode.commit import write_row_group
 from hvae_codec.encode.driver import job_of
@@ -424,10 +424,9 @@ def test_a_digest_that_vanishes_before_publishing_is_named(encode, tmp_path):
     encode(path)
 
 
-@pytest.fixture
-def overtaken(monkeypatch) -> list[bool]:
-    """Of row group 3, the first time, another worker writes other numbers after the digest."""
-    real, once = job_module.write_row_group, [True]
+def overtake(module, monkeypatch) -> list[bool]:
+    """Let another worker write other numbers after the digest of row group 3, the first time."""
+    real, once = module.write_row_group, [True]
 
     def overtaken(writer, row_group, stored, *more, **options):
         real(writer, row_group, stored, *more, **options)
@@ -436,8 +435,13 @@ def overtaken(monkeypatch) -> list[bool]:
             key = next(p for p in (writer.unfinished / "z16" / "c" / "3").rglob("*") if p.is_file())
             shutil.copy(next(p for p in (writer.unfinished / "z16" / "c" / "0").rglob("*") if p.is_file()), key)
 
-    monkeypatch.setattr(job_module, "write_row_group", overtaken)
+    monkeypatch.setattr(module, "write_row_group", overtaken)
     return once
+
+
+@pytest.fixture
+def overtaken(monkeypatch) -> list[bool]:
+    return overtake(job_module, monkeypatch)
 
 
 def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishing(encode, tmp_path, overtaken):
@@ -449,6 +453,19 @@ def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishi
             encode(path, options=options, executor=pool, progress=interrupted_after_the_first)
         encode(path, options=options, executor=pool)
     assert not overtaken
+    assert tree(path) == expected
+
+
+def test_a_run_that_continues_in_this_process_reads_back_what_it_wrote(encode, tmp_path, monkeypatch):
+    """Workers of the driver that was killed may be writing yet."""
+    path, options, seen = tmp_path / "out.zarr", dataclasses.replace(OPTIONS, verify=False), []
+    expected = tree(encode(tmp_path / "expected.zarr", options=options).path)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+        encode(path, options=options, executor=pool, progress=interrupted_after_the_first)
+    once = overtake(in_process, monkeypatch)
+    encode(path, options=options, progress=lambda *counts: seen.append(counts))
+    assert not once
+    assert seen[-1] == (IMAGES, IMAGES)
     assert tree(path) == expected
 
 

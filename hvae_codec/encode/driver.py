@@ -24,12 +24,9 @@ from ..engine.tally import Tally
 from ..errors import StoreError
 from ..model.reference import ModelSource
 from ..progress import Progress
-from .commit import is_as_committed
+from .commit import ROUNDS, is_as_committed
 from .job import EncodeJob, RowGroupImages, encode_row_group
 from .missing import MissingRowGroups
-
-ROUNDS = 3
-"""How often row groups are sent that do not read back as committed."""
 
 NAMED = 5
 """Row groups whose errors are told; the others are counted."""

@@ -223,7 +223,7 @@ def write_missing(
     `model` tells where workers find it.
     """
     if isinstance(workers.engine, Here):
-        write_here(missing, progress)
+        write_here(missing, progress, read_back=read_back_all and missing.writer.worker.count == 1)
         return
     own = missing.encoder.coder.model
     driver = Driver(missing, model(), workers, progress)
