@@ -63,7 +63,7 @@ def main() -> None:
 
 def containers(folder: Path, images: int) -> dict[str, Path]:
     """Write a zip, a tar and a Parquet file of the same images."""
-    paths = {kind: path for kind, path in write(folder, images).items() if kind in ("stored zip", "tar")}
+    paths = write(folder, images, ("stored zip", "tar"))
     files = [png(patch(i)) for i in range(PATCHES)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = [{"bytes": files[i % PATCHES], "path": f"{i:08d}.png"} for i in range(images)]

@@ -111,14 +111,14 @@ def measure(images: int, reads: int, requests: Any) -> Rows:
 
 def write_to_bucket(local: Store) -> None:
     """The same store, row group by row group, as encode does."""
-    from hvae_codec.store.open_writer import open_writer
+    from hvae_codec.store.open_writer import create_or_resume
     from hvae_codec.store.workers import Worker
 
-    with open_writer(location_of(URL), local.spec(), False, Worker()) as writer:
-        for row_group in writer.own_pending():
-            rows = writer.rows(row_group)
-            writer.write(row_group, local.stored(slice(rows.start, rows.stop)))
-        writer.publish()
+    writer, _ = create_or_resume(location_of(URL), local.spec(), False, Worker())
+    for row_group in writer.own_pending():
+        rows = writer.rows(row_group)
+        writer.write(row_group, local.stored(slice(rows.start, rows.stop)))
+    writer.publish()
 
 
 def through_zarr(at: list[int]) -> None:

@@ -119,7 +119,7 @@ def measured(path: Path, row_groups: int) -> dict[str, float]:
     from hvae_codec.model.reference import ModelReference
     from hvae_codec.prune.kl_stats import kl_stats
     from hvae_codec.storage.location import location_of
-    from hvae_codec.store.open_writer import open_writer
+    from hvae_codec.store.open_writer import create_or_resume
     from hvae_codec.store.workers import Worker
 
     torch.set_num_threads(1)
@@ -129,24 +129,22 @@ def measured(path: Path, row_groups: int) -> dict[str, float]:
     stats = kl_stats(model, source.subset(np.arange(100)))
     how: Any = {"mask": LatentMask.from_keep(stats, 0.5), "stats": stats, "codec": None}
     encoder, spec = plan_store(model, source, options=EncodeOptions(row_group_size=ROW_GROUP, batch_size=50), **how)
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent) as folder,
-        open_writer(location_of(Path(folder) / "out.zarr"), spec, False, Worker()) as writer,
-    ):
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        writer, _ = create_or_resume(location_of(Path(folder) / "out.zarr"), spec, False, Worker())
         missing = MissingRowGroups(writer, encoder)
         job = job_of(missing, ModelReference.of(model), "cpu")
         items = [RowGroupImages(r, source.portion(np.array(missing.images(r)))) for r in range(row_groups)]
-        worker = worker_peaks(job, items)
+        worker = worker_peaks(job.encoder, items)
     sizes = {"job": len(pickle.dumps(job)), "row group": max(len(pickle.dumps(item)) for item in items)}
     return sizes | worker | {"driver": peak_mebibytes(), "driver, before it opens images": imported}
 
 
-def worker_peaks(job: Any, items: Sequence[Any]) -> dict[str, float]:
+def worker_peaks(encoder: Any, items: Sequence[Any]) -> dict[str, float]:
     """Send all to one new worker process; its peak after the first row group, and after the last."""
     from hvae_codec.engine.local_processes import local_engine, shared_cores
 
     with local_engine(shared_cores(1), None) as engine:
-        peaks = list(engine.map(Traced(job), items))
+        peaks = list(engine.map(Traced(encoder), items))
     return {"worker, 1 row group": peaks[0], f"worker, {len(items)} row groups": peaks[-1]}
 
 
@@ -154,13 +152,13 @@ def worker_peaks(job: Any, items: Sequence[Any]) -> dict[str, float]:
 class Traced:
     """A task that says how much memory its process has had at most."""
 
-    job: Any
+    encoder: Any
 
     def __call__(self, images: Any) -> float:
         """Encode a row group; the peak of this process in MiB."""
         from hvae_codec.encode.job import encode_row_group
 
-        encode_row_group(self.job, images)
+        encode_row_group(self.encoder, images)
         return peak_mebibytes()
 
 

@@ -141,6 +141,7 @@ def _load(request: AppendRequest, run: Path | None, graph: GraphName, worker: Wo
 def _append(request: AppendRequest, model: HVAE, wanted: ImageSource, worker: Worker) -> EncodedStore | None:
     from hvae_codec.encode.append import append_worker
     from hvae_codec.engine.tally import Tally
+    from hvae_codec.model.worker_device import worker_device
 
     tally = Tally()
     with interruptible(CONTINUES), engine_session(request.on) as engine, stages(tally=tally) as stage:
@@ -155,7 +156,7 @@ def _append(request: AppendRequest, model: HVAE, wanted: ImageSource, worker: Wo
             seed=request.seed,
             check=request.check,
             comparing=stage("Comparing"),
-            device=request.device,
+            device=worker_device(engine, request.device) if request.on else None,
             engine=engine,
             tally=tally,
             copying=stage("Copying"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +211,7 @@ def _encode(
     measured = 0 if worker.number else request.evaluated_images
     with interruptible(CONTINUES), engine_session(request.on) as engine, stages(tally=tally) as stage:
         device = worker_device(engine, options.device or "auto") if request.on else None
+        options = replace(options, device=device)
         how: Any = {"stage": stage, "engine": engine, "device": device, "tally": tally}
         ranking = find_ranking(model, images, options.batch_size, options.seed, **how)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.

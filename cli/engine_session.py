@@ -31,13 +31,14 @@ def engine_session(on: str | None) -> Iterator[Engine]:
 def refuse_torchrun(command: str) -> None:
     """Raise `UsageError` if torchrun started this process: one process sends row groups to others.
 
-    Of its processes, the first one says so; the others end without a word.
+    Of its processes, the first one says so. The others end without a word, and without an error: at that, torchrun
+    would end the first one before it has said anything.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if "RANK" not in os.environ or not count.isdecimal() or int(count) == 1:
         return
     if os.environ["RANK"] != "0":
-        raise typer.Exit(UsageError.exit_code)
+        raise typer.Exit
     raise UsageError(f"{command} is no command for torchrun, which started it {count} times; give --on local:{count}")
 
 

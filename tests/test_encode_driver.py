@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 
 from driver_tasks import Deaths, DyingProcesses
 from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images
+from hvae_codec.encode import driver, in_process
 from hvae_codec.encode import job as job_module
 from hvae_codec.encode.commit import write_row_group
 from hvae_codec.encode.driver import job_of
@@ -31,7 +33,9 @@ from hvae_codec.engine.where import engine_on
 from hvae_codec.errors import DataError, EngineError, ModelError, StoreError, UsageError
 from hvae_codec.model.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 from hvae_codec.model.reference import ModelReference
+from hvae_codec.storage.location import location_of
 from hvae_codec.store.folder_writer import FolderStoreWriter
+from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.verification.verify import check_written
 from hvae_codec_cli.app import main
 from photos import save_png
@@ -240,6 +244,22 @@ def test_append_takes_the_model_that_the_store_carries(encode, folder, tmp_path)
     assert tree(paths[0]) == tree(paths[1])
 
 
+def test_batches_are_those_of_the_workers_devices(tiny_model, encode, tmp_path, monkeypatch):
+    """A driver without a GPU has GPUs encode in the batches that these would choose."""
+    jobs, real = [], driver.job_of
+
+    def noted(*arguments):
+        jobs.append(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "job_of", noted)
+    for device in ("cpu", "cuda", "auto"):
+        options = dataclasses.replace(OPTIONS, batch_size=None, row_group_size=256, device=device)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+            encode(tmp_path / f"{device}.zarr", options=options, executor=pool)
+    assert [(job.device, job.batch_size) for job in jobs] == [("cpu", 64), ("cuda", 256), ("auto", 64)]
+
+
 # --- who cannot take part --------------------------------------------------------------------------------------------
 
 
@@ -264,14 +284,14 @@ def test_a_task_is_small_and_can_be_repeated(missing, job):
     images = images_of(missing, 1)
     assert len(pickle.dumps(images)) < 20_000
     for _ in range(2):
-        seen = pickle.loads(pickle.dumps(encode_row_group))(job, pickle.loads(pickle.dumps(images)))
+        seen = pickle.loads(pickle.dumps(partial(encode_row_group, job.encoder)))(pickle.loads(pickle.dumps(images)))
     assert seen.is_checked.all()
     assert missing.writer.pending() == [0, 2, 3, 4, 5]
 
 
 def test_a_worker_with_another_version_of_the_package(missing, job):
     with pytest.raises(EngineError, match=r"worker on .* has version .*0\.0\.1 began"):
-        encode_row_group(dataclasses.replace(job, version="0.0.1", key="other"), images_of(missing, 0))
+        encode_row_group(dataclasses.replace(job, version="0.0.1").encoder, images_of(missing, 0))
 
 
 def test_a_worker_with_another_model(missing, job, tiny_run, tmp_path):
@@ -279,18 +299,18 @@ def test_a_worker_with_another_model(missing, job, tiny_run, tmp_path):
     shutil.rmtree(run / "weights", ignore_errors=True)
     weights = load_weights(run / WEIGHTS_FILE)
     save_weights(run / WEIGHTS_FILE, {name: tensor + 1 for name, tensor in weights.items()})
-    other = dataclasses.replace(job, model=ModelReference(run, job.model.hash), key="other")
+    other = dataclasses.replace(job, model=ModelReference(run, job.model.hash))
     with pytest.raises(ModelError, match=r"worker on .* model of .*run is .* here.* the same files"):
-        encode_row_group(other, images_of(missing, 0))
-    nowhere = dataclasses.replace(job, model=ModelReference(tmp_path / "nowhere", job.model.hash), key="third")
+        encode_row_group(other.encoder, images_of(missing, 0))
+    nowhere = dataclasses.replace(job, model=ModelReference(tmp_path / "nowhere", job.model.hash))
     with pytest.raises(ModelError, match=r"worker on .* no run at .*nowhere"):
-        encode_row_group(nowhere, images_of(missing, 0))
+        encode_row_group(nowhere.encoder, images_of(missing, 0))
 
 
 def test_a_worker_that_does_not_see_the_output(missing, job):
     missing.writer.unfinished.rename(missing.writer.unfinished.with_name("elsewhere"))
     with pytest.raises(EngineError, match=r"worker on .* does not see .*out\.zarr\.partial.*in common"):
-        encode_row_group(job, images_of(missing, 0))
+        encode_row_group(job.encoder, images_of(missing, 0))
     assert not missing.writer.unfinished.exists()
 
 
@@ -319,7 +339,7 @@ def test_torchrun_is_answered_once(monkeypatch, capsys):
     for rank, said in (("0", "torchrun, which started it 3 times; give --on local:3"), ("2", "")):
         monkeypatch.setenv("RANK", rank)
         for command in (["encode", "data", "out.zarr"], ["append", "data", "out.zarr"]):
-            main_ends(command, 2)
+            main_ends(command, 2 if said else 0)  # at the first error torchrun ends the others, said or not
             error = capsys.readouterr().err
             assert said in error
             assert bool(said) == bool(error)
@@ -352,20 +372,61 @@ def test_who_comes_second_with_other_numbers_leaves_what_its_digest_is_of(tmp_pa
     """As workers of other processors may have them."""
     writer = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", make_spec()).row_group_writer
     write_row_group(writer, 0, first_rows(), {})
-    first = writer.digest(0)
+    before = tree(tmp_path)
+    assert not writer.write(0, other_numbers)
+    write_row_group(writer, 0, other_numbers, {})
+    assert tree(tmp_path) == before
+
+
+def test_who_is_overtaken_in_the_middle_leaves_what_its_digest_is_of(tmp_path, other_numbers, monkeypatch):
+    """Both found the row group uncommitted; one commits while the other one writes."""
+    writer = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", make_spec()).row_group_writer
+    real, first = RowGroupWriter.write_per_image, []
+
+    def overtaken(self, row_group, per_image):
+        real(self, row_group, per_image)
+        if not first:
+            first.append(None)
+            write_row_group(writer, 0, first_rows(), {})
+            first.append(writer.digest(0))
+
+    monkeypatch.setattr(RowGroupWriter, "write_per_image", overtaken)
     assert not writer.write(0, other_numbers)  # a worker that was killed at that moment
     with pytest.raises(StoreError, match="not read back as"):
         check_written(writer, 0)
     write_row_group(writer, 0, other_numbers, {})
     check_written(writer, 0)
-    assert writer.digest(0) != first
+    assert writer.digest(0) != first[1]
 
 
-def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishing(
-    encode, unbroken, tmp_path, monkeypatch
-):
-    """The driver of a run that continues reads back all that it had written."""
-    real, once = job_module.write_row_group, [True]
+def test_who_comes_after_publishing_takes_no_digest_away(tmp_path):
+    """In a bucket, the published store has the objects of the unfinished one."""
+    writer = make_store(tmp_path / "out.zarr")
+    late = RowGroupWriter(
+        location_of(writer.path), location_of(tmp_path / "unfinished.json"), "of that", make_spec().layout
+    )
+    before = tree(tmp_path)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        late.uncommit(0)
+    assert tree(tmp_path) == before
+
+
+def test_a_digest_that_vanishes_before_publishing_is_named(encode, tmp_path):
+    """A worker that was only thought dead takes it away to write its row group anew."""
+    path = tmp_path / "out.zarr"
+
+    def lose_one(done: int, total: int) -> None:
+        if done == total:
+            (tmp_path / "out.zarr.partial/committed/c/2").unlink()
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StoreError, match=r"1 of 6 row groups .*again"):
+        encode(path, executor=pool, progress=lose_one)
+    encode(path)
+
+
+def overtake(module, monkeypatch) -> list[bool]:
+    """Let another worker write other numbers after the digest of row group 3, the first time."""
+    real, once = module.write_row_group, [True]
 
     def overtaken(writer, row_group, stored, *more, **options):
         real(writer, row_group, stored, *more, **options)
@@ -374,15 +435,47 @@ def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishi
             key = next(p for p in (writer.unfinished / "z16" / "c" / "3").rglob("*") if p.is_file())
             shutil.copy(next(p for p in (writer.unfinished / "z16" / "c" / "0").rglob("*") if p.is_file()), key)
 
+    monkeypatch.setattr(module, "write_row_group", overtaken)
+    return once
+
+
+@pytest.fixture
+def overtaken(monkeypatch) -> list[bool]:
+    return overtake(job_module, monkeypatch)
+
+
+def test_a_row_group_that_two_workers_wrote_differently_is_found_before_publishing(encode, tmp_path, overtaken):
+    """The driver of a run that continues reads back all that it had written."""
     path, options = tmp_path / "out.zarr", dataclasses.replace(OPTIONS, verify=False)
     expected = tree(encode(tmp_path / "expected.zarr", options=options).path)
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(KeyboardInterrupt):
             encode(path, options=options, executor=pool, progress=interrupted_after_the_first)
-        monkeypatch.setattr(job_module, "write_row_group", overtaken)
         encode(path, options=options, executor=pool)
-    assert not once
+    assert not overtaken
     assert tree(path) == expected
+
+
+def test_a_run_that_continues_in_this_process_reads_back_what_it_wrote(encode, tmp_path, monkeypatch):
+    """Workers of the driver that was killed may be writing yet."""
+    path, options, seen = tmp_path / "out.zarr", dataclasses.replace(OPTIONS, verify=False), []
+    expected = tree(encode(tmp_path / "expected.zarr", options=options).path)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+        encode(path, options=options, executor=pool, progress=interrupted_after_the_first)
+    once = overtake(in_process, monkeypatch)
+    encode(path, options=options, progress=lambda *counts: seen.append(counts))
+    assert not once
+    assert seen[-1] == (IMAGES, IMAGES)
+    assert tree(path) == expected
+
+
+def test_an_executor_that_may_send_row_groups_to_two_workers(encode, tmp_path, overtaken):
+    options = dataclasses.replace(OPTIONS, verify=False)
+    expected = tree(encode(tmp_path / "expected.zarr", options=options).path)
+    with ThreadPoolExecutor(1) as pool:
+        engine = ExecutorEngine(pool, may_repeat=True)
+        assert tree(encode(tmp_path / "out.zarr", options=options, engine=engine).path) == expected
+    assert not overtaken
 
 
 def interrupted_after_the_first(done: int, total: int) -> None:

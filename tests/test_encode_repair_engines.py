@@ -21,7 +21,6 @@ from hvae_codec.encode import repair_tasks
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.repair import RepairOptions
 from hvae_codec.encode.repair_images import RepairItem
-from hvae_codec.engine.executor_engine import ExecutorEngine
 from hvae_codec.engine.outcomes import Outcome
 from hvae_codec.engine.tally import Tally
 from hvae_codec.engine.where import engine_on
@@ -100,7 +99,7 @@ def test_repair_is_that_of_one_process(whole, store, run_repair, tmp_path, where
         assert run_repair(store, engine=Backwards()) == expected
     elif where == "threads":
         with ThreadPoolExecutor(1) as pool:
-            assert run_repair(store, engine=ExecutorEngine(pool)) == expected
+            assert run_repair(store, executor=pool) == expected
     else:
         tally = Tally()
         with engine_on("local:2", initializer=partial(die_once, tmp_path / "died")) as engine:
@@ -157,6 +156,8 @@ def test_deep_verify_is_that_of_one_process(whole, tmp_path, monkeypatch):
     engine = Backwards()
     assert dataclasses.asdict(verify_deep("out.zarr", engine=engine)) == expected
     assert max(engine.sizes) < 4_000
+    with ThreadPoolExecutor(1) as pool:
+        assert dataclasses.asdict(verify_deep("out.zarr", executor=pool)) == expected
 
 
 def test_a_worker_that_does_not_see_the_model_ends_all(whole, store, run_repair, monkeypatch):
@@ -164,6 +165,6 @@ def test_a_worker_that_does_not_see_the_model_ends_all(whole, store, run_repair,
         raise ModelError("there is no run at /runs/tiny; give another one")
 
     monkeypatch.setattr(repair_tasks, "load_store_model", lost)
-    with pytest.raises(ModelError, match=r"worker on .* cannot load the model: there is no run at /runs/tiny"):
+    with pytest.raises(ModelError, match=r"worker on .* cannot take part: there is no run at /runs/tiny"):
         run_repair(store, engine=Backwards())
     assert not [file for file in tree(store) if file.endswith(".partial")]

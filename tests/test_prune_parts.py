@@ -144,17 +144,19 @@ def test_work_is_one_object_where_it_arrives_again(tiny_model, photo_patches):
     """Else each task would load the model, and record its graph anew."""
     masks = [LatentMask.from_keep(kl_stats(tiny_model, photo_patches), 0.5)]
     work = SweepWork(tiny_model, masks, 0)
-    once, again = (pickle.loads(pickle.dumps(work)) for _ in range(2))
+    shared = work.per_process
+    assert shared.get() is work
+    once, again = (pickle.loads(pickle.dumps(shared)).get() for _ in range(2))
     assert once is again
     assert once is not work
-    other = pickle.loads(pickle.dumps(KLWork(tiny_model, seed=0, sample=True)))
+    other = pickle.loads(pickle.dumps(KLWork(tiny_model, seed=0, sample=True).per_process)).get()
     assert other is not once
     source, cut = as_source(photo_patches), Cut.of(10)
     part = Part(source, range(24), cut)
     found, expected = once(pickle.loads(pickle.dumps(part))), work(part)
     np.testing.assert_array_equal(found.result, expected.result)
     assert (found.seen is None, expected.seen is None) == (False, True)
-    assert len(pickle.dumps(work)) < 3000
+    assert len(pickle.dumps(shared)) < 3000
 
 
 def test_a_task_says_which_images_are_broken(tiny_model, folder, tmp_path, two, photo_patches):
@@ -176,7 +178,7 @@ def test_workers_that_cannot_load_the_model_say_so(tiny_config, tiny_run, tmp_pa
     nowhere.run = tiny_run  # which has other weights
     with pytest.raises(ModelError, match=r"cannot take part: the model of .*tiny is"):
         kl_stats(nowhere, photo_patches, engine=two)
-    with pytest.raises(UsageError, match=r"no GPU there; give --device cpu"):
+    with pytest.raises(UsageError, match=r"no GPU here; give --device cpu"):
         kl_stats(load_model(tiny_run), photo_patches, engine=two, device="cuda")
 
 

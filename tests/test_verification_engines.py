@@ -19,7 +19,7 @@ from hvae_codec.engine.executor_engine import ExecutorEngine
 from hvae_codec.engine.outcomes import Outcome
 from hvae_codec.engine.tally import Tally
 from hvae_codec.engine.where import engine_on
-from hvae_codec.errors import EngineError, StoreError
+from hvae_codec.errors import EngineError, StoreError, UsageError
 from hvae_codec.storage.location import location_of, seen_from
 from hvae_codec.store.reader import Store, open_damaged
 from hvae_codec.verification import row_group_check
@@ -84,6 +84,14 @@ def test_the_report_is_that_of_one_process(damaged, engine):
     report = verify(damaged, engine=engine, progress=lambda done, total: seen.append((done, total)))
     assert lines(report) == lines(expected)
     assert (len(seen), seen[-1]) == (8, (IMAGES, IMAGES))
+
+
+def test_an_executor_will_do(damaged):
+    with ThreadPoolExecutor(2) as pool:
+        assert lines(verify(damaged, executor=pool)) == lines(verify(damaged))
+        assert pool.submit(int).result() == 0  # it stays open
+        with pytest.raises(UsageError, match="leave one of them out"):
+            verify(damaged, engine=Backwards(), executor=pool)
 
 
 def test_tasks_are_small_and_end_in_any_order(damaged):

@@ -15,16 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..data.sources import Images, ImageSource, as_source, is_opened
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Here
 from ..engine.given import Executors, given_engine
 from ..engine.tally import Tally
 from ..errors import StoreError
+from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
-from ..model.reference import ModelReference
+from ..model.reference import ModelReference, ModelSource
 from ..progress import Progress
 from ..storage.location import LocationLike, location_of
-from ..store.open_writer import check_location, is_written, locked, unfinished_fingerprint, writer_class
+from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import ClippedError, check_clipped
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
@@ -35,7 +36,6 @@ from .commit import write_row_group
 from .driver import Workers
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder, joined
-from .job import ModelSource
 from .missing import MissingRowGroups
 from .old_store import OldStore, check_unfinished, encoder_of, located, opened
 from .pipeline import check_images, finish_store, remembered_content, write_missing
@@ -138,6 +138,8 @@ def append_worker(
             return old  # all that was left to do was to remove the shorter store
         if out is None:
             check_additions(old)
+        if not isinstance(used, Here):
+            batch_size = batch_size_of(model, batch_size, device)
         encoder, spec = _plan(model, source, old, batch_size, seed, prefix, check)
         if worker.count > 1 and is_written(target, spec):
             appended = open_store(target)
@@ -146,8 +148,7 @@ def append_worker(
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)
-        is_begun = unfinished_fingerprint(target) is not None
-        writer = writer_class(target).create_or_resume(target, spec, out is None, worker)
+        writer, is_begun = create_or_resume(target, spec, out is None, worker)
         check_unchanged(writer, source, start=len(old), check=check, progress=comparing)
         workers = Workers(used, device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError), remembered_content(source):

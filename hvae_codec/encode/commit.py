@@ -14,6 +14,9 @@ from ..verification.verify import check_written
 ATTEMPTS = 3
 """How often a row group is written that another process writes, too, with other numbers."""
 
+ROUNDS = 3
+"""How often row groups are written that do not read back as committed."""
+
 
 def write_row_group(
     writer: RowGroupWriter,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +12,24 @@ import torch
 
 from ..config import LATEST_RUN
 from ..engine.engine import Engine, Here
+from ..engine.given import Executors, given_engine
 from ..engine.per_process import PerProcess
+from ..engine.taking_part import taking_part
 from ..engine.tally import Tally
-from ..errors import HvaeCodecError, ModelError, StoreError
+from ..errors import StoreError
 from ..model.batch_size import default_batch_size
 from ..model.checkpoint import load_model
 from ..model.decoder import Decoder
 from ..model.device_choice import choose_device
 from ..model.hvae import HVAE
 from ..progress import Progress
-from ..storage.location import Location, LocationLike, location_of
+from ..storage.location import LocationLike, location_of
 from ..store.damage import Damage
 from ..store.group_file import read_metadata
 from ..store.reader import Store
 from ..verification import verify as plain
 from ..verification.row_group_check import CheckImages
-from ..verification.same_store import open_same
+from ..verification.same_store import StoreReference
 from ..verification.verify import VerifyReport
 from .batch_coder import BatchDecoder
 from .encoded_store import EncodedStore, find_run, open_store
@@ -47,19 +47,34 @@ def verify_deep(
     device: str | torch.device = "cpu",
     run: Path | None = None,
     engine: Engine | None = None,
+    executor: Executors | None = None,
     tally: Tally | None = None,
 ) -> VerifyReport:
     """`verify`, which also decodes every image whose latents are whole, by `model`, or by what the store carries.
 
     The model is that of `run`, if it is given, or of the run that the store names if it carries none that is whole.
-    Row groups are read and decoded by `engine`: by this process if it is not given. Processes elsewhere load the model
-    themselves, from the store or its run, on `device`: cpu, cuda, or auto, a GPU if they have one.
+    Row groups are read and decoded by `engine` or on an `executor`: by this process if neither is given. Processes
+    elsewhere load the model themselves, from the store or its run, on `device`: cpu, cuda, or auto, a GPU if they have
+    one.
 
     Images are compared with their sketches if the store has sketches. Raises like `verify`, and `StoreError` if the
     model is not here or another one, or if the one that the store carries was replaced.
     """
-    run_plain = functools.partial(plain.verify, store_path, progress=progress, engine=engine, tally=tally)
-    fault, is_here = None, isinstance(engine or Here(), Here)
+    with given_engine(engine, executor) as used:
+        run_plain = functools.partial(plain.verify, store_path, progress=progress, engine=used, tally=tally)
+        return _verify_deep(store_path, run_plain, model, device, run, is_here=isinstance(used, Here))
+
+
+def _verify_deep(
+    store_path: LocationLike,
+    run_plain: Callable[..., VerifyReport],
+    model: HVAE | Decoder | None,
+    device: str | torch.device,
+    run: Path | None,
+    *,
+    is_here: bool,
+) -> VerifyReport:
+    fault = None
     try:
         store = open_store(store_path)
         model, fault = (model, None) if model else _load_decoder(store, device if is_here else "cpu", run)
@@ -70,9 +85,9 @@ def verify_deep(
         if report.ok:  # so it is the model
             raise
         return replace(report, notes=[*report.notes, "images were not decoded: metadata or tables are damaged"])
-    elsewhere = _Elsewhere(os.getcwd(), store.path, store.metadata.fingerprint, _run_of(model), str(device))
+    elsewhere = functools.partial(_check_elsewhere, StoreReference.of(store), run_of(model), str(device), has_sketches)
     check_images = PerProcess[CheckImages](
-        functools.partial(_check_elsewhere, elsewhere, has_sketches),
+        elsewhere,
         lambda: functools.partial(_damages, store, decoder, has_sketches),
     )
     report = run_plain(check_images=check_images)
@@ -121,31 +136,17 @@ def _load_decoder(
         return load_store_model(store.path, device, run), error
 
 
-def _run_of(model: HVAE | Decoder) -> Path | None:
+def run_of(model: HVAE | Decoder) -> Path | None:
     """The run that other processes load the model from; None if it is the one that the store carries."""
     run = getattr(model, "run", None)
     return None if run is None else Path(run).absolute()
 
 
-@dataclass(frozen=True)
-class _Elsewhere:
-    """What another process opens and loads."""
-
-    folder: str  # in which the store has the name `path`
-    path: Location
-    fingerprint: str
-    run: Path | None
-    device: str
-
-
-def _check_elsewhere(job: _Elsewhere, has_sketches: bool) -> CheckImages:
-    store = open_same(open_store, job.folder, job.path, job.fingerprint)
-    try:
-        model, _ = _load_decoder(store, choose_device(job.device), job.run)
-        decoder = _batch_decoder(store, model)
-    except HvaeCodecError as error:
-        raise ModelError(f"the worker on {socket.gethostname()} cannot load the model: {error}") from None
-    return functools.partial(_damages, store, decoder, has_sketches)
+def _check_elsewhere(reference: StoreReference, run: Path | None, device: str, has_sketches: bool) -> CheckImages:
+    store = reference.open(open_store)
+    with taking_part():
+        model, _ = _load_decoder(store, choose_device(device), run)
+        return functools.partial(_damages, store, _batch_decoder(store, model), has_sketches)
 
 
 def _damages(store: Store, decoder: BatchDecoder, has_sketches: bool, rows: range) -> Iterator[Damage]:

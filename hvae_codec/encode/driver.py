@@ -22,13 +22,11 @@ from ..engine.engine import Engine
 from ..engine.outcomes import Outcome
 from ..engine.tally import Tally
 from ..errors import StoreError
+from ..model.reference import ModelSource
 from ..progress import Progress
-from .commit import is_as_committed
-from .job import EncodeJob, ModelSource, RowGroupImages, encode_row_group
+from .commit import ROUNDS, is_as_committed
+from .job import EncodeJob, RowGroupImages, encode_row_group
 from .missing import MissingRowGroups
-
-ROUNDS = 3
-"""How often row groups are sent that do not read back as committed."""
 
 NAMED = 5
 """Row groups whose errors are told; the others are counted."""
@@ -69,15 +67,18 @@ class Driver:
         self, missing: MissingRowGroups, model: ModelSource, workers: Workers, progress: Progress | None = None
     ) -> None:
         self._missing, self._workers = missing, workers
-        self._job = job_of(missing, model, workers.device)
+        job = job_of(missing, model, workers.device)
+        self._writer, self._work = job.writer, partial(encode_row_group, job.encoder)
         self._count = missing.counted(progress)
         self._failed: dict[int, Exception] = {}
 
     def write(self, *, read_back_all: bool = False) -> None:
         """Write all that is missing; what may have been written twice is read back, or everything.
 
+        That is so, too, if the engine does not count what it tries again.
         Raises `StoreError` if row groups could not be written, and names them: all others are there by then.
         """
+        read_back_all |= self._workers.engine.may_repeat
         row_groups: Sequence[int] = self._missing.pending
         for _ in range(ROUNDS):
             suspects = self._send(row_groups)
@@ -92,8 +93,8 @@ class Driver:
 
     def _send(self, row_groups: Sequence[int]) -> list[int]:
         """Have row groups encoded; those that more than one worker may have written."""
-        work, tally = partial(encode_row_group, self._job), self._workers.tally
-        with closing(self._workers.engine.run(work, self._images(row_groups), tally=tally)) as outcomes:
+        images, tally = self._images(row_groups), self._workers.tally
+        with closing(self._workers.engine.run(self._work, images, tally=tally)) as outcomes:
             return [outcome.item.row_group for outcome in outcomes if self._is_suspect(outcome)]
 
     def _images(self, row_groups: Sequence[int]) -> Iterator[RowGroupImages]:
@@ -104,7 +105,7 @@ class Driver:
     def _is_suspect(self, outcome: Outcome[RowGroupImages, Seen]) -> bool:
         """Note what became of a row group; whether more than one worker may have written it."""
         row_group = outcome.item.row_group
-        if outcome.error is not None and not self._job.writer.digest(row_group):
+        if outcome.error is not None and not self._writer.digest(row_group):
             self._failed[row_group] = outcome.error
             self._count(0)
             return False
@@ -117,10 +118,10 @@ class Driver:
     def _not_as_committed(self, row_groups: Sequence[int]) -> list[int]:
         """Read back row groups; those that are not what their digest is of, which they have no more."""
         written = [r for r in row_groups if r not in self._failed]
-        right = self._workers.engine.map(partial(is_as_committed, self._job.writer), written)
+        right = self._workers.engine.map(partial(is_as_committed, self._writer), written)
         wrong = [r for r, is_right in zip(written, right, strict=True) if not is_right]
         for row_group in wrong:
-            self._job.writer.uncommit(row_group)
+            self._writer.uncommit(row_group)
             self._count(-len(self._missing.images(row_group)))
         return wrong
 

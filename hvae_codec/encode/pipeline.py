@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -24,14 +24,14 @@ from ..errors import DataError, UsageError
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import keep_weights, model_hash
 from ..model.hvae import HVAE
-from ..model.reference import ModelReference
+from ..model.reference import ModelReference, ModelSource
 from ..progress import Progress
 from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
-from ..store.open_writer import check_location, is_written, open_writer, unfinished_fingerprint
+from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import ClippedError, Codec, IntCodec
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
@@ -43,7 +43,6 @@ from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder
 from .in_process import write_here
-from .job import ModelSource
 from .missing import MissingRowGroups
 from .unchanged_images import ChangedImageError, check_unchanged, check_unchanged_since
 
@@ -57,7 +56,9 @@ MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
 class EncodeOptions:
     """How a store is written; its latents do not depend on these, but for float rounding."""
 
-    batch_size: int | None = None  # images through the model at once; None: what `default_batch_size` chooses
+    batch_size: int | None = (
+        None  # images through the model at once; None: what `default_batch_size` chooses where it is done
+    )
     overwrite: bool = False  # whether a store that is already there is replaced
     row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
@@ -161,14 +162,16 @@ def encode_worker(
     were given something else.
     """
     options, location = options or EncodeOptions(), location_of(path)
+    if executor is not None or not isinstance(engine or Here(), Here):
+        options = replace(options, batch_size=batch_size_of(model, options.batch_size, options.device))
     encoder, spec = plan_store(model, images, mask=mask, codec=codec, stats=stats, options=options)
     if worker.count > 1 and is_written(location, spec):
         store = open_store(location)
         check_unchanged_since(store, encoder.source, worker, check=options.check, progress=comparing)
         return store
     check_location(location, options.overwrite)
-    is_begun = unfinished_fingerprint(location) is not None  # and somebody may be writing it yet
-    with given_engine(engine, executor) as used, open_writer(location, spec, options.overwrite, worker) as writer:
+    with given_engine(engine, executor) as used, locked(location, worker):
+        writer, is_begun = create_or_resume(location, spec, options.overwrite, worker)
         writer = _of_unchanged(writer, encoder.source, options, comparing)
         workers = Workers(used, options.device or model.device.type, tally or Tally())
         with writer.discarded_on(ClippedError), remembered_content(encoder.source):
@@ -220,7 +223,7 @@ def write_missing(
     `model` tells where workers find it.
     """
     if isinstance(workers.engine, Here):
-        write_here(missing, progress)
+        write_here(missing, progress, read_back=read_back_all and missing.writer.worker.count == 1)
         return
     own = missing.encoder.coder.model
     driver = Driver(missing, model(), workers, progress)
@@ -266,7 +269,11 @@ def finish_store(
             f"the weights could not be kept in {model.run} ({error}); {writer.path} cannot be {lost} any more if that "
             "run is trained on, so copy the run first"
         )
-    return open_store(writer.path) if writer.finish() else None
+    if writer.worker.count == 1:
+        writer.publish()
+    elif not writer.finish():
+        return None
+    return open_store(writer.path)
 
 
 def check_images(model: HVAE, source: ImageSource) -> None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ..data.sources import ImageSource
 from ..data.splits import PARTS
-from ..engine.engine import Engine, Here
+from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
 from ..engine.tally import Tally
 from ..errors import HvaeCodecError, StoreError, UsageError
 from ..model.hvae import HVAE
@@ -66,6 +67,7 @@ def repair(
     progress: Progress | None = None,
     comparing: Progress | None = None,
     engine: Engine | None = None,
+    executor: Executors | None = None,
     tally: Tally | None = None,
 ) -> RepairReport:
     """Encode the damaged row groups of the store at `store_path` again from `images`, with the `model` that made it.
@@ -75,16 +77,23 @@ def repair(
     Without images, metadata and those tables are repaired that do not take them. With the batch size, machine and
     versions of the encode, the store is byte for byte what it was. `progress` is called with the images encoded and
     those to encode, `comparing` with those read and to read if `options.check` is set: then the report names an image
-    that was changed since it was encoded, also if nothing is damaged. Row groups are read, and encoded, by `engine`,
-    which `tally` counts for: by this process if it is not given. Processes elsewhere load the model themselves, from
-    its run or the store.
+    that was changed since it was encoded, also if nothing is damaged. Row groups are read, and encoded, by `engine`
+    or on an `executor`, which `tally` counts for: by this process if neither is given. Processes elsewhere load the
+    model themselves, from its run or the store.
     Raises `StoreError` if there is no store, it is being written or `model` is another one; what cannot be repaired
     is in the report. `UsageError` if there are images and no model; `DataError` if the images were opened with other
     preprocessing than the store's.
     """
     if images is not None and model is None:
         raise UsageError("images cannot be encoded again without a model; give the one that encoded them")
-    job = _Repair(location_of(store_path), images, model, stats, engine or Here(), tally)
+    with given_engine(engine, executor) as used:
+        job = _Repair(location_of(store_path), images, model, stats, used, tally)
+        return _repair(job, options or RepairOptions(), progress, comparing)
+
+
+def _repair(
+    job: _Repair, options: RepairOptions, progress: Progress | None, comparing: Progress | None
+) -> RepairReport:
     found = [*job.inspection.damages]
     if found:
         with locked(job.path, Worker()):
@@ -93,8 +102,8 @@ def repair(
     before = report(job.inspection, found)
     damaged = sorted({d.row_group for d in (*found, *job.inspection.damages) if d.row_group is not None})
     if damaged:
-        job.repair_row_groups(damaged, options or RepairOptions(), progress)
-    if options is not None and options.check:
+        job.repair_row_groups(damaged, options, progress)
+    if options.check:
         job.note_changed_images(comparing)
     after = report(job.inspection, [*job.damages_left(damaged), *unread(found)]) if found else before
     return RepairReport(before, after, job.rewritten, job.notes)

@@ -5,8 +5,6 @@ A task has its row group's images; who runs it holds the open store and the mode
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,16 +13,16 @@ from pathlib import Path
 
 from ..engine.engine import Engine, Here
 from ..engine.per_process import PerProcess
+from ..engine.taking_part import taking_part
 from ..engine.tally import Tally
-from ..errors import DataError, EngineError, HvaeCodecError, ModelError, StoreError
+from ..errors import DataError, EngineError, StoreError
 from ..model.device_choice import choose_device
 from ..model.hvae import HVAE
 from ..model.recorded import GraphMode, Recording
 from ..progress import Progress
-from ..storage.location import Location
 from ..store.reader import open_damaged
-from ..verification.same_store import open_same
-from .deep_verify import load_store_model
+from ..verification.same_store import StoreReference
+from .deep_verify import load_store_model, run_of
 from .repair_images import GivenImages, RepairItem
 from .repair_row_groups import RepairedRowGroup, RowGroupRepairer
 
@@ -55,7 +53,7 @@ def repair_row_groups(
     """
     store, found = given.store, dict[int, RepairedRowGroup]()
     here = RowGroupRepairer.open(store, model, options.batch_size, options.seed)
-    repairer = PerProcess(partial(_opened, _Job.of(given, model, options)), lambda: here)
+    repairer = PerProcess(partial(_opened, StoreReference.of(store), run_of(model), options), lambda: here)
     total, done = sum(len(store.row_groups.rows(number)) for number in row_groups), 0
     tally = tally or Tally()
     items = _items(given, row_groups, found, travel=not isinstance(engine, Here))
@@ -89,30 +87,13 @@ def _given_up(error: Exception | None) -> RepairedRowGroup | None:
     return RepairedRowGroup(note=str(error)) if isinstance(error, EngineError) else None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What another process opens and loads."""
-
-    folder: str  # in which the store has the name `path`
-    path: Location
-    fingerprint: str
-    run: Path | None  # absolute; None if the model is the one that the store carries
-    options: RepairOptions
-
-    @classmethod
-    def of(cls, given: GivenImages, model: HVAE, options: RepairOptions) -> _Job:
-        run, store = model.run, given.store
-        return cls(os.getcwd(), store.path, store.metadata.fingerprint, run and run.absolute(), options)
-
-
-def _opened(job: _Job) -> RowGroupRepairer:
-    store = open_same(open_damaged, job.folder, job.path, job.fingerprint)
-    try:
-        model = load_store_model(store.path, choose_device(job.options.device), job.run)
-        model.recording = Recording(job.options.graph)
-        return RowGroupRepairer.open(store, model, job.options.batch_size, job.options.seed)
-    except HvaeCodecError as error:
-        raise ModelError(f"the worker on {socket.gethostname()} cannot load the model: {error}") from None
+def _opened(reference: StoreReference, run: Path | None, options: RepairOptions) -> RowGroupRepairer:
+    """Open the store and load the model in another process; that of the store if there is no run."""
+    store = reference.open(open_damaged)
+    with taking_part():
+        model = load_store_model(store.path, choose_device(options.device), run)
+        model.recording = Recording(options.graph)
+        return RowGroupRepairer.open(store, model, options.batch_size, options.seed)
 
 
 def _repair(repairer: PerProcess[RowGroupRepairer], item: RepairItem) -> RepairedRowGroup:

@@ -71,10 +71,16 @@ def _started(count: int) -> LocalCluster:
 
 @contextmanager
 def connected(
-    address: str, initializer: Callable[[], None] | None, check: Check | None, say: Callable[[str], None]
+    address: str,
+    initializer: Callable[[], None] | None,
+    check: Check | None,
+    say: Callable[[str], None],
+    *,
+    is_ours: bool = False,
 ) -> Iterator[ExecutorEngine]:
     """Give an engine on the cluster of a scheduler whose workers have all introduced themselves.
 
+    The scheduler of a cluster that `is_ours` has `SETTINGS`, so it tries no task again whose worker died; others do.
     Raises `EngineError` if there is no scheduler, no worker within a minute, or a worker that cannot take part.
     """
     with dask.config.set(SETTINGS), silence_logging_cmgr(logging.CRITICAL), _client(address) as client:
@@ -82,7 +88,7 @@ def connected(
         check_introductions(_introductions(client, check))
         with _initialized(client, initializer):
             executor: Executor = client.get_executor(pure=False)
-            yield ExecutorEngine(executor, place=f"the Dask cluster of {address}")
+            yield ExecutorEngine(executor, place=f"the Dask cluster of {address}", may_repeat=not is_ours)
 
 
 def read_address(path: Path) -> str:

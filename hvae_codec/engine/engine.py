@@ -22,6 +22,9 @@ REACH = 4
 class Engine(ABC):
     """Runs tasks somewhere."""
 
+    may_repeat = False
+    """Whether tasks may run again without `Outcome.attempts` counting that: Dask sends them elsewhere by itself."""
+
     @property
     @abstractmethod
     def window(self) -> int:

@@ -24,6 +24,7 @@ class ExecutorEngine(Engine, AbstractContextManager["ExecutorEngine"]):
     slots: how many tasks run at once, a number or a function that counts, if the executor does not say
     place: what errors call it
     retries: how often a task is tried again whose worker died
+    may_repeat: whether the executor tries tasks again by itself
 
     Raises `UsageError` if `executor` is neither.
     """
@@ -35,9 +36,10 @@ class ExecutorEngine(Engine, AbstractContextManager["ExecutorEngine"]):
         slots: int | Callable[[], int] | None = None,
         place: str = "the executor",
         retries: int = RETRIES,
+        may_repeat: bool = False,
     ) -> None:
         self._executor = RenewableExecutor(executor, slots, place)
-        self._retries = retries
+        self._retries, self.may_repeat = retries, may_repeat
 
     @property
     def window(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ..errors import UsageError
@@ -25,5 +25,7 @@ def given_engine(engine: Engine | None, executor: Executors | None) -> Iterator[
     if executor is None:
         yield engine or Here()
         return
-    with ExecutorEngine(executor) as made:
+    # Of others nobody knows whether they send tasks elsewhere by themselves.
+    is_plain = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)
+    with ExecutorEngine(executor, may_repeat=not is_plain) as made:
         yield made

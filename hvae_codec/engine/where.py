@@ -126,7 +126,10 @@ def _opened(
     from .dask_cluster import connected, local_cluster, read_address
 
     if isinstance(where, OnLocalDask):
-        with local_cluster(where.count, say) as address, connected(address, initializer, check, say) as engine:
+        with (
+            local_cluster(where.count, say) as address,
+            connected(address, initializer, check, say, is_ours=True) as engine,
+        ):
             yield engine
         return
     address = where.address if isinstance(where, OnScheduler) else read_address(where.path)

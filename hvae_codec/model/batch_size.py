@@ -31,9 +31,10 @@ def default_batch_size(model: Sized, device: str | None = None) -> int:
     """Choose the images per pass through `model`: 64 on a CPU, a whole row group of 256 on a GPU.
 
     There, images above 64 × 64 pixels are fewer, a power of two, so that batches have no more pixels than that.
-    `device` is the kind of device that the model will be on, cpu or cuda, if that is another one than now.
+    `device` is where the model will be, cpu or cuda, if that is elsewhere; nobody knows that of `auto`.
     """
-    if (device or model.device.type) == "cpu":
+    kind = model.device.type if device in (None, "auto") else device
+    if kind == "cpu":
         return ON_CPU
     fitting = ROW_GROUP_SIZE * LARGEST**2 // model.config.image_size**2
     return min(ROW_GROUP_SIZE, 1 << max(fitting, 1).bit_length() - 1)

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import ModelError, UsageError
 from .checkpoint import load_model, model_hash
+from .device_choice import choose_device
 from .hvae import HVAE
+from .recorded import GraphMode, Recording
+
+
+class ModelSource(Hashable, Protocol):
+    """Where a process finds a model; picklable and small."""
+
+    def load(self, device: str) -> HVAE:
+        """Load it; raises `ModelError` or `StoreError` if there is none, or another one."""
+
+
+@lru_cache(maxsize=1)
+def model_here(source: ModelSource, device: str, graph: GraphMode) -> HVAE:
+    """Load a model into a process that runs tasks, unless it is the last one that was loaded there.
+
+    Raises what `ModelSource.load` and `choose_device` do.
+    """
+    model = source.load(choose_device(device))
+    model.recording = Recording(graph)
+    return model
 
 
 @dataclass(frozen=True)

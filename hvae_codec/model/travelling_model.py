@@ -5,16 +5,13 @@ Weights do not travel: each process reads them where the run lies, and compares 
 
 from __future__ import annotations
 
-import socket
-from functools import lru_cache
 from typing import Any
 
-import torch
-
-from ..errors import EngineError, HvaeCodecError, UsageError
+from ..engine.taking_part import taking_part
+from ..errors import UsageError
 from .hvae import HVAE
-from .recorded import GraphMode, Recording
-from .reference import ModelReference
+from .recorded import GraphMode
+from .reference import ModelReference, model_here
 
 
 class TravellingModel:
@@ -39,7 +36,7 @@ class ReferredModel:
     """A model in another process than the one that has it at hand."""
 
     def __init__(self, reference: ModelReference | UsageError, device: str, graph: GraphMode) -> None:
-        self._what = reference, device, graph
+        self._reference, self._device, self._graph = reference, device, graph
 
     def get(self) -> HVAE:
         """Load the model, unless it is the last one that was loaded.
@@ -47,7 +44,10 @@ class ReferredModel:
         Raises `ModelError` if its run is not to be seen from here or has other weights by now, `UsageError` if it has
         no run, or if there is no GPU for it.
         """
-        return _loaded(*self._what)
+        if isinstance(self._reference, UsageError):
+            raise self._reference
+        with taking_part():
+            return model_here(self._reference, self._device, self._graph)
 
 
 def _reference(model: HVAE) -> ModelReference | UsageError:
@@ -56,20 +56,3 @@ def _reference(model: HVAE) -> ModelReference | UsageError:
         return ModelReference.of(model)
     except UsageError as error:
         return error
-
-
-@lru_cache(maxsize=1)
-def _loaded(reference: ModelReference | UsageError, device: str, graph: GraphMode) -> HVAE:
-    if isinstance(reference, UsageError):
-        raise reference
-    host = socket.gethostname()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"the worker on {host} cannot take part: torch finds no GPU there; give --device cpu")
-    try:
-        model = reference.load(device)
-    except HvaeCodecError as error:
-        raise type(error)(f"the worker on {host} cannot take part: {error}") from None
-    except OSError as error:  # not of one part's images: those of all would fail
-        raise EngineError(f"the worker on {host} cannot take part: {error}") from None
-    model.recording = Recording(graph)
-    return model

@@ -15,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from functools import cached_property, lru_cache
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..data.seen import Seen
 from ..data.sources import ImageSource, check_batch_size
 from ..engine.engine import Engine, Here
+from ..engine.per_process import PerProcess
 from ..engine.tally import Tally
 from ..model.hvae import HVAE
 from ..model.travelling_model import TravellingModel
@@ -142,7 +143,7 @@ class Measured(NamedTuple, Generic[Result]):
 
 
 class PartWork(ABC, Generic[Tools, Result]):
-    """Measures parts with a model. It can be pickled, and is one object in a process that gets it again and again.
+    """Measures parts with a model; one object in a process, however many parts that gets.
 
     `prepare` makes what parts need, such as tensors on the model's device: once in this process and once in others, or
     for each of several threads.
@@ -171,21 +172,23 @@ class PartWork(ABC, Generic[Tools, Result]):
         self._idle.append(tools)
         return Measured(result, part.source.seen if part.is_away else None)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _same_work, (self._pickled,)
+    @property
+    def per_process(self) -> PerProcess[PartWork[Tools, Result]]:
+        """What tasks have of it: this object here, and one of its kind in each other process."""
+        return PerProcess(partial(_unpacked, zlib.compress(pickle.dumps(self), 1)), lambda: self)
 
-    @cached_property
-    def _pickled(self) -> bytes:
-        """Its class and attributes in few bytes, as they travel with each part: masks are long and repetitive."""
-        return zlib.compress(pickle.dumps((type(self), self.__dict__ | {"_idle": []})), 1)
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_idle": []}
 
 
-@lru_cache(maxsize=1)
-def _same_work(pickled: bytes) -> PartWork[Any, Any]:
-    kind, attributes = pickle.loads(zlib.decompress(pickled))
-    work: PartWork[Any, Any] = kind.__new__(kind)
-    work.__dict__.update(attributes)
+def _unpacked(pickled: bytes) -> PartWork[Any, Any]:
+    """Read a work that travelled in few bytes, as it does with each part: masks are long and repetitive."""
+    work: PartWork[Any, Any] = pickle.loads(zlib.decompress(pickled))
     return work
+
+
+def _measure(work: PerProcess[PartWork[Tools, Result]], part: Part) -> Measured[Result]:
+    return work.get()(part)
 
 
 def measured_parts(
@@ -208,7 +211,7 @@ def measured_parts(
             yield from (measured.result for measured in engine.map(work, own))
         return
     parts = (Part(source, rows, cut) for rows in cut.ranges(len(source)))
-    with closing(engine.map(work, parts, tally=tally)) as results:
+    with closing(engine.map(partial(_measure, work.per_process), parts, tally=tally)) as results:
         for rows, measured in zip(cut.ranges(len(source)), results, strict=True):
             if measured.seen is not None:
                 source.note(rows, measured.seen)

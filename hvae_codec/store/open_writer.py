@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from ..storage.bucket import BucketLocation
 from ..storage.folder import FolderLocation
@@ -58,8 +57,10 @@ def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@contextmanager
-def open_writer(location: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> Iterator[StoreWriter]:
-    """The store of `spec` at `location`, new or as far as it was written before; raises like `create_or_resume`."""
-    with locked(location, worker):
-        yield writer_class(location).create_or_resume(location, spec, overwrite, worker)
+def create_or_resume(location: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> tuple[StoreWriter, bool]:
+    """The store of `spec` at `location`, new or as far as it was written before; raises like `StoreWriter`'s.
+
+    Also whether it was begun before: then somebody may be writing it yet. Whoever is alone asks with the lock held.
+    """
+    is_begun = unfinished_fingerprint(location) is not None
+    return writer_class(location).create_or_resume(location, spec, overwrite, worker), is_begun

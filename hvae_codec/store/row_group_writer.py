@@ -71,13 +71,16 @@ class RowGroupWriter:
         per_image: name to the numbers [rows] of each array that the layout says is `of_row_groups`
         names: of its images, for errors
 
-        Returns False if it was committed before: what is there now may be another's than what the digest is of. Raises
+        Returns False if it was committed before, when nothing is written, or meanwhile: then what is there now may be
+        another's than what the digest is of. Raises
         `StoreError` if shapes or types are not the store's, a number is NaN, infinite or out of range, or the
         unfinished store is not there any more. An `OSError` (a full disk) or `UnreachableError` leaves the row group
         uncommitted: the same encode can continue later.
         """
         self.check_ours()
         self._check(self.rows(row_group), stored, names)
+        if self.digest(row_group):  # who was only thought dead must not write over what is vouched for
+            return False
         self.write_per_image(row_group, per_image or {})
         each(self.unfinished, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
         return self.commit(row_group, row_group_digest([stored[resolution] for resolution in self.layout.resolutions]))
@@ -101,7 +104,8 @@ class RowGroupWriter:
             return 0
 
     def uncommit(self, row_group: int) -> None:
-        """Remove the digest of a row group, so that it is written again."""
+        """Remove the digest of a row group, so that it is written again; raises `StoreError` like `check_ours`."""
+        self.check_ours()  # in a bucket, the published store has the same objects
         self.unfinished.delete([_marker_key(row_group)])
 
     def write_per_image(self, row_group: int, per_image: Mapping[str, np.ndarray]) -> None:

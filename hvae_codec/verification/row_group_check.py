@@ -5,7 +5,6 @@ A task is a number and the files that are known to be damaged; who runs it holds
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from ..engine.per_process import PerProcess
 from ..engine.tally import Tally
 from ..errors import EngineError
 from ..progress import Progress
-from ..storage.location import Location
 from ..store.damage import Damage
 from ..store.reader import Store, open_damaged
 from .inspection import Inspection
 from .row_group import files_of, row_group_damages
-from .same_store import open_same
+from .same_store import StoreReference
 
 CheckImages = Callable[[range], Iterator[Damage]]
 """What is wrong with the images of a row group whose latents are whole, given their numbers."""
@@ -93,7 +91,7 @@ def _outcomes(
 ) -> Generator[Outcome[RowGroupItem, list[Damage]]]:
     store = inspection.store
     reader = PerProcess(
-        partial(_opened, os.getcwd(), store.path, store.metadata.fingerprint, check_images),
+        partial(_opened, StoreReference.of(store), check_images),
         lambda: RowGroupReader(store, None if check_images is None else check_images.get()),
     )
     return engine.run(partial(_check, reader), _items(inspection, row_groups), tally=tally)
@@ -107,10 +105,8 @@ def _items(inspection: Inspection, row_groups: Sequence[int]) -> Iterator[RowGro
         yield RowGroupItem(number, frozenset(own), number not in damaged)
 
 
-def _opened(
-    folder: str, location: Location, fingerprint: str, check_images: PerProcess[CheckImages] | None
-) -> RowGroupReader:
-    store = open_same(open_damaged, folder, location, fingerprint)
+def _opened(reference: StoreReference, check_images: PerProcess[CheckImages] | None) -> RowGroupReader:
+    store = reference.open(open_damaged)
     return RowGroupReader(store, None if check_images is None else check_images.get())
 
 

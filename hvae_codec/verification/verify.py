@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.engine import Engine
+from ..engine.given import Executors, given_engine
 from ..engine.per_process import PerProcess
 from ..engine.tally import Tally
 from ..errors import StoreError
@@ -57,19 +58,23 @@ def verify(
     check_images: PerProcess[CheckImages] | None = None,
     progress: Progress | None = None,
     engine: Engine | None = None,
+    executor: Executors | None = None,
     tally: Tally | None = None,
 ) -> VerifyReport:
     """Read everything in the store at `store_path` and compare it with its checksums, digests and metadata.
 
     `check_images` looks at the images of each row group whose latents are whole. All damages are reported, not only
-    the first. `progress` is called with the images done and the images in all. Row groups are read by `engine`, which
-    `tally` counts for: by this process if it is not given. Who reads them does not show in the report.
+    the first. `progress` is called with the images done and the images in all. Row groups are read by `engine`, or on
+    an `executor`, which `tally` counts for: by this process if neither is given. Who reads them does not show in the
+    report.
     Raises `StoreError` if there is no store, if it is unfinished, of a newer format or of somebody else, if the group's
-    own metadata are lost, without which nothing can be told, or if a worker does not see the store.
+    own metadata are lost, without which nothing can be told, or if a worker does not see the store; `UsageError` if
+    both an engine and an executor are given.
     """
     inspection = Inspection(open_damaged(store_path))
     damages = [*inspection.damages]
-    damages += check_row_groups(inspection, check_images=check_images, progress=progress, engine=engine, tally=tally)
+    with given_engine(engine, executor) as used:
+        damages += check_row_groups(inspection, check_images=check_images, progress=progress, engine=used, tally=tally)
     return report(inspection, damages)
 
 
