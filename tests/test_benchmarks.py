@@ -328,7 +328,7 @@ def test_names_in_memory(tmp_path: Path) -> None:
 
 def test_verify_workers(capsys: pytest.CaptureFixture[str]) -> None:
     verify_workers.main(["--images", "300", "--channels", "2", "--on", "local:1", "--repeats", "1"])
-    assert re.search(r"300 │ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d ", capsys.readouterr().out)
+    assert re.search(r"300 +│ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d+ │ +\d+\.\d ", capsys.readouterr().out)
 
 
 def test_scale_on_paper() -> None:
