@@ -153,7 +153,7 @@ def test_two_processes_train_in_parts_as_one_on_whole_batches(tmp_path: Path, da
 @pytest.mark.slow
 def test_analyze_names_what_to_do_without_torchrun(tiny_run: Path, tmp_path: Path, data: Path, ranks):
     codes, _, errors = ranks(2, main, ["analyze-kl", str(data), "--model", str(tiny_run), "--out", "two"])
-    assert codes == [2, 2]
+    assert codes == [2, 0]  # the other one ends quietly, or the launcher would end the first before it says why
     (line,) = spoken(errors)
     assert "--on local:2" in line
     assert not (tmp_path / "two").exists()

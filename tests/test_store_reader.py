@@ -130,7 +130,7 @@ def test_xarray_and_plain_zarr_read_the_same_latents(tmp_path, codec):
 
 def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
-    first, second, positions, own = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    first, second, positions, own, archive = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     for granularity in GRANULARITIES:
         (tmp_path / granularity).mkdir()
     monkeypatch.chdir(tmp_path / "variate")
@@ -149,6 +149,11 @@ def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
     expected = np.full((20, 5, 16, 16), np.nan, np.float32)
     expected[:, 1, y[channel == 0], x[channel == 0]] = latents[:, 0, y[channel == 0], x[channel == 0]]
     np.testing.assert_array_equal(names["one_group"], expected)
+    codes = np.arange(300 * 2 * 4 * 4, dtype=np.int64).reshape(300, 2, 4, 4).astype(np.int8)
+    exec(archive, {"codes": codes})
+    array = zarr.open_array("codes.zarr")
+    array[:] = codes
+    np.testing.assert_array_equal(zarr.open_array("codes.zarr", mode="r")[:], codes)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
