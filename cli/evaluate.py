@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +25,9 @@ from .options import (
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
+
+if TYPE_CHECKING:
+    from hvae_codec.analysis.evaluation import Evaluation
 
 Split = Annotated[SplitName, typer.Option("--split", help="Images to evaluate: those of one split, or all.")]
 Images = Annotated[
@@ -65,7 +69,7 @@ def command(
     from hvae_codec.engine.tally import Tally
     from hvae_codec.model.checkpoint import load_model
     from hvae_codec.model.worker_device import worker_device
-    from hvae_codec.report.evaluation import check_image_csv, evaluation_data, evaluation_table, save_image_csv
+    from hvae_codec.report.evaluation import check_image_csv, save_image_csv
 
     check_on(on)
     if csv is not None:
@@ -78,19 +82,21 @@ def command(
     report_splits(TrainingAndHeldOut(source), hvae.run)
     chosen = chosen if images is None else chosen.evenly(images)
     tally = Tally()
-    with (
-        interruptible("Nothing was written."),
-        engine_session(on) as engine,
-        stages(tally=tally) as stage,
-    ):
+    with interruptible("Nothing was written."), engine_session(on) as engine, stages(tally=tally) as stage:
         work: dict[str, Any] = {"progress": stage("Evaluating"), "engine": engine, "tally": tally}
         work["device"] = worker_device(engine, device) if on else None
         found = evaluate(hvae, chosen, samples=samples, batch_size=batch_size, seed=seed, **work)
     if csv is not None:
         save_image_csv(csv, found)
     report_source(source)
+    about = {"model": str(hvae.run or model), "data": data, "split": split.value, "seed": seed}
+    _show(found, about, csv, as_json)
+
+
+def _show(found: Evaluation, about: Mapping[str, Any], csv: Path | None, as_json: bool) -> None:
+    from hvae_codec.report.evaluation import evaluation_data, evaluation_table
+
     if as_json:
-        about = {"model": str(hvae.run or model), "data": data, "split": split.value, "seed": seed}
         print(json.dumps(evaluation_data(found, about), indent=2))
         return
     show(evaluation_table(found))

@@ -10,7 +10,8 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .display import CONTINUES, interruptible, report_source, report_splits, say, show, stages, warn
+from .display import CONTINUES, interruptible, report_source, report_splits, show, stages, warn
+from .engine_session import engine_session
 from .options import (
     BatchSize,
     CheckBytes,
@@ -26,7 +27,9 @@ from .options import (
 from .source_options import SourceOptions, takes_source_options
 
 if TYPE_CHECKING:
+    from hvae_codec.data.sources import ImageSource
     from hvae_codec.encode.repair import RepairReport
+    from hvae_codec.model.hvae import HVAE
 
 Data = Annotated[str | None, typer.Argument(help="Images that were encoded; not needed if only metadata are damaged.")]
 Model = Annotated[
@@ -55,33 +58,20 @@ def command(
     readable.
     """
     from hvae_codec.analysis.ranking_file import stored_ranking
-    from hvae_codec.cpu import prepare_worker, reuse_freed_memory
-    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
-    from hvae_codec.encode.deep_verify import load_store_model
+    from hvae_codec.cpu import reuse_freed_memory
     from hvae_codec.encode.repair import repair, restore_metadata
     from hvae_codec.encode.repair_tasks import RepairOptions
     from hvae_codec.engine.tally import Tally
-    from hvae_codec.engine.where import engine_on
-    from hvae_codec.model.recorded import Recording
 
     if check and data is None:
         raise UsageError("--check reads the images that were encoded; give DATA, too, or leave it out")
     check_on(on)
     reuse_freed_memory()
     restored = restore_metadata(store)  # the store then says which model it is of
-    hvae = source = None
-    if model or data:
-        hvae = load_store_model(store, "cpu" if on else torch_device(device), model)
-        hvae.recording = Recording(graph.value, warn)
-    if data and hvae:
-        source = source_options.open_for_store(data, hvae.config, store)
-        report_splits(TrainingAndHeldOut(source))
+    hvae = _model(store, model, "cpu" if on else torch_device(device), graph) if model or data else None
+    source = _images(data, hvae, store, source_options) if data and hvae else None
     tally = Tally()
-    with (
-        interruptible(CONTINUES),
-        engine_on(on, initializer=prepare_worker, say=say) as engine,
-        stages(tally=tally) as stage,
-    ):
+    with interruptible(CONTINUES), engine_session(on) as engine, stages(tally=tally) as stage:
         report = repair(
             store,
             source,
@@ -97,6 +87,23 @@ def command(
         report_source(source)
     _report(report, restored)
     raise typer.Exit(0 if report.after.ok else 1)
+
+
+def _model(store: str, run: Path | None, device: str, graph: GraphName) -> HVAE:
+    from hvae_codec.encode.deep_verify import load_store_model
+    from hvae_codec.model.recorded import Recording
+
+    model = load_store_model(store, device, run)
+    model.recording = Recording(graph.value, warn)
+    return model
+
+
+def _images(data: str, model: HVAE, store: str, source_options: SourceOptions) -> ImageSource:
+    from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
+
+    source = source_options.open_for_store(data, model.config, store)
+    report_splits(TrainingAndHeldOut(source))
+    return source
 
 
 def _report(report: RepairReport, restored: Sequence[str]) -> None:
