@@ -57,7 +57,7 @@ def encode_forecast_data(found: EncodeForecast) -> dict[str, Any]:
 
 
 def outlook_data(found: EncodeOutlook) -> dict[str, Any]:
-    """Return all that is told of an encode as plain data."""
+    """Return all facts of an encode as plain data."""
     return {
         **encode_forecast_data(found.forecast),
         "ranking_images": found.ranked_on,
@@ -102,7 +102,7 @@ def encode_forecast_sentences(found: EncodeForecast) -> list[str]:
 
 
 def outlook_sentences(found: EncodeOutlook) -> list[str]:
-    """Say all that is told of an encode."""
+    """Say all facts of an encode."""
     before = []
     if found.ranking_seconds:
         ranked = f"a ranking of this model, which the run has not ({about(found.ranking_seconds)}"

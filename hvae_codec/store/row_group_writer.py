@@ -3,7 +3,7 @@
     write(r, stored) ── check ── z1, z4, ... ── synced ── committed, unless it is there ── synced
 
 A row group's objects are synced before its digest is written, so a digest in `committed` vouches for the row group. It
-is written once: whoever comes second, as a worker that was only thought dead, is told.
+is written once: whoever comes second, such as a worker that was only thought dead, is notified.
 """
 
 from __future__ import annotations
