@@ -207,6 +207,10 @@ def init_distributed(timeout: timedelta = TIMEOUT) -> Iterator[DistributedContex
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext()
         return
+    # Its functions have the group of the moment of import as a default. If torch.compile imported it later, the group
+    # would outlive `destroy_process_group`, and its threads the interpreter, which aborts the process now and then.
+    from torch.distributed.nn import functional  # noqa: F401
+
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
         local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])

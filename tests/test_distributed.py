@@ -36,6 +36,17 @@ loop.CACHE_BYTES = 0
 main(sys.argv[1:])
 """
 
+THREADS_LEFT = """
+from pathlib import Path
+import torch
+from hvae_codec.distributed import init_distributed
+
+with init_distributed() as processes:
+    import torch._dynamo  # as the first compiled formula does
+    processes.all_reduce_sum(torch.ones(3))
+Path(f"threads-{processes.rank}").write_text(" ".join(p.read_text() for p in Path("/proc/self/task").glob("*/comm")))
+"""
+
 
 @pytest.fixture
 def data(tmp_path: Path, cut_patches) -> Path:
@@ -171,6 +182,17 @@ def test_one_process_that_fails_ends_all_with_its_message(tmp_path: Path, data: 
     (sentence,) = spoken(errors)
     assert sentence.startswith(f"hvae-codec: {broken} is broken, truncated or unreadable")
     assert "hvae_codec/train" not in errors  # no traceback of ours
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names under Linux")
+def test_no_thread_of_the_processes_connection_outlives_it(tmp_path: Path):
+    """One that did took Python's lock while the interpreter ended: SIGABRT, now and then."""
+    (tmp_path / "threads.py").write_text(THREADS_LEFT)
+    process = launch(tmp_path, "threads.py")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "gloo" not in (tmp_path / "threads-0").read_text() + (tmp_path / "threads-1").read_text()
 
 
 @pytest.mark.slow
