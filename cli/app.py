@@ -18,6 +18,7 @@ from . import (
     analyze_kl,
     append,
     decode,
+    doctor,
     encode,
     evaluate,
     import_published,
@@ -72,6 +73,7 @@ for module, name in (
     (sample, "sample"),
     (evaluate, "evaluate"),
     (info, "info"),
+    (doctor, "doctor"),
     (presets, "presets"),
     (import_published, "import"),
 ):

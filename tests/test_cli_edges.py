@@ -29,6 +29,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "sample": ["--n", "2", "--out", "{}.png"],
     "evaluate": ["data", "--split", "all"],
     "info": ["a.zarr"],
+    "doctor": [],
     "presets": [],
     "import": ["nowhere", "--out", "{}"],
 }
