@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..encode.comparison import Comparison, lost_source_sentence
 from .counts import count
-
-if TYPE_CHECKING:
-    from ..encode.comparison import Comparison
 
 SHOWN_NAMES = 5  # of each kind, at most
 
@@ -56,6 +54,8 @@ def comparison_sentences(found: Comparison) -> Iterator[str]:
     for kind, (images, shown) in kinds.items():
         if images:
             yield f"  {len(images):,} {kind}: {_first(shown, len(images))}"
+    if sentence := lost_source_sentence(found):
+        yield sentence
     if part := _other_split(found):
         yield f"All images in the store are of the split {part}: --split {part} compares these alone"
     yield _work(found)
