@@ -385,7 +385,7 @@ def _check_parts_are_left(source: ImageSource, left: NDArray[np.int64], skipped:
             raise DataError(
                 f"none of the {len(images):,} images in {where} of {source.container.path} can be used ({example} is "
                 f"{skipped[example]}), and no others may be {other} in their place; put usable ones there, or give "
-                "--splits none to hold out a tenth of all images"
+                "the other images by themselves"
             )
 
 
