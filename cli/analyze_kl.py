@@ -10,7 +10,17 @@ import typer
 from hvae_codec.errors import UsageError
 
 from .cutoffs import parse_cutoffs
-from .display import console, interruptible, report_sources, report_splits, show, stages, warn, warn_unfinished
+from .display import (
+    console,
+    interruptible,
+    report_sources,
+    report_splits,
+    show,
+    stages,
+    warn,
+    warn_of_copies,
+    warn_unfinished,
+)
 from .engine_session import engine_session, refuse_torchrun
 from .options import (
     LATEST_RUN,
@@ -168,13 +178,11 @@ def _analyze(
     images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
     report_splits(images, hvae.run)
     tally = Tally()
-    with (
-        interruptible("Nothing was written."),
-        engine_session(on) as engine,
-        stages(tally=tally) as stage,
-    ):
-        kind = worker_device(engine, device) if on else None
-        result = run_analysis(hvae, images, plan, stage, engine, kind, tally)
+    with interruptible("Nothing was written."):
+        warn_of_copies(images)
+        with engine_session(on) as engine, stages(tally=tally) as stage:
+            kind = worker_device(engine, device) if on else None
+            result = run_analysis(hvae, images, plan, stage, engine, kind, tally)
     _write(result, folder, run, images)
 
 

@@ -226,6 +226,16 @@ def report_splits(images: TrainingAndHeldOut, run: Path | None = None) -> None:
             warn(sentence)
 
 
+def warn_of_copies(images: TrainingAndHeldOut) -> None:
+    """Say, on standard error, that held-out images of a source of their own are copies of training images."""
+    from hvae_codec.report.splits import copies_sentence
+
+    with stages() as stage:
+        sentence = copies_sentence(images, stage("Comparing with held-out images"))
+    if sentence:
+        warn(sentence)
+
+
 def _warn_trained_on(run: Path, images: TrainingAndHeldOut) -> None:
     from hvae_codec.train.run_folder import trained_on_sentence
 

@@ -15,7 +15,17 @@ from hvae_codec.errors import UsageError
 from . import prune_options as option
 from . import train_options
 from .cutoffs import parse_cutoff, parse_cutoffs, parse_share
-from .display import CONTINUES, console, interruptible, report_sources, report_splits, show, stages, warn
+from .display import (
+    CONTINUES,
+    console,
+    interruptible,
+    report_sources,
+    report_splits,
+    show,
+    stages,
+    warn,
+    warn_of_copies,
+)
 from .distributed_session import distributed_session
 from .options import LATEST_RUN, BatchSize, Data, DeviceOption, GraphName, Model, Val
 from .source_options import SourceOptions, takes_source_options
@@ -127,6 +137,7 @@ def _prune(request: PruneRequest, device: str) -> None:
             if sentence := unfinished_sentence(run):
                 warn(sentence)
             report_splits(images, run)
+            warn_of_copies(images)
         train = _Trainer(images, request.options, processes)
         show_stages = partial(stages, quiet=not processes.is_main)
         pruned = prune(run, out, images, request.plan, train, show_stages, processes=processes)

@@ -15,7 +15,7 @@ import typer
 from hvae_codec.errors import UsageError
 
 from . import train_options as option
-from .display import console, interruptible, report_sources, report_splits
+from .display import console, interruptible, report_sources, report_splits, warn_of_copies
 from .dry_run import check_alone, look
 from .options import LATEST_RUN, CheckBytes, Data, DeviceOption, GraphName, Val, torch_device
 from .source_options import KNOWN_TO_RUN as PREPROCESSING
@@ -144,6 +144,7 @@ def _train(
     )
     if processes.is_main:
         report_splits(images)
+        warn_of_copies(images)
     with tuned_for_training(), training_display(quiet=not processes.is_main) as display:
         reporter = ProgressReporter(config.train.steps, config.train.batch_size, display.show, display.every_seconds)
         on_step = reporter if processes.is_main else None
@@ -176,6 +177,7 @@ def _look(request: TrainRequest, run: Path, wanted: Config, options: TrainOption
     config = start_run(run, wanted, resume=request.resume, seed=request.seed, device=device)
     origin_of_run(run, training, validation, seed=options.seed, other_data=options.other_data)  # raises on other images
     report_splits(images)
+    warn_of_copies(images)
 
     def forecast(_: Stage) -> TrainForecast:
         return forecast_training(config, training, device, steps_taken(run) or 0, options.graph)

@@ -136,6 +136,20 @@ def test_training_sees_none_of_val(hvae: Call, trained_on: set[int]):
     assert errors.startswith("train 8 (data), held out 8 (other); neither: 8 (others in data), 8 (others in other)\n")
 
 
+def test_copies_of_training_images_are_counted(hvae: Call, trained_on: set[int]):
+    """Under other names, and in a container of another kind."""
+    save_folder(Path("data"), train=TRAIN)
+    held_out = np.concatenate([constant(HELD_OUT, 6), constant(TRAIN, 8)[[5, 2]]])
+    np.save("held-out.npy", held_out.transpose(0, 2, 3, 1))
+    said = "warning: 2 of the 8 held-out images are copies of training images, as held-out.npy/00000006 is of data/"
+    for more in ((), ("--dry-run",)):
+        assert said in hvae(0, "train", "data", "--val", "held-out.npy", *SMALL, *more)[1]
+    assert trained_on == {TRAIN}
+    assert said in hvae(0, "analyze-kl", "data", "--val", "held-out.npy", "--keep", "50%")[1]
+    np.save("held-out.npy", held_out[:6].transpose(0, 2, 3, 1))
+    assert "copies" not in hvae(0, "train", "data", "--val", "held-out.npy", *SMALL[:-1], "runs/b", "--dry-run")[1]
+
+
 def save_two(photo_patches) -> None:
     """train.npz and test.npz of photographs, none of which says what it is for by its keys."""
     pixels = photo_patches.transpose(0, 2, 3, 1)

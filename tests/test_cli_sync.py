@@ -83,6 +83,13 @@ def test_nothing_differs(call):
     assert call("sync", "data", "out.zarr", "--apply")[0] == 0
 
 
+def test_what_was_not_asked_for_is_not_taken_for_gone(call):
+    """The first image, which a hash of its name holds out."""
+    out = call("sync", "data", "out.zarr", "--split", "train")[1]
+    assert "1 gone: cats/00.png" in out
+    assert "of the split val, and none of that was asked for" in out
+
+
 @pytest.mark.slow
 def test_what_differs_and_that_it_is_applied(call, cut_patches):
     edit(3)

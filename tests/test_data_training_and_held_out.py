@@ -174,3 +174,22 @@ def test_a_broken_image_is_named_when_it_is_needed(photos):
         Path(folder, "broken.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"a/broken\.png"):
         pair("a", "b").training.read(range(5))
+
+
+@pytest.mark.parametrize("splits", ["auto", "none"])
+@pytest.mark.parametrize(("unusable", "stands_in"), [("val", "held out"), ("train", "trained on")])
+def test_no_other_images_stand_in_for_a_split_that_cannot_be_used(photos, unusable: str, stands_in: str, splits: str):
+    photos("a/train", "a/val", "a/test", "a/others")
+    for file in Path("a", unusable).iterdir():
+        file.write_bytes(b"broken")
+    if splits == "none":
+        source = open_images("a", size=16, channels=3, skip_unusable=True, splits=splits)
+        assert len(source) == 12
+        return
+    with pytest.raises(
+        DataError, match=rf"none of the 4 images in {unusable}/ of a .*broken.*{stands_in}.*by themselves"
+    ):
+        open_images("a", size=16, channels=3, skip_unusable=True)
+    save_png(Path("a", unusable, "whole.png"), open_images("a/test", size=16, channels=3).read([0])[0])
+    part = open_images("a", size=16, channels=3, skip_unusable=True).split(unusable)
+    assert [*part.names] == [f"{unusable}/whole.png"]

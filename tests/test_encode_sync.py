@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -294,6 +295,23 @@ def test_appended_stores_become_stores_of_all(tiny_model, stats, work, others, t
     store = sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)
     assert store.metadata.source.parts == ()
     assert_fresh(tiny_model, stats, work / "data", work / "out.zarr", tmp_path)
+
+
+def test_a_source_that_was_appended_is_not_lost(tiny_model, work, others):
+    """Such as one that has other names in the store than by itself."""
+    for i in range(4):
+        save(work / "more/cats" / f"{i:02d}.png", others[i])
+    append(tiny_model, images(work / "more"), "out.zarr", prefix="more/", batch_size=BATCH)
+    said = r"all 4 images of one, such as more/cats/00\.png, are gone; .* in one folder"
+    for data in ("data", "more"):  # in the latter, cats/00.png is another image than in the store
+        assert any(re.search(said, line) for line in comparison_sentences(compare(images(work / data), "out.zarr")))
+        with pytest.raises(DataError, match=f"out.zarr was made of 2 sources, and {said}.*--out"):
+            sync(tiny_model, images(work / data), "out.zarr")
+    (work / "data/more").symlink_to(work / "more")
+    assert found(work / "data", "out.zarr") == {"relabelled": [f"more/cats/{i:02d}.png" for i in range(4)]}
+    save(work / "more/cats/02.png", others[5])
+    assert len(sync(tiny_model, images(work / "data"), "out.zarr", batch_size=BATCH)) == IMAGES + 4
+    assert len(sync(tiny_model, images(work / "more"), "out.zarr", out="new.zarr", batch_size=BATCH)) == 4
 
 
 def test_stores_without_checksums_are_compared_by_name(tiny_model, stats, work, others, monkeypatch, tmp_path):

@@ -118,6 +118,24 @@ def test_what_was_known_is_not_forgotten(folder, tmp_path):
     assert (tmp_path / IMAGES_FILE).stat().st_mtime_ns == before
 
 
+def test_the_cache_is_written_a_few_times_in_an_epoch(folder, tmp_path, monkeypatch):
+    """For it has all names; the run's own file is written each time."""
+    remembered: list[int] = []
+    training, validation = parts(folder)
+    seen = training.container.seen
+    monkeypatch.setattr(
+        "hvae_codec.train.seen_images.remember_content", lambda source: remembered.append(int(seen.is_checked.sum()))
+    )
+    ours = SeenImages(tmp_path, training, validation)
+    validation.read(range(5))
+    for i in range(19):
+        training.read([i])
+        ours.save()
+        with np.load(tmp_path / IMAGES_FILE) as arrays:
+            assert (arrays["training"] >= 0).sum() == i + 1
+    assert remembered == [6, 12, 24]
+
+
 def test_another_set_of_images_is_not_compared(folder, photo_patches, tmp_path):
     training, validation = parts(folder)
     training.read([0, 1, 2])

@@ -60,6 +60,14 @@ def content_checksums(
     return np.where(container.seen.is_checked, container.seen.checksums, remembered.checksums)[positions]
 
 
+def is_content_known(source: ImageSource) -> NDArray[np.bool_]:
+    """Find out of which images `content_checksums` gives the CRC-32 without reading them, bool [N]."""
+    container = source.container
+    if container.checksums_are_stated:
+        return np.ones(len(source), bool)
+    return (container.seen.is_checked | _Remembered.of(container).is_known)[source.positions]
+
+
 def remember_content(source: ImageSource) -> None:
     """Let later commands know the CRC-32s of all images of the source's container that were read in this process."""
     container = source.container

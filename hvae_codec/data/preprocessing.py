@@ -34,6 +34,11 @@ _OF_PIXELS = ("background", "crop", "resize")
 _FIXED = (*_OF_PIXELS, "splits")
 """Those, and what is never changed later either: with other splits, held-out images would be those trained on."""
 
+_OTHER_SPLITS = (
+    ", as with others, images that were trained on may count as held out; --split all takes all images, whatever they "
+    "are for"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -113,7 +118,8 @@ class Preprocessing:
         for name in options:
             said = name in _FIXED or getattr(self, name) != getattr(Preprocessing, name)
             if said and name != "column" and _spelled(self, name) != _spelled(wanted, name):
-                raise UsageError(f"{made} {_option(self, name)}, not {getattr(wanted, name)}; leave out {_flag(name)}")
+                problem = f"{made} {_option(self, name)}, not {getattr(wanted, name)}; leave out {_flag(name)}"
+                raise UsageError(f"{problem}{_OTHER_SPLITS if name == 'splits' else ''}")
         return wanted
 
     def check_same(self, other: Preprocessing, made: str) -> None:

@@ -368,7 +368,25 @@ def _without_unusable(source: ImageSource) -> ImageSource:
         example = container.problem(next(i for i, reason in unusable.items() if reason == usual))
         raise DataError(f"none of the {len(source):,} images in {container.path} can be used: {example}")
     skipped = {source.names[i]: reason for i, reason in unusable.items()}
-    return replace(source.subset(np.delete(source.positions, list(unusable))), skipped=skipped)
+    left = np.delete(source.positions, list(unusable))
+    _check_parts_are_left(source, left, skipped)
+    return replace(source.subset(left), skipped=skipped)
+
+
+def _check_parts_are_left(source: ImageSource, left: NDArray[np.int64], skipped: Mapping[str, str]) -> None:
+    """Raise `DataError` if no image is left of those for training, or of those held out: others would stand in."""
+    splits = source.splits
+    held_out: Part = "val" if splits.folders.get("val") else "test"
+    for part in ("train", held_out):
+        stated, images = splits.folders.get(part, ()), splits.indices(part)
+        if stated and len(images) and not np.isin(images, left).any():
+            example = source.names[images[0]]
+            where, other = " and ".join(stated), {"train": "trained on"}.get(part, "held out")
+            raise DataError(
+                f"none of the {len(images):,} images in {where} of {source.container.path} can be used ({example} is "
+                f"{skipped[example]}), and no others may be {other} in their place; put usable ones there, or give "
+                "the other images by themselves"
+            )
 
 
 def _no_images(source: ImageSource, which: Part) -> str:

@@ -63,6 +63,17 @@ class Comparison:
         """Row groups of a store of these images."""
         return RowGroups(len(self.rows), self.store.row_groups.size)
 
+    @property
+    def lost_source(self) -> range | None:
+        """The rows of one of the sources that were appended to one another, if all of its images are gone."""
+        first = 0
+        for part in self.store.metadata.source.parts:
+            rows = range(first, first + part.images)
+            if np.subtract(*np.searchsorted(self.gone, [rows.stop, rows.start])) == len(rows):  # they ascend
+                return rows
+            first = rows.stop
+        return None
+
     @cached_property
     def encoded(self) -> Numbers:
         """Numbers of the images that have to be encoded for it."""
@@ -109,6 +120,19 @@ def compare(
     content = _Content(source, opened, check, progress)
     rows = np.where(content.is_same(named), named, -1)
     return _comparison(source, opened, named, rows, content.moved(named))
+
+
+def lost_source_sentence(found: Comparison) -> str:
+    """Say that all images of a source that was appended are gone, and which DATA would have them; else empty."""
+    rows, store = found.lost_source, found.store
+    if rows is None:
+        return ""
+    parts = len(store.metadata.source.parts)
+    return (
+        f"{store.path} was made of {parts} sources, and all {len(rows):,} images of one, such as "
+        f"{store.names[rows.start]}, are gone; give the images of all sources, in one folder under the names that the "
+        "store has (links to folders will do)"
+    )
 
 
 def _comparison(source: ImageSource, store: Store, named: Numbers, rows: Numbers, moved: dict[int, int]) -> Comparison:

@@ -35,7 +35,7 @@ from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from .append_spec import check_additions, spec_to_go_on_with
 from .commit import write_row_group
-from .comparison import Comparison, compare
+from .comparison import Comparison, compare, lost_source_sentence
 from .encoded_store import EncodedStore
 from .image_encoder import ImageEncoder, PerImage, joined
 from .old_store import CheckedRows, OldStore, check_unfinished, encoder_of, located, opened
@@ -73,7 +73,7 @@ def sync(
     with locked(target, Worker()):
         _, old = opened(location, in_place=out is None)
         found = compare(images, old, check=check, progress=comparing)
-        check_related(found)
+        check_related(found, in_place=out is None)
         if on_compared is not None:
             on_compared(found)
         if not found.differs and out is None:
@@ -108,8 +108,11 @@ def _filled(encoder: ImageEncoder, images: NDArray[np.int64]) -> ImageEncoder:
     return replace(encoder, source=encoder.source.subset(np.concatenate([images, np.repeat(images[-1:], missing)])))
 
 
-def check_related(found: Comparison) -> None:
-    """Raise `DataError` if a store has none of the images: another folder, or array, was given by mistake."""
+def check_related(found: Comparison, in_place: bool) -> None:
+    """Raise `DataError` if a store has none of the images: another folder, or array, was given by mistake.
+
+    Also if it would lose, `in_place`, all images of one of the sources that were appended to one another.
+    """
     foreign = found.encoded if found.source.container.numbered_names else found.new  # any array has such names
     if len(foreign) == len(found.rows):
         path, count = found.store.path, len(found.store)
@@ -117,6 +120,8 @@ def check_related(found: Comparison) -> None:
             f"none of the {count:,} images in {path} is in {found.source.container.path}; give the images that it was "
             "made of, or encode these into another store"
         )
+    if in_place and (sentence := lost_source_sentence(found)):
+        raise DataError(f"{sentence}, or give --out for a new store of these images alone")
 
 
 def synced_spec(old: Store, source: ImageSource, per_image: tuple[str, ...]) -> StoreSpec:

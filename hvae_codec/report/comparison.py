@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..encode.comparison import Comparison, lost_source_sentence
 from .counts import count
-
-if TYPE_CHECKING:
-    from ..encode.comparison import Comparison
 
 SHOWN_NAMES = 5  # of each kind, at most
 
@@ -56,8 +54,12 @@ def comparison_sentences(found: Comparison) -> Iterator[str]:
     for kind, (images, shown) in kinds.items():
         if images:
             yield f"  {len(images):,} {kind}: {_first(shown, len(images))}"
+    if sentence := lost_source_sentence(found):
+        yield sentence
     if part := _other_split(found):
         yield f"All images in the store are of the split {part}: --split {part} compares these alone"
+    if parts := _unasked_splits(found):
+        yield f"All images that are gone are of the split {parts}, and none of that was asked for: see --split"
     yield _work(found)
 
 
@@ -66,6 +68,13 @@ def _other_split(found: Comparison) -> str:
     stored = {*(found.store.splits or ())}
     part = stored.pop() if len(stored) == 1 else ""
     return part if part and any(found.source.split_names[i] != part for i in found.new.tolist()) else ""
+
+
+def _unasked_splits(found: Comparison) -> str:
+    """Name the splits of the gone images if the others are of other splits; empty if that is not so, or not known."""
+    splits, asked = found.store.splits, {*found.source.split_names.distinct()}
+    gone = {splits[row] for row in found.gone.tolist()} if splits is not None else set()
+    return "" if "" in gone or gone & asked else " or ".join(sorted(gone))
 
 
 def _work(found: Comparison) -> str:

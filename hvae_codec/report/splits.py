@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..data.copied_images import find_copies
 from ..data.odd_layouts import OddLayout, find_odd_layouts
 from ..data.sources import ImageSource
 from ..data.splits import Split
 from ..data.training_and_held_out import TrainingAndHeldOut
+from ..progress import Progress
 from .counts import count
 
 SHOWN_CLASSES = 4  # names of class folders in a sentence
@@ -67,6 +69,27 @@ def _two_sources_sentence(images: TrainingAndHeldOut, val: ImageSource) -> str:
     others = {of_training: len(images.data) - training, of_held_out: len(val) - held_out}
     unused = [f"{number:,} (others in {path})" for path, number in others.items() if number]
     return f"{text}; neither: {', '.join(unused)}" if unused else text
+
+
+def copies_sentence(images: TrainingAndHeldOut, progress: Progress | None = None) -> str:
+    """Say how many held-out images of a source of their own have the content of training images, with an example.
+
+    Empty if there is no such source, or if none was found; see `find_copies`, which reads the images.
+    """
+    if images.val is None or not images.has_training:
+        return ""
+    copies = find_copies(images.training, images.held_out, progress)
+    number = len(copies.held_out)
+    if not number:
+        return ""
+    one = images.val.container.path / images.held_out.names[copies.held_out[0]]
+    other = images.data.container.path / images.training.names[copies.training[0]]
+    all_of_them = count(len(images.held_out), "held-out image")
+    found = f"{'' if copies.is_complete else 'at least '}{number:,} of the {all_of_them}"
+    return (
+        f"{found} {'is a copy' if number == 1 else 'are copies'} of training images, as {one} is of {other}: figures "
+        "of held-out images are better than they should be; remove the copies from one of the two"
+    )
 
 
 def odd_layout_sentences(source: ImageSource) -> list[str]:

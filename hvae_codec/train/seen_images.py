@@ -2,8 +2,9 @@
 
     RUN/images.npz    of training and of held-out images: their fingerprint, and the CRC-32 of each that was read
 
-It is written with the states. Times of files are not in it: these are remembered in the user's cache (`data.content`),
-so that few images are read again when a run continues.
+It is written with the states, as it is, since packing takes longer than writing. Times of files are not in it: these
+are remembered in the user's cache (`data.content`), so that few images are read again when a run continues. That takes
+a second for a million names, so it is done when twice as many images are known as the last time, and when all are.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class SeenImages:
         saved = _read(self._file)
         self._known = {which: _known(saved, which, source) for which, source in self._sources.items()}
         self._saved = 0  # images that were known when the file was written last
+        self._remembered = 0  # images that were known when they were remembered last
 
     def check(self, *, other_data: bool, check: bool = False, progress: Progress | None = None) -> None:
         """Raise `DataError` that names an image whose bytes are not those that the run has seen.
@@ -58,17 +60,22 @@ class SeenImages:
         known = sum(int((checksums >= 0).sum()) for checksums in self._known.values())
         if known == self._saved:
             return
-        write_atomically(self._file, self._packed())
+        write_atomically(self._file, self._content())
         self._saved = known
+        if known >= 2 * self._remembered or known == sum(len(checksums) for checksums in self._known.values()):
+            self._remember(known)
+
+    def _remember(self, known: int) -> None:
+        self._remembered = known
         for source in {id(source.container): source for source in self._sources.values()}.values():
             remember_content(source)
 
-    def _packed(self) -> bytes:
+    def _content(self) -> bytes:
         arrays: dict[str, NDArray] = {}
         for which, source in self._sources.items():
             arrays |= {which: self._known[which], f"{which} fingerprint": np.array(source.fingerprint)}
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **arrays)
+        np.savez(content, allow_pickle=False, **arrays)
         return content.getvalue()
 
 
