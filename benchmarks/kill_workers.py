@@ -1,6 +1,6 @@
 """Kills encodes with kill -9 at random moments, goes on each time, and compares the store with an unbroken run's.
 
-    python benchmarks/kill_workers.py [--kills 50] [--images 600]
+    python benchmarks/kill_workers.py [--kills 50] [--images 600] [--only "local:2, a worker" append]
 
 Ways: one process; two workers of which one is killed; a driver and its processes; an append. Going on is the same
 command again. A command that was done before it could be killed is counted as such, and its store is compared and made
@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import kill_on_engines
 import numpy as np
@@ -55,6 +56,8 @@ class Way:
     """For each kill, what it met."""
 
 
+AnyWay = TypeVar("AnyWay", Way, kill_on_engines.EngineWay)
+
 WAYS = (
     Way("one process", ["encode", "all.npy", "killed.zarr", *ENCODE]),
     Way(
@@ -71,12 +74,13 @@ WAYS = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="each way")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options = parser.parse_args()
+    parser.add_argument("--only", nargs="+", help="names of ways; all if not given")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="kill_workers-") as folder:
         root = Path(folder)
         prepare(root, options.images)
@@ -85,12 +89,17 @@ def main() -> None:
             f"{conditions()}\n\n| what | killed | while it starts | while it writes | done before | equal to unbroken |"
         )
         print("|---|--:|--:|--:|--:|---|")
-        for way in WAYS:
+        for way in chosen(WAYS, options.only):
             equal = kill_again_and_again(root, way, options.kills, random)
             starting, writing, done = (way.moments.count(what) for what in ("starts", "writes", "done"))
             print(f"| {way.name} | {options.kills} | {starting} | {writing} | {done} | {'yes' if equal else 'NO'} |")
-        for row in kill_on_engines.report(root, options.kills, random):
+        for row in kill_on_engines.report(root, options.kills, random, chosen(kill_on_engines.ways(), options.only)):
             print(row, flush=True)
+
+
+def chosen(ways: Sequence[AnyWay], names: Sequence[str] | None) -> list[AnyWay]:
+    """Those that were asked for."""
+    return [way for way in ways if names is None or way.name in names]
 
 
 def prepare(root: Path, images: int) -> None:

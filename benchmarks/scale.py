@@ -226,28 +226,26 @@ def metadata_row(name: str, mask: LatentMask) -> dict[str, str]:
             "zarr.json": size((path / "zarr.json").stat().st_size),
             "tables of places": size(tables),
             "opening, ms": f"{1000 * seconds:.1f}",
-            "a task without its images": size(job_bytes(mask, writer)),
+            "a task without its images": size(job_bytes(writer)),
         }
 
 
-def job_bytes(mask: LatentMask, writer: FolderStoreWriter) -> int:
+def job_bytes(writer: FolderStoreWriter) -> int:
     """What travels with each row group besides its images, pickled."""
     from hvae_codec.encode.job import EncodeJob  # here: it imports torch
     from hvae_codec.model.reference import ModelReference
+    from hvae_codec.store.unfinished_reference import UnfinishedReference
 
     job = EncodeJob(
         model=ModelReference(Path("/mnt/shared/runs/large"), "0" * 64),
-        mask=mask,
-        codec=writer.spec.codec,
-        steps=writer.spec.steps,
-        writer=writer.row_group_writer.absolute(),
+        store=UnfinishedReference.of(writer.row_group_writer),
         batch_size=64,
         evaluate=False,
         seed=0,
         verify=False,
         checksums=True,
     )
-    return len(pickle.dumps(job))
+    return len(pickle.dumps(job.encoder))
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -50,14 +50,15 @@ def parse_worker(text: str) -> Worker:
 
 
 def own_device(device: str, on: str | None, worker: Worker) -> str:
-    """Choose where this process computes; raises `UsageError` if there is no such device.
+    """Choose where this process computes; raises `UsageError` if neither it nor workers elsewhere have such a device.
 
-    Workers elsewhere may have GPUs, and this process none.
+    Workers may have GPUs, and this process none.
     """
+    from hvae_codec.model.worker_device import check_worker_device
+
     from .options import torch_device
 
     if on is None:
         return torch_device(device, worker.number)
-    if device.startswith("cuda:"):
-        raise UsageError(f"--device is {device}, and workers elsewhere each take their own GPU; give --device cuda")
+    check_worker_device(device)
     return torch_device("auto" if device == "cuda" else device)

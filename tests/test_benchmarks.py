@@ -41,6 +41,7 @@ import gpu_check
 import gpu_tables
 import gpu_training
 import gradient_smoothing
+import kill_workers
 import linear_probe
 import model_size
 import names_in_memory
@@ -435,6 +436,23 @@ def test_gpu_check_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found["same"]["digits8 TF32"] = {"error": "RuntimeError: no"}
     assert gpu_tables.broken(found) == ["same/digits8 TF32"]
     assert "broken: same/digits8 TF32" in gpu_tables.summary(found)
+
+
+@pytest.mark.slow
+def test_killed_workers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The smallest part of what `kill_workers.py` does: one driver, two kills."""
+
+    def in_this_process(folder: Path, command: list[str]) -> None:
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 0
+
+    monkeypatch.setattr(kill_workers, "finish", in_this_process)
+    kill_workers.main(["--kills", "2", "--images", "96", "--only", "local:2, a worker"])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "local:2" in line]
+    assert row.startswith("| local:2, a worker | 2 |")
+    assert row.endswith("| yes |")
 
 
 def test_commands_that_are_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

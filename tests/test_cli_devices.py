@@ -84,8 +84,10 @@ def test_workers_of_a_store_take_turns(gpus):
 def test_workers_elsewhere_may_have_gpus_and_this_process_none(gpus):
     gpus(0)
     assert own_device("cuda", "local:2", Worker()) == "cpu"
-    with pytest.raises(UsageError, match=r"cuda:1, and workers .* give --device cuda"):
+    with pytest.raises(UsageError, match=r"--device is cuda:1, and .* each worker .* give --device cuda"):
         own_device("cuda:1", "local:2", Worker())
+    with pytest.raises(UsageError, match=r"--device tpu: give auto, cpu or cuda$"):
+        own_device("tpu", "local:2", Worker())
 
 
 def test_a_device_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import faulthandler
 import os
 import signal
 import subprocess
@@ -27,6 +28,9 @@ from hvae_codec.train.loop import TrainOptions, start_run, train
 from hvae_codec.train.validation import validate
 from hvae_codec_cli.app import main
 from photos import save_png
+
+PATIENCE = 120
+"""Seconds after which a process hangs."""
 
 WITHOUT_CACHE = """
 import sys
@@ -85,6 +89,7 @@ def as_rank(rank: int, count: int, port: int, folder: Path, work: Callable, argu
     for descriptor, name in ((1, "out"), (2, "errors")):
         os.dup2(os.open(f"{name}-{rank}.txt", os.O_CREAT | os.O_WRONLY), descriptor)
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(PATIENCE - 10)  # to the errors: where it waits if it does not end
     work(*arguments)
 
 
@@ -104,11 +109,14 @@ def ranks(processes, tmp_path: Path):
             process.start()
         meanwhile(started)
         for process in started:
-            process.join(120)
+            process.join(PATIENCE)
+        codes = [process.exitcode for process in started]
+        for process in started:
+            process.kill()  # one that hangs; its code is None
         out, errors = (
             "".join((tmp_path / f"{name}-{k}.txt").read_text() for k in range(count)) for name in ("out", "errors")
         )
-        return [process.exitcode for process in started], out, errors
+        return codes, out, errors
 
     return run
 

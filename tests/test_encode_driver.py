@@ -280,13 +280,60 @@ def images_of(missing: MissingRowGroups, row_group: int) -> RowGroupImages:
 
 
 def test_a_task_is_small_and_can_be_repeated(missing, job):
-    assert len(pickle.dumps(job)) < 20_000
+    assert len(pickle.dumps(partial(encode_row_group, job.encoder))) < 2_000
     images = images_of(missing, 1)
     assert len(pickle.dumps(images)) < 20_000
     for _ in range(2):
         seen = pickle.loads(pickle.dumps(partial(encode_row_group, job.encoder)))(pickle.loads(pickle.dumps(images)))
     assert seen.is_checked.all()
     assert missing.writer.pending() == [0, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("embed", ["", "whole"])
+def test_workers_read_mask_and_steps_from_the_store(tiny_model, encode, folder, tmp_path, embed):
+    """A task says nothing of single positions, of which there may be a million."""
+    given = encode.common | {"options": dataclasses.replace(OPTIONS, embed=embed)}
+    given["mask"] = LatentMask.from_keep(given["stats"], 0.3, granularity="position")
+    encoder, spec = plan_store(tiny_model, opened(folder), **given)
+    store = FolderStoreWriter.create_or_resume(tmp_path / "out.zarr", spec)
+    job = job_of(MissingRowGroups(store, encoder), ModelReference.of(tiny_model), "cpu")
+    assert len(pickle.dumps(job.encoder)) < 2_000
+    made = pickle.loads(pickle.dumps(job.encoder)).make()
+    coder, layout = made.batch_coder.coder, made.writer.layout
+    assert coder.mask.keeps_the_same(encoder.coder.mask)
+    assert coder.codec == encoder.coder.codec
+    assert [*coder.steps] == [*encoder.coder.steps]
+    for resolution, steps in encoder.coder.steps.items():
+        np.testing.assert_array_equal(coder.steps[resolution], steps)
+    assert layout.columns.agree_with(spec.columns)
+    assert sorted(layout.of_row_groups) == sorted(spec.of_row_groups)
+    same = {"columns": spec.columns, "per_image": spec.per_image}
+    assert dataclasses.replace(layout, **same) == spec.layout
+    assert layout.schema == spec.schema
+
+
+def test_threads_write_single_positions_as_this_process_does(encode, folder, tmp_path):
+    mask = LatentMask.from_keep(encode.common["stats"], 0.3, granularity="position")
+    given = {"mask": mask, "images": opened(folder).subset(range(12))}
+    alone = encode(tmp_path / "alone.zarr", **given)
+    with ThreadPoolExecutor(2) as pool:
+        assert tree(encode(tmp_path / "out.zarr", **given, executor=pool).path) == tree(alone.path)
+
+
+def test_a_worker_that_sees_another_store_or_a_damaged_one(missing, job):
+    document = missing.writer.unfinished / "zarr.json"
+    whole = document.read_bytes()
+    other = dataclasses.replace(job.store, fingerprint="0" * 64)
+    with pytest.raises(StoreError, match=r"out\.zarr\.partial was removed or replaced"):
+        other.open()
+    document.write_bytes(whole.replace(b'"shard": 8', b'"shard": 9'))
+    with pytest.raises(StoreError, match=r"worker on .*zarr\.json does not match its checksum.* encode again"):
+        encode_row_group(job.encoder, images_of(missing, 0))
+    document.write_bytes(whole)
+    steps = next(missing.writer.unfinished.glob("step*/c/0"))
+    steps.write_bytes(steps.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match=r"worker on .* array step\d+ is damaged"):
+        encode_row_group(job.encoder, images_of(missing, 0))
 
 
 def test_a_worker_with_another_version_of_the_package(missing, job):

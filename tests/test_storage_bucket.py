@@ -32,6 +32,7 @@ from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
 from hvae_codec.store.open_writer import check_location
 from hvae_codec.store.row_group_writer import RowGroupWriter
+from hvae_codec.store.unfinished_reference import UnfinishedReference
 from hvae_codec.store.workers import Worker
 from hvae_codec.verification.row_group import checked_row_group
 from hvae_codec.verification.verify import verify
@@ -164,6 +165,18 @@ def write_rows(writer, latents, row_groups) -> None:
 
 def bucket_writer(url: str, spec, overwrite: bool = False, worker: Worker | None = None) -> BucketStoreWriter:
     return BucketStoreWriter.create_or_resume(BucketLocation.of(url), spec, overwrite, worker or Worker())
+
+
+@pytest.mark.parametrize("granularity", ["variate", "position"])
+def test_workers_read_what_they_write_from_the_unfinished_store(bucket, granularity):
+    spec = make_spec(20, granularity=granularity)
+    writer = bucket_writer(f"{bucket}/workers.zarr", spec)
+    reference = pickle.loads(pickle.dumps(UnfinishedReference.of(writer.row_group_writer)))
+    store = reference.open()
+    assert store.columns.agree_with(spec.columns)
+    assert reference.writer_of(store).layout.schema == spec.schema
+    for resolution, steps in spec.steps.items():
+        np.testing.assert_array_equal(store.steps[resolution], steps)
 
 
 @pytest.mark.parametrize(("granularity", "codec"), KINDS[1:])

@@ -1,6 +1,7 @@
 """Files and folders that several processes write, or that a killed one has left."""
 
 import multiprocessing
+import os
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from hvae_codec.errors import DataError
 from hvae_codec.storage.files import lock_file, write_atomically
+from hvae_codec.storage.folder import FolderLocation
 from hvae_codec.storage.locks import ProcessLock
 from hvae_codec.storage.new_folder import MARKER, finish_folder, new_folder
 
@@ -45,6 +47,29 @@ def test_what_a_kill_has_left_of_a_file_is_reused(tmp_path: Path) -> None:
     write_atomically(path, b"whole")
     assert path.read_bytes() == b"whole"
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def _die_before_it_is_named(folder: Path, method: str) -> None:
+    os.link = Path.replace = lambda *_: os._exit(9)  # type: ignore[assignment]
+    getattr(FolderLocation(folder), method)("z16/c/7/0/0/0", b"a shard")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["write", "create"])
+def test_what_killed_writers_have_left_is_found_without_a_look_at_every_folder(processes, tmp_path, method) -> None:
+    (tmp_path / "z16").mkdir()
+    killed = processes.Process(target=_die_before_it_is_named, args=(tmp_path, method))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == 9
+    (left,) = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert left.parent == tmp_path / "z16"
+    other = FolderLocation(tmp_path)
+    other.remove_partial_files()
+    assert not left.exists()
+    other.write("z16/c/7/0/0/0", b"a shard")
+    assert not other.create("z16/c/7/0/0/0", b"another")
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / "z16/c/7/0/0/0"]
 
 
 def test_no_folder_is_made_for_a_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
     torn = (writer.unfinished / "z16" / shard_key(1, spec.columns.item(16))).parent
     torn.mkdir(parents=True)
     (torn / "0").write_bytes(b"torn")
-    (torn / "0.0123abcd.partial").write_bytes(b"left over")
+    (writer.unfinished / "z16" / "0.0123abcd.partial").write_bytes(b"left over")
     (writer.unfinished / "committed" / "c" / "2").write_bytes(b"")  # what a power cut can leave
     (writer.unfinished / "zarr.77ab.partial").write_bytes(b"left over")
     with pytest.raises(StoreError, match="is unfinished; run the same"):

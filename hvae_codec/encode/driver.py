@@ -20,10 +20,14 @@ import numpy as np
 from ..data.seen import Seen
 from ..engine.engine import Engine
 from ..engine.outcomes import Outcome
+from ..engine.per_process import PerProcess
+from ..engine.taking_part import taking_part
 from ..engine.tally import Tally
 from ..errors import StoreError
 from ..model.reference import ModelSource
 from ..progress import Progress
+from ..store.row_group_writer import RowGroupWriter
+from ..store.unfinished_reference import UnfinishedReference
 from .commit import ROUNDS, is_as_committed
 from .job import EncodeJob, RowGroupImages, encode_row_group
 from .missing import MissingRowGroups
@@ -43,20 +47,17 @@ class Workers:
 
 def job_of(missing: MissingRowGroups, model: ModelSource, device: str) -> EncodeJob:
     """Make what the tasks have in common that encode as the given encoder does."""
-    encoder, coder = missing.encoder, missing.encoder.coder
+    encoder = missing.encoder
     return EncodeJob(
         model=model,
-        mask=coder.mask,
-        codec=coder.codec,
-        steps=coder.steps,
-        writer=missing.writer.row_group_writer.absolute(),
+        store=UnfinishedReference.of(missing.writer.row_group_writer),
         batch_size=encoder.batch_size,
         evaluate=encoder.evaluate,
         seed=encoder.seed,
         verify=encoder.verify,
         checksums=encoder.checksums,
         device=device,
-        graph=coder.model.recording.wanted,
+        graph=encoder.coder.model.recording.wanted,
     )
 
 
@@ -68,7 +69,9 @@ class Driver:
     ) -> None:
         self._missing, self._workers = missing, workers
         job = job_of(missing, model, workers.device)
-        self._writer, self._work = job.writer, partial(encode_row_group, job.encoder)
+        self._work = partial(encode_row_group, job.encoder)
+        self._writer = missing.writer.row_group_writer
+        self._reader = PerProcess(partial(_opened, job.store), lambda: self._writer)
         self._count = missing.counted(progress)
         self._failed: dict[int, Exception] = {}
 
@@ -118,7 +121,7 @@ class Driver:
     def _not_as_committed(self, row_groups: Sequence[int]) -> list[int]:
         """Read back row groups; those that are not what their digest is of, which they have no more."""
         written = [r for r in row_groups if r not in self._failed]
-        right = self._workers.engine.map(partial(is_as_committed, self._writer), written)
+        right = self._workers.engine.map(partial(_is_as_committed, self._reader), written)
         wrong = [r for r, is_right in zip(written, right, strict=True) if not is_right]
         for row_group in wrong:
             self._writer.uncommit(row_group)
@@ -138,3 +141,12 @@ class Driver:
     def _rows(self, row_group: int) -> str:
         rows = self._missing.writer.rows(row_group)
         return f"images {rows.start} to {rows.stop - 1}"
+
+
+def _opened(store: UnfinishedReference) -> RowGroupWriter:
+    with taking_part():
+        return store.open_writer()
+
+
+def _is_as_committed(opened: PerProcess[RowGroupWriter], row_group: int) -> bool:
+    return is_as_committed(opened.get(), row_group)

@@ -1,20 +1,16 @@
 """One row group as a task: stateless, idempotent, for any process that sees the model's run and the unfinished store.
 
-EncodeJob        the same for all row groups, small: where model and store are, mask, codec, steps
-RowGroupEncoder  what a process makes of that, once
+EncodeJob        the same for all row groups, a few hundred bytes: where model and store are
+RowGroupEncoder  what a process makes of that, once: model, and the mask, codec, steps and layout that the store names
 RowGroupImages   the images of one, and nothing of the others
 encode_row_group(encoder, images) ──> Seen
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..data.seen import Seen
 from ..data.sources import ImageSource
@@ -24,9 +20,9 @@ from ..engine.taking_part import taking_part
 from ..errors import EngineError
 from ..model.recorded import GraphMode
 from ..model.reference import ModelSource, model_here
-from ..prune.mask import LatentMask
-from ..store.quantiser import Codec, check_clipped
+from ..store.quantiser import check_clipped
 from ..store.row_group_writer import RowGroupWriter
+from ..store.unfinished_reference import UnfinishedReference
 from .batch_coder import BatchCoder
 from .coder import LatentCoder
 from .commit import write_row_group
@@ -38,10 +34,7 @@ class EncodeJob:
     """What tasks of one encode have in common."""
 
     model: ModelSource
-    mask: LatentMask
-    codec: Codec
-    steps: Mapping[int, NDArray[np.float32]]  # latent resolution to quantiser steps
-    writer: RowGroupWriter
+    store: UnfinishedReference
     batch_size: int  # images through the model at once
     evaluate: bool  # see `ImageEncoder`, as for the next ones
     seed: int
@@ -73,6 +66,7 @@ class RowGroupEncoder:
     """What a process encodes the row groups of a job with."""
 
     job: EncodeJob
+    writer: RowGroupWriter
     batch_coder: BatchCoder
 
     @classmethod
@@ -80,17 +74,17 @@ class RowGroupEncoder:
         """Load the model; raises an error that names this machine if it cannot take part."""
         with taking_part():
             _check_here(job)
-            model = model_here(job.model, job.device, job.graph)
-            return cls(job, BatchCoder(LatentCoder(model, job.mask, job.codec, job.steps), job.batch_size))
+            store, model = job.store.open(), model_here(job.model, job.device, job.graph)
+            return cls(job, job.store.writer_of(store), BatchCoder(LatentCoder.of_store(store, model), job.batch_size))
 
     def encode(self, images: RowGroupImages) -> Seen:
         """Encode, write and commit a row group; what was seen of its images."""
-        job, source, number = self.job, images.source, images.row_group
+        job, writer, source, number = self.job, self.writer, images.source, images.row_group
         measured: Any = {key: getattr(job, key) for key in ("evaluate", "seed", "verify", "checksums")}
         stored, per_image = ImageEncoder(self.batch_coder, source, **measured).encode_range(range(len(source)))
-        rows = job.writer.rows(number)
-        check_clipped(job.codec, stored, f"images {rows.start} to {rows.stop - 1}")
-        write_row_group(job.writer, number, stored, per_image, source.names, read_back=job.verify)
+        rows = writer.rows(number)
+        check_clipped(writer.layout.codec, stored, f"images {rows.start} to {rows.stop - 1}")
+        write_row_group(writer, number, stored, per_image, source.names, read_back=job.verify)
         return source.seen
 
 
@@ -109,8 +103,8 @@ def _check_here(job: EncodeJob) -> None:
         raise EngineError(
             f"it has version {version} of hvae-codec, and {job.version} began the work; install the same in both"
         )
-    if not job.writer.is_ours:
+    if not job.store.is_here:
         raise EngineError(
-            f"it does not see the unfinished store {job.writer.unfinished}; give a folder that all workers have in "
+            f"it does not see the unfinished store {job.store.unfinished}; give a folder that all workers have in "
             "common, by the same absolute path, or a URL"
         )

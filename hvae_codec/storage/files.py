@@ -36,10 +36,11 @@ def write_atomically(
 def create_atomically(path: Path, data: bytes, *, root: Path) -> bool:
     """Write a file unless it is there, whole at any moment; whether it was not. Of several processes, one succeeds.
 
-    Missing folders below `root` are created, and those between it and the file are synced.
+    Missing folders below `root` are created, and those between it and the file are synced. A kill leaves a file
+    `*.partial` in `root`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = root / f"{path.name}.{uuid.uuid4().hex}.partial"
     try:
         partial.write_bytes(data)
         sync(partial)
@@ -73,14 +74,16 @@ def replaced_atomically(
     """Give the name of a file to be written, which becomes `path` afterwards, or is removed on an error.
 
     With `root`, missing folders below it are created, and those between it and the file are synced too. `unique` is
-    for many files that have a lock in common, whose owner removes what a kill has left: it saves the lock of each.
+    for many files that have a lock in common, whose owner removes what a kill has left, `*.partial` in `root`, where it
+    is found without a look at every folder below: it saves the lock of each.
     `name_first` is for new files that nobody relies on before this returns: they are synced with their name, which
     takes half the time, and a power cut before that may leave a part of them.
     """
     if root is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.stat()  # a lock would create it
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial" if unique else f"{path.name}.partial")
+    own = (root or path.parent) / f"{path.name}.{uuid.uuid4().hex}.partial"
+    partial = own if unique else path.with_name(f"{path.name}.partial")
     with nullcontext() if unique else waiting_lock(lock_file(path)):
         try:
             partial.unlink(missing_ok=True)  # what a kill has left may have the rights of another

@@ -77,8 +77,8 @@ class FolderLocation(_Path):
             link_or_copy(source.folder, self / key)
 
     def remove_partial_files(self) -> None:
-        """Remove what killed writers have left below this."""
-        for leftover in self.rglob("*.partial"):
+        """Remove what killed writers of files below this have left: in this folder, and in those directly in it."""
+        for leftover in (*self.glob("*.partial"), *self.glob("*/*.partial")):
             leftover.unlink(missing_ok=True)
 
     def drop_from_cache(self, key: str) -> None:

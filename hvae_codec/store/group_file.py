@@ -84,6 +84,19 @@ def read_metadata(location: Location) -> StoreMetadata:
     return found.metadata
 
 
+def read_unfinished(document: Location) -> GroupFile:
+    """The metadata in `document` of a store that is being written; `StoreError` if they are not there or damaged."""
+    try:
+        content = document.uncached.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        content = None
+    attribute = attribute_of(content) if content is not None else None
+    fault = _fault(content, attribute)
+    if fault or attribute is None:
+        raise StoreError(f"{document} {fault}; remove the unfinished store, and encode again")
+    return GroupFile(StoreMetadata.from_attribute(attribute))
+
+
 def is_replaced(location: Location, metadata: StoreMetadata) -> bool:
     """Whether another store, such as one with more images, has taken the place of the one with `metadata`."""
     content = _content(location.uncached)

@@ -1,4 +1,4 @@
-"""What of a store its row groups depend on, without names and tables: a few kB, for whoever writes one."""
+"""What of a store its row groups depend on, without names and other tables of images, for whoever writes one."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ from ..texts.sequence import Texts
 from .array_files import ArrayFiles, image_numbers
 from .arrays import unstorable
 from .columns import Columns, read_columns
-from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, read_metadata
+from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, read_metadata, read_unfinished
+from .layout import StoreLayout
 from .metadata import StoreMetadata
 from .quantiser import Codec
 from .rowgroups import RowGroups, runs
@@ -293,6 +294,21 @@ class Store:
                 raise self.arrays.damaged(f"array {name} is empty or names positions outside of its latents")
         self.steps  # noqa: B018 - raises
 
+    @property
+    def layout(self) -> StoreLayout:
+        """What of it its row groups depend on."""
+        weights = self.arrays.schema.get(WEIGHTS)
+        return StoreLayout(
+            columns=self.columns,
+            codec=self.codec,
+            images=len(self),
+            row_group_size=self.row_groups.size,
+            chunk_bytes=self.metadata.chunk_bytes or CHUNK_BYTES,
+            per_image=self.own_figures,
+            weights=weights.shape[0] if weights is not None else 0,
+            has_records=self.metadata.has_records,
+        )
+
     def spec(self) -> StoreSpec:
         """What the store was made from, by its own tables, but for the weights; `StoreError` if one is damaged."""
         images: Any = {"names": self.names, "labels": self.labels, "splits": self.splits, "file_bytes": self.file_bytes}
@@ -376,6 +392,15 @@ def open_damaged(path: LocationLike) -> Store:
     """The store at `path` as far as it can be read; `StoreError` if its metadata do not say what must be in it."""
     location = location_of(path)
     return _open(Store, location, read_group(location), 0)
+
+
+def open_unfinished(location: Location, document: Location) -> Store:
+    """The store that is being written at `location`, by its metadata in `document` and its tables, from which its
+    layout, mask and steps are read; `StoreError` if one of these is missing or damaged.
+    """
+    store = _open(Store, location.uncached, read_unfinished(document), 0)
+    store.check_tables()
+    return store
 
 
 def _open(cls: type[S], location: Location, group: GroupFile, cache_bytes: int) -> S:

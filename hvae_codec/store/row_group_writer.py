@@ -34,16 +34,12 @@ from .schema import CHECKSUM, ArraySchema, missing_records
 
 @dataclass(frozen=True)
 class RowGroupWriter:
-    """Writes row groups of an unfinished store; picklable and small, so that other processes can write them."""
+    """Writes row groups of an unfinished store; other processes make one of an `UnfinishedReference`."""
 
     unfinished: Location  # where the store's objects are
     document: Location  # what has its fingerprint until it is published
     fingerprint: str
     layout: StoreLayout
-
-    def absolute(self) -> RowGroupWriter:
-        """The same, for processes with other working folders."""
-        return replace(self, unfinished=self.unfinished.absolute(), document=self.document.absolute())
 
     def rows(self, row_group: int) -> range:
         """Numbers of the images in a row group."""
