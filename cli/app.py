@@ -17,6 +17,7 @@ from hvae_codec.errors import HvaeCodecError
 from . import (
     analyze_kl,
     append,
+    bench,
     decode,
     encode,
     evaluate,
@@ -71,6 +72,7 @@ for module, name in (
     (repair, "repair"),
     (sample, "sample"),
     (evaluate, "evaluate"),
+    (bench, "bench"),
     (info, "info"),
     (presets, "presets"),
     (import_published, "import"),
