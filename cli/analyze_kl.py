@@ -137,13 +137,14 @@ def command(
         seed=seed,
         split=split.value,
     )
-    _check_split(split, val)
+    check_split(split, val)
     refuse_torchrun("analyze-kl")
     check_on(on)
     _analyze(plan, data, val, model, out, device, graph, on, source_options)
 
 
-def _check_split(split: SplitName, val: str | None) -> None:
+def check_split(split: SplitName, val: str | None) -> None:
+    """Raise `UsageError` if held-out images of their own are given, and another split of DATA is to be measured."""
     if val is not None and split != SplitName.val:
         raise UsageError(f"--val {val} is what the table is of, and so is --split {split.value}; leave one of them out")
 

@@ -17,6 +17,7 @@ from hvae_codec.errors import HvaeCodecError
 from . import (
     analyze_kl,
     append,
+    bench,
     decode,
     doctor,
     encode,
@@ -72,6 +73,7 @@ for module, name in (
     (repair, "repair"),
     (sample, "sample"),
     (evaluate, "evaluate"),
+    (bench, "bench"),
     (info, "info"),
     (doctor, "doctor"),
     (presets, "presets"),

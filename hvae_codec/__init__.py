@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` marks a name as public for type checkers
+    from .analysis.bench import Bench as Bench, ModelCurve as ModelCurve, OpenedStore as OpenedStore, bench as bench
     from .analysis.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from .config import Config as Config, load_config as load_config
     from .config import ModelConfig as ModelConfig, StageConfig as StageConfig
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .store.workers import Worker as Worker
 
 _PUBLIC = {
+    "analysis.bench": "bench Bench ModelCurve OpenedStore",
     "analysis.evaluation": "evaluate Evaluation",
     "config": "Config load_config ModelConfig StageConfig",
     "data.sources": "ImageSource open_images",

@@ -106,7 +106,8 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         path.touch()
         return path
 
-    monkeypatch.setattr("hvae_codec.report.plots._save", left_blank)
+    monkeypatch.setattr("hvae_codec.report.plots.save_figure", left_blank)
+    monkeypatch.setattr("hvae_codec.report.bench_plot.save_figure", left_blank)
 
 
 @pytest.fixture

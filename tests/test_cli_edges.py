@@ -28,6 +28,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "repair": ["a.zarr", "data"],
     "sample": ["--n", "2", "--out", "{}.png"],
     "evaluate": ["data", "--split", "all"],
+    "bench": ["data", "--split", "all", "--keep", "50%", "--step", "1", "--quality", "50", "--out", "{}"],
     "info": ["a.zarr"],
     "doctor": [],
     "presets": [],

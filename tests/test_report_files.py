@@ -34,6 +34,7 @@ from hvae_codec.report.cutoff_sentences import best_sentence, choice_sentences, 
 from hvae_codec.report.cutoffs import cutoff_table, load_table, save_table
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
+from hvae_codec.store.disk_use import disk_use
 from hvae_codec.store.quantiser import IntCodec
 
 KEEPS = (0.05, 0.3, 1.0)
@@ -176,7 +177,7 @@ def test_facts_of_a_store(tiny_model, stats, photo_patches, tmp_path):
     facts = describe(tmp_path / "out.zarr")
     assert json.loads(json.dumps(facts.data)) == facts.data
     assert (facts.data["images"], facts.data["kept_dims"]) == (24, mask.kept_dims)
-    sizes = store_sizes(store)
+    sizes = store_sizes(store, disk_use(store))
     assert list(sizes.values())[-1] == store.nbytes_on_disk() == list(facts.data["bytes"].values())[-1]
     assert sizes["pixels"] == 24 * 3 * 16 * 16
     assert sizes["dense latents (mean and std, float32)"] == 24 * 8 * tiny_model.config.latent_dims
@@ -193,7 +194,7 @@ def test_pixels_count_the_bits_they_have(tiny_config, cut_patches, tmp_path, cha
     model, images = HVAE(config).eval(), cut_patches(3, config.image_size, 1)
     stats = kl_stats(model, images)
     store = encode_images(model, images, tmp_path / "out.zarr", mask=LatentMask.from_keep(stats, 0.3), stats=stats)
-    assert store_sizes(store)[name] == -(-3 * config.image_size**2 * bits // 8)
+    assert store_sizes(store, disk_use(store))[name] == -(-3 * config.image_size**2 * bits // 8)
 
 
 def test_what_is_neither_a_run_nor_a_store(tmp_path):

@@ -30,6 +30,7 @@ from hvae_codec.report.about import describe
 from hvae_codec.storage import connection
 from hvae_codec.storage.bucket import BucketLocation
 from hvae_codec.store.bucket_writer import BucketStoreWriter
+from hvae_codec.store.disk_use import disk_use
 from hvae_codec.store.open_writer import check_location
 from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.store.unfinished_reference import UnfinishedReference
@@ -60,6 +61,7 @@ def test_a_store_in_a_bucket_reads_like_a_folder(tmp_path, bucket, granularity, 
     store = open_store(f"{bucket}/some/out.zarr")
     assert (len(store), store.names, store.labels) == (20, local.names, local.labels)
     assert store.nbytes_on_disk() == local.nbytes_on_disk()
+    assert disk_use(store) == disk_use(local)
     assert store.per_image_names == local.per_image_names
     for wanted in (slice(None), slice(3, 9), 5, -1):
         for name, z in local.latents(wanted).items():

@@ -12,6 +12,7 @@ _MARKS = (
     {b".zgroup"},
     {b"config.json", b"model.safetensors"},  # a run
     {b"cutoffs.json", b"cutoffs.csv"},  # an analysis
+    {b"bench.json", b"bench.csv"},  # a comparison with image codecs
 )
 """Files that together tell what a folder holds."""
 

@@ -14,6 +14,7 @@ from ..data.splits import PARTS
 from ..errors import DataError, ModelError, StoreError
 from ..model.kept_weights import kept_hashes, kept_weights
 from ..storage.location import Location, LocationLike, location_of
+from ..store.disk_use import DiskUse, disk_use
 from ..store.group_file import find_copy
 from ..store.reader import Store
 from ..store.unfinished import UnfinishedStore, find_unfinished
@@ -59,6 +60,7 @@ def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Fac
         "format version": str(store.format_version),
         **({} if unfinished is None else {"to replace it": f"{progress_text(unfinished)}; {unfinished.location}"}),
     }
+    use = disk_use(store)
     data = {
         "kind": "store",
         "path": str(store.path),
@@ -72,11 +74,12 @@ def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Fac
         "model_hash": store.model_hash,
         "run": store.run,
         "format_version": store.format_version,
-        "bits_per_dim": store.bits_per_dim(),
-        "bytes": store_sizes(store),
+        "bits_per_dim": 8 * use.total / (len(store) * store.image_dims),
+        "bytes": store_sizes(store, use),
+        "bytes_by_part": use.parts(),
         **({} if unfinished is None else {"unfinished": unfinished_facts(unfinished).data}),
     }
-    return Facts(store.path, data, pairs, (store_table(store),))
+    return Facts(store.path, data, pairs, (store_table(store, use),))
 
 
 def _splits_text(splits: Mapping[str, int]) -> str:
@@ -194,8 +197,8 @@ def _steps_text(taken: int | None, steps: int, trained: bool) -> str:
     return f"{taken:,} of {steps:,}" + (", finished" if taken >= steps else "")
 
 
-def store_sizes(store: Store) -> dict[str, int]:
-    """Return the bytes of the store's images in several forms; the store itself comes last."""
+def store_sizes(store: Store, use: DiskUse) -> dict[str, int]:
+    """Return the bytes of the store's images in several forms; the store itself, whose files are `use`, comes last."""
     codes = " (int codes)" if store.codec.name == "int" else ""
     model = config_from_dict({"model": store.config}).model
     depth = "" if model.pixel_bits == 8 else f" ({count(model.pixel_bits, 'bit')})"
@@ -203,7 +206,7 @@ def store_sizes(store: Store) -> dict[str, int]:
         "dense latents (mean and std, float32)": 8 * model.unpruned_dims * len(store),
         f"pixels{depth}": -(-model.pixel_bits * store.image_dims * len(store) // 8),
         f"the source{_kind_of_source(store)}": store.metadata.source.bytes,
-        f"{store.path.name}{codes}": store.nbytes_on_disk(),
+        f"{store.path.name}{codes}": use.total,
     }
 
 
@@ -215,17 +218,32 @@ def _kind_of_source(store: Store) -> str:
     return f" ({first[1:].upper()} files)" if first else ""
 
 
-def store_table(store: Store) -> Table:
-    """Make the table of sizes for the terminal, and how many times the store's each is."""
+PARTS_ON_DISK = {
+    "latents": "latents",
+    "names_and_labels": "names and labels",
+    "records": "splits, file sizes, checksums",
+    "figures": "figures of each image",
+    "model": "the model",
+    "metadata": "metadata and other tables",
+}
+"""What each part of `DiskUse` is called in the table."""
+
+
+def store_table(store: Store, use: DiskUse | None = None) -> Table:
+    """Make the table of sizes for the terminal: each beside the store's, and below it what the store's are made of.
+
+    `use` is what `disk_use` says of the store, if that was asked already.
+    """
+    use = use or disk_use(store)
     title = f"{store.path}: {count(len(store), 'image')}, {count(store.kept_dims, 'latent')} each"
-    rich, sizes, images = Table(title=title, title_justify="left"), store_sizes(store), len(store)
+    rich, images = Table(title=title, title_justify="left"), len(store)
     rich.add_column("")
     for heading in ("bytes", "bytes an image", "bits/dim", "times the store"):
         rich.add_column(heading, justify="right")
-    own = list(sizes.values())[-1]
-    for name, size in sizes.items():
-        bits = 8 * size / images / store.image_dims
-        rich.add_row(name, f"{size:,.0f}", f"{size / images:,.1f}", f"{bits:.3f}", f"{size / own:.1f}")
+    parts = {f"  {PARTS_ON_DISK[name]}": size for name, size in use.parts().items() if size}
+    for name, size in (store_sizes(store, use) | parts).items():
+        bits, times = 8 * size / images / store.image_dims, f"{size / use.total:.{2 if name in parts else 1}f}"
+        rich.add_row(name, f"{size:,.0f}", f"{size / images:,.1f}", f"{bits:.3f}", times)
     return rich
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..analysis.cutoff_cost import ChosenCutoff
 from ..analysis.ranking_file import FoundRanking
 from ..data.sources import ImageSource
+from ..store.disk_use import disk_use
 from ..store.reader import Store
 from ..store.workers import Worker
 from .about import store_sizes
@@ -16,7 +17,8 @@ from .forecast import cutoff_data
 
 def store_data(store: Store, given: ImageSource, seconds: float) -> dict[str, Any]:
     """Describe a finished store, to which a command that took `seconds` gave images."""
-    *others, own = store_sizes(store).items()
+    use = disk_use(store)
+    *others, own = store_sizes(store, use).items()
     return {
         "store": str(store.path),
         "finished": True,
@@ -27,7 +29,8 @@ def store_data(store: Store, given: ImageSource, seconds: float) -> dict[str, An
         "latents_per_image": store.kept_dims,
         "bytes": own[1],
         "bytes_per_image": own[1] / len(store),
-        "bits_per_dim": store.bits_per_dim(),
+        "bits_per_dim": 8 * use.total / (len(store) * store.image_dims),
+        "bytes_by_part": use.parts(),
         "bytes_in_other_forms": dict(others),
         "seconds": seconds,
     }

@@ -3,7 +3,8 @@
 
 const byId = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
-const { cutoffs, originals, figures } = JSON.parse(byId("data").textContent);
+const { cutoffs, originals, figures: own } = JSON.parse(byId("data").textContent);
+const figures = [...own, ...all("script.figures").flatMap((script) => JSON.parse(script.textContent))];
 const slider = byId("cutoff");
 const ticks = all(".ticks span");
 const rows = all("#cutoffs-table tbody tr");

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -21,6 +20,8 @@ from plotly.offline import get_plotlyjs
 from ..analysis.cutoff_table import Analysis
 from ..prune.kl_stats import Granularity, Ranking
 from ..storage.files import write_atomically
+from .bench_page import BEGIN, END, bench_section
+from .bench_rows import load_bench
 from .cutoff_sentences import cutoff_sentences, measured, smallest_close
 from .cutoffs import COLUMNS, Row, cell, percent
 from .groups import ACTIVE_BITS, group_table, kept_group_bits
@@ -28,9 +29,9 @@ from .page_figures import cutoff_figures, kl_figures
 from .plots import displayable
 from .pruning_rows import HEADINGS, load_rows
 from .splits import image_kind
+from .templates import template
 
 PAGE_FILE = "report.html"
-TEMPLATE = Path(__file__).with_name("page.html.j2")
 CHOSEN_SHARE = 0.03  # the cutoff nearest to this share is shown first if none was chosen: the paper's
 
 SHOWN_IMAGES = 10
@@ -43,10 +44,11 @@ def save_page(folder: Path, analysis: Analysis, about: Mapping[str, Any], senten
     `about` says how it was measured; what it lacks is left out of the page: `images`, `ranking_images`, `codec` (plain
     data), `seed`, `model_hash`, `source` and `ranking_source` (fingerprints), `granularity` of the masks, `count`, and
     `chosen`, the number of the table's row to show first. The images are called held-out unless `held_out` is false.
-    `sentences` stand at the top, under the page's own. What prune measured stands in `folder`, if it did.
+    `sentences` stand at the top, under the page's own. What prune and bench measured stands in `folder`, if they did.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    page = render_page(analysis, about, sentences, load_rows(folder))
+    bench = load_bench(folder, about.get("model_hash"))
+    page = render_page(analysis, about, sentences, load_rows(folder), bench_section(bench) if bench else "")
     write_atomically(folder / PAGE_FILE, page.encode("utf-8"))
     return folder / PAGE_FILE
 
@@ -56,21 +58,21 @@ def render_page(
     about: Mapping[str, Any],
     sentences: Sequence[str] = (),
     pruning: Mapping[str, Any] | None = None,
+    bench: str = "",
 ) -> str:
-    """Make the page as text; see `save_page`. `pruning` is what `load_rows` gives."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    """Make the page as text; see `save_page`. `pruning` is what `load_rows` gives, `bench` a section of HTML."""
     rows: list[dict[Any, Any]] = analysis.table.to_dict(orient="records")
     granularity: Granularity = "position" if about.get("granularity") == "position" else "variate"
     chosen = about.get("chosen")
     if chosen is None:
         chosen = max(0, sum(row["keep"] <= CHOSEN_SHARE for row in rows) - 1)  # its own row, or the next smaller mask
-    return environment.get_template(TEMPLATE.name).render(
+    return template("page.html.j2").render(
         **_content(analysis, rows, Ranking.of(analysis.stats, granularity), image_kind(about.get("held_out", True))),
         chosen=chosen,
         sentences=sentences,
         pruning=pruning,
         pruning_headings=HEADINGS,
+        bench=f"{BEGIN}{bench}{END}",
         measured=measured(about),
         percent=percent,
         active_bits=ACTIVE_BITS,

@@ -24,6 +24,7 @@ LINE = "#3d7fd6"
 RESOLUTION_SCALE = ("#8a63d2", "#3d7fd6", "#17a2a2", "#4fae4a", "#d9a21b", "#e2703a", "#cc4b6c")
 """From the lowest resolution to the highest; each is seen on white and on black."""
 SHARE_TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+RATE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 MARK: dict[str, Any] = {"name": "mark", "line": {"width": 1.5, "dash": "dash"}}
 """A line that the page moves to the cutoff."""
 VERTICAL_MARK = {**MARK, "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1}
@@ -232,6 +233,19 @@ def _layout(x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
         "font": {"size": 13},
         **more,
     }
+
+
+def curves_layout(x_title: str, y_title: str, x: Sequence[float]) -> dict[str, Any]:
+    """Make a layout of several named curves over a logarithmic axis that holds `x`, which may be empty."""
+    legend = {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0, "itemclick": False, "itemdoubleclick": False}
+    layout = _layout(x_title, y_title, showlegend=True, legend=legend, hovermode="closest")
+    layout["xaxis"] |= {
+        "type": "log",
+        "tickangle": 0,
+        "tickvals": RATE_TICKS,
+        "ticktext": [f"{t:g}" for t in RATE_TICKS],
+    }
+    return layout | ({"xaxis": layout["xaxis"] | {"range": _log_range(x)}} if x else {})
 
 
 def _horizontal(y: float) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def save_cutoff_curve(folder: Path, table: pd.DataFrame) -> Path:
     size.set_ylim(0, None)
     for axes in (bound, terms, decoded):
         _percent_axis(axes, keep)
-    return _save(figure, folder / CURVE_FILE)
+    return save_figure(figure, folder / CURVE_FILE)
 
 
 def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
@@ -78,10 +78,11 @@ def save_reconstruction_sheet(
             axes.imshow(displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
-    return _save(figure, folder / SHEET_FILE)
+    return save_figure(figure, folder / SHEET_FILE)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, atomically; returns `path`."""
     with replaced_atomically(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names of files may have any letters
         figure.savefig(partial, format="png", dpi=110)
