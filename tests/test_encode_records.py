@@ -196,12 +196,24 @@ def test_an_array_in_memory_is_appended_with_them(encode, tiny_model, cut_patche
     assert verify(grown.path).ok
 
 
-@pytest.mark.parametrize("name", ["variate-int", "position-int", "variate-decoder", "records-appended"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "variate-int",
+        "position-int",
+        "variate-decoder",
+        "records-appended",
+        "plain-variate",
+        "archive-position",
+        "archive-variate",
+    ],
+)
 def test_a_store_keeps_its_version_when_it_is_appended_to(name, tmp_path, cut_patches):
     path = shutil.copytree(GOLDEN / f"{name}.zarr", tmp_path / "out.zarr")
     model = load_embedded(open_store(GOLDEN / "variate-int.zarr"))
     grown, before = append(model, cut_patches(7, 8), path, batch_size=4), open_store(GOLDEN / f"{name}.zarr")
     assert (len(grown), grown.format_version) == (17, before.format_version)
+    assert (grown.metadata.packing, grown.dtypes) == (before.metadata.packing, before.dtypes)
     assert (grown.splits is None) == (before.splits is None)
     assert {*grown.path.array_folders()} == {*before.path.array_folders()}
     assert verify(path).ok
