@@ -33,6 +33,7 @@ from .options import (
     Val,
     check_on,
     latent_codec,
+    packing,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
@@ -121,6 +122,7 @@ def command(
             is_default=keep == DEFAULT_KEEPS,
         ),
         codec=latent_codec(codec, step),
+        packing=packing(codec),
         images=images,
         pictures=pictures,
         batch_size=batch_size,

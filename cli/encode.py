@@ -51,6 +51,7 @@ from .options import (
     Step,
     Val,
     latent_codec,
+    packing,
 )
 from .source_options import SourceOptions, takes_source_options
 
@@ -103,6 +104,7 @@ def command(
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
     step: Step = None,
+    code_bits: option.CodeBitsOption = option.CodeBits.auto,
     split: option.Split = SplitName.all,
     images: ImageRange = "all",
     val: Val = None,
@@ -136,6 +138,7 @@ def command(
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
     how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
+    how |= {"packing": packing(codec), "code_bits": None if code_bits == "auto" else int(code_bits)}
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)

@@ -18,6 +18,14 @@ class EmbedName(StrEnum):
     whole = "whole"
 
 
+class CodeBits(StrEnum):
+    """Bits of a stored code."""
+
+    auto = "auto"
+    eight = "8"
+    sixteen = "16"
+
+
 Store = Annotated[str, typer.Argument(help="Store to write, such as out.zarr or s3://bucket/out.zarr.")]
 Keep = Annotated[str, typer.Option("--keep", help="Share of the latent dimensions to keep.  [default: 3%]")]
 Cutoff = Annotated[
@@ -28,6 +36,14 @@ Tolerance = Annotated[
 ]
 Mask = Annotated[
     Path | None, typer.Option("--mask", help="Or keep what this mask keeps, such as RUN/analysis/masks/keep-3.json.")
+]
+CodeBitsOption = Annotated[
+    CodeBits,
+    typer.Option(
+        "--code-bits",
+        help="Bits of a stored code, in all arrays; auto: 8 in those whose codes fit, with a margin. A code that does "
+        "not fit stops the command.",
+    ),
 ]
 WorkerOption = Annotated[
     str, typer.Option("--worker", help="Write the row groups of worker k of n processes, such as 0/4.")

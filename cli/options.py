@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class CodecName(StrEnum):
-    """Numbers that latents are stored as."""
+    """Numbers that latents are stored as, and how they are packed."""
 
     int = "int"
+    archive = "archive"
     float16 = "float16"
     float32 = "float32"
 
@@ -87,13 +88,18 @@ Graph = Annotated[
 ]
 Codec = Annotated[
     CodecName,
-    typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),
+    typer.Option(
+        "--codec",
+        help="int stores codes of a quantiser; archive packs these tighter, for readers that have this package; "
+        "float16 and float32 store the latents themselves.",
+    ),
 ]
 Step = Annotated[
     float | None,
     typer.Option(
         "--step",
-        help="Quantiser step of --codec int, in posterior standard deviations (averages per variate).  [default: 1.0]",
+        help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate).  "
+        "[default: 1.0]",
     ),
 ]
 Granularity = Annotated[
@@ -136,9 +142,15 @@ def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
     """Make the codec; raises `UsageError` if it has no step and one is given."""
     from hvae_codec.store.quantiser import make_codec
 
-    if step is not None and codec != CodecName.int:
+    name = "int" if codec == CodecName.archive else codec.value
+    if step is not None and name != "int":
         raise UsageError(f"--codec {codec.value} has no --step; leave one of the two out")
-    return make_codec(codec.value, 1.0 if step is None else step)
+    return make_codec(name, 1.0 if step is None else step)
+
+
+def packing(codec: CodecName) -> str:
+    """How the chunks of codes are packed."""
+    return "archive" if codec == CodecName.archive else "zstd"
 
 
 def check_on(on: str | None) -> None:

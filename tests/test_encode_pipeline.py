@@ -369,7 +369,7 @@ def test_sizes_are_known_before_a_store_is_written(images, model, stats, tmp_pat
     mask = LatentMask.from_keep(stats, keep, granularity=granularity)
     written = encode_images(model, images, tmp_path / "o.zarr", mask=mask, stats=stats, codec=make_codec(codec))
     coder = LatentCoder.of_store(written, model)
-    meter = SizeMeter()
+    meter = SizeMeter(written.metadata.packing, written.spec().array_dtypes)
     for i in range(0, IMAGES, 100):
         meter.add(coder.encode(torch.from_numpy(images[i : i + 100])))
     assert meter.total_bytes() / IMAGES == pytest.approx(latent_bytes(written) / IMAGES, rel=0.05)

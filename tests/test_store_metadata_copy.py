@@ -214,13 +214,13 @@ def test_stores_without_a_copy_are_as_they_were(path):
 @pytest.mark.parametrize("damage", ["none", "version"])
 def test_a_newer_version_is_no_damage(path, damage):
     """Neither where the copy says so too, nor where it is damaged."""
-    metadata = json.loads((path / "zarr.json").read_text())["attributes"]["hvae_codec"] | {"format_version": 5}
+    metadata = json.loads((path / "zarr.json").read_text())["attributes"]["hvae_codec"] | {"format_version": 6}
     metadata["checksum"] = attribute_checksum(metadata)
     zarr.open_group(path, mode="r+").update_attributes({"hvae_codec": metadata})
     if damage == "none":
         zarr.open_array(path / "committed", mode="r+").update_attributes({"hvae_codec_copy": json.dumps(metadata)})
     for call in (open_store, verify, repair):
-        with pytest.raises(StoreError, match=r"version 5, .* up to 4"):
+        with pytest.raises(StoreError, match=r"version 6, .* up to 5"):
             call(path)
 
 

@@ -380,7 +380,7 @@ def test_damaged_metadata_are_told(tmp_path):
     original = root.read_text()
     metadata = json.loads(original)["attributes"]["hvae_codec"]
     for changes, message in (
-        ({"format_version": 5}, "version 5, .* up to 4; update hvae-codec"),
+        ({"format_version": 6}, "version 6, .* up to 5; update hvae-codec"),
         ({"codec": {"name": "ans"}}, "no latent codec 'ans'"),
         ({"channels": {"2": [[0, 0]]}}, "no array z2"),
         ({"channels": {"4": [[0, 0]]}}, r"array z4: .* has the shape \[20, 3, 4, 4\], not \[20, 1"),

@@ -26,12 +26,14 @@ from hvae_codec.analysis.reconstruction import (
 )
 from hvae_codec.cpu import reuse_freed_memory
 from hvae_codec.data.sources import ImageSource, open_images
+from hvae_codec.encode.array_dtypes import array_dtypes
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import KLStats, kl_stats
 from hvae_codec.prune.mask import LatentMask
 from hvae_codec.prune.sweep import SweepRow, sweep
+from hvae_codec.store.compressors import ZSTD
 from hvae_codec.store.quantiser import IntCodec
 from hvae_codec_cli.cutoffs import parse_keep
 
@@ -95,7 +97,7 @@ def in_bytes(model: HVAE, stats: KLStats, images: ImageSource, limit: float) -> 
 
 
 def encoded_bytes(model: HVAE, stats: KLStats, images: ImageSource, mask: LatentMask) -> float:
-    meter = SizeMeter()
+    meter = make_meter(mask, stats)
     coder = make_coder(model, stats, mask)
     for batch in images.batches(64):
         meter.add(coder.encode(torch.from_numpy(batch)))
@@ -106,9 +108,14 @@ def make_coder(model: HVAE, stats: KLStats, mask: LatentMask) -> LatentCoder:
     return LatentCoder(model, mask, IntCodec(), quantiser_steps(mask, IntCodec(), stats))
 
 
+def make_meter(mask: LatentMask, stats: KLStats) -> SizeMeter:
+    return SizeMeter(ZSTD, array_dtypes(mask, IntCodec(), stats))
+
+
 def decode(model: HVAE, stats: KLStats, images: ImageSource, masks: list[LatentMask]) -> list[Reconstruction]:
     coders, first = [make_coder(model, stats, mask) for mask in masks], 0
-    with torch.no_grad(), ReconstructionMeter(coders, len(images), example_indices(images)) as decoding:
+    meters = [make_meter(mask, stats) for mask in masks]
+    with torch.no_grad(), ReconstructionMeter(coders, len(images), example_indices(images), meters) as decoding:
         for batch in images.batches(64):
             pixels = torch.from_numpy(batch)
             decoding.add(model.activations(pixels), pixels, first)

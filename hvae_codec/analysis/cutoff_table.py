@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..config import ROW_GROUP_SIZE
 from ..data.sources import ImageSource
+from ..encode.array_dtypes import array_dtypes
 from ..encode.coder import quantiser_steps
 from ..engine.engine import Engine, Here
 from ..engine.tally import Tally
@@ -24,6 +25,7 @@ from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..prune.parts import Cut, measured_parts
 from ..prune.sweep import SweepRow, check_measurable, sweep_rows
+from ..store.compressors import ZSTD, packing_of
 from ..store.quantiser import Codec
 from .reconstruction import Reconstruction, example_indices, reconstructions
 from .table_work import TableWork
@@ -70,6 +72,7 @@ def analyze(
     *,
     batch_size: int | None,
     seed: int,
+    packing: str = ZSTD,
     pictures: int = ROW_GROUP_SIZE,
     progress: Progress | None = None,
     engine: Engine | None = None,
@@ -78,6 +81,7 @@ def analyze(
 ) -> Analysis:
     """Measure the cutoff table of `held_out`, with quantiser steps from `stats`.
 
+    Bytes are those of stores in which codes have `packing`; floats have blosc.
     At most `pictures` images, evenly spaced, are also encoded, decoded and compared. The bottom-up path runs once a
     batch, for the bound and the pictures at all cutoffs. Differences are from all latents, which are measured too
     if no cutoff keeps them. Cutoffs of one mask are one row. Row groups are tasks of `engine`. Raises like `sweep`.
@@ -92,7 +96,9 @@ def analyze(
     measured = masks if masks[-1].kept_dims == everything.kept_dims else [*masks, everything]
     check_measurable(model, measured, held_out)
     steps = [quantiser_steps(mask, codec, stats) for mask in masks]
-    work = TableWork(model, measured, codec, steps, pictures, example_indices(seen), seed, device)
+    dtypes = [array_dtypes(mask, codec, stats, packing=packing) for mask in masks]
+    packing, shown = packing_of(codec.dtype, packing), example_indices(seen)
+    work = TableWork(model, measured, codec, steps, packing, dtypes, pictures, shown, seed, device)
     # Whole row groups, which cut latents into the chunks that a store has.
     cut = Cut.of(batch_size_of(model, batch_size, device), unit=ROW_GROUP_SIZE)
     parts = list(measured_parts(engine or Here(), work, held_out, cut, progress, tally))

@@ -16,6 +16,7 @@ from ..model.hvae import HVAE
 from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec, fitting
 from ..prune.kl_stats import kl_stats
+from ..store.compressors import ZSTD, packing_of
 from ..store.quantiser import Codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
 from .cutoff_table import Analysis, analyze
@@ -32,6 +33,7 @@ class AnalysisPlan:
     pictures: int  # images of the table, at most, that are also encoded, decoded and compared
     batch_size: int | None
     seed: int
+    packing: str = ZSTD  # of the codes whose bytes are counted, see `EncodeOptions`
     split: Split = "val"  # what the table is of; of others than held-out images, the run's own ranking is taken
 
     def __post_init__(self) -> None:
@@ -82,7 +84,8 @@ def run_analysis(
         stats = kl_stats(model, images.training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
     chosen = [choose_cutoff(spec, model, stats, measured, stage=stage, **common) for spec in plan.cutoffs]
     cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
-    analysis = analyze(model, stats, measured, cutoffs, plan.codec, pictures=plan.pictures, progress=progress, **common)
+    common |= {"packing": plan.packing, "pictures": plan.pictures}
+    analysis = analyze(model, stats, measured, cutoffs, plan.codec, progress=progress, **common)
     about = _about(plan, analysis, chosen, measured)
     return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
 
@@ -102,6 +105,7 @@ def _about(
         "ranking_images": analysis.stats.images,
         "ranking_source": analysis.stats.source,
         "codec": plan.codec.to_dict(),
+        "packing": packing_of(plan.codec.dtype, plan.packing),
         "seed": plan.seed,
         "model_hash": analysis.stats.model_hash,
         "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..data.sources import ImageSource
 from ..encode.coder import LatentCoder, encode_and_decode
 from ..model.bottom_up import Activations
 from ..store.arrays import chunk_length, compressed_bytes
+from ..store.narrowing import fits
 from ..store.reader import Stored
 from .quality import mean_squared_error, psnr, ssim
 
@@ -45,12 +46,14 @@ class ReconstructionMeter:
 
     images: how many there will be
     shown: the numbers of those to look at, if they are among these
+    sizes: what adds up the bytes of each coder
     """
 
-    def __init__(self, coders: Sequence[LatentCoder], images: int, shown: Sequence[int]) -> None:
-        self.coders = coders
+    def __init__(
+        self, coders: Sequence[LatentCoder], images: int, shown: Sequence[int], sizes: Sequence[SizeMeter]
+    ) -> None:
+        self.coders, self._sizes = coders, sizes
         self._quality = np.zeros((len(coders), 2, images))
-        self._sizes = [SizeMeter() for _ in coders]
         self._shown = [number for number in shown if 0 <= number < images]
         config = coders[0].model.config
         shape = (1 + len(coders), len(self._shown), config.channels, config.image_size, config.image_size)
@@ -120,9 +123,11 @@ def example_indices(source: ImageSource) -> list[int]:
 
 
 class SizeMeter:
-    """Adds up the bytes of stored numbers, cut into chunks and compressed as in a store, without writing one."""
+    """Adds up the bytes of stored numbers, cut into chunks and packed as in a store, without writing one."""
 
-    def __init__(self) -> None:
+    def __init__(self, packing: str, dtypes: Mapping[int, str]) -> None:
+        """`packing` and `dtypes`, by resolution, are those of the store, see `StoreSpec`."""
+        self._packing, self._dtypes = packing, dtypes
         self._waiting: dict[int, NDArray[np.generic]] = {}
         self._bytes = 0
 
@@ -130,15 +135,21 @@ class SizeMeter:
         """Take up one batch: latent resolution to [B, columns, ...]."""
         for resolution, numbers in stored.items():
             waiting = self._waiting.get(resolution, numbers[:0])
-            self._waiting[resolution] = self._compress_whole_chunks(np.concatenate([waiting, numbers]))
+            numbers = np.concatenate([waiting, numbers])
+            self._waiting[resolution] = self._pack_whole_chunks(numbers, np.dtype(self._dtypes[resolution]))
 
-    def _compress_whole_chunks(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _pack_whole_chunks(self, numbers: NDArray[np.generic], dtype: np.dtype) -> NDArray[np.generic]:
         """Count all chunks that are full; returns the rest."""
-        length = chunk_length(ROW_GROUP_SIZE, CHUNK_BYTES, numbers[0].nbytes)
+        length = chunk_length(ROW_GROUP_SIZE, CHUNK_BYTES, numbers[0].size * dtype.itemsize)
         whole = len(numbers) // length * length
-        self._bytes += sum(compressed_bytes(numbers[first : first + length]) for first in range(0, whole, length))
+        self._bytes += sum(self._packed(numbers[first : first + length], dtype) for first in range(0, whole, length))
         return numbers[whole:]
 
+    def _packed(self, chunk: NDArray[Any], dtype: np.dtype) -> int:
+        # What a store would refuse is counted in the type that it fits into.
+        return compressed_bytes(chunk.astype(dtype) if fits(chunk, dtype) else chunk, self._packing)
+
     def total_bytes(self) -> int:
-        """Return the compressed bytes of all images so far; a store's metadata and names come on top."""
-        return self._bytes + sum(compressed_bytes(n) for n in self._waiting.values() if len(n))
+        """Return the packed bytes of all images so far; a store's metadata and names come on top."""
+        waiting = (self._packed(n, np.dtype(self._dtypes[r])) for r, n in self._waiting.items() if len(n))
+        return self._bytes + sum(waiting)

@@ -16,7 +16,7 @@ from ..prune.mask import LatentMask
 from ..prune.parts import Part, PartWork
 from ..prune.sweep import ElboSweep
 from ..store.quantiser import Codec
-from .reconstruction import Compared, ReconstructionMeter
+from .reconstruction import Compared, ReconstructionMeter, SizeMeter
 
 
 class Measured(NamedTuple):
@@ -35,14 +35,20 @@ class TableWork(PartWork[tuple[ElboSweep, list[LatentCoder]], Measured]):
         masks: Sequence[LatentMask],
         codec: Codec,
         steps: Sequence[Mapping[int, NDArray[np.float32]]],
+        packing: str,
+        dtypes: Sequence[Mapping[int, str]],
         pictures: int,
         shown: Sequence[int],
         seed: int,
         device: str | None = None,
     ) -> None:
-        """`pictures` images are encoded and decoded, and those of the numbers `shown` are to look at."""
+        """`pictures` images are encoded and decoded, and those of the numbers `shown` are to look at.
+
+        Bytes are those of stores of `packing` whose latents have `dtypes`, of each mask by resolution.
+        """
         super().__init__(model, device)
         self.masks, self.codec, self.steps = list(masks), codec, list(steps)
+        self.packing, self.dtypes = packing, list(dtypes)
         self.pictures, self.shown, self.seed = pictures, list(shown), seed
 
     def prepare(self, model: HVAE) -> tuple[ElboSweep, list[LatentCoder]]:
@@ -57,7 +63,8 @@ class TableWork(PartWork[tuple[ElboSweep, list[LatentCoder]], Measured]):
         elbo, coders = tools
         seen = min(max(0, self.pictures - part.first), len(part))
         terms = np.zeros((len(self.masks), 2, len(part)))
-        with ReconstructionMeter(coders, seen, [number - part.first for number in self.shown]) as meter:
+        sizes = [SizeMeter(self.packing, dtypes) for dtypes in self.dtypes]
+        with ReconstructionMeter(coders, seen, [number - part.first for number in self.shown], sizes) as meter:
             for numbers, batch in part.batches():
                 images = torch.from_numpy(batch)
                 activations, found = elbo(images, part.keys(numbers, self.seed))

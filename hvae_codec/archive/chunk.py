@@ -129,6 +129,11 @@ def _decoded(payload: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> ND
     return by_plane.swapaxes(0, 1).reshape(shape).astype(dtype)
 
 
+def check_kernel() -> None:
+    """Raise `StoreError` if the coder was not built when this package was installed."""
+    _kernel()
+
+
 def _kernel() -> ModuleType:
     try:
         from . import _kernel

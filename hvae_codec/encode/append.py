@@ -37,7 +37,7 @@ from .driver import Workers
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder, joined
 from .missing import MissingRowGroups
-from .old_store import OldStore, check_unfinished, encoder_of, located, opened
+from .old_store import OldStore, check_unfinished, encoder_of, located, opened, wide_codes_of
 from .pipeline import check_images, finish_store, remembered_content, write_missing
 from .store_model import StoreModel
 from .stored_preprocessing import check_preprocessing
@@ -151,7 +151,7 @@ def append_worker(
         writer, is_begun = create_or_resume(target, spec, out is None, worker)
         check_unchanged(writer, source, start=len(old), check=check, progress=comparing)
         workers = Workers(used, device or model.device.type, tally or Tally())
-        with writer.discarded_on(ClippedError), remembered_content(source):
+        with wide_codes_of(old.path), writer.discarded_on(ClippedError), remembered_content(source):
             _Addition(OldStore(old, encoder), workers, is_begun).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
 
@@ -261,5 +261,6 @@ class _Addition:
             check_clipped(writer.spec.codec, added[0], f"the first {new} new images")
             whole = joined([old, added])
             self.old.check_unchanged()  # before what was read is committed, which the same call would trust
-            write_row_group(writer.row_group_writer, row_group, *whole)
+            names = writer.spec.names[writer.rows(row_group).start : writer.rows(row_group).stop]
+            write_row_group(writer.row_group_writer, row_group, *whole, names)
         return new

@@ -11,11 +11,13 @@ from ..data.sources import Images
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import LocationLike
+from ..store.narrowing import narrowed
 from ..store.quantiser import check_clipped
 from ..store.size_forecast import latent_bytes, table_bytes
 from ..store.spec import StoreSpec
 from .append import plan_append
 from .image_encoder import ImageEncoder, joined
+from .old_store import wide_codes_of
 
 SAMPLE = 64  # images that are encoded, evenly spaced
 _WARM_UP = 4  # images before the first that are timed: what is made once takes longer than they do
@@ -45,7 +47,8 @@ def forecast_encoding(
 ) -> EncodeForecast:
     """Encode up to 64 of the encoder's images, and tell from them what the store of `spec` will take.
 
-    Raises what encoding does: `DataError` on images that cannot be read, `ClippedError` on latents that are too large.
+    Raises what encoding does: `DataError` on images that cannot be read, `ClippedError` on latents that are too large
+    for the codec or for their array.
     """
     images = len(encoder.source)
     sample = replace(encoder, source=encoder.source.evenly(SAMPLE))
@@ -59,6 +62,7 @@ def forecast_encoding(
     seconds = time.perf_counter() - start
     stored, _ = joined(parts)
     check_clipped(spec.codec, stored, "the images looked at")
+    stored = narrowed(stored, spec.array_dtypes, names=sample.source.names)
     return EncodeForecast(
         images=images,
         measured_on=count,
@@ -92,4 +96,5 @@ def forecast_append(
     old, encoder, spec = plan_append(model, images, path, out=out, prefix=prefix, batch_size=batch_size, seed=seed)
     latents = tuple(f"z{resolution}/c/" for resolution in old.resolutions)
     taken_over = sum(size for key, size in old.path.files() if key.startswith(latents))
-    return forecast_encoding(encoder, spec, old_latent_bytes=taken_over, progress=progress)
+    with wide_codes_of(old.path):
+        return forecast_encoding(encoder, spec, old_latent_bytes=taken_over, progress=progress)

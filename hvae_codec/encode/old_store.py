@@ -8,7 +8,8 @@ where nothing can be renamed, and the server copies the objects of whole row gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from ..model.batch_size import batch_size_of
 from ..model.hvae import HVAE
 from ..storage.location import Location, LocationLike, each, location_of
 from ..store.folder_writer import check_no_link
+from ..store.narrowing import CodeRangeError
 from ..store.open_writer import published_fingerprint, unfinished_fingerprint, writer_class
 from ..store.reader import Stored
 from ..store.schema import CHECKSUM
@@ -76,6 +78,15 @@ def check_unfinished(target: Location, spec: StoreSpec) -> None:
     if unfinished_fingerprint(target) not in (None, spec_fingerprint(spec)):
         left = writer_class(target)(target, spec).unfinished
         raise StoreError(f"{left} is left of another command; finish that with the same command again, or remove it")
+
+
+@contextmanager
+def wide_codes_of(path: Location) -> Iterator[None]:
+    """Say what to do if a code of a new image is too large for its array in the store at `path`."""
+    try:
+        yield
+    except CodeRangeError as error:
+        raise error.for_store(path) from None
 
 
 @dataclass(frozen=True)

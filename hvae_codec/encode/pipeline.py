@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -30,6 +30,7 @@ from ..prune.kl_stats import KLStats, kl_stats
 from ..prune.mask import LatentMask
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces
+from ..store.compressors import ZSTD, packing_of
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import ClippedError, Codec, IntCodec
@@ -37,6 +38,7 @@ from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from ..train.run_folder import check_begun_with
+from .array_dtypes import CODE_BITS, array_dtypes
 from .coder import LatentCoder, quantiser_steps
 from .driver import Driver, Workers
 from .embedded_model import check_granularity, weights_to_embed
@@ -62,6 +64,8 @@ class EncodeOptions:
     overwrite: bool = False  # whether a store that is already there is replaced
     row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
+    packing: str = ZSTD  # how chunks of codes are packed: zstd, archive or blosc; floats have blosc
+    code_bits: int | None = None  # of each stored code: 8 or 16; None: what each array's codes need
     evaluate: bool = False  # whether each image's rate and distortion are stored; about two passes more
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
@@ -75,6 +79,8 @@ class EncodeOptions:
             if getattr(self, name) is not None and not 1 <= getattr(self, name) <= most:
                 option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
                 raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
+        if self.code_bits not in (None, *CODE_BITS):
+            raise UsageError(f"code_bits (--code-bits) is {self.code_bits}; give 8 or 16, or nothing")
         if self.embed not in get_args(Embedded):
             raise UsageError(f"embed is {self.embed!r}; give decoder or whole, or nothing")
 
@@ -205,7 +211,8 @@ def plan_store(
     coder = LatentCoder(model, mask, codec, quantiser_steps(mask, codec, stats))
     measured = {"evaluate": options.evaluate, "seed": options.seed, "verify": options.verify}
     encoder = ImageEncoder.of(coder, source, options.row_group_size, batch_size, **measured)
-    spec = _spec(encoder, options)
+    dtypes = array_dtypes(mask, codec, stats, packing=options.packing, code_bits=options.code_bits)
+    spec = _spec(encoder, options, dtypes)
     _check_sizes(spec, options, batch_size)
     return encoder, spec
 
@@ -294,7 +301,7 @@ def _check_sizes(spec: StoreSpec, options: EncodeOptions, batch_size: int) -> No
         check_pieces(options.row_group_size, options.chunk_bytes // image_bytes, "chunks")
 
 
-def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
+def _spec(encoder: ImageEncoder, options: EncodeOptions, dtypes: Mapping[int, str]) -> StoreSpec:
     coder, source, config = encoder.coder, encoder.source, encoder.coder.model.config
     model_config = config_to_dict(Config(config))["model"]
     run = "" if coder.model.run is None else coder.model.run.as_posix()
@@ -321,6 +328,8 @@ def _spec(encoder: ImageEncoder, options: EncodeOptions) -> StoreSpec:
         ),
         row_group_size=options.row_group_size,
         chunk_bytes=options.chunk_bytes,
+        packing=packing_of(coder.codec.dtype, options.packing),
+        dtypes=dtypes,
         per_image=encoder.per_image,
         weights=weights,
     )

@@ -38,7 +38,7 @@ from .commit import write_row_group
 from .comparison import Comparison, compare
 from .encoded_store import EncodedStore
 from .image_encoder import ImageEncoder, PerImage, joined
-from .old_store import CheckedRows, OldStore, check_unfinished, encoder_of, located, opened
+from .old_store import CheckedRows, OldStore, check_unfinished, encoder_of, located, opened, wide_codes_of
 from .pipeline import check_images, finish_store, remembered_content
 from .unchanged_images import ChangedImageError, check_unchanged
 
@@ -89,7 +89,7 @@ def sync(
             check_unchanged(writer, source, check=check, progress=comparing)
         except ChangedImageError:
             writer = writer.anew()
-        with writer.discarded_on(ClippedError), remembered_content(source):
+        with wide_codes_of(old.path), writer.discarded_on(ClippedError), remembered_content(source):
             _Rebuild(found, OldStore(old, encoder)).write(writer, copying, progress)
         return finish_store(writer, model, on_warning) or old
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from .columns import Columns
+from .compressors import BLOSC
 from .quantiser import Codec
 from .rowgroups import RowGroups
 from .schema import CHECKSUM, ArraySchema, store_schema
@@ -23,6 +25,8 @@ class StoreLayout:
     per_image: tuple[str, ...] = ()  # further arrays, one float32 per image, written with each row group
     weights: int = 0  # bytes that the store carries of its model
     has_records: bool = False  # whether each image's split, the bytes of its file and their checksum are kept
+    packing: str = BLOSC  # how chunks of latents are packed, see `compressors`
+    dtypes: Mapping[int, str] = field(default_factory=dict)  # of latents, by resolution; the codec's if there is none
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -50,4 +54,6 @@ class StoreLayout:
             self.per_image,
             self.weights,
             has_records=self.has_records,
+            packing=self.packing,
+            dtypes=self.dtypes,
         )

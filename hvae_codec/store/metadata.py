@@ -14,13 +14,16 @@ from typing import Any, Literal, TypeVar, cast
 
 from ..errors import HvaeCodecError, StoreError
 from ..storage.location import Location
-from .quantiser import Codec, codec_from_dict
+from .compressors import BLOSC, compressor
+from .quantiser import CODE_TYPES, Codec, codec_from_dict
 
 ATTRIBUTE = "hvae_codec"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """The newest that is read. A store has the lowest one that suffices, see `StoreSpec.format_version`."""
 RECORDS_VERSION = 4
 """The first version whose stores keep each image's split, the bytes of its file and their checksum."""
+PACKING_VERSION = 5
+"""The first version whose stores say how latents are packed, their types, and whether they have records."""
 COPY, COPY_HOLDER = "hvae_codec_copy", "committed"
 """The second copy of the attribute is this attribute of this array."""
 
@@ -107,12 +110,10 @@ class StoreMetadata:
     source: SourceRecord
     has_copy: bool = False  # whether the array `committed` holds these metadata a second time
     arrays: Mapping[str, int] | None = None  # checksums of the arrays' `zarr.json`; None in older stores
+    has_records: bool = False  # whether the store keeps each image's split, the bytes of its file and their checksum
+    packing: str = BLOSC  # how chunks of latents are packed, see `compressors`
+    dtypes: Mapping[int, str] = field(default_factory=dict)  # of latents, by resolution; empty below version 5
     as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # what they were read from
-
-    @property
-    def has_records(self) -> bool:
-        """Whether the store keeps each image's split, the bytes of its file and their checksum."""
-        return self.format_version >= RECORDS_VERSION
 
     @classmethod
     def from_attribute(cls, attribute: Any) -> StoreMetadata:
@@ -135,6 +136,7 @@ class StoreMetadata:
                 source=_record(SourceRecord, {**source, "parts": parts, "preprocessing": preprocessing}),
                 has_copy="copy" in attribute,
                 arrays={**attribute["arrays"]} if "arrays" in attribute else None,
+                **_packing(attribute),
                 as_read=attribute,
             )
         except (HvaeCodecError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -152,6 +154,7 @@ class StoreMetadata:
             "shard": self.row_group_size,
             **({} if self.chunk_bytes is None else {"chunk_bytes": self.chunk_bytes}),
             "codec": self.codec.to_dict(),
+            **self._packing_attribute(),
             **self.columns,
             "image": vars(self.image),
             "model": self.model.to_attribute(),
@@ -161,6 +164,28 @@ class StoreMetadata:
             **({} if self.arrays is None else {"arrays": dict(self.arrays)}),
         }
         return {**attribute, "checksum": attribute_checksum(attribute)}
+
+    def _packing_attribute(self) -> dict[str, Any]:
+        if self.format_version < PACKING_VERSION:
+            return {}
+        dtypes = {str(resolution): self.dtypes[resolution] for resolution in sorted(self.dtypes)}
+        return {"packing": self.packing, "dtypes": dtypes, "records": self.has_records}
+
+
+def _packing(attribute: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_packing_attribute` gives; older versions say it by their number. `StoreError` on an unknown packing."""
+    version = int(attribute["format_version"])
+    if version < PACKING_VERSION:
+        return {"has_records": version >= RECORDS_VERSION}
+    compressor(attribute["packing"])
+    dtypes = {int(resolution): _code_type(name) for resolution, name in attribute["dtypes"].items()}
+    return {"has_records": bool(attribute["records"]), "packing": attribute["packing"], "dtypes": dtypes}
+
+
+def _code_type(name: Any) -> str:
+    if name not in CODE_TYPES:
+        raise ValueError(f"{name!r} is not one of {', '.join(CODE_TYPES)}")
+    return str(name)
 
 
 _COLUMN_KEYS = ("granularity", "channels", "dimensions")

@@ -24,8 +24,18 @@ Array = TypeVar("Array")  # a numpy array or a torch tensor, of any shape
 
 # -32768 marks numbers that were never written.
 MAX_CODE = 32767
+CODE_TYPES = ("int8", "int16")  # what arrays of codes may hold
 # Steps outside this range come from collapsed or exploded posteriors; within it, float32 keeps every code exactly.
 MIN_STEP, MAX_STEP = 1e-6, 1e6
+
+
+def missing_value(dtype: str) -> float | int:
+    """What elements of an array of stored numbers read as that were never written: never a stored number.
+
+    >>> missing_value("int8"), missing_value("int16"), missing_value("float16")
+    (-128, -32768, nan)
+    """
+    return int(np.iinfo(dtype).min) if np.dtype(dtype).kind == "i" else math.nan
 
 
 class ClippedError(UsageError):

@@ -31,6 +31,7 @@ from ..texts.sequence import Texts
 from .array_files import ArrayFiles, image_numbers
 from .arrays import unstorable
 from .columns import Columns, read_columns
+from .compressors import compressor
 from .group_file import GROUP_FILE, REMEDY, GroupFile, is_replaced, read_group, read_metadata
 from .metadata import StoreMetadata
 from .quantiser import Codec
@@ -200,7 +201,7 @@ class Store:
     def splits(self) -> Texts | None:
         """What each image was for when it was encoded: "train", "val", "test", or "" if it was in no split.
 
-        Of images without split folders, the tenth that is held out is "val". None in stores of versions below 4.
+        Of images without split folders, the tenth that is held out is "val". None if the store has no records.
         """
         if not self.metadata.has_records:
             return None
@@ -208,12 +209,12 @@ class Store:
 
     @functools.cached_property
     def file_bytes(self) -> NDArray[np.int64] | None:
-        """Bytes of each image file or, of an array, of its elements, int64 [images]; None in versions below 4."""
+        """Bytes of each image file or, of an array, of its elements, int64 [images]; None if there are no records."""
         return self.per_image("file_bytes") if self.metadata.has_records else None
 
     @functools.cached_property
     def checksums(self) -> NDArray[np.uint32] | None:
-        """CRC-32 of these bytes when the image was encoded, uint32 [images]; None in stores of versions below 4."""
+        """CRC-32 of these bytes when the image was encoded, uint32 [images]; None if there are no records."""
         return self.per_image(CHECKSUM).astype(np.uint32) if self.metadata.has_records else None
 
     @functools.cached_property
@@ -381,6 +382,7 @@ def open_damaged(path: LocationLike) -> Store:
 def _open(cls: type[S], location: Location, group: GroupFile, cache_bytes: int) -> S:
     """The store as far as its metadata go; its arrays are looked at when they are asked for."""
     metadata = group.metadata
+    compressor(metadata.packing).check()
     location.prefetch(_needed_to_open(metadata))
     arrays = ArrayFiles(location, metadata)
     try:
@@ -423,11 +425,11 @@ def _schema(arrays: ArrayFiles, columns: Columns, row_groups: RowGroups) -> Mapp
     """What the arrays must be that were made with the store, by what its metadata say."""
     metadata = arrays.metadata
     fixed = columns, metadata.codec, row_groups, metadata.chunk_bytes or CHUNK_BYTES
-    has_records = metadata.has_records
-    more = sorted((metadata.arrays or {}).keys() - store_schema(*fixed, has_records=has_records).keys() - {WEIGHTS})
+    packed: Any = {name: getattr(metadata, name) for name in ("has_records", "packing", "dtypes")}
+    more = sorted((metadata.arrays or {}).keys() - store_schema(*fixed, **packed).keys() - {WEIGHTS})
     found = {name: arrays.find(name) for name in more}
     per_image = [name for name, array in found.items() if array is None or dimension_names(array) == ("image",)]
     embedded = bool(metadata.model.embedded)
     weights = arrays.find(WEIGHTS) if embedded else None
     length = weights.shape[0] if weights is not None and weights.ndim else int(embedded)
-    return store_schema(*fixed, per_image, length, has_records=has_records)
+    return store_schema(*fixed, per_image, length, **packed)

@@ -18,7 +18,6 @@ from zarr.storage import MemoryStore
 from ..errors import StoreError
 from ..storage.location import Location, each
 from .arrays import (
-    chunk_length,
     marked_digest,
     marker_object,
     row_group_digest,
@@ -29,6 +28,7 @@ from .arrays import (
 )
 from .layout import StoreLayout
 from .metadata import fingerprint_in
+from .narrowing import narrowed
 from .schema import CHECKSUM, ArraySchema, missing_records
 
 
@@ -68,17 +68,20 @@ class RowGroupWriter:
     ) -> bool:
         """Write and commit a whole row group: resolution to stored numbers [rows, columns, ...].
 
+        stored: in the type that the codec gives, or that of its array
         per_image: name to the numbers [rows] of each array that the layout says is `of_row_groups`
         names: of its images, for errors
 
         Returns False if it was committed before, when nothing is written, or meanwhile: then what is there now may be
-        another's than what the digest is of. Raises
+        another's than what the digest is of. Raises `CodeRangeError` if a code is too large for the type of its array,
         `StoreError` if shapes or types are not the store's, a number is NaN, infinite or out of range, or the
         unfinished store is not there any more. An `OSError` (a full disk) or `UnreachableError` leaves the row group
         uncommitted: the same encode can continue later.
         """
         self.check_ours()
-        self._check(self.rows(row_group), stored, names)
+        rows = self.rows(row_group)
+        self._check(rows, stored, names)
+        stored = narrowed(stored, self.layout.dtypes, rows, names)
         if self.digest(row_group):  # who was only thought dead must not write over what is vouched for
             return False
         self.write_per_image(row_group, per_image or {})
@@ -129,8 +132,7 @@ class RowGroupWriter:
         if len(numbers) < self.layout.row_group_size:  # zarr knows what a shard has beyond the last image
             content = _short_shard(schema, numbers)
         else:
-            chunk = chunk_length(self.layout.row_group_size, self.layout.chunk_bytes, numbers[0].nbytes)
-            content = shard_object(numbers, chunk)
+            content = shard_object(numbers, schema.chunks[0], self.layout.packing)
         self.unfinished.write(f"z{resolution}/{shard_key(row_group, numbers.shape[1:])}", content)
 
     def _check(self, rows: range, stored: Mapping[int, np.ndarray], names: Sequence[str] | None) -> None:
@@ -138,7 +140,7 @@ class RowGroupWriter:
             raise StoreError(f"latents are of resolutions {sorted(stored)}; the store's are {self.layout.resolutions}")
         for resolution, numbers in stored.items():
             shape, dtype = (len(rows), *self.layout.columns.item(resolution)), self.layout.codec.dtype
-            if numbers.shape != shape or numbers.dtype != dtype:
+            if numbers.shape != shape or numbers.dtype not in (dtype, self.layout.dtypes[resolution]):
                 raise StoreError(
                     f"latents at resolution {resolution} are {numbers.dtype} {numbers.shape}; they must be {dtype} "
                     f"{shape}"

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from .arrays import VECTOR_LEVEL, chunk_length, compressor, memory_order
+from .arrays import VECTOR_LEVEL, chunk_length
 from .columns import Columns
-from .quantiser import Codec
+from .compressors import BLOSC, compressor
+from .quantiser import Codec, missing_value
 from .rowgroups import RowGroups
 
 NO_TEXT = "\uffff"
@@ -54,6 +55,7 @@ class ArraySchema:
     dimension_names: tuple[str, ...]
     compressors: Sequence[Any]
     filters: Sequence[Any] = ()
+    serializer: Any = "auto"  # what makes bytes of elements
     shards: tuple[int, ...] | None = None
     write_all: bool = True  # whether chunks that hold fill values only are written
 
@@ -67,6 +69,7 @@ class ArraySchema:
             dtype=self.dtype,
             fill_value=self.fill_value,
             filters=self.filters or "auto" if self.shards is None else self.filters,
+            serializer=self.serializer,
             compressors=self.compressors,
             dimension_names=self.dimension_names,
             overwrite=True,
@@ -111,14 +114,18 @@ def store_schema(
     weights: int = 0,
     *,
     has_records: bool = False,
+    packing: str = BLOSC,
+    dtypes: Mapping[int, str] | None = None,
 ) -> dict[str, ArraySchema]:
     """The arrays of a store by name, in the order in which they are made.
 
-    `weights`: bytes of its model that it has; `has_records`: whether it has the arrays `RECORDS`.
+    `weights`: bytes of its model that it has; `has_records`: whether it has the arrays `RECORDS`; `packing`: how chunks
+    of latents are packed (`compressors`); `dtypes`: types of latents by resolution, the codec's where there is none.
     """
     schema = {}
     for resolution in columns.resolutions:
-        schema[f"z{resolution}"] = _latents(columns, codec, row_groups, chunk_bytes, resolution)
+        dtype = (dtypes or {}).get(resolution, codec.dtype)
+        schema[f"z{resolution}"] = _latents(columns, resolution, dtype, row_groups, chunk_bytes, packing)
         shape, axes = (columns.count(resolution),), columns.dimension_names(resolution)
         schema[f"step{resolution}"] = table_schema(shape, "float32", axes[:1])
     for name, table in columns.tables().items():
@@ -136,20 +143,20 @@ def store_schema(
     return {**schema, "committed": _vector(len(row_groups), 1, "uint32", 0, "row_group")}
 
 
-def _latents(columns: Columns, codec: Codec, row_groups: RowGroups, chunk_bytes: int, resolution: int) -> ArraySchema:
+def _latents(
+    columns: Columns, resolution: int, dtype: str, row_groups: RowGroups, chunk_bytes: int, packing: str
+) -> ArraySchema:
     """A row group is exactly one shard, which one process writes whole."""
     item = columns.item(resolution)
-    image_bytes = int(np.prod(item)) * np.dtype(codec.dtype).itemsize
-    order = memory_order(1 + len(item))
+    image_bytes = int(np.prod(item)) * np.dtype(dtype).itemsize
     return ArraySchema(
         shape=(row_groups.images, *item),
         shards=(row_groups.size, *item),
         chunks=(chunk_length(row_groups.size, chunk_bytes, image_bytes), *item),
-        dtype=codec.dtype,
-        fill_value=codec.fill_value,
-        filters=[TransposeCodec(order=order)] if order else [],
-        compressors=[compressor(codec.dtype), Crc32cCodec()],
+        dtype=dtype,
+        fill_value=missing_value(dtype),
         dimension_names=("image", *columns.dimension_names(resolution)),
+        **compressor(packing).codecs(dtype, 1 + len(item)),
     )
 
 

@@ -1,7 +1,7 @@
 """Chunks of a latent array, read without zarr, and cached decoded as long as there is room.
 
     z16/c/<row group>/0/0/0     chunk | chunk | ... | offset and length of each chunk | CRC-32C
-    chunk                       transpose, bytes, blosc, crc32c
+    chunk                       transpose, bytes, blosc or zstd, crc32c; or the archive codec
 
 One random image of a store with 4 arrays, on a local disk:
 
@@ -25,20 +25,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
-import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from ..storage.cache import ChunkCache
 from ..storage.location import Location
+from .checksums import without_checksum
+from .compressors import Unpack, unpacker_of
 
 UNWRITTEN = 2**64 - 1  # offset and length of a chunk that was never written
 INDEX_ENTRY = 16  # bytes that a shard's index has for each chunk
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
-_BLOSC = numcodecs.Blosc()  # the settings are for writing; a compressed chunk says how to read it
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class ShardedArray:
     location: Location  # of the array
     shard: int  # images in a shard
     chunk: tuple[int, ...]  # shape of a chunk, images first
-    order: tuple[int, ...]  # order of a chunk's axes when it is compressed
+    unpack: Unpack  # the bytes of a chunk to a chunk
     dtype: np.dtype  # type of the elements
     fill_value: float | int  # what images read as that were never written
     cache: ChunkCache  # shared by the arrays of a store
@@ -58,13 +57,13 @@ class ShardedArray:
         """Reads `array`, which is at `location`; None if it is not laid out as this package does."""
         metadata = array.metadata.to_dict()
         codecs: Any = metadata["codecs"]
-        order = _order_of(codecs, array.ndim)
+        unpack = _unpacker(codecs, array)
         shards = array.shards or (0,)
         whole = shards[1:] == array.chunks[1:] == array.shape[1:]
-        if order is None or not whole or metadata.get("chunk_key_encoding") != _KEYS:
+        if unpack is None or not whole or metadata.get("chunk_key_encoding") != _KEYS:
             return None
         fill_value: Any = array.fill_value
-        return cls(location, shards[0], array.chunks, order, array.dtype, fill_value, cache)
+        return cls(location, shards[0], array.chunks, unpack, array.dtype, fill_value, cache)
 
     def read(self, rows: Sequence[int]) -> NDArray[np.generic]:
         """Elements of the images at `rows`, which must be there, in that order: [len(rows), columns, ...].
@@ -140,36 +139,21 @@ class ShardedArray:
         entries = [index[number % self._per_shard].tolist() for number in numbers]
         written = [entry for entry in entries if entry != [UNWRITTEN, UNWRITTEN]]
         parts = iter(shard.read_ranges(*zip(*written, strict=True)) if written else ())
-        return [None if entry == [UNWRITTEN, UNWRITTEN] else self._decode(_checked(next(parts))) for entry in entries]
-
-    def _decode(self, compressed: bytes) -> NDArray[np.generic]:
-        dtype, shape, axes = self._stored_as
-        return np.frombuffer(_BLOSC.decode(compressed), dtype).reshape(shape).transpose(axes)
-
-    @functools.cached_property
-    def _stored_as(self) -> tuple[np.dtype, list[int], list[int]]:
-        """Type and shape of a chunk when it is compressed, and the order that puts its axes back."""
-        shape = [self.chunk[axis] for axis in self.order]
-        return self.dtype.newbyteorder("<"), shape, np.argsort(self.order).tolist()
+        return [None if entry == [UNWRITTEN, UNWRITTEN] else self.unpack(next(parts)) for entry in entries]
 
     def _unwritten(self) -> NDArray[np.generic]:
         return np.broadcast_to(np.asarray(self.fill_value, self.dtype), self.chunk)
 
 
-def _order_of(codecs: Sequence[Mapping[str, Any]], axes: int) -> tuple[int, ...] | None:
-    """Order of a chunk's axes if `codecs` are those of docs/format.md, None if they are others."""
+def _unpacker(codecs: Sequence[Mapping[str, Any]], array: zarr.Array) -> Unpack | None:
+    """What unpacks a chunk of `array` if its `codecs` are those of docs/format.md, None if they are others."""
     if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
         return None
     sharding = codecs[0]["configuration"]
-    inner = {codec["name"]: codec.get("configuration", {}) for codec in sharding["codecs"]}
-    names = [codec["name"] for codec in sharding["codecs"] if codec["name"] != "transpose"]
     index = [{key: value for key, value in codec.items() if value != {}} for codec in sharding["index_codecs"]]
-    if names != ["bytes", "blosc", "crc32c"] or list(inner).index("bytes") > 1:
+    if index != _INDEX_CODECS or sharding.get("index_location", "end") != "end":
         return None
-    little = inner["bytes"].get("endian", "little") == "little"
-    if not little or index != _INDEX_CODECS or sharding.get("index_location", "end") != "end":
-        return None
-    return tuple(inner.get("transpose", {}).get("order", range(axes)))
+    return unpacker_of(sharding["codecs"], array.chunks, array.dtype)
 
 
 def _grouped(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -184,12 +168,4 @@ def _grouped(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
 
 def _parse_index(data: bytes, chunks: int) -> NDArray[np.uint64]:
     """Offset and length of each of a shard's chunks, [chunks, 2], from the bytes at its end; `ValueError` on damage."""
-    return np.frombuffer(_checked(data), "<u8").reshape(chunks, 2)
-
-
-def _checked(data: bytes) -> bytes:
-    """`data` without the CRC-32C at its end; `ValueError` if that is another one's."""
-    content = data[:-4]
-    if len(data) < 4 or google_crc32c.value(content) != int.from_bytes(data[-4:], "little"):
-        raise ValueError("its checksum does not match")
-    return content
+    return np.frombuffer(without_checksum(data), "<u8").reshape(chunks, 2)

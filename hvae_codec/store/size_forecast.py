@@ -20,15 +20,16 @@ _INDEX_ENTRY, _INDEX_CHECKSUM, _MARKER, _PER_IMAGE = 16, 4, 8, 4
 
 
 def latent_bytes(spec: StoreSpec, sample: Mapping[int, NDArray[np.generic]], images: int) -> int:
-    """Estimate the bytes of the latents of `images` images; `sample`: resolution to stored numbers of some, [n, ...].
+    """Estimate the bytes of the latents of `images` images.
 
+    `sample` has the stored numbers of some, by resolution, [n, ...], in the types of their arrays.
     Chunks compress better the more images they hold. Of larger ones than the sample, the bytes are told from chunks
     of the whole sample and of its halves.
     """
     per_image, shard = 0.0, 0
     for resolution in spec.resolutions:
         length = spec.schema[f"z{resolution}"].chunks[0]
-        per_image += _chunk_bytes(sample[resolution], length) / length
+        per_image += _chunk_bytes(sample[resolution], length, spec.packing) / length
         shard += _INDEX_ENTRY * (spec.row_group_size // length) + _INDEX_CHECKSUM
     return round(images * (per_image + shard / spec.row_group_size))
 
@@ -51,17 +52,17 @@ def _checksum_bytes(spec: StoreSpec) -> float:
     return len(vector_object(numbers, schema.chunks[0], schema.fill_value)) / images
 
 
-def _chunk_bytes(numbers: NDArray[np.generic], length: int) -> float:
+def _chunk_bytes(numbers: NDArray[np.generic], length: int, packing: str) -> float:
     """Estimate the bytes of a chunk of `length` images from `numbers`, [images, ...]."""
     count = len(numbers)
     if length <= count:
-        return _mean_bytes(numbers, length)
-    whole, half = _mean_bytes(numbers, count), count // 2
-    slope = (whole - _mean_bytes(numbers, half)) / (count - half) if half else whole
+        return _mean_bytes(numbers, length, packing)
+    whole, half = _mean_bytes(numbers, count, packing), count // 2
+    slope = (whole - _mean_bytes(numbers, half, packing)) / (count - half) if half else whole
     return whole + max(slope, 0.0) * (length - count)
 
 
-def _mean_bytes(numbers: NDArray[np.generic], length: int) -> float:
+def _mean_bytes(numbers: NDArray[np.generic], length: int, packing: str) -> float:
     """Compress `numbers` in as many whole chunks of `length` images as they give; bytes of one."""
     firsts = range(0, len(numbers) - length + 1, length)
-    return sum(compressed_bytes(numbers[first : first + length]) for first in firsts) / len(firsts)
+    return sum(compressed_bytes(numbers[first : first + length], packing) for first in firsts) / len(firsts)

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,10 @@ from ..errors import StoreError
 from ..texts.classes import ClassTexts
 from ..texts.sequence import Texts, blocks_of
 from .columns import Columns
+from .compressors import BLOSC, compressor
 from .layout import StoreLayout
-from .metadata import RECORDS_VERSION, ImageRecord, ModelRecord, SourceRecord, StoreMetadata
-from .quantiser import Codec
+from .metadata import PACKING_VERSION, RECORDS_VERSION, ImageRecord, ModelRecord, SourceRecord, StoreMetadata
+from .quantiser import CODE_TYPES, Codec
 from .rowgroups import RowGroups
 from .schema import NO_TEXT, TABLE_CHUNK, ArraySchema
 
@@ -43,6 +44,8 @@ class StoreSpec:
     source: SourceRecord
     row_group_size: int = ROW_GROUP_SIZE  # images in each row group but the last
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
+    packing: str = BLOSC  # how chunks of latents are packed, see `compressors`; of versions below 5 it is blosc
+    dtypes: Mapping[int, str] = field(default_factory=dict)  # of latents, by resolution; the codec's if there is none
     per_image: tuple[str, ...] = ()  # further arrays, one float32 per image, written with each row group
     weights: bytes = b""  # of what the store carries of its model, which `model.embedded` says
 
@@ -57,6 +60,8 @@ class StoreSpec:
     @property
     def format_version(self) -> int:
         """The lowest version of the format that a reader must know: 3 of a store that carries its decoder alone."""
+        if self.packing != BLOSC:
+            return PACKING_VERSION
         if self.has_records:
             return RECORDS_VERSION
         return 3 if self.model.embedded == "decoder" else self.columns.format_version
@@ -65,6 +70,11 @@ class StoreSpec:
     def has_records(self) -> bool:
         """Whether each image's split, the bytes of its file and their checksum are kept."""
         return self.splits is not None
+
+    @property
+    def array_dtypes(self) -> dict[int, str]:
+        """Types of all latent arrays, by resolution."""
+        return {resolution: self.dtypes.get(resolution, self.codec.dtype) for resolution in self.resolutions}
 
     @cached_property
     def layout(self) -> StoreLayout:
@@ -78,6 +88,8 @@ class StoreSpec:
             per_image=self.per_image,
             weights=len(self.weights),
             has_records=self.has_records,
+            packing=self.packing,
+            dtypes=self.array_dtypes,
         )
 
     @property
@@ -104,11 +116,13 @@ class StoreSpec:
             fingerprint=spec_fingerprint(self),
             columns=self.columns.attributes(),
             has_copy=True,
+            has_records=self.has_records,
+            dtypes=self.array_dtypes if self.format_version >= PACKING_VERSION else {},
             arrays=dict(sorted(arrays.items())),
         )
 
 
-_SHARED = ("codec", "model", "mask", "image", "source", "row_group_size", "chunk_bytes")
+_SHARED = ("codec", "model", "mask", "image", "source", "row_group_size", "chunk_bytes", "packing")
 """What stands in a specification and in a store's metadata alike."""
 
 
@@ -127,7 +141,7 @@ def spec_of(
     shared = {name: getattr(metadata, name) for name in _SHARED}
     shared["chunk_bytes"] = metadata.chunk_bytes or CHUNK_BYTES
     images: Any = {"names": names, "labels": labels, "splits": splits, "file_bytes": file_bytes}
-    return StoreSpec(**shared, **images, columns=columns, steps=steps, per_image=per_image)
+    return StoreSpec(**shared, **images, columns=columns, steps=steps, dtypes=metadata.dtypes, per_image=per_image)
 
 
 def _package_version() -> str:
@@ -153,8 +167,22 @@ def _check(spec: StoreSpec) -> None:
             f"row groups are of {spec.row_group_size} images and chunks of {spec.chunk_bytes} bytes; both must be at "
             "least 1"
         )
+    _check_packing(spec)
     for resolution in spec.resolutions:
         _check_steps(spec, resolution)
+
+
+def _check_packing(spec: StoreSpec) -> None:
+    compressor(spec.packing).check()
+    allowed = CODE_TYPES if spec.packing != BLOSC and spec.codec.dtype in CODE_TYPES else (spec.codec.dtype,)
+    for resolution, dtype in spec.array_dtypes.items():
+        if dtype not in allowed:
+            raise StoreError(
+                f"z{resolution} is of type {dtype}; {spec.codec.name} latents in the packing {spec.packing} are "
+                f"{' or '.join(allowed)}"
+            )
+    if compressor(spec.packing).integers_only and spec.codec.dtype not in CODE_TYPES:
+        raise StoreError(f"{spec.codec.name} latents cannot have the packing {spec.packing}; give {BLOSC}")
 
 
 def _check_records(spec: StoreSpec) -> None:
@@ -214,6 +242,7 @@ def spec_fingerprint(spec: StoreSpec) -> str:
         "chunk_bytes": spec.chunk_bytes,
         **({"preprocessing": dict(spec.source.preprocessing)} if spec.source.preprocessing else {}),
         **({"per_image": sorted(spec.per_image)} if spec.per_image else {}),
+        **({} if spec.packing == BLOSC else _packing_facts(spec)),
         **({} if spec.splits is None else {"splits": spec.splits, "file_bytes": spec.file_bytes}),
         **({"embedded": True} if spec.model.embedded == "whole" else {}),
         **({"decoder": spec.model.decoder_hash} if spec.model.embedded == "decoder" else {}),
@@ -222,6 +251,10 @@ def spec_fingerprint(spec: StoreSpec) -> str:
     for part in _json_parts(facts):
         digest.update(part.encode())
     return digest.hexdigest()
+
+
+def _packing_facts(spec: StoreSpec) -> dict[str, Any]:
+    return {"packing": spec.packing, "dtypes": {str(r): dtype for r, dtype in spec.array_dtypes.items()}}
 
 
 def _json_parts(facts: Mapping[str, Any]) -> Iterator[str]:
