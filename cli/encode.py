@@ -235,6 +235,7 @@ def _encode(
             engine=engine,
             tally=tally,
             comparing=stage("Comparing"),
+            widening=stage("Rewriting"),
             progress=stage("Encoding"),
             on_warning=warn,
         )

@@ -3,7 +3,7 @@
 EncodeJob        the same for all row groups, small: where model and store are, mask, codec, steps
 RowGroupEncoder  what a process makes of that, once
 RowGroupImages   the images of one, and nothing of the others
-encode_row_group(encoder, images) ──> Seen
+encode_row_group(encoder, images) ──> Seen, or a code that is too large for its array
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..errors import EngineError
 from ..model.recorded import GraphMode
 from ..model.reference import ModelSource, model_here
 from ..prune.mask import LatentMask
+from ..store.narrowing import CodeRangeError
 from ..store.quantiser import Codec, check_clipped
 from ..store.row_group_writer import RowGroupWriter
 from .batch_coder import BatchCoder
@@ -94,13 +95,17 @@ class RowGroupEncoder:
         return source.seen
 
 
-def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImages) -> Seen:
-    """Encode, write and commit a row group; what was seen of its images.
+def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImages) -> Seen | CodeRangeError:
+    """Encode, write and commit a row group; what was seen of its images, or that an array has no room for a code.
 
+    That is no error of the task: others that are under way must end before anything can be done.
     Raises `DataError` or `OSError` if its images are at fault; `EngineError`, `ModelError`, `StoreError` or
     `UsageError` if this process cannot take part, or the store cannot hold the latents.
     """
-    return encoder.get().encode(images)
+    try:
+        return encoder.get().encode(images)
+    except CodeRangeError as error:
+        return error
 
 
 def _check_here(job: EncodeJob) -> None:
