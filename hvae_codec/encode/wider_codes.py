@@ -40,7 +40,7 @@ def write_with_room(
             if writer.worker.count > 1:
                 raise error.with_remedy(_WITHOUT_WORKERS) from None
             (on_warning or logging.getLogger(__name__).warning)(
-                f"{error.problem}; it is rewritten with 16 bits, and the encode goes on"
+                f"{error.problem}; z{error.resolution} is rewritten with 16 bits, and the encode goes on"
             )
             dtypes = {**writer.spec.array_dtypes, error.resolution: "int16"}
             writer = widen(writer, dtypes, progress=widening)

@@ -125,7 +125,7 @@ def _rewrite_row_group(writer: RowGroupWriter, row_group: int, before: StoreLayo
     numbers = _committed(writer, row_group, before)
     if numbers is not None:
         writer.rewrite(row_group, {r: part.astype(writer.layout.dtypes[r]) for r, part in numbers.items()})
-    elif _committed(writer, row_group, writer.layout) is None:
+    if _committed(writer, row_group, writer.layout) is None:
         writer.uncommit(row_group)  # damaged: it is encoded again
 
 
