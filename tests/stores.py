@@ -20,6 +20,11 @@ GRANULARITIES = ["variate", "position"]
 KINDS = [("variate", IntCodec()), ("position", IntCodec()), ("variate", FloatCodec("float16"))]
 """Granularities and codecs that tests of damage go through."""
 
+PACKED = {
+    packing: {"packing": packing, "dtypes": {1: "int8", 4: "int16", 16: "int8"}} for packing in ("zstd", "archive")
+}
+"""What a specification of format version 5 says more, of either packing."""
+
 
 def kept_positions(r):
     """Channel in `CHANNELS`, y and x of the latent dimensions that a store of granularity position keeps."""

@@ -32,7 +32,7 @@ def columns(granularity: str) -> Columns:
     return PositionColumns({8: np.array([(1, 0, y, x) for y in range(8) for x in range(y, 8)], np.int32)})
 
 
-def spec(granularity: str, codec: str, chunk_bytes: int) -> StoreSpec:
+def spec(granularity: str, codec: str, chunk_bytes: int, packing: str = "blosc", dtype: str = "") -> StoreSpec:
     kept = columns(granularity)
     return StoreSpec(
         names=[f"{i}" for i in range(IMAGES)],
@@ -46,6 +46,8 @@ def spec(granularity: str, codec: str, chunk_bytes: int) -> StoreSpec:
         source=SourceRecord(fingerprint="cd" * 32, bytes=1),
         row_group_size=SHARD,
         chunk_bytes=chunk_bytes,
+        packing=packing,
+        dtypes=dict.fromkeys(kept.resolutions, dtype) if dtype else {},
     )
 
 
@@ -62,10 +64,22 @@ def latents(spec: StoreSpec) -> dict[int, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 10**6])
-@pytest.mark.parametrize("codec", ["int", "float16", "float32"])
+@pytest.mark.parametrize(
+    ("codec", "how"),
+    [
+        ("int", ()),
+        ("float16", ()),
+        ("float32", ()),
+        ("int", ("zstd", "int8")),
+        ("int", ("zstd", "int16")),
+        ("int", ("archive", "int8")),
+        ("int", ("archive", "int16")),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("granularity", ["variate", "position"])
-def test_shards_are_those_that_zarr_writes(tmp_path, granularity, codec, chunk_bytes):
-    wanted = spec(granularity, codec, chunk_bytes)
+def test_shards_are_those_that_zarr_writes(tmp_path, granularity, codec, how, chunk_bytes):
+    wanted = spec(granularity, codec, chunk_bytes, *how)
     numbers, trees = latents(wanted), []
     for name in ("own", "zarr"):
         writer = FolderStoreWriter.create_or_resume(tmp_path / name, wanted)
