@@ -17,8 +17,8 @@ from .coder import quantiser_steps, stored_columns
 MARGIN = 2.0
 """How many times larger than the ranking's images expect a code may be, of other images and under a mask.
 
-Of 1,750 training and 800 held-out images of the quickstart, at 3% and steps 1 and 2, the largest code of an array was at
-most 1.09 times that expected from 1,000; of 500 and 500 images after two thirds of the training, 1.4 times.
+Of 1,750 training and 800 held-out images of the quickstart, at 3% and steps 1 and 2, the largest code of an array was
+at most 1.09 times that expected from 1,000; of 500 and 500 images after two thirds of the training, 1.4 times.
 """
 
 LARGEST = 127
