@@ -237,6 +237,7 @@ def _encode(
             engine=engine,
             tally=tally,
             comparing=stage("Comparing"),
+            widening=stage("Rewriting"),
             progress=stage("Encoding"),
             on_warning=warn,
         )

@@ -41,8 +41,8 @@ CodeBitsOption = Annotated[
     CodeBits,
     typer.Option(
         "--code-bits",
-        help="Bits of a stored code, in all arrays; auto: 8 in those whose codes fit, with a margin. A code that does "
-        "not fit stops the command.",
+        help="Bits of a stored code, in all arrays; auto: 8 in those whose codes fit, with a margin. An array in which "
+        "a code does not fit is rewritten with 16.",
     ),
 ]
 WorkerOption = Annotated[

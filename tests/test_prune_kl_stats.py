@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,32 @@ def test_posterior_std_is_the_models(tiny_model, photo_patches, stats):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("codes", [False, True])
+def test_the_largest_means_are_the_models(tiny_config, tiny_model, photo_patches, codes):
+    """Exactly, and in batches of any size; of a model with learned steps, of its rounded means."""
+    model = tiny_model
+    if codes:
+        model = HVAE(replace(tiny_config.model, learned_steps=True)).eval().requires_grad_(False)
+        model.load_state_dict(tiny_model.state_dict(), strict=False)
+    images = photo_patches[:7]
+    found, seen = kl_stats(model, images, batch_size=7, sample=False).largest_mean, []
+
+    def choose(group) -> torch.Tensor:
+        z = group.rounded_posterior()[0] if codes else group.posterior().mean
+        seen.append(z.abs().amax(dim=(0, 2, 3)).double().numpy())
+        return z
+
+    with torch.no_grad():
+        model.top_down(model.activations(torch.from_numpy(images)), choose, 7)
+    assert found is not None
+    for a, b in zip(found, seen, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a > 0).all() or codes
+    one_by_one = [kl_stats(model, images[i : i + 1], sample=False).largest_mean for i in range(7)]
+    for group, largest in enumerate(found):
+        np.testing.assert_allclose(np.max([each[group] for each in one_by_one], axis=0), largest, rtol=1e-4, atol=1e-6)
+
+
 def test_sources_arrays_and_tensors_give_the_same(tiny_model, photo_patches):
     images = photo_patches[:4]
     all_stats = [kl_stats(tiny_model, x) for x in (images, torch.from_numpy(images), as_source(images))]
@@ -122,11 +149,22 @@ def test_file_round_trip(tmp_path: Path, stats: KLStats):
     save_kl_stats(path, stats)
     loaded = load_kl_stats(path)
     assert (loaded.images, loaded.model_hash, loaded.source) == (7, stats.model_hash, stats.source)
-    for a, b in zip(loaded.kl_bits + loaded.posterior_std, stats.kl_bits + stats.posterior_std, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for name in ("kl_bits", "posterior_std", "largest_mean"):
+        for a, b in zip(getattr(loaded, name), getattr(stats, name), strict=True):
+            np.testing.assert_array_equal(a, b)
     assert [p.name for p in path.parent.iterdir()] == ["kl.npz"]
     with np.load(path, allow_pickle=False) as plain:
         assert "kl_bits_0" in plain.files
+
+
+def test_a_file_without_maxima_is_read(tmp_path: Path, stats: KLStats):
+    """As rankings of older versions are."""
+    save_kl_stats(tmp_path / "kl.npz", replace(stats, largest_mean=None))
+    with np.load(tmp_path / "kl.npz", allow_pickle=False) as plain:
+        assert len(plain.files) == 1 + 2 * len(stats.kl_bits)
+    loaded = load_kl_stats(tmp_path / "kl.npz")
+    assert loaded.largest_mean is None
+    np.testing.assert_array_equal(loaded.kl_bits[0], stats.kl_bits[0])
 
 
 def test_more_than_ten_groups_keep_their_order(tmp_path: Path):

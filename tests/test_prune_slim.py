@@ -240,7 +240,7 @@ def test_groups_without_variates_have_an_empty_z(slim_model, photo_patches):
 
     def choose(group) -> torch.Tensor:
         z, kl = group.sample_posterior(torch.randn_like(group.prior.mean))
-        observed = group.observed_z(None, lambda kl, std: seen.append(kl.shape[1]))
+        observed = group.observed_z(None, lambda kl, posterior: seen.append(kl.shape[1]))
         assert z.shape == observed.shape == group.prior_mean.shape == group.posterior().mean.shape
         assert bool((kl > 0).all()) == bool(z.shape[1])
         return z

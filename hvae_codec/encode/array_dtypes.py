@@ -10,6 +10,7 @@ from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
 from ..store.compressors import BLOSC, ZSTD, packing_of
 from ..store.quantiser import Codec
+from .code_dtypes import code_dtypes
 from .coder import stored_columns
 
 CODE_BITS = (8, 16)
@@ -26,7 +27,7 @@ def array_dtypes(
     resolutions = stored_columns(mask).resolutions
     if packing_of(codec.dtype, packing) == BLOSC:
         return dict.fromkeys(resolutions, codec.dtype)
-    return dict.fromkeys(resolutions, f"int{code_bits or 16}")
+    return dict.fromkeys(resolutions, f"int{code_bits}") if code_bits else code_dtypes(mask, codec, stats)
 
 
 def check_code_bits(codec: Codec, packing: str, code_bits: int | None) -> None:

@@ -5,11 +5,14 @@
        └── read back, and not as committed ──┘
 
 It holds the store's lock, and is the only one that creates and publishes it. A worker that was only thought dead may
-write a row group that another one has written, too; so those that were given to two are read back.
+write a row group that another one has written, too; so those that were given to two are read back. After a code that is
+too large for its array no more row groups are sent; it is raised when those under way have ended, so that nobody writes
+any more.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ from ..engine.tally import Tally
 from ..errors import StoreError
 from ..model.reference import ModelSource
 from ..progress import Progress
+from ..store.narrowing import CodeRangeError
 from ..store.row_group_writer import RowGroupWriter
 from ..store.unfinished_reference import UnfinishedReference
 from .commit import ROUNDS, is_as_committed
@@ -74,18 +78,23 @@ class Driver:
         self._reader = PerProcess(partial(_opened, job.store), lambda: self._writer)
         self._count = missing.counted(progress)
         self._failed: dict[int, Exception] = {}
+        self._too_large: CodeRangeError | None = None
 
     def write(self, *, read_back_all: bool = False) -> None:
         """Write all that is missing; what may have been written twice is read back, or everything.
 
         That is so, too, if the engine does not count what it tries again.
-        Raises `StoreError` if row groups could not be written, and names them: all others are there by then.
+        Raises `StoreError` if row groups could not be written, and names them: all others are there by then;
+        `CodeRangeError` if an array has no room for a code.
         """
         read_back_all |= self._workers.engine.may_repeat
         row_groups: Sequence[int] = self._missing.pending
         for _ in range(ROUNDS):
             suspects = self._send(row_groups)
-            row_groups = self._not_as_committed(row_groups if read_back_all else suspects)
+            wrong = self._not_as_committed(row_groups if read_back_all and not self._too_large else suspects)
+            if self._too_large:
+                raise self._too_large
+            row_groups = wrong
             if not row_groups:
                 break
         else:
@@ -101,16 +110,20 @@ class Driver:
             return [outcome.item.row_group for outcome in outcomes if self._is_suspect(outcome)]
 
     def _images(self, row_groups: Sequence[int]) -> Iterator[RowGroupImages]:
-        """Make the images of each row group when it is sent."""
+        """Make the images of each row group when it is sent, until a code is too large."""
         source = self._missing.encoder.source
-        return (RowGroupImages(r, source.portion(np.array(self._missing.images(r)))) for r in row_groups)
+        for row_group in itertools.takewhile(lambda _: self._too_large is None, row_groups):
+            yield RowGroupImages(row_group, source.portion(np.array(self._missing.images(row_group))))
 
-    def _is_suspect(self, outcome: Outcome[RowGroupImages, Seen]) -> bool:
+    def _is_suspect(self, outcome: Outcome[RowGroupImages, Seen | CodeRangeError]) -> bool:
         """Note what became of a row group; whether more than one worker may have written it."""
         row_group = outcome.item.row_group
         if outcome.error is not None and not self._writer.digest(row_group):
             self._failed[row_group] = outcome.error
             self._count(0)
+            return False
+        if isinstance(outcome.result, CodeRangeError):
+            self._too_large = self._too_large or outcome.result
             return False
         images = self._missing.images(row_group)
         if outcome.result is not None:

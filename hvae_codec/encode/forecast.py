@@ -11,7 +11,7 @@ from ..data.sources import Images
 from ..model.hvae import HVAE
 from ..progress import Progress
 from ..storage.location import LocationLike
-from ..store.narrowing import narrowed
+from ..store.narrowing import narrowed, with_room
 from ..store.quantiser import check_clipped
 from ..store.size_forecast import latent_bytes, table_bytes
 from ..store.spec import StoreSpec
@@ -43,12 +43,17 @@ class EncodeForecast:
 
 
 def forecast_encoding(
-    encoder: ImageEncoder, spec: StoreSpec, *, old_latent_bytes: int = 0, progress: Progress | None = None
+    encoder: ImageEncoder,
+    spec: StoreSpec,
+    *,
+    old_latent_bytes: int = 0,
+    widens: bool = True,
+    progress: Progress | None = None,
 ) -> EncodeForecast:
     """Encode up to 64 of the encoder's images, and tell from them what the store of `spec` will take.
 
-    Raises what encoding does: `DataError` on images that cannot be read, `ClippedError` on latents that are too large
-    for the codec or for their array.
+    Arrays that have no room for a code are wider then, if it `widens`. Raises what encoding does: `DataError` on images
+    that cannot be read, `ClippedError` on latents that are too large for the codec or, otherwise, for their array.
     """
     images = len(encoder.source)
     sample = replace(encoder, source=encoder.source.evenly(SAMPLE))
@@ -62,6 +67,8 @@ def forecast_encoding(
     seconds = time.perf_counter() - start
     stored, _ = joined(parts)
     check_clipped(spec.codec, stored, "the images looked at")
+    if widens:
+        spec = replace(spec, dtypes=with_room(spec.array_dtypes, stored))
     stored = narrowed(stored, spec.array_dtypes, names=sample.source.names)
     return EncodeForecast(
         images=images,
@@ -97,4 +104,4 @@ def forecast_append(
     latents = tuple(f"z{resolution}/c/" for resolution in old.resolutions)
     taken_over = sum(size for key, size in old.path.files() if key.startswith(latents))
     with wide_codes_of(old.path):
-        return forecast_encoding(encoder, spec, old_latent_bytes=taken_over, progress=progress)
+        return forecast_encoding(encoder, spec, old_latent_bytes=taken_over, widens=False, progress=progress)

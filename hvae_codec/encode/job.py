@@ -3,7 +3,7 @@
 EncodeJob        the same for all row groups, a few hundred bytes: where model and store are
 RowGroupEncoder  what a process makes of that, once: model, and the mask, codec, steps and layout that the store names
 RowGroupImages   the images of one, and nothing of the others
-encode_row_group(encoder, images) ──> Seen
+encode_row_group(encoder, images) ──> Seen, or a code that is too large for its array
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..engine.taking_part import taking_part
 from ..errors import EngineError
 from ..model.recorded import GraphMode
 from ..model.reference import ModelSource, model_here
+from ..store.narrowing import CodeRangeError
 from ..store.quantiser import check_clipped
 from ..store.row_group_writer import RowGroupWriter
 from ..store.unfinished_reference import UnfinishedReference
@@ -88,13 +89,17 @@ class RowGroupEncoder:
         return source.seen
 
 
-def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImages) -> Seen:
-    """Encode, write and commit a row group; what was seen of its images.
+def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImages) -> Seen | CodeRangeError:
+    """Encode, write and commit a row group; what was seen of its images, or that an array has no room for a code.
 
+    That is no error of the task: others that are under way must end before anything can be done.
     Raises `DataError` or `OSError` if its images are at fault; `EngineError`, `ModelError`, `StoreError` or
     `UsageError` if this process cannot take part, or the store cannot hold the latents.
     """
-    return encoder.get().encode(images)
+    try:
+        return encoder.get().encode(images)
+    except CodeRangeError as error:
+        return error
 
 
 def _check_here(job: EncodeJob) -> None:

@@ -33,7 +33,7 @@ from ..store.arrays import check_pieces
 from ..store.compressors import ZSTD, packing_of
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, create_or_resume, is_written, locked
-from ..store.quantiser import ClippedError, Codec, IntCodec
+from ..store.quantiser import Codec, IntCodec
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
@@ -47,6 +47,7 @@ from .image_encoder import ImageEncoder
 from .in_process import write_here
 from .missing import MissingRowGroups
 from .unchanged_images import ChangedImageError, check_unchanged, check_unchanged_since
+from .wider_codes import write_with_room
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
 
@@ -99,6 +100,7 @@ def encode_images(
     tally: Tally | None = None,
     progress: Progress | None = None,
     comparing: Progress | None = None,
+    widening: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore:
     """Encode `images` into a new store at `path`, keeping what `mask` keeps.
@@ -109,6 +111,8 @@ def encode_images(
     called with the images done, those of an earlier, interrupted call included, and the images in all. Images that were
     encoded by that call must be as they were then: `comparing` is called with those whose bytes were read, and those to
     read (`content_checksums`). With `overwrite`, changed ones are encoded again, and so are all others.
+    If an array has no room for a code, its type becomes int16: `on_warning` is called with a sentence, `widening` with
+    the images whose latents were rewritten and those to rewrite, and the encode goes on.
     Without `engine` and `executor`, that is done in this process. With one of them, each row group is a task there; its
     process must see the model's run, the images and `path` under the same absolute paths. `executor` is one of
     `concurrent.futures` or a function that makes one; `tally` counts workers and retries. Then a row group whose images
@@ -136,6 +140,7 @@ def encode_images(
         tally=tally,
         progress=progress,
         comparing=comparing,
+        widening=widening,
         on_warning=on_warning,
     )
     assert store is not None  # one worker owns all row groups
@@ -157,6 +162,7 @@ def encode_worker(
     tally: Tally | None = None,
     progress: Progress | None = None,
     comparing: Progress | None = None,
+    widening: Progress | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodedStore | None:
     """Encode the row groups that `worker` owns, of a store that several processes write in any order.
@@ -165,7 +171,7 @@ def encode_worker(
     all row groups written publishes and returns it, as does every later call. None: row groups of other workers are
     missing yet. A killed worker's are written by the same call again. `progress` counts this worker's images.
     Raises what `encode_images` does, and `StoreError` if another process writes all row groups, or if the other workers
-    were given something else.
+    were given something else; `CodeRangeError` of one of several workers, if an array has no room for a code.
     """
     options, location = options or EncodeOptions(), location_of(path)
     if executor is not None or not isinstance(engine or Here(), Here):
@@ -177,12 +183,16 @@ def encode_worker(
         return store
     check_location(location, options.overwrite)
     with given_engine(engine, executor) as used, locked(location, worker):
-        writer, is_begun = create_or_resume(location, spec, options.overwrite, worker)
+        writer, is_begun = create_or_resume(location, spec, options.overwrite, worker, widening)
         writer = _of_unchanged(writer, encoder.source, options, comparing)
         workers = Workers(used, options.device or model.device.type, tally or Tally())
-        with writer.discarded_on(ClippedError), remembered_content(encoder.source):
+
+        def write(writer: StoreWriter) -> None:
             missing = MissingRowGroups(writer, encoder)
             write_missing(missing, workers, lambda: ModelReference.of(model), progress, read_back_all=is_begun)
+
+        with remembered_content(encoder.source):
+            writer = write_with_room(writer, write, widening, on_warning)
         return finish_store(writer, model, on_warning)
 
 

@@ -123,7 +123,7 @@ class LatentGroup:
         return block.rounded(block.form, posterior_raw, self._prior_raw, steps, variates)
 
     def observed_z(self, noise: Tensor | None, observe: Observe) -> Tensor:
-        """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and std, in parts."""
+        """Return z of the posterior: a sample or, without `noise`, its mean. `observe` gets KL and q, in parts."""
         return observed_z(self._posterior_raw(), self._prior_raw, noise, self._block.form, observe)
 
 

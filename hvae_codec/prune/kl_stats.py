@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..engine.tally import Tally
 from ..errors import DataError, ModelError
 from ..model.batch_size import batch_size_of
 from ..model.checkpoint import model_hash
+from ..model.gaussian import DiagonalGaussian
 from ..model.hvae import HVAE
 from ..model.keyed_noise import keyed_rows, noise_of
 from ..model.precision import full_float32
@@ -40,7 +41,10 @@ Granularity = Literal["variate", "position"]
 
 @dataclass(frozen=True)
 class KLStats:
-    """Averages over images, one array per latent group in top-down order."""
+    """Averages and maxima over images, one array per latent group in top-down order.
+
+    Files of older versions have no maxima: None.
+    """
 
     kl_bits: tuple[NDArray[np.float64], ...]  # KL(q || p) of each latent dimension in bits, [variates, H, W]
     posterior_std: tuple[NDArray[np.float64], ...]  # average posterior std of each variate, [variates]
@@ -49,6 +53,7 @@ class KLStats:
     source: str = ""  # fingerprint of the images they were measured on
     unpruned_dims: int = 0  # latent dimensions before the run was pruned; 0 if it was not
     left: tuple[NDArray[np.bool_], ...] | None = None  # variates that pruning left, [variates] per group; None: all
+    largest_mean: tuple[NDArray[np.float64], ...] | None = None  # largest |posterior mean| of each variate, [variates]
 
     @property
     def dims(self) -> int:
@@ -123,8 +128,9 @@ def kl_stats(
 ) -> KLStats:
     """Average the KL and posterior std of every latent dimension over `images` (a source, or uint8 [N, C, H, W]).
 
-    z is a posterior sample in each group, or the posterior's mean if not `sample`; a model that was trained for codes
-    has these, their lengths in place of the KL, and its learned steps in place of the std. An image's noise depends on
+    Also finds how far posterior means are from 0 at most. z is a posterior sample in each group, or the posterior's
+    mean if not `sample`; a model that was trained for codes has these, their lengths in place of the KL, and its
+    learned steps in place of the std. An image's noise depends on
     `seed` and its index in its file or folder alone. Sums run in float64; nothing grows with the number of images.
     Batches are tasks of `engine`, or of an `executor`, whose number of workers changes no bit; without either they are
     measured in this process. Other processes load the model of the same run, onto a `device` of that kind, cpu or cuda,
@@ -136,16 +142,33 @@ def kl_stats(
     if not len(source):
         raise DataError("there are no images to measure the KL on; give at least one")
     work, cut = KLWork(model, device, seed=seed, sample=sample), Cut.of(batch_size_of(model, batch_size, device))
-    total: Tensor | None = None
+    total: _Total | None = None
     with given_engine(engine, executor) as used:
-        for sums in measured_parts(used, work, source, cut, progress, tally, sums=True):
-            total = sums if total is None else total.add_(sums)
+        for part in measured_parts(used, work, source, cut, progress, tally, sums=True):
+            total = part if total is None else total.add_(part)
     assert total is not None  # there is an image
     return _average(total.cpu(), model, len(source), source.fingerprint)
 
 
-class KLWork(PartWork["tuple[_Sums, Callable[..., None]]", Tensor]):
-    """Adds up KL and posterior std over the images of a part: float64 [dims + variates], see `_Sums.joined`."""
+class _Total(NamedTuple):
+    """What was found over some images: groups in top-down order, then variates, then positions."""
+
+    sums: Tensor  # float64 [dims + variates]: of the KL, then of the posterior stds
+    largest: Tensor  # float64 [variates]: of |posterior mean|
+
+    def add_(self, other: _Total) -> _Total:
+        """Add what was found over other images, in place."""
+        self.sums.add_(other.sums)
+        torch.maximum(self.largest, other.largest, out=self.largest)
+        return self
+
+    def cpu(self) -> _Total:
+        """Take it to the host."""
+        return _Total(self.sums.cpu(), self.largest.cpu())
+
+
+class KLWork(PartWork["tuple[_Sums, Callable[..., None]]", _Total]):
+    """Adds up KL and posterior std over the images of a part, and finds the largest posterior means."""
 
     def __init__(self, model: HVAE, device: str | None = None, *, seed: int, sample: bool) -> None:
         super().__init__(model, device)
@@ -156,7 +179,7 @@ class KLWork(PartWork["tuple[_Sums, Callable[..., None]]", Tensor]):
         sums = _Sums(model)
         return sums, model.recording.of(sums.add, model.device, state=sums.tensors)
 
-    def measure(self, tools: tuple[_Sums, Callable[..., None]], part: Part) -> Tensor:
+    def measure(self, tools: tuple[_Sums, Callable[..., None]], part: Part) -> _Total:
         """Add up over a part; the result is on the model's device if that is at hand."""
         sums, add = tools
         sums.empty()
@@ -166,32 +189,35 @@ class KLWork(PartWork["tuple[_Sums, Callable[..., None]]", Tensor]):
             drawn = [keyed_rows(config, keys, device, len(config.groups) - 1)] if self.sample else []
             add(torch.from_numpy(batch), *drawn)
             part.report(numbers.stop)
-        return sums.joined().cpu() if part.is_away else sums.joined()
+        return sums.total().cpu() if part.is_away else sums.total()
 
 
 class _Sums:
-    """KL of every latent dimension and posterior std of every variate, added up over images on the model's device."""
+    """KL of every latent dimension and posterior std of every variate, added up over images on the model's device.
+
+    Also the largest |posterior mean| of every variate: codes follow from it (`code_dtypes`).
+    """
 
     def __init__(self, model: HVAE) -> None:
         self.model = model
         zeros, groups = partial(torch.zeros, dtype=torch.float64, device=model.device), model.config.groups
         # Positions first, in memory, as the activations have them.
         self.kl = [zeros(g.resolution, g.resolution, g.variates).permute(2, 0, 1) for g in groups]
-        self.std = [zeros(g.variates) for g in groups]
+        self.std, self.largest = ([zeros(g.variates) for g in groups] for _ in range(2))
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All sums, which stay where they are."""
-        return [*self.kl, *self.std]
+        """All sums and maxima, which stay where they are."""
+        return [*self.kl, *self.std, *self.largest]
 
     def empty(self) -> None:
         """Begin anew, in the tensors that a recording knows."""
         for tensor in self.tensors:
             tensor.zero_()
 
-    def joined(self) -> Tensor:
-        """Copy all sums into one tensor, [dims + variates]: groups, then variates, then positions; then the stds."""
-        return torch.cat([tensor.flatten() for tensor in self.tensors])
+    def total(self) -> _Total:
+        """Copy all sums into one tensor, and all maxima into another."""
+        return _Total(torch.cat([tensor.flatten() for tensor in (*self.kl, *self.std)]), torch.cat(self.largest))
 
     @torch.no_grad()
     @full_float32()
@@ -212,7 +238,8 @@ class _Sums:
         """Choose z of `group` as the model's bound has it, and add what is measured of it."""
         if self.model.config.learned_steps:
             z, lengths, steps = *group.rounded_posterior(), group.steps
-            self._add(group.index, lengths, steps.expand(len(z), -1, 1, 1))  # averages of which are exact
+            of_codes = DiagonalGaussian(z, steps.expand(len(z), -1, 1, 1))  # the averages of steps are exact
+            self._add(group.index, lengths, of_codes)
             return z
         z = group.observed_z(noise, partial(self._add, group.index))
         if self.model.keep is None:
@@ -220,20 +247,23 @@ class _Sums:
         of_prior = group.prior_mean if noise is None else group.prior.sample(noise)
         return torch.where(self.model.keep[group.index], z, of_prior)
 
-    def _add(self, group: int, kl: Tensor, std: Tensor) -> None:
+    def _add(self, group: int, kl: Tensor, posterior: DiagonalGaussian) -> None:
         # For so many, several times faster on a CPU than a sum over the first axis; a GPU has one kernel for that.
         if kl.device.type == "cpu" and kl[0].numel() > 4096:
             for image in kl:
                 self.kl[group] += image
         else:
             self.kl[group] += kl.sum(dim=0, dtype=torch.float64)
-        self.std[group] += std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
+        self.std[group] += posterior.std.mean(dim=(2, 3)).sum(dim=0, dtype=torch.float64)
+        furthest = posterior.mean.abs().amax(dim=(0, 2, 3))
+        torch.maximum(self.largest[group], furthest, out=self.largest[group])
 
 
-def _average(sums: Tensor, model: HVAE, images: int, source: str) -> KLStats:
-    """Divide what `_Sums.joined` gives of all images by their number."""
-    groups = model.config.groups
-    parts = sums.split([g.dims for g in groups] + [g.variates for g in groups])
+def _average(total: _Total, model: HVAE, images: int, source: str) -> KLStats:
+    """Divide the sums over all images by their number."""
+    groups, sums = model.config.groups, total.sums
+    variates = [g.variates for g in groups]
+    parts = sums.split([g.dims for g in groups] + variates)
     if not bool(torch.isfinite(sums).all()):
         broken = [index for index, kl in enumerate(parts[: len(groups)]) if not bool(torch.isfinite(kl).all())]
         where = f"latent group {broken[0]}" if broken else "a latent group"
@@ -241,7 +271,8 @@ def _average(sums: Tensor, model: HVAE, images: int, source: str) -> KLStats:
     nats, std = ([(part / images).numpy() for part in half] for half in (parts[: len(groups)], parts[len(groups) :]))
     shapes = [(g.variates, g.resolution, g.resolution) for g in groups]
     kl_bits = tuple(kl.reshape(shape) / math.log(2.0) for kl, shape in zip(nats, shapes, strict=True))
-    return _restricted(KLStats(kl_bits, tuple(std), images, model_hash(model), source), model)
+    largest = tuple(part.numpy() for part in total.largest.split(variates))
+    return _restricted(KLStats(kl_bits, tuple(std), images, model_hash(model), source, largest_mean=largest), model)
 
 
 def _restricted(stats: KLStats, model: HVAE) -> KLStats:
@@ -260,6 +291,7 @@ def save_kl_stats(path: Path, stats: KLStats) -> None:
     header |= {"unpruned_dims": stats.unpruned_dims} if stats.unpruned_dims else {}
     header |= {"left": [ranges_text(flags) for flags in stats.left]} if stats.left else {}
     named = {"kl_bits": stats.kl_bits, "posterior_std": stats.posterior_std}
+    named |= {"largest_mean": stats.largest_mean} if stats.largest_mean else {}
     arrays = {f"{name}_{i}": array for name, arrays in named.items() for i, array in enumerate(arrays)}
     whole = io.BytesIO()
     np.savez_compressed(whole, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
@@ -278,11 +310,13 @@ def load_kl_stats(path: Path) -> KLStats:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             groups = range(sum(name.startswith("kl_bits_") for name in file.files))
-            if not groups or len(file.files) != 1 + 2 * len(groups):
+            names = ["kl_bits", "posterior_std", *(["largest_mean"] if "largest_mean_0" in file.files else [])]
+            if not groups or len(file.files) != 1 + len(names) * len(groups):
                 raise ValueError("arrays are missing")
-            kl, std = (tuple(file[f"{name}_{i}"] for i in groups) for name in ("kl_bits", "posterior_std"))
+            kl, std, *largest = (tuple(file[f"{name}_{i}"] for i in groups) for name in names)
             images, model_hash, source = (header[key] for key in ("images", "model_hash", "source"))
-            return KLStats(kl, std, images, model_hash, source, header.get("unpruned_dims", 0), _left(header, kl))
+            dims, left = header.get("unpruned_dims", 0), _left(header, kl)
+            return KLStats(kl, std, images, model_hash, source, dims, left, *largest)
     except FileNotFoundError:
         raise ModelError(f"there is no ranking at {path}; make one with hvae-codec analyze-kl DATA") from None
     except PermissionError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import zarr
@@ -17,7 +17,10 @@ from .spec import StoreSpec
 
 def fill_group(group: zarr.Group, spec: StoreSpec) -> None:
     """Make the empty `group` a store without latents; the metadata come last, so what has them is complete."""
-    arrays = create_arrays(group, spec)
+    _write_metadata(group, spec, create_arrays(group, spec))
+
+
+def _write_metadata(group: zarr.Group, spec: StoreSpec, arrays: Mapping[str, zarr.Array]) -> None:
     metadata = spec.metadata({name: array_checksum(array.metadata.to_dict()) for name, array in arrays.items()})
     write_copy(group, metadata)
     group.update_attributes({ATTRIBUTE: metadata.to_attribute()})
@@ -25,7 +28,7 @@ def fill_group(group: zarr.Group, spec: StoreSpec) -> None:
 
 def create_arrays(group: zarr.Group, spec: StoreSpec) -> dict[str, zarr.Array]:
     """Create all arrays, latents and digests empty, and write the tables; the arrays by name."""
-    arrays = {name: schema.create(group, name) for name, schema in spec.schema.items()}
+    arrays = _create_empty(group, spec)
     for resolution in spec.resolutions:
         arrays[f"step{resolution}"][:] = np.asarray(spec.steps[resolution], np.float32)
     for name, table in spec.columns.tables().items():
@@ -38,6 +41,10 @@ def create_arrays(group: zarr.Group, spec: StoreSpec) -> dict[str, zarr.Array]:
     if spec.weights:
         arrays[WEIGHTS][:] = np.frombuffer(spec.weights, np.uint8)
     return arrays
+
+
+def _create_empty(group: zarr.Group, spec: StoreSpec) -> dict[str, zarr.Array]:
+    return {name: schema.create(group, name) for name, schema in spec.schema.items()}
 
 
 def write_copy(group: zarr.Group, metadata: StoreMetadata) -> None:
@@ -55,6 +62,15 @@ def _write_texts(table: zarr.Array, texts: Sequence[str]) -> None:
 
 def objects_of(spec: StoreSpec) -> dict[str, bytes]:
     """The objects of the store of `spec` without latents, by key."""
+    return _in_memory(lambda group: fill_group(group, spec))
+
+
+def documents_of(spec: StoreSpec) -> dict[str, bytes]:
+    """Those of these objects that are metadata, `zarr.json` and `<array>/zarr.json`, without making the tables."""
+    return _in_memory(lambda group: _write_metadata(group, spec, _create_empty(group, spec)))
+
+
+def _in_memory(fill: Callable[[zarr.Group], None]) -> dict[str, bytes]:
     objects: dict[str, zarr.core.buffer.Buffer] = {}
-    fill_group(zarr.open_group(MemoryStore(objects), mode="w-", zarr_format=3), spec)
+    fill(zarr.open_group(MemoryStore(objects), mode="w-", zarr_format=3))
     return {key: content.to_bytes() for key, content in objects.items()}

@@ -19,15 +19,20 @@ from .quantiser import ClippedError
 class CodeRangeError(ClippedError):
     """A code that is too large for the type of its array: encoding it again gives the same."""
 
-    def __init__(self, problem: str, remedy: str = "encode again with --code-bits 16") -> None:
-        super().__init__(problem, remedy)
+    def __init__(self, problem: str, resolution: int, remedy: str = "encode again with --code-bits 16") -> None:
+        super().__init__(problem, resolution, remedy)  # with which it is pickled
+        self.problem, self.resolution, self.remedy = problem, resolution, remedy
 
     def __str__(self) -> str:
-        return "; ".join(self.args)
+        return f"{self.problem}; {self.remedy}"
 
     def for_store(self, path: object) -> CodeRangeError:
         """The same with the remedy of who writes more images into what the store at `path` has."""
-        return CodeRangeError(self.args[0], f"`hvae-codec recode --code-bits 16 {path} OUT` makes a store with room")
+        return self.with_remedy(f"`hvae-codec recode --code-bits 16 {path} OUT` makes a store with room")
+
+    def with_remedy(self, remedy: str) -> CodeRangeError:
+        """The same with another sentence on what to do."""
+        return CodeRangeError(self.problem, self.resolution, remedy)
 
 
 def narrowed(
@@ -48,6 +53,11 @@ def narrowed(
             _check_range(resolution, numbers, dtype, rows, names)
         fitting[resolution] = numbers.astype(dtype, copy=False)
     return fitting
+
+
+def with_room(dtypes: Mapping[int, str], stored: Mapping[int, NDArray]) -> dict[int, str]:
+    """`dtypes` by resolution, and the type of what is `stored` where that does not fit."""
+    return {r: dtype if fits(stored[r], np.dtype(dtype)) else str(stored[r].dtype) for r, dtype in dtypes.items()}
 
 
 def fits(numbers: NDArray[Any], dtype: np.dtype) -> bool:
@@ -74,5 +84,6 @@ def _check_range(
     name = "" if names is None else f" ({names[index]})"
     raise CodeRangeError(
         f"image{number}{name} has the code {code} in z{resolution}, which is {dtype} in this store and holds -{most} "
-        f"to {most}"
+        f"to {most}",
+        resolution,
     )

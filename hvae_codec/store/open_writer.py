@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+from ..errors import StoreError
+from ..progress import Progress
 from ..storage.bucket import BucketLocation
 from ..storage.folder import FolderLocation
 from ..storage.location import Location, LocationLike, location_of
@@ -11,6 +13,7 @@ from .bucket_writer import BucketStoreWriter
 from .folder_writer import FolderStoreWriter
 from .metadata import fingerprint_in
 from .spec import StoreSpec, spec_fingerprint
+from .widening import begun_from, widen
 from .workers import Worker
 from .writer import StoreWriter
 
@@ -37,8 +40,9 @@ def published_fingerprint(location: Location) -> str | None:
 
 
 def is_written(location: Location, spec: StoreSpec) -> bool:
-    """Whether the finished store of `spec` is at `location`."""
-    return published_fingerprint(location) == spec_fingerprint(spec)
+    """Whether the finished store of `spec` is at `location`, also if its codes became wider on the way."""
+    found = published_fingerprint(location)
+    return found == spec_fingerprint(spec) or bool(found and begun_from(location / "zarr.json", spec))
 
 
 def unfinished_fingerprint(location: Location) -> str | None:
@@ -57,10 +61,27 @@ def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def create_or_resume(location: Location, spec: StoreSpec, overwrite: bool, worker: Worker) -> tuple[StoreWriter, bool]:
+def create_or_resume(
+    location: Location, spec: StoreSpec, overwrite: bool, worker: Worker, widening: Progress | None = None
+) -> tuple[StoreWriter, bool]:
     """The store of `spec` at `location`, new or as far as it was written before; raises like `StoreWriter`'s.
 
+    If it was begun with wider codes, it keeps them; narrower ones are rewritten, unless there are several workers.
     Also whether it was begun before: then somebody may be writing it yet. Whoever is alone asks with the lock held.
+    `widening` is called as by `widen`. Raises `StoreError` if several workers find it half rewritten.
     """
-    is_begun = unfinished_fingerprint(location) is not None
-    return writer_class(location).create_or_resume(location, spec, overwrite, worker), is_begun
+    kind, is_begun = writer_class(location), unfinished_fingerprint(location) is not None
+    begun = begun_from(kind.unfinished_file(location), spec) if is_begun else None
+    wanted = begun.wanted(spec.array_dtypes) if begun else spec.array_dtypes
+    is_alone = worker.count == 1
+    if begun and begun.before and not is_alone:
+        raise StoreError(
+            f"codes in the unfinished store of {location} were being rewritten with 16 bits; run the same command "
+            "without --worker, which finishes that, and then the workers"
+        )
+    if not begun or (wanted != begun.spec.array_dtypes and not is_alone):
+        return kind.create_or_resume(location, spec, overwrite, worker), is_begun
+    writer = kind.create_or_resume(location, begun.spec, overwrite, worker)
+    if begun.before or wanted != begun.spec.array_dtypes:
+        writer = widen(writer, wanted, before=begun.before, progress=widening)
+    return writer, is_begun

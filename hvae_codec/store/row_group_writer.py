@@ -81,6 +81,18 @@ class RowGroupWriter:
         if self.digest(row_group):  # who was only thought dead must not write over what is vouched for
             return False
         self.write_per_image(row_group, per_image or {})
+        return self._write_latents(row_group, stored)
+
+    def rewrite(self, row_group: int, stored: Mapping[int, np.ndarray]) -> None:
+        """Write the latents of a committed row group anew; per-image arrays stay.
+
+        A kill on the way leaves it uncommitted. Raises what `write` does.
+        """
+        self._check(self.rows(row_group), stored, None)
+        self.uncommit(row_group)
+        self._write_latents(row_group, narrowed(stored, self.layout.dtypes, self.rows(row_group)))
+
+    def _write_latents(self, row_group: int, stored: Mapping[int, np.ndarray]) -> bool:
         each(self.unfinished, lambda resolution: self._write_shard(resolution, row_group, stored[resolution]), stored)
         return self.commit(row_group, row_group_digest([stored[resolution] for resolution in self.layout.resolutions]))
 

@@ -5,6 +5,7 @@ sample ── chunks as the store has them, compressed ──> bytes per image  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,12 +20,16 @@ _INDEX_ENTRY, _INDEX_CHECKSUM, _MARKER, _PER_IMAGE = 16, 4, 8, 4
 """Bytes of a chunk in a shard's index, of that index's checksum, of a row group's digest, of a float32."""
 
 
+_LEAST_POWER = 0.1
+"""Of images in a chunk, with which its bytes grow: a smaller one comes from chance in few images."""
+
+
 def latent_bytes(spec: StoreSpec, sample: Mapping[int, NDArray[np.generic]], images: int) -> int:
     """Estimate the bytes of the latents of `images` images.
 
     `sample` has the stored numbers of some, by resolution, [n, ...], in the types of their arrays.
     Chunks compress better the more images they hold. Of larger ones than the sample, the bytes are told from chunks
-    of the whole sample and of its halves.
+    of the whole sample, of its halves and of its quarters.
     """
     per_image, shard = 0.0, 0
     for resolution in spec.resolutions:
@@ -57,9 +62,13 @@ def _chunk_bytes(numbers: NDArray[np.generic], length: int, packing: str) -> flo
     count = len(numbers)
     if length <= count:
         return _mean_bytes(numbers, length, packing)
-    whole, half = _mean_bytes(numbers, count, packing), count // 2
-    slope = (whole - _mean_bytes(numbers, half, packing)) / (count - half) if half else whole
-    return whole + max(slope, 0.0) * (length - count)
+    whole, half, quarter = (_mean_bytes(numbers, max(count // parts, 1), packing) for parts in (1, 2, 4))
+    if count < 4:
+        return whole * length / count
+    # Bytes grow as a + b · images^power, with a power of at most 1.
+    growth = max(whole - half, 0.0)
+    power = min(max(math.log2(max(growth, 1.0) / max(half - quarter, 1.0)), _LEAST_POWER), 1.0)
+    return whole + growth * ((length / count) ** power - 1) / (1 - 0.5**power)
 
 
 def _mean_bytes(numbers: NDArray[np.generic], length: int, packing: str) -> float:

@@ -124,10 +124,12 @@ class StoreWriter(ABC):
             raise StoreError(f"{missing} are not written yet; run encode again")
 
     @contextmanager
-    def discarded_on(self, error: type[Exception]) -> Iterator[None]:
+    def discarded_on(self, error: type[Exception], unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """Remove the unfinished store on this error, which the same encode meets again; not one of several workers."""
         try:
             yield
+        except unless:
+            raise
         except error:
             if self.worker.count == 1:
                 self._discard()

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..gaussian import LARGEST_STD, SMALLEST_STD, GaussianForm, RawGaussian
+from ..gaussian import LARGEST_STD, SMALLEST_STD, DiagonalGaussian, GaussianForm, RawGaussian
 from .blockwise import blocks
 
-Observe = Callable[[Tensor, Tensor], None]
-"""Called with the KL and the posterior's std of some images, [b, variates, H, W] each."""
+Observe = Callable[[Tensor, DiagonalGaussian], None]
+"""Called with the KL and the posterior of some images, [b, variates, H, W] each."""
 
 Room = Sequence[Tensor | None]
 """Tensors that results are written to; None: they are new."""
@@ -53,14 +53,14 @@ def observed_z(
 ) -> Tensor:
     """Return z of the posterior, [B, variates, H, W]: a sample for `noise`, the mean for None.
 
-    Block by block, `observe` is called with the KL of each element from the prior in nats and the posterior's std;
-    neither is ever held for the whole batch.
+    Block by block, `observe` is called with the KL of each element from the prior in nats and the posterior; neither is
+    ever held for the whole batch.
     """
     z = torch.empty_like(posterior.mean, dtype=torch.promote_types(posterior.mean.dtype, torch.float32))
     for part in blocks(len(z), z.shape[1:].numel(), z.device):
         p = form.distribution(RawGaussian(prior.mean[part], prior.scale[part]))
         q = form.relative(form.distribution(RawGaussian(posterior.mean[part], posterior.scale[part])), p)
-        observe(q.kl(p), q.std)
+        observe(q.kl(p), q)
         z[part] = q.mean if noise is None else q.sample(noise[part])
     return z
 
