@@ -49,15 +49,17 @@ from .options import (
     Seed,
     SplitName,
     Step,
+    StepTolerance,
     Val,
-    latent_codec,
 )
 from .source_options import SourceOptions, takes_source_options
+from .steps import parse_codec
 
 if TYPE_CHECKING:
     from hvae_codec.analysis.cutoff_cost import ChosenCutoff
     from hvae_codec.analysis.encode_forecast import EncodeOutlook
     from hvae_codec.analysis.ranking_file import FoundRanking
+    from hvae_codec.analysis.step_choice import AutoStep
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.encode.encoded_store import EncodedStore
@@ -79,7 +81,7 @@ class EncodeRequest:
     images: str
     """Which of the split's images."""
     cutoff: CutoffSpec
-    codec: LatentCodec
+    codec: LatentCodec | AutoStep
     evaluated_images: int | None
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
@@ -102,7 +104,8 @@ def command(
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
-    step: Step = None,
+    step: Step = "",
+    step_tolerance: StepTolerance = "",
     split: option.Split = SplitName.all,
     images: ImageRange = "all",
     val: Val = None,
@@ -138,7 +141,7 @@ def command(
     how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
-    evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
+    evaluated, latents = parse_evaluate(evaluate), parse_codec(codec, step, step_tolerance)
     request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
     _run(request, data, val, model, worker_option, source_options)
 
@@ -216,8 +219,10 @@ def _encode(
         ranking = find_ranking(model, images, options.batch_size, options.seed, **how)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
         held_out = images.held_out
-        how |= {"batch_size": options.batch_size, "seed": options.seed, "images": measured}
-        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how)
+        how |= {"batch_size": options.batch_size, "seed": options.seed}
+        how |= {"images": measured, "is_shared": worker.count > 1}
+        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, request.codec, **how)
+        assert chosen.codec is not None
         sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
         (say if request.as_json else console().print)("\n".join(sentences))
         store = encode_worker(
@@ -226,7 +231,7 @@ def _encode(
             request.store,
             worker,
             mask=chosen.cutoff.mask,
-            codec=request.codec,
+            codec=chosen.codec.codec,
             stats=ranking.stats,
             options=options,
             engine=engine,

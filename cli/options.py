@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hvae_codec import config
-from hvae_codec.errors import UsageError
-
-if TYPE_CHECKING:
-    from hvae_codec.store.quantiser import Codec as LatentCodec
 
 
 class CodecName(StrEnum):
@@ -90,10 +86,20 @@ Codec = Annotated[
     typer.Option("--codec", help="int stores codes of a quantiser; float16 and float32 store the latents themselves."),
 ]
 Step = Annotated[
-    float | None,
+    str,
     typer.Option(
         "--step",
-        help="Quantiser step of --codec int, in posterior standard deviations (averages per variate).  [default: 1.0]",
+        help="Quantiser step of --codec int, in posterior standard deviations (averages per variate); auto: the "
+        "largest whose images are as near as those of posterior samples, or, of a run with codes, what it has learned."
+        "  [default: auto]",
+    ),
+]
+StepTolerance = Annotated[
+    str,
+    typer.Option(
+        "--step-tolerance",
+        help="With --step auto: by how much more distortion may be than that of posterior samples, such as 0.5%."
+        "  [default: 0%]",
     ),
 ]
 Granularity = Annotated[
@@ -130,15 +136,6 @@ CheckBytes = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)
-
-
-def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
-    """Make the codec; raises `UsageError` if it has no step and one is given."""
-    from hvae_codec.store.quantiser import make_codec
-
-    if step is not None and codec != CodecName.int:
-        raise UsageError(f"--codec {codec.value} has no --step; leave one of the two out")
-    return make_codec(codec.value, 1.0 if step is None else step)
 
 
 def check_on(on: str | None) -> None:
