@@ -40,13 +40,14 @@ from .options import (
     Seed,
     SplitName,
     Step,
+    StepTolerance,
     Val,
     check_on,
-    latent_codec,
     packing,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
+from .steps import parse_codec
 
 if TYPE_CHECKING:
     from hvae_codec.analysis.plan import AnalysisPlan, AnalysisResult
@@ -104,7 +105,8 @@ def command(
     pictures: Pictures = 256,
     out: Out = None,
     codec: Codec = CodecName.int,
-    step: Step = None,
+    step: Step = "",
+    step_tolerance: StepTolerance = "",
     model: Model = LATEST_RUN,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
@@ -115,9 +117,10 @@ def command(
     """Rank latent dimensions by KL, and show what keeping only the best costs.
 
     Variates are ranked by their KL on training images. The table is of held-out images (those of --val PATH or, with
-    --split, of another split): negative ELBO, reconstruction and KL in bits/dim; PSNR, SSIM and bytes of images really
-    encoded and decoded at that cutoff. Writes report.html, the same as tables and pictures, the masks, and the ranking,
-    which encode reads. With --on, other processes compute the same figures, to the last bit.
+    --split, of another split): negative ELBO and its change in bits/dim; PSNR, bytes and distortion of images really
+    encoded and decoded at that cutoff, with the quantiser step found for it. Writes report.html, the same as tables and
+    pictures with more columns, the masks, and the ranking and steps, which encode reads. With --on, other processes
+    compute the same figures, to the last bit.
     """
     from hvae_codec.analysis.plan import AnalysisPlan
 
@@ -131,7 +134,7 @@ def command(
             count.value,
             is_default=keep == DEFAULT_KEEPS,
         ),
-        codec=latent_codec(codec, step),
+        codec=parse_codec(codec, step, step_tolerance),
         packing=packing(codec),
         images=images,
         pictures=pictures,
@@ -181,7 +184,7 @@ def _analyze(
     images = source_options.open_training_and_held_out(data, val, hvae.config, hvae.run)
     report_splits(images, hvae.run)
     tally = Tally()
-    with interruptible("Nothing was written."):
+    with interruptible("No table was written."):
         warn_of_copies(images)
         with engine_session(on) as engine, stages(tally=tally) as stage:
             kind = worker_device(engine, device) if on else None

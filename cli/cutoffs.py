@@ -78,7 +78,7 @@ def parse_keep(text: str) -> float:
 
     Raises `UsageError` if `text` is no number, or not above 0% and at most 100%.
     """
-    fraction = _share(text, "keep", "give a share of the latent dimensions such as 3% or 0.03")
+    fraction = read_share(text, "keep", "give a share of the latent dimensions such as 3% or 0.03")
     if not 0.0 < fraction <= 1.0:
         raise UsageError(f"keep is {text}; it must be above 0% and at most 100%")
     return fraction
@@ -92,13 +92,13 @@ def parse_share(text: str) -> float:
 
     Raises `UsageError` if `text` is no number above 0%, or above 10,000%.
     """
-    share = _share(text, "the share", "give a share of the run's steps such as 30% or 0.3")
+    share = read_share(text, "the share", "give a share of the run's steps such as 30% or 0.3")
     if not 0.0 < share <= 100.0:
         raise UsageError(f"the share is {text}; it must be above 0% of the run's steps and at most 10,000%")
     return share
 
 
-def _share(text: str, name: str, advice: str) -> float:
+def read_share(text: str, name: str, advice: str) -> float:
     """Read a percentage or a fraction; a whole number could be meant as either."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     if re.fullmatch("[1-9][0-9]*", number) and not percent:
@@ -129,7 +129,7 @@ def parse_tolerance(text: str) -> float:
 
     Raises `UsageError` if `text` is no number, or not at least 0% and below 100%.
     """
-    tolerance = _share(text, "the tolerance", "give a share of the NELBO such as 0.5% or 0.005")
+    tolerance = read_share(text, "the tolerance", "give a share of the NELBO such as 0.5% or 0.005")
     if not 0.0 <= tolerance < 1.0:
         raise UsageError(f"the tolerance is {text}; it must be at least 0% of the NELBO and below 100%")
     return tolerance

@@ -49,16 +49,18 @@ from .options import (
     Seed,
     SplitName,
     Step,
+    StepTolerance,
     Val,
-    latent_codec,
     packing,
 )
 from .source_options import SourceOptions, takes_source_options
+from .steps import parse_codec
 
 if TYPE_CHECKING:
     from hvae_codec.analysis.cutoff_cost import ChosenCutoff
     from hvae_codec.analysis.encode_forecast import EncodeOutlook
     from hvae_codec.analysis.ranking_file import FoundRanking
+    from hvae_codec.analysis.step_choice import AutoStep
     from hvae_codec.data.sources import ImageSource
     from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
     from hvae_codec.encode.encoded_store import EncodedStore
@@ -80,7 +82,7 @@ class EncodeRequest:
     images: str
     """Which of the split's images."""
     cutoff: CutoffSpec
-    codec: LatentCodec
+    codec: LatentCodec | AutoStep
     evaluated_images: int | None
     """Held-out images to measure the cutoff's cost on; None for all."""
     options: EncodeOptions
@@ -103,7 +105,8 @@ def command(
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
     codec: Codec = CodecName.int,
-    step: Step = None,
+    step: Step = "",
+    step_tolerance: StepTolerance = "",
     code_bits: option.CodeBitsOption = option.CodeBits.auto,
     split: option.Split = SplitName.all,
     images: ImageRange = "all",
@@ -135,6 +138,7 @@ def command(
     from hvae_codec.encode.array_dtypes import check_code_bits
     from hvae_codec.encode.embedded_model import check_granularity
     from hvae_codec.encode.pipeline import EncodeOptions
+    from hvae_codec.store.quantiser import make_codec
 
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
@@ -142,8 +146,8 @@ def command(
     how |= {"packing": packing(codec), "code_bits": None if code_bits == "auto" else int(code_bits)}
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
-    evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
-    check_code_bits(latents, options.packing, options.code_bits)
+    evaluated, latents = parse_evaluate(evaluate), parse_codec(codec, step, step_tolerance)
+    check_code_bits(make_codec(latents.name), options.packing, options.code_bits)
     request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
     _run(request, data, val, model, worker_option, source_options)
 
@@ -221,8 +225,10 @@ def _encode(
         ranking = find_ranking(model, images, options.batch_size, options.seed, **how)
         # Before the long part: the user sees the price, and whatever can fail does so before the store is there.
         held_out = images.held_out
-        how |= {"batch_size": options.batch_size, "seed": options.seed, "images": measured}
-        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, **how)
+        how |= {"batch_size": options.batch_size, "seed": options.seed}
+        how |= {"images": measured, "is_shared": worker.count > 1, "packing": options.packing}
+        chosen = choose_and_measure(request.cutoff, model, ranking.stats, held_out, request.codec, **how)
+        assert chosen.codec is not None
         sentences = [ranking_sentence(ranking), *choice_sentences(chosen)]
         (say if request.as_json else console().print)("\n".join(sentences))
         store = encode_worker(
@@ -231,7 +237,7 @@ def _encode(
             request.store,
             worker,
             mask=chosen.cutoff.mask,
-            codec=request.codec,
+            codec=chosen.codec.codec,
             stats=ranking.stats,
             options=options,
             engine=engine,

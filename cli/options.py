@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hvae_codec import config
-from hvae_codec.errors import UsageError
-
-if TYPE_CHECKING:
-    from hvae_codec.store.quantiser import Codec as LatentCodec
 
 
 class CodecName(StrEnum):
@@ -95,11 +91,20 @@ Codec = Annotated[
     ),
 ]
 Step = Annotated[
-    float | None,
+    str,
     typer.Option(
         "--step",
-        help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate).  "
-        "[default: 1.0]",
+        help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate); auto: the "
+        "largest whose images are as near as those of posterior samples, or, of a run with codes, what it has learned."
+        "  [default: auto]",
+    ),
+]
+StepTolerance = Annotated[
+    str,
+    typer.Option(
+        "--step-tolerance",
+        help="With --step auto: by how much more distortion may be than that of posterior samples, such as 0.5%."
+        "  [default: 0%]",
     ),
 ]
 Granularity = Annotated[
@@ -136,16 +141,6 @@ CheckBytes = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 LATEST_RUN = Path(config.LATEST_RUN)
-
-
-def latent_codec(codec: CodecName, step: float | None) -> LatentCodec:
-    """Make the codec; raises `UsageError` if it has no step and one is given."""
-    from hvae_codec.store.quantiser import make_codec
-
-    name = "int" if codec == CodecName.archive else codec.value
-    if step is not None and name != "int":
-        raise UsageError(f"--codec {codec.value} has no --step; leave one of the two out")
-    return make_codec(name, 1.0 if step is None else step)
 
 
 def packing(codec: CodecName) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .analysis.bench import Bench as Bench, ModelCurve as ModelCurve, OpenedStore as OpenedStore, bench as bench
     from .analysis.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from .analysis.step_search import FoundStep as FoundStep, find_step as find_step
     from .config import Config as Config, load_config as load_config
     from .config import ModelConfig as ModelConfig, StageConfig as StageConfig
     from .data.sources import ImageSource as ImageSource, open_images as open_images
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
 _PUBLIC = {
     "analysis.bench": "bench Bench ModelCurve OpenedStore",
     "analysis.evaluation": "evaluate Evaluation",
+    "analysis.step_search": "FoundStep find_step",
     "config": "Config load_config ModelConfig StageConfig",
     "data.sources": "ImageSource open_images",
     "encode.append": "append append_worker",

@@ -13,13 +13,14 @@ import torch
 from hvae_codec.analysis.cutoff_table import COLUMNS, Analysis, analyze
 from hvae_codec.analysis.quality import mean_squared_error, psnr
 from hvae_codec.data.sources import as_source
+from hvae_codec.encode.closed_loop import closed_loop_distortion
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.model.keyed_noise import keyed_noise
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.store.quantiser import IntCodec
+from hvae_codec.store.quantiser import FloatCodec, IntCodec
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +108,32 @@ def test_quality_is_that_of_encoded_images(analysis, tiny_model, stats, photo_pa
     assert analysis.table["psnr"].iloc[1] == pytest.approx(psnr(mean_squared_error(photo_patches, decoded)), abs=1e-3)
     shown = np.linspace(0, 23, 10).round().astype(int)
     assert np.abs(analysis.decoded[1].astype(int) - decoded[shown]).max() <= 1
+
+
+def test_what_is_stored_and_decoded(analysis, tiny_model, stats, photo_patches):
+    """Of images that are not decoded, the distortion of posterior samples counts, and the paired difference."""
+    mask = LatentMask.from_keep(stats, 0.3)
+    coder = LatentCoder(tiny_model, mask, IntCodec(), quantiser_steps(mask, IntCodec(), stats))
+    pixels = torch.from_numpy(photo_patches)
+    closed = closed_loop_distortion([coder], tiny_model.activations(pixels), pixels)[0].numpy()
+    row = analysis.table.iloc[1]
+    assert (row["step"], row["closed_loop"]) == (1.0, pytest.approx(closed.mean(), rel=1e-5))
+    assert row["description_length"] == pytest.approx(row["bits_per_dim"] + row["closed_loop"])
+    change = closed - analysis.rows[1].distortion[: len(closed)]
+    assert row["closed_loop_change"] == pytest.approx(change.mean(), abs=1e-5)
+    few = run(tiny_model, stats, photo_patches, pictures=7).table.iloc[1]
+    spaced = np.linspace(0, 23, 7).round().astype(int)
+    assert few["closed_loop"] == pytest.approx(row["reconstruction"] + change[spaced].mean(), rel=1e-5)
+    floats = analyze(
+        tiny_model,
+        stats,
+        as_source(photo_patches[:2]),
+        [CutoffSpec(keep=0.3).cutoff(tiny_model, stats)],
+        FloatCodec("float16"),
+        batch_size=2,
+        seed=3,
+    ).table
+    assert "step" not in floats
 
 
 def test_the_batch_size_changes_nothing_but_rounding(analysis, tiny_model, stats, photo_patches):

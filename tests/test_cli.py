@@ -182,7 +182,7 @@ def test_analyze_kl(work, hvae):
     assert {p.name for p in Path("tables").iterdir()} == ANALYSIS_FILES
     assert pd.read_csv("tables/cutoffs.csv")["keep"].tolist() == [0.1, 1.0]
     names = {p.name for p in Path("runs/first/analysis").iterdir()}
-    assert names == ANALYSIS_FILES | {"kl_stats.npz"}
+    assert names == ANALYSIS_FILES | {"kl_stats.npz", "steps.json"}
     for picture in ("cutoffs.png", "reconstructions.png"):  # drawn by the fixture, which `tables` has blank
         assert Path(f"runs/first/analysis/{picture}").read_bytes().startswith(b"\x89PNG")
     assert "keep 5%" in hvae("info", "runs/first")
@@ -265,9 +265,41 @@ def test_encode_says_what_the_cutoff_costs(work, hvae):
     assert open_store("new.zarr").codec.to_dict() == {"name": "int", "step": 2.0}
 
 
+def test_encode_finds_a_step_once(work, hvae, refused):
+    """It is in the store, and beside the ranking for all who encode with this mask, however the encode is told."""
+    first = json.loads(hvae("encode", "data", "new.zarr", "--keep", "10%", "--json"))["cutoff"]
+    step, search = first["codec"]["step"], first["codec"]["search"]
+    assert open_store("new.zarr").codec.to_dict() == {"name": "int", "step": step}
+    assert (search["images"], search["held_out"]) == (12, True)
+    assert search["distortion_bits_per_dim"] <= search["sampled_distortion_bits_per_dim"] or not search["is_tolerable"]
+    kept = json.loads(Path("runs/first/analysis/steps.json").read_text())["steps"]
+    assert step in [entry["step"] for entry in kept]
+    stored = first["cost"]["stored"]
+    total = stored["bits_per_dim"] + stored["distortion_bits_per_dim"]
+    assert stored["description_length_bits_per_dim"] == pytest.approx(total)
+    again = ("encode", "data", "again.zarr", "--keep", "10%", "--step", "auto", "--batch-size", 5, "--seed", 3)
+    out = " ".join(hvae(*again).split())  # long lines are wrapped
+    assert f"Step {step:g}" in out
+    assert "from runs/first/analysis/steps.json" in out
+    assert f"{total:.1f}" in out
+    assert open_store("again.zarr").codec.to_dict() == {"name": "int", "step": step}
+    looser = hvae("encode", "data", "loose.zarr", "--keep", "10%", "--step-tolerance", "5%", "--split", "val")
+    assert "within 5% above the distortion of posterior samples" in " ".join(looser.split())
+    assert open_store("loose.zarr").codec.step >= step
+    Path("runs/first/analysis/steps.json").write_text("{")
+    assert "remove the file" in refused(1, "encode", "data", "other.zarr", "--keep", "10%")
+    given = ("encode", "data", "other.zarr", "--keep", "10%")
+    assert "--step is 'fine'; give auto, or a number" in refused(2, *given, "--step", "fine")
+    assert "leave one of the two out" in refused(2, *given, "--step", 2, "--step-tolerance", "1%")
+    assert "float16 has no --step-tolerance" in refused(2, *given, "--codec", "float16", "--step-tolerance", "1%")
+    assert "must be at least 0% of the distortion" in refused(2, *given, "--step-tolerance=-1%")
+    for number in ("-1", "nan", "inf", "0"):
+        assert f"the quantiser step is {float(number)}" in refused(2, *given, f"--step={number}")
+
+
 @pytest.mark.slow
 def test_encode_by_several_workers(work, hvae):
-    shutil.rmtree("runs/first/analysis")  # the first worker makes the ranking
+    shutil.rmtree("runs/first/analysis")  # the first worker makes the ranking, and finds the step
     command = ("encode", "data", "new.zarr", "--keep", "30%", "--shard", 10)
     out = hvae(*command, "--worker", "1/2")
     assert "NELBO" not in out

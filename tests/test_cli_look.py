@@ -97,7 +97,7 @@ def test_encode_dry(work, dry, hvae):
     assert forecast["cutoff"]["cost"]["images"] <= 8
     hvae(0, ENCODE)
     assert forecast["store_bytes"] == pytest.approx(open_store("out.zarr").nbytes_on_disk(), rel=0.15)
-    ranked = json.loads(hvae(0, "encode data other.zarr --evaluate none --dry-run --json")[0])["forecast"]
+    ranked = json.loads(hvae(0, "encode data other.zarr --keep 50% --evaluate none --dry-run --json")[0])["forecast"]
     assert ranked["ranking_seconds"] == ranked["cutoff_cost_seconds"] == 0
     assert ranked["cutoff"]["cost"] is None
 

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec.config import ModelConfig, StageConfig
+from hvae_codec.encode.closed_loop import encode_and_decode
 from hvae_codec.encode.coder import (
+    EncodeChooser,
     LatentCoder,
     _DecodeChooser,
-    _EncodeChooser,
-    encode_and_decode,
     quantiser_steps,
     stored_columns,
     to_tensors,
@@ -157,7 +157,7 @@ class Recording:
 def both_directions(coder: LatentCoder, images: torch.Tensor):
     """Stored numbers, and z of each group and the mean image, of the encoder and of the decoder."""
     model = coder.model
-    choice = _EncodeChooser(coder)
+    choice = EncodeChooser(coder)
     encoder = Recording(choice)
     own = model.likelihood.mean(model.top_down(model.activations(images), encoder, len(images)))
     stored = choice.stored()
@@ -177,7 +177,7 @@ def test_the_decoder_has_the_encoders_z_in_every_group(model, images, stats, cod
             assert torch.equal(ours[:, keep], theirs[:, keep]), name
             torch.testing.assert_close(theirs[:, ~keep], ours[:, ~keep], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(decoded, own, rtol=0, atol=1e-4)
-        again, pixels = encode_and_decode([coder], model.activations(images))[0]
+        again, pixels, _ = encode_and_decode([coder], model.activations(images), images)[0]
         encoded = coder.encode(images)
         assert stored.keys() == again.keys() == encoded.keys() == set(coder.columns.resolutions)
         for resolution, numbers in encoded.items():
@@ -198,8 +198,8 @@ def test_all_positions_are_all_variates(model, images, stats, codec):
     for resolution, numbers in whole.items():
         np.testing.assert_array_equal(single[resolution], numbers.reshape(len(images), -1))
     assert torch.equal(positions.decode(single), variates.decode(whole))
-    pixels = encode_and_decode([positions], model.activations(images))[0][1]
-    assert torch.equal(pixels, encode_and_decode([variates], model.activations(images))[0][1])
+    pixels = encode_and_decode([positions], model.activations(images), images)[0].pixels
+    assert torch.equal(pixels, encode_and_decode([variates], model.activations(images), images)[0].pixels)
 
 
 def test_the_models_of_these_tests_are_not_trivial(model, images, stats):
@@ -348,7 +348,7 @@ def written(request, rgb_model, cut_patches, tmp_path_factory):
 def test_any_images_of_a_store_are_decoded(written, rgb_model):
     store, images = written
     coder = LatentCoder.of_store(store, rgb_model)
-    _, own = encode_and_decode([coder], rgb_model.activations(images))[0]
+    own = encode_and_decode([coder], rgb_model.activations(images), images)[0].pixels
     everything = store.decode(range(60), rgb_model)
     assert everything.dtype == np.uint8
     assert np.abs(everything.astype(int) - own.numpy()).max() <= 1  # a value on the edge of rounding

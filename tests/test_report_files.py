@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hvae_codec.analysis.cutoff_cost import choose_and_measure, cutoff_cost
+from hvae_codec.analysis.cutoff_cost import ChosenCutoff, choose_and_measure, cutoff_cost
 from hvae_codec.analysis.cutoff_table import analyze
 from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, ranking_path
+from hvae_codec.analysis.step_choice import AutoStep
 from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
 from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
@@ -256,17 +257,22 @@ def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):
 def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     source = as_source(photo_patches)
     mask = LatentMask.from_keep(stats, 0.3)
-    cost = cutoff_cost(tiny_model, source, stats, mask, 64, 0, silent("x"))
+    kept, all_of_it = (CutoffSpec(keep=keep).cutoff(tiny_model, stats) for keep in (0.3, 1.0))
+    cost = cutoff_cost(tiny_model, source, stats, ChosenCutoff(kept), batch_size=64, seed=0)
     assert cost.images == len(source)
-    everything = cutoff_cost(tiny_model, source, stats, LatentMask.everything(stats), 64, 0, silent("x"))
+    everything = cutoff_cost(tiny_model, source, stats, ChosenCutoff(all_of_it), batch_size=64, seed=0)
     assert everything.kept == everything.everything == cost.everything
     text = cost_sentence(cost, mask)
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
     common = {"batch_size": 64, "seed": 0, "stage": silent}
-    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source.split("val"), **common)
+    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source.split("val"), AutoStep(), **common)
     assert chosen.cutoff.mask.kept_dims == mask.kept_dims
-    assert f"on {len(source.split('val'))} held-out images" in choice_sentences(chosen)[-1]
+    assert chosen.codec.codec == IntCodec(chosen.codec.found.step)
+    kept, step, stored = choice_sentences(chosen)
+    assert f"on {len(source.split('val'))} held-out images" in kept
+    assert f"Step {chosen.codec.found.step:g}" in step
+    assert f"{chosen.cost.stored.bits + chosen.cost.stored.distortion:.3f} bits/dim" in stored
 
 
 def best(images: int = 800, **changes: float) -> str:

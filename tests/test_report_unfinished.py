@@ -43,7 +43,7 @@ def test_what_is_done_and_what_is_left(path, name):
     assert (data["images"], data["images_done"]) == (IMAGES, 8)
     assert (data["row_groups"], data["row_groups_done"], data["row_groups_left"]) == (3, 1, [[1, 2]])
     assert data["bytes"] == sum(len(content) for content in tree(Path("out.zarr.partial")).values())
-    assert data["resume"] == "hvae-codec encode DATA out.zarr --model runs/tiny32 --shard 8 --chunk 4096"
+    assert data["resume"] == "hvae-codec encode DATA out.zarr --model runs/tiny32 --step 1.0 --shard 8 --chunk 4096"
 
 
 def test_a_row_group_without_its_digest_is_not_done(tmp_path, monkeypatch, record):

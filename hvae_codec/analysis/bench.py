@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..config import ModelConfig, config_from_dict
 from ..data.name_digests import find_digests, name_digests
 from ..data.sources import Images, ImageSource, as_source
+from ..encode.array_dtypes import array_dtypes
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..encode.comparison import compare
 from ..encode.encoded_store import EncodedStore
@@ -25,10 +26,12 @@ from ..model.likelihood import make_likelihood
 from ..progress import Progress
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
+from ..store.compressors import ZSTD
 from ..store.disk_use import disk_use
 from ..store.quantiser import make_codec
 from .image_codecs import QUALITIES, image_codecs, missing_codecs
 from .rate_distortion import Batch, RateMeter, Way, one_thread
+from .reconstruction import SizeMeter
 from .ways import Files, Latents, Stored
 
 STEPS = (0.5, 1.0, 2.0, 4.0)
@@ -50,7 +53,7 @@ class ModelCurve:
             for step in sorted(set(self.steps)):
                 codec = make_codec("int", step)
                 coder = LatentCoder(self.model, mask, codec, quantiser_steps(mask, codec, self.stats))
-                yield Latents(coder, rule, step)
+                yield Latents(coder, rule, step, SizeMeter(ZSTD, array_dtypes(mask, codec, self.stats)))
 
 
 @dataclass(frozen=True)

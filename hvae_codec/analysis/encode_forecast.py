@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..data.sources import ImageSource
 from ..data.training_and_held_out import TrainingAndHeldOut
@@ -14,8 +15,10 @@ from ..progress import Stage
 from ..prune.cutoffs import CutoffSpec
 from ..prune.kl_stats import KLStats, kl_stats
 from ..store.quantiser import Codec
-from .cutoff_cost import ChosenCutoff, choose_cutoff, cutoff_cost
+from .cutoff_cost import ChosenCutoff, choose_cutoff, cutoff_cost, with_codec
 from .ranking_file import stored_ranking
+from .step_choice import AutoStep
+from .step_search import STEP_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class EncodeOutlook:
     chosen: ChosenCutoff  # its cost is of a few held-out images
     ranked_on: int  # images of the ranking used here
     ranking_seconds: float  # that a ranking will take first; 0 if the run has one
-    cost_seconds: float  # that the search for a tolerance, and the cutoff's cost, will take first
+    cost_seconds: float  # that the searches for a tolerance and a step, and their cost, will take first
 
     @property
     def seconds(self) -> float:
@@ -39,7 +42,7 @@ def outlook_on_encode(
     images: TrainingAndHeldOut,
     wanted: ImageSource,
     spec: CutoffSpec,
-    codec: Codec,
+    codec: Codec | AutoStep,
     options: EncodeOptions,
     evaluated: int | None,
     stage: Stage,
@@ -50,8 +53,10 @@ def outlook_on_encode(
     a ranking. Raises what encoding does before it writes.
     """
     stats, ranking_seconds = _ranking(model, images, options, stage)
-    chosen, cost_seconds = _cutoff(model, images, spec, stats, options, evaluated, stage)
-    encoder, store = plan_store(model, wanted, mask=chosen.cutoff.mask, codec=codec, stats=stats, options=options)
+    chosen, cost_seconds = _cutoff(model, images, spec, codec, stats, options, evaluated, stage)
+    assert chosen.codec is not None
+    planned: Any = {"mask": chosen.cutoff.mask, "codec": chosen.codec.codec, "stats": stats, "options": options}
+    encoder, store = plan_store(model, wanted, **planned)
     return EncodeOutlook(
         forecast=forecast_encoding(encoder, store, progress=stage("Encoding some")),
         chosen=chosen,
@@ -76,21 +81,27 @@ def _cutoff(
     model: HVAE,
     images: TrainingAndHeldOut,
     spec: CutoffSpec,
+    codec: Codec | AutoStep,
     stats: KLStats,
     options: EncodeOptions,
     evaluated: int | None,
     stage: Stage,
 ) -> tuple[ChosenCutoff, float]:
-    """Choose the cutoff and measure its cost on a few images; and how long that takes on all that are asked for."""
-    held_out, batch_size, seed = images.held_out, options.batch_size, options.seed
+    """Choose cutoff and step and measure their cost on a few images; and how long that takes on all asked for."""
+    held_out = images.held_out
+    work: dict[str, Any] = {"batch_size": options.batch_size, "seed": options.seed}
     sample, start = held_out.evenly(SAMPLE), time.perf_counter()
-    chosen = choose_cutoff(spec, model, stats, sample, batch_size=batch_size, seed=seed, stage=stage)
+    chosen = choose_cutoff(spec, model, stats, sample, stage=stage, **work)
     searched = time.perf_counter() - start if spec.tolerance is not None else 0.0
     seconds = _scaled(searched, len(sample), min(SAMPLE_IMAGES, len(held_out)))
+    start = time.perf_counter()
+    chosen = with_codec(chosen, codec, model, stats, sample, stage=stage, keep=False, **work)
+    if chosen.codec is not None and chosen.codec.is_new:
+        seconds += _scaled(time.perf_counter() - start, len(sample), min(STEP_IMAGES, len(held_out)))
     if evaluated == 0:
         return chosen, seconds
     sample, start = sample.evenly(len(sample) if evaluated is None else evaluated), time.perf_counter()
-    cost = cutoff_cost(model, sample, stats, chosen.cutoff.mask, batch_size, seed, stage("NELBO, on some"))
+    cost = cutoff_cost(model, sample, stats, chosen, packing=options.packing, progress=stage("Cost, on some"), **work)
     wanted = len(held_out) if evaluated is None else min(evaluated, len(held_out))
     return replace(chosen, cost=cost), seconds + _scaled(time.perf_counter() - start, len(sample), wanted)
 

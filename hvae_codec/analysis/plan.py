@@ -14,13 +14,14 @@ from ..engine.tally import Tally
 from ..errors import UsageError
 from ..model.hvae import HVAE
 from ..progress import Stage
-from ..prune.cutoffs import CutoffSpec, fitting
+from ..prune.cutoffs import CutoffSpec, fitting, merge_equal
 from ..prune.kl_stats import kl_stats
 from ..store.compressors import ZSTD, packing_of
-from ..store.quantiser import Codec
+from ..store.quantiser import Codec, make_codec
 from .cutoff_cost import ChosenCutoff, choose_cutoff
 from .cutoff_table import Analysis, analyze
 from .ranking_file import stored_ranking
+from .step_choice import AutoStep, ChosenCodec, choose_codecs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class AnalysisPlan:
     """What to measure, and how."""
 
     cutoffs: Sequence[CutoffSpec]  # one at least
-    codec: Codec
+    codec: Codec | AutoStep  # or how its step is to be found, at each cutoff
     images: int  # at most, for the ranking and for the table each
     pictures: int  # images of the table, at most, that are also encoded, decoded and compared
     batch_size: int | None
@@ -47,6 +48,7 @@ class AnalysisResult:
 
     analysis: Analysis
     chosen: Sequence[ChosenCutoff]  # one for each cutoff of the plan, in its order
+    codecs: Sequence[ChosenCodec]  # one for each row of the table
     plan: AnalysisPlan
     about: dict[str, Any]  # how it was measured, plain data
     image_dims: int
@@ -65,7 +67,9 @@ def run_analysis(
 
     For another split, the ranking that the model's run stores is taken, if there is one: images of one split alone,
     such as a file of test images, are then not ranked on. Tasks run on `engine`, or in this process; figures are the
-    same to the last bit. Raises `DataError` if there are no images or they do not fit, and what `choose_cutoff` raises.
+    same to the last bit. Steps are looked for on held-out images, or those of the other split, and stored in the run
+    if they are of held-out ones. Raises `DataError` if there are no images or they do not fit, and what `choose_cutoff`
+    and `choose_codecs` raise.
     """
     measured = images.split(plan.split).evenly(plan.images)
     stored = None if plan.split == "val" else stored_ranking(model)
@@ -83,11 +87,13 @@ def run_analysis(
     if stats is None:
         stats = kl_stats(model, images.training.evenly(plan.images), progress=stage("Ranking by KL"), **common)
     chosen = [choose_cutoff(spec, model, stats, measured, stage=stage, **common) for spec in plan.cutoffs]
-    cutoffs, progress = [each.cutoff for each in chosen], stage("Every cutoff")
-    common |= {"packing": plan.packing, "pictures": plan.pictures}
-    analysis = analyze(model, stats, measured, cutoffs, plan.codec, progress=progress, **common)
+    cutoffs = merge_equal([each.cutoff for each in chosen])
+    masks, sought = [cutoff.mask for cutoff in cutoffs], images.held_out if plan.split == "val" else measured
+    codecs = choose_codecs(plan.codec, model, masks, stats, sought, stage=stage, keep=plan.split == "val", **common)
+    common |= {"packing": plan.packing, "pictures": plan.pictures, "progress": stage("Every cutoff")}
+    analysis = analyze(model, stats, measured, cutoffs, [each.codec for each in codecs], **common)
     about = _about(plan, analysis, chosen, measured)
-    return AnalysisResult(analysis, chosen, plan, about, model.config.image_dims)
+    return AnalysisResult(analysis, chosen, codecs, plan, about, model.config.image_dims)
 
 
 def _about(
@@ -105,7 +111,7 @@ def _about(
         "ranking_images": analysis.stats.images,
         "ranking_source": analysis.stats.source,
         "codec": plan.codec.to_dict(),
-        "packing": packing_of(plan.codec.dtype, plan.packing),
+        "packing": packing_of(make_codec(plan.codec.name).dtype, plan.packing),
         "seed": plan.seed,
         "model_hash": analysis.stats.model_hash,
         "granularity": granularities.pop() if len(granularities) == 1 else "variate and position",

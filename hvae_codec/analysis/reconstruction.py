@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE
 from ..data.sources import ImageSource
-from ..encode.coder import LatentCoder, encode_and_decode
+from ..encode.closed_loop import encode_and_decode
+from ..encode.coder import LatentCoder
 from ..model.bottom_up import Activations
 from ..store.arrays import chunk_length, compressed_bytes
 from ..store.narrowing import fits
@@ -31,6 +32,7 @@ class Reconstruction:
     ssim: float  # mean over images
     bytes_per_image: float  # compressed latents; a store's metadata and names come on top
     examples: NDArray[np.uint8]  # the images to look at, uint8 [n, C, H, W]
+    distortion: NDArray[np.float64]  # -log2 p(image | decoded z) of each image, bits/dim, [images]
 
 
 class Compared(NamedTuple):
@@ -39,6 +41,7 @@ class Compared(NamedTuple):
     quality: NDArray[np.float64]  # mean squared error and SSIM of each image, [coders, 2, images]
     bytes: list[int]  # compressed latents of all of them, by coder
     examples: NDArray[np.uint8]  # images to look at: originals, then those of each coder, [1 + coders, n, C, H, W]
+    distortion: NDArray[np.float64]  # -log2 p(image | decoded z), bits/dim, [coders, images]
 
 
 class ReconstructionMeter:
@@ -54,6 +57,7 @@ class ReconstructionMeter:
     ) -> None:
         self.coders, self._sizes = coders, sizes
         self._quality = np.zeros((len(coders), 2, images))
+        self._distortion = np.zeros((len(coders), images))
         self._shown = [number for number in shown if 0 <= number < images]
         config = coders[0].model.config
         shape = (1 + len(coders), len(self._shown), config.channels, config.image_size, config.image_size)
@@ -72,9 +76,10 @@ class ReconstructionMeter:
         seen = self.coders[0].model.likelihood.quantised(images).cpu().numpy()
         self._wait()
         self._copy_examples(0, seen, first)
-        for number, (stored, pixels) in enumerate(encode_and_decode(self.coders, activations)):
-            decoded = pixels.cpu().numpy()
-            self._sizes[number].add(stored)
+        for number, trip in enumerate(encode_and_decode(self.coders, activations, images)):
+            decoded = trip.pixels.cpu().numpy()
+            self._sizes[number].add(trip.stored)
+            self._distortion[number, first : first + len(seen)] = trip.distortion
             self._comparing.append(self._pool.submit(self._compare, number, seen, decoded, first))
             self._copy_examples(1 + number, decoded, first)
 
@@ -97,17 +102,19 @@ class ReconstructionMeter:
     def compared(self) -> Compared:
         """Return what was measured, once all images were added."""
         self._wait()
-        return Compared(self._quality, [meter.total_bytes() for meter in self._sizes], self._examples)
+        sizes = [meter.total_bytes() for meter in self._sizes]
+        return Compared(self._quality, sizes, self._examples, self._distortion)
 
 
 def reconstructions(parts: Sequence[Compared]) -> tuple[NDArray[np.uint8], list[Reconstruction]]:
     """Join parts in order: the examples' originals, uint8 [n, C, H, W], and each coder's figures."""
     quality = np.concatenate([part.quality for part in parts], axis=2)
     originals, *examples = np.concatenate([part.examples for part in parts], axis=1)
+    distortion = np.concatenate([part.distortion for part in parts], axis=1)
     sizes = [sum(each) / quality.shape[2] for each in zip(*(part.bytes for part in parts), strict=True)]
     return originals, [
-        Reconstruction(psnr(mse), float(own_ssim.mean()), size, shown)
-        for (mse, own_ssim), size, shown in zip(quality, sizes, examples, strict=True)
+        Reconstruction(psnr(mse), float(own_ssim.mean()), size, shown, bits)
+        for (mse, own_ssim), size, shown, bits in zip(quality, sizes, examples, distortion, strict=True)
     ]
 
 

@@ -33,7 +33,7 @@ class TableWork(PartWork[tuple[ElboSweep, list[LatentCoder]], Measured]):
         self,
         model: HVAE,
         masks: Sequence[LatentMask],
-        codec: Codec,
+        codecs: Sequence[Codec],
         steps: Sequence[Mapping[int, NDArray[np.float32]]],
         packing: str,
         dtypes: Sequence[Mapping[int, str]],
@@ -44,19 +44,18 @@ class TableWork(PartWork[tuple[ElboSweep, list[LatentCoder]], Measured]):
     ) -> None:
         """`pictures` images are encoded and decoded, and those of the numbers `shown` are to look at.
 
-        Bytes are those of stores of `packing` whose latents have `dtypes`, of each mask by resolution.
+        `codecs` and `steps` are of the first masks, one each. Bytes are those of stores of `packing` whose latents have
+        `dtypes`, of each of these masks by resolution.
         """
         super().__init__(model, device)
-        self.masks, self.codec, self.steps = list(masks), codec, list(steps)
+        self.masks, self.codecs, self.steps = list(masks), list(codecs), list(steps)
         self.packing, self.dtypes = packing, list(dtypes)
         self.pictures, self.shown, self.seed = pictures, list(shown), seed
 
     def prepare(self, model: HVAE) -> tuple[ElboSweep, list[LatentCoder]]:
         """Make the coders, and take the masks to the model's device."""
-        coders = [
-            LatentCoder(model, mask, self.codec, steps) for mask, steps in zip(self.masks, self.steps, strict=False)
-        ]
-        return ElboSweep(model, self.masks), coders
+        each = zip(self.masks, self.codecs, self.steps, strict=False)
+        return ElboSweep(model, self.masks), [LatentCoder(model, *of_mask) for of_mask in each]
 
     def measure(self, tools: tuple[ElboSweep, list[LatentCoder]], part: Part) -> Measured:
         """Measure a part batch by batch; the bottom-up path runs once for all that is measured of a batch."""

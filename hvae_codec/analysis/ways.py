@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Latents:
     coder: LatentCoder
     rule: str  # what is kept, as the user said it
     step: float  # of the quantiser, in posterior standard deviations
-    meter: SizeMeter = field(default_factory=SizeMeter)
+    meter: SizeMeter  # counts its bytes
 
     @property
     def label(self) -> tuple[str, str, str]:

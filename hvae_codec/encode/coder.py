@@ -6,7 +6,7 @@ that the decoder will have: the stored, rounded value where kept, the prior's me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,8 @@ from ..model.precision import full_float32
 from ..model.top_down import LatentGroup
 from ..prune.kl_stats import KLStats
 from ..prune.mask import LatentMask
-from ..prune.shared_prefix import masked_outputs
 from ..store.columns import Columns, PositionColumns, VariateColumns
-from ..store.quantiser import Codec, check_clipped
+from ..store.quantiser import Codec
 from ..store.reader import Store, Stored
 from .packing import Packing
 
@@ -81,6 +80,21 @@ class LatentCoder:
             )
         return cls(model, mask_of(store), store.codec, store.steps)
 
+    def same_groups(self, other: LatentCoder) -> int:
+        """Count the groups, from the first, that another coder of this model codes alike: in equal steps, too."""
+        if self.codec.name != other.codec.name:
+            return 0
+        alike = range(self.mask.same_groups(other.mask))
+        return next((group for group in alike if not self._has_steps_of(other, group)), len(alike))
+
+    def _has_steps_of(self, other: LatentCoder, group: int) -> bool:
+        """Whether two coders that keep the same of a group have the same steps there."""
+        kept = self.groups.get(group)
+        if kept is None:
+            return True
+        own, others = (coder.steps[kept.resolution][kept.columns] for coder in (self, other))
+        return np.array_equal(own, others)
+
     @torch.no_grad()
     @full_float32()
     def encode(self, images: Tensor) -> Stored:
@@ -95,7 +109,7 @@ class LatentCoder:
 
     def packed(self, activations: Activations) -> Tensor:
         """Rows of stored numbers, on the device; computes nothing after the last kept group's posterior."""
-        choose, top_down, last = _EncodeChooser(self), self.model.top_down, self.mask.groups_needed - 1
+        choose, top_down, last = EncodeChooser(self), self.model.top_down, self.mask.groups_needed - 1
         state = top_down.run_groups(activations, choose, image_count(activations), range(last))
         choose.store(top_down.group(activations, last, state), self.groups[last])
         return choose.packed()
@@ -141,25 +155,7 @@ class LatentCoder:
         return self.model.likelihood.to_pixels(self.decode(stored))
 
 
-@torch.no_grad()
-@full_float32()
-def encode_and_decode(coders: Sequence[LatentCoder], activations: Activations) -> list[tuple[Stored, Tensor]]:
-    """Stored numbers of each of `coders` and its own reconstruction, uint8 [B, C, H, W], from bottom-up activations.
-
-    The coders have one model. Latent groups that masks prune alike are run once, from coder to coder: give them by
-    rising size. Raises `ClippedError` if latents are too large for the codec.
-    """
-    model, choices = coders[0].model, [_EncodeChooser(coder) for coder in coders]
-    outputs = masked_outputs(model, activations, [coder.mask for coder in coders], choices)
-    results = []
-    for coder, choice, output in zip(coders, choices, outputs, strict=True):  # each output is computed when it is taken
-        stored = choice.stored()
-        check_clipped(coder.codec, stored, "the images measured")
-        results.append((stored, model.likelihood.to_pixels(model.likelihood.mean(output))))
-    return results
-
-
-class _EncodeChooser:
+class EncodeChooser:
     """Chooses the z that the decoder will have, and records what is to be stored."""
 
     def __init__(self, coder: LatentCoder) -> None:
@@ -168,6 +164,7 @@ class _EncodeChooser:
         """Stored numbers of each group seen so far that something is kept of."""
 
     def __call__(self, group: LatentGroup) -> Tensor:
+        """Choose z of `group`, [B, variates, H, W]."""
         return self.coder.z_of(group, lambda kept: self.store(group, kept))
 
     def store(self, group: LatentGroup, kept: GroupColumns) -> Tensor:
@@ -180,6 +177,7 @@ class _EncodeChooser:
         return torch.cat([self.recorded[index].flatten(1) for index in self.coder.groups], dim=1)
 
     def stored(self) -> Stored:
+        """Stored numbers, by resolution."""
         return self.coder.packing.unpack(self.packed().cpu().numpy())
 
 

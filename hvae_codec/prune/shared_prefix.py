@@ -3,23 +3,32 @@
 mask 1    o──o──o──o──o──o──output       masks of rising size often prune the first groups alike:
 mask 2             └──o──o──output       what these compute is the same, and is computed once
 mask 3             └──o──o──output
+
+Coders with masks share what they code alike in the same way.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..model.bottom_up import Activations, image_count
 from ..model.choices import RecordingChoice
 from ..model.hvae import HVAE
-from .mask import LatentMask
+
+
+class Pruned(Protocol):
+    """What is done to a model's latents: a mask, or a coder with one."""
+
+    def same_groups(self, other: Any) -> int:
+        """Count the groups, from the first, to which another of its kind does the same."""
 
 
 def masked_outputs(
-    model: HVAE, activations: Activations, masks: Sequence[LatentMask], choices: Sequence[RecordingChoice]
+    model: HVAE, activations: Activations, masks: Sequence[Pruned], choices: Sequence[RecordingChoice]
 ) -> Iterator[Tensor]:
     """Yield parameters of the output distribution, [B, out_channels, H, W], under each of `masks`, in order.
 

@@ -86,8 +86,8 @@ def find_tolerated(
     with given_engine(engine, executor) as used:
         best, dense = _bisect(partial(measured, used), sizes, tolerance)
     report(passes * len(source), passes * len(source))  # fewer passes may have been needed
-    change, confidence = best.change_from(dense), _confidence(_excess(best, dense, tolerance))
-    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *change, confidence, len(source), source.held_out)
+    change, sure = best.change_from(dense), confidence(_excess(best, dense, tolerance))
+    return Tolerated(best.mask, tolerance, dense.nelbo.mean(), *change, sure, len(source), source.held_out)
 
 
 def _bisect(
@@ -114,10 +114,10 @@ def _excess(row: SweepRow, dense: SweepRow, tolerance: float) -> NDArray[np.floa
     return row.nelbo - (1.0 + tolerance) * dense.nelbo
 
 
-def _confidence(excess: NDArray[np.float64]) -> float:
+def confidence(excess: NDArray[np.float64]) -> float:
     """Return the one-sided confidence that the mean of what `excess` was drawn from is not above 0, by Student's t.
 
-    >>> _confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
+    >>> confidence(np.array([-3.0, -1.0, -2.0, -2.0])) > 0.99
     True
     """
     error = standard_error(excess)

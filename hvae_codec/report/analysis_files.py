@@ -17,6 +17,7 @@ from .groups import GROUPS_NAME, save_groups
 from .page import PAGE_FILE, save_page
 from .plots import CURVE_FILE, SHEET_FILE, save_cutoff_curve, save_reconstruction_sheet
 from .splits import known_images_sentence
+from .step_sentences import steps_sentences
 
 MASKS_FOLDER = "masks"
 
@@ -44,10 +45,11 @@ def _may_hold_images(folder: Path) -> bool:
 
 
 def analysis_sentences(result: AnalysisResult) -> list[str]:
-    """Say if no image was held out, how each cutoff was chosen, and whether the best improves the bound."""
+    """Say if no image was held out, how cutoffs and steps were chosen, and whether the best improves the bound."""
     best = best_sentence(result.analysis.table, result.about["images"])
     known = known_images_sentence(result.about["split"], result.about["held_out"])
-    return [sentence for sentence in (known, *map(choice_sentence, result.chosen), best) if sentence]
+    steps = steps_sentences(result.codecs, result.analysis.table["rule"].tolist())
+    return [sentence for sentence in (known, *map(choice_sentence, result.chosen), *steps, best) if sentence]
 
 
 def save_analysis(result: AnalysisResult, folder: Path, run: Path) -> dict[str, str]:

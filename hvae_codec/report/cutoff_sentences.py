@@ -17,6 +17,7 @@ from ..prune.tolerance import Tolerated
 from .counts import count
 from .cutoffs import Row, percent
 from .splits import count_images, image_kind
+from .step_sentences import step_sentence, stored_sentence
 
 CLEAR_ERRORS = 2.0  # a paired change of at least so many standard errors is called a change
 CLOSE_TO_ALL = 0.01  # a NELBO is close to that of all latents within this share of it
@@ -34,10 +35,12 @@ def ranking_sentence(found: FoundRanking) -> str:
 
 
 def choice_sentences(chosen: ChosenCutoff) -> list[str]:
-    """Say how a cutoff was chosen, what it keeps, and what that costs if it was measured."""
-    mask, choice = chosen.cutoff.mask, choice_sentence(chosen)
-    last = cost_sentence(chosen.cost, mask) if chosen.cost else kept_sentence(mask)
-    return [choice, last] if choice else [last]
+    """Say how a cutoff and its step were chosen, what is kept, and what that costs if it was measured."""
+    mask, cost = chosen.cutoff.mask, chosen.cost
+    kept = [cost_sentence(cost, mask) if cost else kept_sentence(mask)]
+    step = [step_sentence(chosen.codec)] if chosen.codec else []
+    stored = [stored_sentence(cost.stored, cost.images)] if cost else []
+    return [sentence for sentence in (choice_sentence(chosen), *kept, *step, *stored) if sentence]
 
 
 def choice_sentence(chosen: ChosenCutoff) -> str:
@@ -112,8 +115,17 @@ def cutoff_sentences(row: Row, kl_share: float) -> str:
     return (
         f"{what} The NELBO is {row['nelbo']:.3f} bits/dim{_change(row)} "
         f"An image is stored in {row['bytes']:,.0f} bytes ({row['bits_per_dim']:.3f} bits/dim) "
-        f"and decoded at {row['psnr']:.2f} dB PSNR, SSIM {row['ssim']:.3f}."
+        f"and decoded at {row['psnr']:.2f} dB PSNR, SSIM {row['ssim']:.3f}{_described(row)}."
     )
+
+
+def _described(row: Row) -> str:
+    """Say what is stored and missing, if the table has it: tables of before have not."""
+    if "description_length" not in row:
+        return ""
+    step = f" (step {row['step']:g})" if "step" in row else ""
+    total = f"stored and decoded it takes {row['description_length']:.3f} bits/dim"
+    return f"; {total} with {row['closed_loop']:.3f} of distortion{step}"
 
 
 def _change(row: Row) -> str:

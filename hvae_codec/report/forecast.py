@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.cutoff_cost import ChosenCutoff
+from ..analysis.cutoff_cost import ChosenCutoff, StoredCost
 from ..analysis.encode_forecast import EncodeOutlook
+from ..analysis.step_choice import ChosenCodec
 from ..encode.forecast import EncodeForecast
 from ..train.forecast import TrainForecast
 from .counts import count
@@ -76,6 +77,7 @@ def cutoff_data(chosen: ChosenCutoff) -> dict[str, Any]:
         "kept_dims": mask.kept_dims,
         "dims": mask.dims,
         "granularity": mask.granularity,
+        "codec": chosen.codec and codec_data(chosen.codec),
         "cost": cost
         and {
             "nelbo_bits_per_dim": cost.kept,
@@ -84,7 +86,41 @@ def cutoff_data(chosen: ChosenCutoff) -> dict[str, Any]:
             "change_standard_error_bits_per_dim": cost.change_se if cost.images > 1 else None,
             "images": cost.images,
             "held_out": cost.held_out,
+            "stored": _stored_data(cost.stored),
         },
+    }
+
+
+def codec_data(chosen: ChosenCodec) -> dict[str, Any]:
+    """Return a codec, and what its step was found by, null if it was not looked for, as plain data."""
+    found = chosen.found
+    return {
+        **chosen.codec.to_dict(),
+        "search": found
+        and {
+            "tolerance": found.tolerance,
+            "is_tolerable": found.is_tolerable,
+            "sampled_distortion_bits_per_dim": found.sampled,
+            "distortion_bits_per_dim": found.distortion,
+            "change_standard_error_bits_per_dim": found.change_se if found.images > 1 else None,
+            "confidence": found.confidence if found.images > 1 else None,
+            "images": found.images,
+            "held_out": found.held_out,
+            "path": None if chosen.path is None else str(chosen.path),
+            "is_new": chosen.is_new,
+        },
+    }
+
+
+def _stored_data(stored: StoredCost) -> dict[str, Any]:
+    return {
+        "bits_per_dim": stored.bits,
+        "distortion_bits_per_dim": stored.distortion,
+        "description_length_bits_per_dim": stored.total,
+        "change_from_samples_bits_per_dim": stored.change,
+        "change_standard_error_bits_per_dim": stored.change_se if stored.images > 1 else None,
+        "psnr": stored.psnr,
+        "images": stored.images,
     }
 
 
@@ -108,7 +144,7 @@ def outlook_sentences(found: EncodeOutlook) -> list[str]:
         ranked = f"a ranking of this model, which the run has not ({about(found.ranking_seconds)}"
         before.append(f"Before: {ranked}; here: on {count(found.ranked_on, 'image')}).")
     if found.cost_seconds:
-        before.append(f"Before: the cutoff and what it costs ({about(found.cost_seconds)}).")
+        before.append(f"Before: the cutoff, the step and what they cost ({about(found.cost_seconds)}).")
     return [*choice_sentences(found.chosen), *encode_forecast_sentences(found.forecast), *before]
 
 

@@ -98,7 +98,7 @@ def _encode_options(metadata: StoreMetadata) -> list[str]:
     codec, arrays = metadata.codec.to_dict(), metadata.arrays or {}
     given: dict[str, Any] = {
         "--codec": ARCHIVE if metadata.packing == ARCHIVE else codec["name"] if codec["name"] != "int" else None,
-        "--step": codec["step"] if codec.get("step", 1.0) != 1.0 else None,
+        "--step": codec.get("step"),
         "--code-bits": _code_bits(metadata),
         "--granularity": "position" if metadata.columns.get("granularity") == "position" else None,
         "--shard": metadata.row_group_size if metadata.row_group_size != ROW_GROUP_SIZE else None,

@@ -1,0 +1,78 @@
+"""Sentences about quantiser steps, and about what images cost that are stored and decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..analysis.cutoff_cost import StoredCost
+from ..analysis.step_choice import ChosenCodec
+from ..analysis.step_search import FALLBACK, LIMITS, FoundStep
+from .counts import count
+from .splits import count_images
+
+STDS = "posterior standard deviations"
+
+
+def step_sentence(codec: ChosenCodec) -> str:
+    """Say how the step was found, what it costs and where it is kept; empty if it was not looked for."""
+    if codec.is_learned:
+        return "Step: those that the run has learned, times 1."
+    if codec.found is None:
+        return ""
+    if codec.write_error:
+        kept = f"; could not be kept in {codec.path} ({codec.write_error})"
+    else:
+        kept = "" if codec.path is None else f"; kept in {codec.path}" if codec.is_new else f"; from {codec.path}"
+    return f"{_found_sentence(codec.found)}{kept}."
+
+
+def _found_sentence(found: FoundStep) -> str:
+    images = count_images(found.images, found.held_out)
+    if not found.is_tolerable:
+        none = f"as none from {LIMITS[0]:g} on is within {_limit(found)}"
+        return f"Step {found.step:g}, {none}: {_change(found)}, on {images}"
+    largest = ", the largest that is tried" if found.step == LIMITS[1] else ""
+    if math.isnan(found.confidence):
+        return f"Step {found.step:g} {STDS}{largest}: {_change(found)}, on {images}; one image gives no confidence"
+    sure = f"{100 * found.confidence:.0f}%" if found.confidence < 0.99 else "more than 99%"
+    within = f"within {_limit(found)} with {sure} confidence"
+    return f"Step {found.step:g} {STDS}{largest}: {_change(found)}, {within}, on the {images} that it was chosen on"
+
+
+def _limit(found: FoundStep) -> str:
+    more = f"{100 * found.tolerance:g}% above " if found.tolerance else ""
+    return f"{more}the distortion of posterior samples"
+
+
+def _change(found: FoundStep) -> str:
+    """Write what decoded images have, against posterior samples."""
+    change, error = 100 * found.change / found.sampled, 100 * found.change_se / found.sampled
+    paired = f"{change:+.2f}%" if math.isnan(error) else f"{change:+.2f}% ± {error:.2f}%"
+    return f"decoded, {found.distortion:.3f} bits/dim of distortion against {found.sampled:.3f} ({paired})"
+
+
+def stored_sentence(stored: StoredCost, images: int) -> str:
+    """Say what images take and cost that are stored and decoded, of a cost that was measured on so many."""
+    error = "" if math.isnan(stored.change_se) else f" ± {stored.change_se:.5f}"
+    some = "" if stored.images == images else f"; encoded and decoded: {stored.images:,} of them"
+    return (
+        f"Stored and decoded {stored.total:.3f} bits/dim: {stored.bits:.3f} of latents, {stored.distortion:.3f} of "
+        f"distortion ({stored.change:+.5f}{error} from posterior samples); PSNR {stored.psnr:.2f} dB{some}."
+    )
+
+
+def steps_sentences(codecs: Sequence[ChosenCodec], rules: Sequence[str]) -> list[str]:
+    """Say where the steps of a table's rows are from, and which rows have none that is tolerable."""
+    if any(codec.is_learned for codec in codecs):
+        return [step_sentence(codecs[0])]
+    found = [codec.found for codec in codecs if codec.found is not None]
+    if not found:
+        return []
+    images, new = count_images(found[0].images, found[0].held_out), [codec for codec in codecs if codec.is_new]
+    of = f"the largest step within {_limit(found[0])}, on {images}"
+    error = next((codec.write_error for codec in new if codec.write_error), "")
+    kept = f" ({count(len(new), 'step')} could not be kept in {new[0].path}: {error})" if error else ""
+    none = [rule for rule, codec in zip(rules, codecs, strict=True) if codec.found and not codec.found.is_tolerable]
+    lacks = f"No step from {LIMITS[0]:g} on is within that at {', '.join(none)}: {FALLBACK:g} was taken."
+    return [f"Each cutoff has {of}{kept}.", *([lacks] if none else [])]
