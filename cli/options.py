@@ -94,8 +94,8 @@ Step = Annotated[
     str,
     typer.Option(
         "--step",
-        help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate); auto: the "
-        "largest whose images are as near as those of posterior samples, or, of a run with codes, what it has learned."
+        help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate); auto: "
+        "the largest whose images are as near as those of posterior samples, or, of a run with codes, what it has learned."
         "  [default: auto]",
     ),
 ]
