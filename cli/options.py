@@ -95,8 +95,8 @@ Step = Annotated[
     typer.Option(
         "--step",
         help="Quantiser step of --codec int and archive, in posterior standard deviations (averages per variate); "
-        "auto: the largest whose images are as near as those of posterior samples, or, of a run with codes, what it has "
-        "learned.  [default: auto]",
+        "auto: the largest whose images are as near as those of posterior samples, or, of a run with codes, what it "
+        "has learned.  [default: auto]",
     ),
 ]
 StepTolerance = Annotated[
