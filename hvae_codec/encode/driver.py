@@ -1,17 +1,10 @@
-"""Sends the row groups that a store lacks to workers, whoever they are, and sees to it that all of them are right.
+"""Has the row groups that an encode or append lacks encoded by workers: what they are told, and what is noted of them.
 
-    missing ── a few a worker under way ──> encode_row_group ──> committed
-       ^                                          └─ its images are bad, or it ends its workers ──> told at the end
-       └── read back, and not as committed ──┘
-
-It holds the store's lock, and is the only one that creates and publishes it. A worker that was only thought dead may
-write a row group that another one has written, too; so those that were given to two are read back.
+Each gets the images of its row group; see `writing/driver.py` for how they are sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,17 +12,12 @@ import numpy as np
 
 from ..data.seen import Seen
 from ..engine.engine import Engine
-from ..engine.outcomes import Outcome
 from ..engine.tally import Tally
-from ..errors import StoreError
 from ..model.reference import ModelSource
 from ..progress import Progress
-from .commit import ROUNDS, is_as_committed
+from ..writing.driver import Driver, RowGroupTasks
 from .job import EncodeJob, RowGroupImages, encode_row_group
 from .missing import MissingRowGroups
-
-NAMED = 5
-"""Row groups whose errors are told; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -60,81 +48,17 @@ def job_of(missing: MissingRowGroups, model: ModelSource, device: str) -> Encode
     )
 
 
-class Driver:
-    """Has the row groups of one encode or append written by workers."""
+def driver_of(
+    missing: MissingRowGroups, model: ModelSource, workers: Workers, progress: Progress | None = None
+) -> Driver[RowGroupImages, Seen]:
+    """Make what has the row groups of one encode or append written by workers."""
+    source = missing.encoder.source
 
-    def __init__(
-        self, missing: MissingRowGroups, model: ModelSource, workers: Workers, progress: Progress | None = None
-    ) -> None:
-        self._missing, self._workers = missing, workers
-        job = job_of(missing, model, workers.device)
-        self._writer, self._work = job.writer, partial(encode_row_group, job.encoder)
-        self._count = missing.counted(progress)
-        self._failed: dict[int, Exception] = {}
+    def images(row_group: int) -> RowGroupImages:
+        return RowGroupImages(row_group, source.portion(np.array(missing.images(row_group))))
 
-    def write(self, *, read_back_all: bool = False) -> None:
-        """Write all that is missing; what may have been written twice is read back, or everything.
+    def note(row_group: int, seen: Seen) -> None:
+        source.note(np.array(missing.images(row_group)), seen)
 
-        That is so, too, if the engine does not count what it tries again.
-        Raises `StoreError` if row groups could not be written, and names them: all others are there by then.
-        """
-        read_back_all |= self._workers.engine.may_repeat
-        row_groups: Sequence[int] = self._missing.pending
-        for _ in range(ROUNDS):
-            suspects = self._send(row_groups)
-            row_groups = self._not_as_committed(row_groups if read_back_all else suspects)
-            if not row_groups:
-                break
-        else:
-            problem = StoreError("it does not read back as it was written; check the disk")
-            self._failed |= dict.fromkeys(row_groups, problem)
-        if self._failed:
-            raise self._error()
-
-    def _send(self, row_groups: Sequence[int]) -> list[int]:
-        """Have row groups encoded; those that more than one worker may have written."""
-        images, tally = self._images(row_groups), self._workers.tally
-        with closing(self._workers.engine.run(self._work, images, tally=tally)) as outcomes:
-            return [outcome.item.row_group for outcome in outcomes if self._is_suspect(outcome)]
-
-    def _images(self, row_groups: Sequence[int]) -> Iterator[RowGroupImages]:
-        """Make the images of each row group when it is sent."""
-        source = self._missing.encoder.source
-        return (RowGroupImages(r, source.portion(np.array(self._missing.images(r)))) for r in row_groups)
-
-    def _is_suspect(self, outcome: Outcome[RowGroupImages, Seen]) -> bool:
-        """Note what became of a row group; whether more than one worker may have written it."""
-        row_group = outcome.item.row_group
-        if outcome.error is not None and not self._writer.digest(row_group):
-            self._failed[row_group] = outcome.error
-            self._count(0)
-            return False
-        images = self._missing.images(row_group)
-        if outcome.result is not None:
-            self._missing.encoder.source.note(np.array(images), outcome.result)
-        self._count(len(images))
-        return outcome.attempts > 1
-
-    def _not_as_committed(self, row_groups: Sequence[int]) -> list[int]:
-        """Read back row groups; those that are not what their digest is of, which they have no more."""
-        written = [r for r in row_groups if r not in self._failed]
-        right = self._workers.engine.map(partial(is_as_committed, self._writer), written)
-        wrong = [r for r, is_right in zip(written, right, strict=True) if not is_right]
-        for row_group in wrong:
-            self._writer.uncommit(row_group)
-            self._count(-len(self._missing.images(row_group)))
-        return wrong
-
-    def _error(self) -> StoreError:
-        """Say which row groups are missing, and why."""
-        told = [f"row group {r} ({self._rows(r)}): {error}" for r, error in sorted(self._failed.items())]
-        more = f"; and {len(told) - NAMED:,} more" if len(told) > NAMED else ""
-        return StoreError(
-            f"{len(told):,} of {self._missing.writer.row_groups:,} row groups could not be written, so "
-            f"{self._missing.writer.unfinished} stays unfinished: {'; '.join(told[:NAMED])}{more}; when that "
-            "is mended, the same command writes the rest"
-        )
-
-    def _rows(self, row_group: int) -> str:
-        rows = self._missing.writer.rows(row_group)
-        return f"images {rows.start} to {rows.stop - 1}"
+    work = partial(encode_row_group, job_of(missing, model, workers.device).encoder)
+    return Driver(missing, RowGroupTasks(work, images, note), workers.engine, workers.tally, progress)

@@ -21,15 +21,15 @@ from ..data.sources import ImageSource
 from ..engine.handshake import package_version
 from ..engine.per_process import PerProcess
 from ..engine.taking_part import taking_part
-from ..errors import EngineError
 from ..model.recorded import GraphMode
 from ..model.reference import ModelSource, model_here
 from ..prune.mask import LatentMask
 from ..store.quantiser import Codec, check_clipped
 from ..store.row_group_writer import RowGroupWriter
+from ..writing.commit import write_row_group
+from ..writing.here import check_here
 from .batch_coder import BatchCoder
 from .coder import LatentCoder
-from .commit import write_row_group
 from .image_encoder import ImageEncoder
 
 
@@ -79,7 +79,7 @@ class RowGroupEncoder:
     def open(cls, job: EncodeJob) -> RowGroupEncoder:
         """Load the model; raises an error that names this machine if it cannot take part."""
         with taking_part():
-            _check_here(job)
+            check_here(job.writer, job.version)
             model = model_here(job.model, job.device, job.graph)
             return cls(job, BatchCoder(LatentCoder(model, job.mask, job.codec, job.steps), job.batch_size))
 
@@ -101,16 +101,3 @@ def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImage
     `UsageError` if this process cannot take part, or the store cannot hold the latents.
     """
     return encoder.get().encode(images)
-
-
-def _check_here(job: EncodeJob) -> None:
-    """Raise if this process cannot write row groups of a job."""
-    if (version := package_version()) != job.version:
-        raise EngineError(
-            f"it has version {version} of hvae-codec, and {job.version} began the work; install the same in both"
-        )
-    if not job.writer.is_ours:
-        raise EngineError(
-            f"it does not see the unfinished store {job.writer.unfinished}; give a folder that all workers have in "
-            "common, by the same absolute path, or a URL"
-        )
