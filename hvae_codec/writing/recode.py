@@ -5,7 +5,8 @@ a.zarr ── row group read and compared with its digest ── packed anew ─
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from functools import partial
 
 from ..engine.engine import Engine
@@ -21,7 +22,7 @@ from ..store.writer import StoreWriter
 from ..verification.same_store import StoreReference
 from .additions import added_to
 from .checked_store import check_not_replaced
-from .code_ranges import CodeRange, code_ranges
+from .code_ranges import code_ranges
 from .driver import Driver, NumberedRowGroup, RowGroupTasks
 from .pending import PendingRowGroups
 from .recode_spec import Changes, CodeBits, recoded_spec
@@ -57,27 +58,27 @@ def recode(
     call continues. If codes must be looked at first, `measuring` is called with the images done and those in all;
     `progress` with the images written. Row groups are read and written by `engine` or on an `executor`, which `tally`
     counts for: by this process if neither is given. `on_warning` is called with a sentence if a user has added
-    something to the old store, which the new one has not. A store of floats can have other pieces alone.
-    Raises `StoreError` if there is no store, it is unfinished or damaged, or `out` exists; `UsageError` if one store
-    would be inside of the other or in its place, if codes do not fit into `code_bits`, or an argument is out of range.
+    something to the old store, which the new one has not (it logs by default). A store of floats can have other pieces
+    alone. Raises `StoreError` if there is no store, it is unfinished or damaged, or `out` exists; `UsageError` if one
+    store would be inside of the other or in its place, if codes do not fit into `code_bits`, or an argument is out of
+    range.
     """
     changes = Changes(packing=packing, code_bits=code_bits, chunk_bytes=chunk_bytes, row_group_size=row_group_size)
     location, target = location_of(path), location_of(out)
     _check_apart(location, target)
     check_location(target, overwrite)
     store = Store.open(location)
+    lost = added_to(store)
     with given_engine(engine, executor) as used, locked(target, Worker()):
-
-        def ranges(resolutions: Sequence[int]) -> dict[int, CodeRange]:
-            return code_ranges(store, resolutions, used, tally, measuring)
-
+        ranges = partial(code_ranges, store, engine=used, tally=tally, progress=measuring)
         spec = recoded_spec(store, changes, ranges)
         writer, is_begun = create_or_resume(target, spec, overwrite, Worker())
         _driver(store, writer, used, tally, progress).write(read_back_all=is_begun)
         check_not_replaced(store)
         writer.publish()
-    if on_warning is not None and (lost := added_to(store)):
-        on_warning(f"{target} lacks what was added to {location}: {', '.join(lost)}")
+    if lost:
+        warn = on_warning or logging.getLogger(__name__).warning
+        warn(f"{target} lacks what was added to {location}: {', '.join(lost)}")
     return Store.open(target)
 
 
