@@ -1,82 +1,139 @@
-"""Bytes an image of a store's latents under several compressors and chunk lengths, and the time they take.
+"""Bytes per image of a store's codes in each packing and chunk length, and how long writing and reading them takes.
 
     python benchmarks/store_codecs.py quickstart/out.zarr
 
-The numbers are compressed as a store does it, channels first, one chunk at a time; shard indices are not counted.
+The store is written again in each packing, in chunks of at most so many bytes, to a temporary folder: the bytes are
+those of all shards, indices included. Reading is timed with nothing cached by this package: images at random, and all
+in order. Then plain zstd is tried at other levels, chunk by chunk, without indices. Times are of this process's
+processor, the median of `--repeats` turns in which all packings are read one after the other. Codes must fit in int8.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
-from conditions import conditions
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from results import print_table
 
-from hvae_codec import open_store
+from hvae_codec import Store, open_store
 from hvae_codec.store.arrays import chunk_length
+from hvae_codec.store.folder_writer import FolderStoreWriter
 
-SHUFFLES = {
-    "none": numcodecs.Blosc.NOSHUFFLE,
-    "bytes": numcodecs.Blosc.SHUFFLE,
-    "bits": numcodecs.Blosc.BITSHUFFLE,
-}
+WAYS = (
+    ("blosc", "int16", 128),
+    ("zstd", "int8", 64),
+    ("zstd", "int8", 128),
+    ("zstd", "int8", 256),
+    ("zstd", "int16", 128),
+    ("archive", "int8", 64),
+    ("archive", "int8", 128),
+)
+"""Packing, type of codes, and KiB of a chunk; the first is format version 4."""
+LEVELS = (9, 12, 15, 17, 19, 22)
+COLUMNS = (
+    "packing",
+    "codes",
+    "chunk, KiB",
+    "bytes/image",
+    "",
+    "packs, ms",
+    "random image, ms",
+    "",
+    "in order, images/s",
+)
+LEVEL_COLUMNS = ("zstd level", "bytes/image", "packs, ms/image", "unpacks, ms/image")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way to compress."""
-
-    shuffle: str
-    level: int
-    chunk_kib: int
-    bytes_per_image: float
-    milliseconds_per_image: float
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--images", type=int, default=2048, help="images to compress, at most")
-    arguments = parser.parse_args()
-    store = open_store(arguments.store)
-    arrays = list(store.stored(slice(0, arguments.images)).values())
-    rows = [measure(arrays, s, lv, k) for k in (16, 64, 128, 256) for s in SHUFFLES for lv in (3, 7, 9)]
-    raw = sum(array[0].nbytes for array in arrays)
-    print(f"{conditions()}\npython benchmarks/store_codecs.py {arguments.store}")
-    print(f"{len(arrays[0]):,} images, {raw:,} bytes each as {store.codec.dtype}")
-    Console().print(as_table(sorted(rows, key=lambda row: row.bytes_per_image)))
+    parser.add_argument("store", type=Path, help="of --codec int")
+    parser.add_argument("--reads", type=int, default=40, help="random images")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args(arguments)
+    numcodecs.blosc.use_threads = False
+    old = open_store(options.store)
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [rewritten(old, Path(folder) / f"{i}.zarr", *way) for i, way in enumerate(WAYS)]
+        rows = list(measured(stores, options.reads, options.repeats))
+    print_table(f"{options.store}: {len(old):,} images, {old.kept_dims:,} codes each", COLUMNS, rows)
+    print_table("plain zstd of int8 in chunks of 128 KiB", LEVEL_COLUMNS, list(levels(old)))
 
 
-def measure(arrays: list[NDArray], shuffle: str, level: int, chunk_kib: int) -> Row:
-    images = len(arrays[0])
-    codec = numcodecs.Blosc("zstd", level, SHUFFLES[shuffle])
-    started = time.perf_counter()
-    size = sum(len(codec.encode(chunk)) for array in arrays for chunk in chunks(array, chunk_kib * 1024))
-    return Row(shuffle, level, chunk_kib, size / images, 1000 * (time.perf_counter() - started) / images)
+def rewritten(old: Store, path: Path, packing: str, dtype: str, chunk_kib: int) -> tuple[Store, float]:
+    """The codes of `old` as a store of its own, and the seconds per image that packing took."""
+    about = {"packing": packing, "dtypes": dict.fromkeys(old.resolutions, dtype), "per_image": ()}
+    spec = replace(old.spec(), **about, chunk_bytes=1024 * chunk_kib, model=replace(old.metadata.model, embedded=""))
+    writer, seconds = FolderStoreWriter.create_or_resume(path, spec), 0.0
+    for row_group in writer.pending():
+        rows = slice(writer.rows(row_group).start, writer.rows(row_group).stop)
+        stored, records = old.stored(rows), {name: old.per_image(name)[rows] for name in spec.of_row_groups}
+        seconds += timed(lambda: writer.write(row_group, stored, records))  # noqa: B023 - called at once
+    writer.publish()
+    return open_store(path, cache_bytes=0), seconds / len(old)
 
 
-def chunks(array: NDArray, chunk_bytes: int) -> Iterator[NDArray]:
-    length = chunk_length(256, chunk_bytes, array[0].nbytes)
+def measured(stores: Sequence[tuple[Store, float]], reads: int, repeats: int) -> Iterator[list[str]]:
+    """A row for each of `WAYS`."""
+    images = len(stores[0][0])
+    at = np.random.default_rng(0).integers(images, size=reads).tolist()
+    times = np.zeros((repeats, len(stores), 2))
+    for turn in times:
+        for row, (store, _) in zip(turn, stores, strict=True):
+            row[:] = timed(lambda: [store.latents(i) for i in at]) / reads, timed(lambda: store.latents(slice(None)))  # noqa: B023
+    medians, sizes = np.median(times, axis=0), [latent_bytes(store) / images for store, _ in stores]
+    for (packing, dtype, kib), (_, packs), size, (random, order) in zip(WAYS, stores, sizes, medians, strict=True):
+        ratios = f"{size / sizes[0]:.3f}", f"{random / medians[0, 0]:.2f}"
+        yield [
+            packing,
+            dtype,
+            str(kib),
+            f"{size:.1f}",
+            ratios[0],
+            f"{1000 * packs:.3f}",
+            f"{1000 * random:.2f}",
+            ratios[1],
+            f"{images / order:,.0f}",
+        ]
+
+
+def latent_bytes(store: Store) -> int:
+    """Bytes of all shards."""
+    return sum(size for key, size in store.path.files() if key.startswith("z") and "/c/" in key)
+
+
+def levels(store: Store) -> Iterator[list[str]]:
+    """A row for each of `LEVELS`."""
+    chunks = [part for array in store.stored(slice(None)).values() for part in split(array.astype("int8"))]
+    for level in LEVELS:
+        codec, packed = numcodecs.Zstd(level), []
+        packs = timed(lambda: packed.extend(codec.encode(chunk) for chunk in chunks))  # noqa: B023
+        unpacks = timed(lambda: [codec.decode(data) for data in packed])  # noqa: B023
+        figures = (sum(map(len, packed)), 1000 * packs, 1000 * unpacks)
+        size, *times = (figure / len(store) for figure in figures)
+        yield [str(level), f"{size:.1f}", *(f"{ms:.4f}" for ms in times)]
+
+
+def split(array: NDArray) -> Iterator[NDArray]:
+    """Chunks, channels first."""
+    length = chunk_length(256, 128 * 1024, array[0].nbytes)
     for first in range(0, len(array), length):
-        yield np.ascontiguousarray(array[first : first + length].swapaxes(0, 1))
+        part = array[first : first + length]
+        yield np.ascontiguousarray(part.swapaxes(0, 1) if part.ndim == 4 else part)
 
 
-def as_table(rows: list[Row]) -> Table:
-    table = Table()
-    for heading in ("shuffle", "zstd level", "chunk, KiB", "bytes an image", "ms an image"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        size, milliseconds = f"{row.bytes_per_image:.1f}", f"{row.milliseconds_per_image:.3f}"
-        table.add_row(row.shuffle, str(row.level), str(row.chunk_kib), size, milliseconds)
-    return table
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of this process's processor that `work` took."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def command(
     if the same command is run again. --on sends row groups to other processes, here or on other machines that see the
     same folders. Without a scheduler, run this command with --worker 0/N to N-1/N on these machines, in any order.
     """
+    from hvae_codec.encode.array_dtypes import check_code_bits
     from hvae_codec.encode.embedded_model import check_granularity
     from hvae_codec.encode.pipeline import EncodeOptions
 
@@ -142,6 +143,7 @@ def command(
     options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
     check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
     evaluated, latents = parse_evaluate(evaluate), latent_codec(codec, step)
+    check_code_bits(latents, options.packing, options.code_bits)
     request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
     _run(request, data, val, model, worker_option, source_options)
 

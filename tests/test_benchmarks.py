@@ -54,6 +54,7 @@ import signals
 import slim_models
 import start_time
 import step_cost
+import store_codecs
 import study
 import task_cost
 import two_machines
@@ -316,6 +317,13 @@ def test_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         sizes = {row.split("│")[1].strip(): float(row.split("│")[3]) for row in out.splitlines() if row.count("│") == 7}
         assert len(sizes) == 7, out
         assert 0 < sizes["archive"] < sizes["zstd 19, int8"] < sizes["blosc zstd 7, int16"]
+
+
+def test_store_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_store(tmp_path / "out.zarr", make_spec(steps={r: 9 * s for r, s in make_spec().steps.items()}))
+    store_codecs.main([str(store.path), "--repeats", "1", "--reads", "2"])
+    rows = [row for row in capsys.readouterr().out.splitlines() if "│" in row]
+    assert len(rows) == len(store_codecs.WAYS) + len(store_codecs.LEVELS)
 
 
 def test_names_in_memory(tmp_path: Path) -> None:

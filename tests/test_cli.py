@@ -253,6 +253,10 @@ def test_encode_says_what_the_cutoff_costs(work, hvae):
     assert "val.zarr" in out
     assert len(open_store("val.zarr")) == 12
     assert open_store("val.zarr").codec.name == "float16"
+    hvae("encode", "data", "small.zarr", "--split", "val", "--keep", "20%", "--codec", "archive", "--code-bits", 8)
+    small = open_store("small.zarr")
+    assert (small.metadata.packing, {*small.dtypes.values()}) == ("archive", {"int8"})
+    assert "archive" in hvae("info", "small.zarr")
     shutil.rmtree("runs/first/analysis")
     assert "The run had no ranking" in hvae("encode", "data", "new.zarr", "--keep", "0.01%")
     assert Path("runs/first/analysis/kl_stats.npz").exists()

@@ -71,6 +71,8 @@ def test_urls_are_refused_if_only_a_path_can_be(capsys, tmp_path: Path, monkeypa
         (["evaluate", "data", "--batch-size=0"], ["--batch-size is 0", "greater than or equal to 1"]),
         (["train", "data", "--steps", "many"], ["--steps is many", "valid integer"]),
         (["encode", "data", "out.zarr", "--codec", "zip"], ["--codec", "'zip'", "int", "float16", "encode --help"]),
+        (["encode", "data", "out.zarr", "--codec", "float16", "--code-bits", "8"], ["--code-bits", "8", "float16"]),
+        (["encode", "data", "out.zarr", "--code-bits", "12"], ["--code-bits", "'12'", "'16'"]),
         (["encode", "data"], ["Missing argument 'store'", "encode --help"]),
         (["encod"], ["encod", "hvae-codec --help"]),
         (["encode", "data", "out.zarr", "--color"], ["--color", "--colour", "encode --help"]),

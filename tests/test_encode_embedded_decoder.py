@@ -116,7 +116,7 @@ def test_what_is_in_the_store(path, tiny_model, images, stats, tmp_path):
     store = open_store(path)
     whole = encode(tiny_model, images, tmp_path / "whole.zarr", stats, embed="whole", verify=True)
     plain = encode(tiny_model, images, tmp_path / "plain.zarr", stats, embed="", verify=True)
-    assert (store.format_version, whole.format_version, plain.format_version) == (4, 4, 4)
+    assert (store.format_version, whole.format_version, plain.format_version) == (5, 5, 5)
     assert len({each.metadata.fingerprint for each in (store, whole, plain)}) == 3
     assert len(store.arrays.read(WEIGHTS)) < 0.6 * len(whole.arrays.read(WEIGHTS))
     attribute = json.loads((path / "zarr.json").read_text())["attributes"]["hvae_codec"]
@@ -170,7 +170,7 @@ def test_the_run_keeps_the_weights_that_append_and_repair_take(tiny_run, images,
 def test_a_longer_store_carries_it_too(path, moved, cut_patches):
     before, images = tree(path / "model"), open_store(path).decode(range(IMAGES))
     longer = append(load_model(moved), cut_patches(30)[IMAGES:], path)
-    assert (len(longer), longer.format_version, tree(path / "model")) == (30, 4, before)
+    assert (len(longer), longer.format_version, tree(path / "model")) == (30, 5, before)
     np.testing.assert_array_equal(longer.decode(range(IMAGES)), images)
     assert len(longer.decode(range(30))) == 30
     assert verify_deep(path).ok
@@ -234,7 +234,7 @@ def test_single_positions_take_the_whole_model(tiny_model, images, stats, tmp_pa
     with pytest.raises(UsageError, match=r"needs whole variates.*give --embed whole"):
         encode(tiny_model, images, tmp_path / "out.zarr", stats, granularity="position")
     store = encode(tiny_model, images, tmp_path / "out.zarr", stats, granularity="position", embed="whole")
-    assert store.format_version == 4
+    assert store.format_version == 5
     options = ("--model", tiny_run, "--granularity", "position", "--embed", "decoder")
     assert "needs whole variates" in refused("encode", tmp_path, tmp_path / "b.zarr", *options)
 

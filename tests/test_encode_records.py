@@ -89,7 +89,7 @@ def edit(folder: Path, name: str) -> None:
 def test_a_store_keeps_what_its_images_are_for_and_their_bytes(whole, made):
     store = open_store(whole)
     files = [made / name for name in store.names]
-    assert store.format_version == 4
+    assert store.format_version == 5
     assert dict(zip(store.names, store.splits, strict=True)) == {
         name: name.partition("/")[0] if "others" not in name else "" for name in store.names
     }
@@ -180,7 +180,7 @@ def test_an_appended_store_has_those_of_both(encode, tiny_model, whole, made, cu
         save_png(tmp_path / "more" / "dev" / f"{i}.png", pixels)
     grown = append(tiny_model, opened(tmp_path / "more"), whole, out=tmp_path / "out.zarr", batch_size=4)
     old, files = open_store(whole), sorted((tmp_path / "more" / "dev").iterdir())
-    assert grown.format_version == 4
+    assert grown.format_version == 5
     assert grown.splits == [*old.splits, *["val"] * 10]
     assert grown.file_bytes.tolist() == [*old.file_bytes, *(file.stat().st_size for file in files)]
     assert grown.checksums.tolist() == [*old.checksums, *(zlib.crc32(file.read_bytes()) for file in files)]
@@ -196,12 +196,24 @@ def test_an_array_in_memory_is_appended_with_them(encode, tiny_model, cut_patche
     assert verify(grown.path).ok
 
 
-@pytest.mark.parametrize("name", ["variate-int", "position-int", "variate-decoder", "records-appended"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "variate-int",
+        "position-int",
+        "variate-decoder",
+        "records-appended",
+        "plain-variate",
+        "archive-position",
+        "archive-variate",
+    ],
+)
 def test_a_store_keeps_its_version_when_it_is_appended_to(name, tmp_path, cut_patches):
     path = shutil.copytree(GOLDEN / f"{name}.zarr", tmp_path / "out.zarr")
     model = load_embedded(open_store(GOLDEN / "variate-int.zarr"))
     grown, before = append(model, cut_patches(7, 8), path, batch_size=4), open_store(GOLDEN / f"{name}.zarr")
     assert (len(grown), grown.format_version) == (17, before.format_version)
+    assert (grown.metadata.packing, grown.dtypes) == (before.metadata.packing, before.dtypes)
     assert (grown.splits is None) == (before.splits is None)
     assert {*grown.path.array_folders()} == {*before.path.array_folders()}
     assert verify(path).ok

@@ -22,6 +22,9 @@ NAMES = [
     "variate-decoder",
     "records-position",
     "records-appended",
+    "plain-variate",
+    "archive-position",
+    "archive-variate",
 ]
 
 

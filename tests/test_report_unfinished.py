@@ -76,6 +76,8 @@ def test_a_store_that_is_being_replaced_is_shown_with_what_replaces_it(path, rec
     [
         ({"codec": IntCodec(2.0)}, "--step 2.0"),
         ({"codec": FloatCodec("float16")}, "--codec float16"),
+        ({"packing": "zstd", "dtypes": {1: "int8", 4: "int8", 16: "int8"}}, "--code-bits 8"),
+        ({"packing": "archive", "dtypes": {1: "int8", 4: "int16", 16: "int8"}}, "--codec archive"),
         ({"granularity": "position"}, "--granularity position"),
         ({"per_image": ("rate", "distortion", "sketch")}, "--evaluate all --verify"),
         ({"source": SourceRecord(fingerprint="cd" * 32, bytes=9, preprocessing={"crop": "celeba"})}, "--crop celeba"),

@@ -22,12 +22,18 @@ def array_dtypes(
 
     `code_bits`, 8 or 16, are those of all arrays of codes. Raises `UsageError` if the codec or packing has no such.
     """
+    check_code_bits(codec, packing, code_bits)
     resolutions = stored_columns(mask).resolutions
     if packing_of(codec.dtype, packing) == BLOSC:
-        if code_bits not in (None, 16) or (code_bits and codec.name != "int"):
-            raise UsageError(
-                f"code_bits (--code-bits) is {code_bits}, and {codec.name} latents packed with {BLOSC} are "
-                f"{codec.dtype}; leave it out"
-            )
         return dict.fromkeys(resolutions, codec.dtype)
     return dict.fromkeys(resolutions, f"int{code_bits or 16}")
+
+
+def check_code_bits(codec: Codec, packing: str, code_bits: int | None) -> None:
+    """Raise `UsageError` if numbers of `codec`, in `packing`, do not have `code_bits`."""
+    is_blosc = packing_of(codec.dtype, packing) == BLOSC
+    if code_bits is not None and is_blosc and codec.dtype != f"int{code_bits}":
+        raise UsageError(
+            f"code_bits (--code-bits) is {code_bits}, and {codec.name} latents packed with {BLOSC} are {codec.dtype}; "
+            "leave it out"
+        )

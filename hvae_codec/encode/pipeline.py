@@ -112,8 +112,8 @@ def encode_images(
     Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
     of the model's run, `StoreError` if `path` exists, `UsageError`
     if the mask or the statistics are another model's, if the mask keeps single positions and the decoder is to be
-    embedded, or if latents are too large for the codec: then what was written of the store is removed; `ModelError` if
-    the decoder that is to be embedded decodes to something else than the model.
+    embedded, or if latents are too large for the codec or for `code_bits`: then what was written of the store is
+    removed; `ModelError` if the decoder that is to be embedded decodes to something else than the model.
     """
     store = encode_worker(
         model,

@@ -84,7 +84,7 @@ class RowGroupRepairer:
         rows, note = self.store.row_groups.rows(row_group), ""
         known |= self._have_same_bytes(rows, encoder.source)
         encoded, measured = encoder.encode_range(range(len(rows)))
-        new = narrowed(encoded, self._dtypes, rows, encoder.source.names)
+        new = narrowed(encoded, self.store.dtypes, rows, encoder.source.names)
         old = {r: read_row_group(self.store, r, row_group) for r in new}
         try:
             committed = read_digest(self.store, row_group)
@@ -100,11 +100,6 @@ class RowGroupRepairer:
         files = self._replace(row_group, old, new, committed)
         more, unproven = self._repair_per_image(row_group, encoder, new, measured, known or _tells_apart(new))
         return [*files, *more], note or unproven
-
-    @property
-    def _dtypes(self) -> dict[int, str]:
-        """Types of the stored numbers, by resolution."""
-        return {resolution: self.store.arrays.schema[f"z{resolution}"].dtype for resolution in self.store.resolutions}
 
     def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
         """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.

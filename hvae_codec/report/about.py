@@ -47,12 +47,12 @@ def _is_taken(path: Location) -> bool:
 def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Facts:
     labels = sorted(set(store.labels) - {""})
     splits = None if store.splits is None else {part or "none": store.splits.count(part) for part in (*PARTS, "")}
-    arrays = ", ".join(f"z{r} {list(store.columns.item(r))}" for r in store.resolutions)
     pairs = {
         "images": f"{len(store):,}, in {len(labels)} classes" if labels else f"{len(store):,}",
         **({} if splits is None else {"splits": _splits_text(splits)}),
         **_preprocessing_text(Preprocessing.from_dict(store.preprocessing, str(store.path))),
-        "arrays": f"{arrays}, {store.codec.dtype}",
+        "arrays": ", ".join(f"z{r} {list(store.columns.item(r))} {store.dtypes[r]}" for r in store.resolutions),
+        "packing": store.metadata.packing,
         "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
         "model": f"{store.model_hash[:12]} ({store.run})",
         "weights": _weights_of(store),
@@ -69,6 +69,8 @@ def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Fac
         "splits": splits,
         "preprocessing": store.preprocessing,
         "codec": store.codec.to_dict(),
+        "packing": store.metadata.packing,
+        "dtypes": {str(resolution): dtype for resolution, dtype in store.dtypes.items()},
         "model_hash": store.model_hash,
         "run": store.run,
         "format_version": store.format_version,

@@ -37,7 +37,7 @@ class _Packed:
             path=str(store.path),
             format_version=store.format_version,
             packing=store.metadata.packing,
-            dtypes={name: str(array.dtype) for name, array in arrays.items()},
+            dtypes={f"z{resolution}": dtype for resolution, dtype in store.dtypes.items()},
             chunk_images={name: array.chunks[0] for name, array in arrays.items()},
             row_group_size=store.row_groups.size,
             latent_bytes=latents,

@@ -6,9 +6,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..config import CHUNK_BYTES, LATEST_RUN, ROW_GROUP_SIZE
 from ..data.preprocessing import Preprocessing
 from ..encode.sketch import SKETCH
+from ..store.compressors import ARCHIVE
 from ..store.metadata import StoreMetadata
 from ..store.rowgroups import runs
 from ..store.unfinished import UnfinishedStore
@@ -94,8 +97,9 @@ def _is_appended(metadata: StoreMetadata) -> bool:
 def _encode_options(metadata: StoreMetadata) -> list[str]:
     codec, arrays = metadata.codec.to_dict(), metadata.arrays or {}
     given: dict[str, Any] = {
-        "--codec": codec["name"] if codec["name"] != "int" else None,
+        "--codec": ARCHIVE if metadata.packing == ARCHIVE else codec["name"] if codec["name"] != "int" else None,
         "--step": codec["step"] if codec.get("step", 1.0) != 1.0 else None,
+        "--code-bits": _code_bits(metadata),
         "--granularity": "position" if metadata.columns.get("granularity") == "position" else None,
         "--shard": metadata.row_group_size if metadata.row_group_size != ROW_GROUP_SIZE else None,
         "--chunk": metadata.chunk_bytes if metadata.chunk_bytes != CHUNK_BYTES else None,
@@ -104,3 +108,9 @@ def _encode_options(metadata: StoreMetadata) -> list[str]:
     }
     words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
     return [*words, *(["--verify"] if SKETCH in arrays else [])]
+
+
+def _code_bits(metadata: StoreMetadata) -> int | None:
+    """Bits of all arrays; None if they differ, as only `auto` makes them, or if there is no choice."""
+    dtypes = {*metadata.dtypes.values()}
+    return 8 * np.dtype(dtypes.pop()).itemsize if len(dtypes) == 1 else None

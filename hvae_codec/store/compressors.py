@@ -1,7 +1,7 @@
 """What packs the chunks of latent arrays, and unpacks them: a store's packing, by name.
 
     blosc     transpose, bytes, blosc (zstd after a shuffle), crc32c     format versions 1 to 4
-    zstd      transpose, bytes, zstd, crc32c                             version 5
+    zstd      of int8 transpose, bytes, zstd, crc32c; of int16 as blosc  version 5
     archive   the archive codec, which has a checksum of its own         version 5
 
     chunk [images, columns, ...] ── Compressor.pack ──> the bytes that zarr writes ── unpacker_of ──> chunk
@@ -74,25 +74,28 @@ class _Transposed(Compressor):
 class _Blosc(_Transposed):
     """Zstd after a shuffle: of bits for codes, of bytes for floats."""
 
-    def _zarr_codec(self, dtype: str) -> BloscCodec:
+    def _zarr_codec(self, dtype: str) -> Any:
         size = np.dtype(dtype).itemsize
         return BloscCodec(cname="zstd", clevel=_BLOSC_LEVEL, shuffle=_shuffle(dtype), typesize=size)
 
-    def _codec(self, dtype: str) -> numcodecs.Blosc:
+    def _codec(self, dtype: str) -> Any:
         shuffles = {"shuffle": numcodecs.Blosc.SHUFFLE, "bitshuffle": numcodecs.Blosc.BITSHUFFLE}
         return numcodecs.Blosc("zstd", _BLOSC_LEVEL, shuffles[_shuffle(dtype)])
 
 
-class _Zstd(_Transposed):
-    """Zstd of the codes as they are."""
+class _Zstd(_Blosc):
+    """Zstd of int8 codes as they are; int16 ones are left to blosc.
+
+    Plain zstd takes a tenth less than blosc for int8, and is read in half the time; for int16, 2 to 3% more.
+    """
 
     integers_only = True
 
-    def _zarr_codec(self, dtype: str) -> ZstdCodec:
-        return ZstdCodec(level=_ZSTD_LEVEL)
+    def _zarr_codec(self, dtype: str) -> Any:
+        return ZstdCodec(level=_ZSTD_LEVEL) if dtype == "int8" else super()._zarr_codec(dtype)
 
-    def _codec(self, dtype: str) -> numcodecs.Zstd:
-        return numcodecs.Zstd(_ZSTD_LEVEL)
+    def _codec(self, dtype: str) -> Any:
+        return numcodecs.Zstd(_ZSTD_LEVEL) if dtype == "int8" else super()._codec(dtype)
 
 
 class _Archive(Compressor):

@@ -117,6 +117,11 @@ class Store:
         return self.columns.resolutions
 
     @property
+    def dtypes(self) -> dict[int, str]:
+        """Latent resolution to the type of its array, `int8`, `int16`, `float16` or `float32`."""
+        return {r: self.metadata.dtypes.get(r, self.codec.dtype) for r in self.resolutions}
+
+    @property
     def format_version(self) -> int:
         """Version of the store's format."""
         return self.metadata.format_version

@@ -33,7 +33,7 @@ class StoreSpec:
 
     names: Sequence[str]  # one per image, in the order of the store
     labels: Sequence[str]  # one per image; empty strings if there are none
-    splits: Sequence[str] | None = None  # what each image is for, "" if it is in no split; None: of versions below 4
+    splits: Sequence[str] | None = None  # what each image is for, "" if it is in no split; None: no records
     file_bytes: NDArray[np.int64] | None = None  # bytes of each image in its container; None with `splits`
     columns: Columns  # what is kept of each latent resolution
     steps: Mapping[int, NDArray[np.float32]]  # latent resolution to quantiser steps, float32 [columns]

@@ -89,8 +89,8 @@ def _packing(store: Store, changes: Changes) -> str:
 
 def _dtypes(store: Store, changes: Changes, ranges: Ranges) -> dict[int, str]:
     """Types of the new arrays of codes, by resolution."""
-    now = {r: store.metadata.dtypes.get(r, store.codec.dtype) for r in store.resolutions}
-    bits = changes.code_bits or (None if store.metadata.dtypes else "auto")
+    now = store.dtypes
+    bits = changes.code_bits or ("auto" if store.metadata.packing == BLOSC else None)
     if bits is None:
         return now
     if bits == 16:
