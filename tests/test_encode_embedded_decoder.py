@@ -109,7 +109,7 @@ def test_decoding_needs_no_run(path, tiny_model, capsys):
     assert exit_info.value.code in (0, None), capsys.readouterr()
     np.testing.assert_array_equal(np.load(out / "images.npy").transpose(0, 3, 1, 2), images)
     assert describe(path).pairs["weights"] == "the decoder, in the store"
-    assert describe(path).pairs["format version"] == "4"
+    assert describe(path).pairs["format version"] == "5"
 
 
 def test_what_is_in_the_store(path, tiny_model, images, stats, tmp_path):
@@ -132,7 +132,7 @@ def test_what_is_in_the_store(path, tiny_model, images, stats, tmp_path):
 
 def test_older_readers_refuse_it(path, monkeypatch):
     monkeypatch.setattr("hvae_codec.store.group_file.FORMAT_VERSION", 3)
-    with pytest.raises(StoreError, match="has format version 4, this package reads up to 3; update hvae-codec"):
+    with pytest.raises(StoreError, match="has format version 5, this package reads up to 3; update hvae-codec"):
         open_store(path)
 
 

@@ -53,7 +53,7 @@ def stats(tiny_model, made):
 
 @pytest.fixture(scope="module")
 def encode(tiny_model, stats):
-    """`encode(images, path)`: a store of format version 4."""
+    """`encode(images, path)`: a store of format version 5, with records."""
 
     def call(images, path, worker=None, options=OPTIONS):
         mask = LatentMask.from_keep(stats, 0.5)
