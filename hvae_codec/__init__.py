@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .store.reader import Store as Store
     from .verification.verify import VerifyReport as VerifyReport, verify as verify
     from .store.workers import Worker as Worker
+    from .writing.recode import recode as recode
 
 _PUBLIC = {
     "analysis.bench": "bench Bench ModelCurve OpenedStore",
@@ -73,6 +74,7 @@ _PUBLIC = {
     "store.reader": "Store",
     "verification.verify": "verify VerifyReport",
     "store.workers": "Worker",
+    "writing.recode": "recode",
 }
 """Public names by the module that defines them."""
 

@@ -26,6 +26,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "decode": ["a.zarr", "{}"],
     "verify": ["a.zarr"],
     "repair": ["a.zarr", "data"],
+    "recode": ["a.zarr", "{}.zarr"],
     "sample": ["--n", "2", "--out", "{}.png"],
     "evaluate": ["data", "--split", "all"],
     "bench": ["data", "--split", "all", "--keep", "50%", "--step", "1", "--quality", "50", "--out", "{}"],

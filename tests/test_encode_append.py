@@ -255,7 +255,7 @@ def test_damage_in_the_last_row_group_gets_no_new_digest(tiny_model, stats, imag
     ("add", "named"),
     [
         (lambda group: group.update_attributes({"note": "mine"}), "the attribute note"),
-        (lambda group: group.create_array("classes", data=np.arange(3)), "has classes"),
+        (lambda group: group.create_array("classes", data=np.arange(3)), "has the array classes"),
         (lambda group: group.create_group("more"), "has more"),
         (lambda group: (Path(group.store.root) / "notes.txt").write_text("mine"), r"has notes\.txt"),
         (lambda group: group["rate"].update_attributes({"unit": "bits/dim"}), "attributes of the array rate"),
@@ -426,7 +426,7 @@ def test_an_array_nobody_can_extend(tiny_model, stats, images, tmp_path):
     path = tmp_path / "out.zarr"
     first_store(tiny_model, stats, images[:10], path, evaluate=False)
     table_schema((10,), "float32", ("image",)).create(zarr.open_group(path, mode="r+"), "age")[:] = np.arange(10.0)
-    with pytest.raises(StoreError, match=r"has age, .*append would lose"):
+    with pytest.raises(StoreError, match=r"has the array age, .*append would lose"):
         append(tiny_model, images[OLD:], path)
     assert "age" not in append(tiny_model, images[OLD : OLD + 3], path, out=tmp_path / "longer.zarr").group
     shutil.move(path / "age", path / "rate")

@@ -21,7 +21,6 @@ from driver_tasks import Deaths, DyingProcesses
 from hvae_codec import LatentMask, append, encode_images, kl_stats, load_model, open_images
 from hvae_codec.encode import driver, in_process
 from hvae_codec.encode import job as job_module
-from hvae_codec.encode.commit import write_row_group
 from hvae_codec.encode.driver import job_of
 from hvae_codec.encode.job import RowGroupImages, encode_row_group
 from hvae_codec.encode.missing import MissingRowGroups
@@ -37,6 +36,8 @@ from hvae_codec.storage.location import location_of
 from hvae_codec.store.folder_writer import FolderStoreWriter
 from hvae_codec.store.row_group_writer import RowGroupWriter
 from hvae_codec.verification.verify import check_written
+from hvae_codec.writing import here
+from hvae_codec.writing.commit import write_row_group
 from hvae_codec_cli.app import main
 from photos import save_png
 from stores import make_spec, make_store, photo_latents, tree
@@ -362,7 +363,7 @@ def test_a_worker_that_does_not_see_the_output(missing, job):
 
 
 def test_a_wrong_worker_stops_the_whole(encode, monkeypatch, tmp_path):
-    monkeypatch.setattr(job_module, "package_version", lambda: "0.0.1")
+    monkeypatch.setattr(here, "package_version", lambda: "0.0.1")
     with ThreadPoolExecutor(2) as pool, pytest.raises(EngineError, match="the worker on"):
         encode(tmp_path / "out.zarr", executor=pool)
     assert entries(tmp_path) == ["out.zarr.partial"]

@@ -57,7 +57,7 @@ def test_reading_imports_no_torch(tmp_path, granularity, blocked):
 
 
 def test_what_needs_torch_is_not_imported_with_the_package():
-    rooms = ["encode", "engine.where", "store.reader", "verification.verify"]
+    rooms = ["encode", "engine.where", "store.reader", "verification.verify", "writing.recode"]
     modules = ", ".join(["hvae_codec", *(f"hvae_codec.{room}" for room in rooms)])
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parent)

@@ -31,8 +31,8 @@ from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from ..verification.row_group import checked_row_group
+from ..writing.commit import write_row_group
 from .append_spec import check_additions, extended_spec
-from .commit import write_row_group
 from .driver import Workers
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder, joined
@@ -227,7 +227,7 @@ class _Addition:
             self._take_over(writer, pending, copying)
             new = self._join(writer, pending)
             shifted = progress and (lambda done, total: progress(done + new, total + new))
-            missing = MissingRowGroups(writer, self.old.encoder, len(self.old.store))
+            missing = MissingRowGroups(writer, self.old.encoder, start=len(self.old.store))
             write_missing(missing, self.workers, self._model, shifted, read_back_all=self.is_begun)
         except StoreError:
             self.old.check_unchanged()  # what looks like damage may be another store

@@ -9,30 +9,27 @@ the old one's first.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ..data.content import content_checksums
 from ..data.sources import ImageSource
 from ..errors import DataError, StoreError, UsageError
-from ..storage.location import UNFINISHED
-from ..store.folder_writer import OUR_ENTRIES
-from ..store.metadata import ATTRIBUTE, COPY, SourcePart, SourceRecord
+from ..store.metadata import SourcePart, SourceRecord
 from ..store.reader import Store
-from ..store.schema import RECORDS, WEIGHTS, dimension_names
-from ..store.spec import StoreSpec, spec_fingerprint
+from ..store.schema import RECORDS, dimension_names
+from ..store.spec import StoreSpec
 from ..texts.index import TextIndex
 from ..texts.numbered import NumberedTexts
 from ..texts.packed import PackedTexts
 from ..texts.sequence import JoinedTexts, Texts
+from ..writing.additions import added_to, all_arrays
+from ..writing.proven_spec import proven_spec
 from .comparison import compare
 from .image_encoder import EVALUATED
 from .sketch import SKETCH
@@ -64,17 +61,9 @@ def extended_spec(
 def spec_to_go_on_with(old: Store, per_image: tuple[str, ...]) -> StoreSpec:
     """The specification of `old` for a store of other images that takes latents of it over.
 
-    Raises `StoreError` if its names, labels, steps or coordinates are not the ones that it was made with.
+    Raises what `proven_spec` does.
     """
-    spec = old.spec()
-    # If the store does not say how large its chunks may be, the fingerprint cannot be told; see `verify`.
-    if old.metadata.chunk_bytes is not None and spec_fingerprint(spec) != old.metadata.fingerprint:
-        raise StoreError(
-            f"{old.path} has the fingerprint of other names, labels, steps or settings than its own; restore the store "
-            "from a copy or encode the images again"
-        )
-    weights = old.arrays.read(WEIGHTS).tobytes() if old.metadata.model.embedded else b""
-    return replace(spec, chunk_bytes=_chunk_bytes(old), per_image=per_image, weights=weights)
+    return replace(proven_spec(old), per_image=per_image)
 
 
 def _new_names(old: Store, source: ImageSource, prefix: str, check: bool) -> Texts:
@@ -169,19 +158,11 @@ def _joint_source(old: Store, source: ImageSource) -> SourceRecord:
     )
 
 
-def _chunk_bytes(old: Store) -> int:
-    """The size the store was made with or, if that is not known, one that gives chunks of as many images."""
-    if old.metadata.chunk_bytes is not None:
-        return old.metadata.chunk_bytes
-    arrays = [old.arrays[f"z{resolution}"] for resolution in old.resolutions]
-    return max((math.prod(array.chunks) * array.dtype.itemsize for array in arrays if array.chunks[0] > 1), default=1)
-
-
 def measured_arrays(old: Store) -> set[str]:
     """The store's per-image arrays but a user's own; `StoreError` if one of them cannot be added to."""
     records = RECORDS if old.metadata.has_records else ()
     spec_arrays = {"name", "label", *records, *(f"z{resolution}" for resolution in old.resolutions)}
-    found = {name for name, array in _arrays(old).items() if dimension_names(array)[:1] == ("image",)} - spec_arrays
+    found = {name for name, array in all_arrays(old).items() if dimension_names(array)[:1] == ("image",)} - spec_arrays
     found &= {*(found if old.metadata.arrays is None else old.metadata.arrays)}
     unknown = found - {*EVALUATED, SKETCH} or (found if len(found & {*EVALUATED}) == 1 else set())
     if unknown:
@@ -194,29 +175,9 @@ def measured_arrays(old: Store) -> set[str]:
 
 def check_additions(old: Store) -> None:
     """Raise `StoreError` if the store has what a user added, which the appended one would not have."""
-    document = json.loads((old.path / "zarr.json").read_bytes())
-    found = [f"the attribute {name}" for name in document.get("attributes", {}) if name != ATTRIBUTE]
-    found += ["consolidated metadata"] if document.get("consolidated_metadata") else []
-    names = [name for name in old.path.entries() if not name.startswith(".") and name != UNFINISHED]
-    users = () if old.metadata.has_records else RECORDS
-    found += [name for name in names if name in users or not OUR_ENTRIES.fullmatch(name)]
-    found += [f"the array {name}" for name in _arrays(old) if name not in (old.metadata.arrays or [name])]
-    found += [f"attributes of the array {name}" for name, array in _arrays(old).items() if {*array.attrs} - {COPY}]
+    found = added_to(old)
     if found:
         raise StoreError(
             f"{old.path} has {found[0]}, which encode did not write and append would lose; remove that from the store "
             "first, and add it to the appended store"
         )
-
-
-def _arrays(old: Store) -> dict[str, zarr.Array]:
-    """All arrays that are there, a user's too, by name. (zarr's own listing warns of files that are none.)"""
-    found = {}
-    for name in old.path.array_folders():
-        array = old.arrays.find(name)
-        if array is not None:
-            found[name] = array
-        elif name in (old.metadata.arrays or [name]):  # otherwise it is a group of a user's
-            fault = old.arrays.fault(name)
-            raise StoreError(f"{old.path}: the metadata of array {name} are damaged ({fault}); repair the store first")
-    return found

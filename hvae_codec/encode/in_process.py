@@ -16,7 +16,7 @@ from ..progress import Progress
 from ..store.quantiser import check_clipped
 from ..store.reader import Stored
 from ..store.rowgroups import runs
-from .commit import ROUNDS, is_as_committed, write_row_group
+from ..writing.commit import ROUNDS, is_as_committed, write_row_group
 from .image_encoder import PerImage, joined
 from .missing import MissingRowGroups
 

@@ -17,16 +17,16 @@ from ..data.sources import ImageSource
 from ..engine.handshake import package_version
 from ..engine.per_process import PerProcess
 from ..engine.taking_part import taking_part
-from ..errors import EngineError
 from ..model.recorded import GraphMode
 from ..model.reference import ModelSource, model_here
 from ..store.narrowing import CodeRangeError
 from ..store.quantiser import check_clipped
 from ..store.row_group_writer import RowGroupWriter
 from ..store.unfinished_reference import UnfinishedReference
+from ..writing.commit import write_row_group
+from ..writing.here import check_here
 from .batch_coder import BatchCoder
 from .coder import LatentCoder
-from .commit import write_row_group
 from .image_encoder import ImageEncoder
 
 
@@ -74,7 +74,7 @@ class RowGroupEncoder:
     def open(cls, job: EncodeJob) -> RowGroupEncoder:
         """Load the model; raises an error that names this machine if it cannot take part."""
         with taking_part():
-            _check_here(job)
+            check_here(job.store, job.version)
             store, model = job.store.open(), model_here(job.model, job.device, job.graph)
             return cls(job, job.store.writer_of(store), BatchCoder(LatentCoder.of_store(store, model), job.batch_size))
 
@@ -100,16 +100,3 @@ def encode_row_group(encoder: PerProcess[RowGroupEncoder], images: RowGroupImage
         return encoder.get().encode(images)
     except CodeRangeError as error:
         return error
-
-
-def _check_here(job: EncodeJob) -> None:
-    """Raise if this process cannot write row groups of a job."""
-    if (version := package_version()) != job.version:
-        raise EngineError(
-            f"it has version {version} of hvae-codec, and {job.version} began the work; install the same in both"
-        )
-    if not job.store.is_here:
-        raise EngineError(
-            f"it does not see the unfinished store {job.store.unfinished}; give a folder that all workers have in "
-            "common, by the same absolute path, or a URL"
-        )

@@ -24,13 +24,14 @@ from ..model.hvae import HVAE
 from ..storage.location import Location, LocationLike, each, location_of
 from ..store.folder_writer import check_no_link
 from ..store.narrowing import CodeRangeError
-from ..store.open_writer import published_fingerprint, unfinished_fingerprint, writer_class
+from ..store.open_writer import unfinished_fingerprint, writer_class
 from ..store.reader import Stored
 from ..store.schema import CHECKSUM
 from ..store.spec import StoreSpec, spec_fingerprint
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
 from ..verification.row_group import checked_row_group
+from ..writing.checked_store import check_not_replaced
 from .append_spec import measured_arrays
 from .coder import LatentCoder
 from .encoded_store import EncodedStore, open_store
@@ -125,8 +126,7 @@ class OldStore:
 
     def check_unchanged(self) -> None:
         """Raise `StoreError` if this store is another one by now: nothing may be made of both."""
-        if published_fingerprint(self.store.path) != self.store.metadata.fingerprint:
-            raise StoreError(f"{self.store.path} was removed or replaced while it was read; run the command again")
+        check_not_replaced(self.store)
 
 
 class CheckedRows:

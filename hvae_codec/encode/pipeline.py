@@ -6,13 +6,10 @@ images ─ read ahead ─> batches ─ coder ─> row group ─ written behind �
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
-
-import numpy as np
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.content import remember_content
@@ -31,6 +28,7 @@ from ..prune.mask import LatentMask
 from ..storage.location import LocationLike, location_of
 from ..store.arrays import check_pieces
 from ..store.compressors import ZSTD, packing_of
+from ..store.layout import MAX_CHUNK, MAX_ROW_GROUP, check_chunks, check_limit
 from ..store.metadata import Embedded, ImageRecord, ModelRecord, SourceRecord
 from ..store.open_writer import check_location, create_or_resume, is_written, locked
 from ..store.quantiser import Codec, IntCodec
@@ -40,7 +38,7 @@ from ..store.writer import StoreWriter
 from ..train.run_folder import check_begun_with
 from .array_dtypes import CODE_BITS, array_dtypes
 from .coder import LatentCoder, quantiser_steps
-from .driver import Driver, Workers
+from .driver import Workers, driver_of
 from .embedded_model import check_granularity, weights_to_embed
 from .encoded_store import EncodedStore, open_store
 from .image_encoder import ImageEncoder
@@ -50,9 +48,6 @@ from .unchanged_images import ChangedImageError, check_unchanged, check_unchange
 from .wider_codes import write_with_room
 
 SAMPLE_IMAGES = 1000  # images that statistics are measured on if nobody says how many
-
-MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
-"""Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +70,9 @@ class EncodeOptions:
     device: str | None = None  # where workers elsewhere compute: cpu, cuda or auto (a GPU, if any); None: as here
 
     def __post_init__(self) -> None:
-        limits = {"row_group_size": MAX_ROW_GROUP, "chunk_bytes": MAX_CHUNK, "batch_size": MAX_ROW_GROUP}
-        for name, most in limits.items():
-            if getattr(self, name) is not None and not 1 <= getattr(self, name) <= most:
-                option = {"row_group_size": "shard", "chunk_bytes": "chunk"}.get(name, name).replace("_", "-")
-                raise UsageError(f"{name} (--{option}) is {getattr(self, name)}; give 1 to {most}")
+        check_limit("row_group_size", "--shard", self.row_group_size, MAX_ROW_GROUP)
+        check_limit("chunk_bytes", "--chunk", self.chunk_bytes, MAX_CHUNK)
+        check_limit("batch_size", "--batch-size", self.batch_size, MAX_ROW_GROUP)
         if self.code_bits not in (None, *CODE_BITS):
             raise UsageError(f"code_bits (--code-bits) is {self.code_bits}; give 8 or 16, or nothing")
         if self.embed not in get_args(Embedded):
@@ -243,7 +236,7 @@ def write_missing(
         write_here(missing, progress, read_back=read_back_all and missing.writer.worker.count == 1)
         return
     own = missing.encoder.coder.model
-    driver = Driver(missing, model(), workers, progress)
+    driver = driver_of(missing, model(), workers, progress)
     if missing.writer.spec.model.embedded != "whole":
         keep_weights(own)  # workers may start when the run has been trained on
     driver.write(read_back_all=read_back_all)
@@ -306,9 +299,7 @@ def check_images(model: HVAE, source: ImageSource) -> None:
 def _check_sizes(spec: StoreSpec, options: EncodeOptions, batch_size: int) -> None:
     """Raise `UsageError` if row groups can only be cut into batches or chunks that are far too small."""
     check_pieces(options.row_group_size, batch_size, "batches")
-    for array in (spec.schema[f"z{resolution}"] for resolution in spec.resolutions):
-        image_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
-        check_pieces(options.row_group_size, options.chunk_bytes // image_bytes, "chunks")
+    check_chunks(spec.layout)
 
 
 def _spec(encoder: ImageEncoder, options: EncodeOptions, dtypes: Mapping[int, str]) -> StoreSpec:

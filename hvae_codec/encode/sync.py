@@ -33,8 +33,8 @@ from ..store.rowgroups import runs
 from ..store.spec import StoreSpec
 from ..store.workers import Worker
 from ..store.writer import StoreWriter
+from ..writing.commit import write_row_group
 from .append_spec import check_additions, spec_to_go_on_with
-from .commit import write_row_group
 from .comparison import Comparison, compare, lost_source_sentence
 from .encoded_store import EncodedStore
 from .image_encoder import ImageEncoder, PerImage, joined

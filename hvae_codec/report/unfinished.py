@@ -73,7 +73,7 @@ def resume_sentence(store: UnfinishedStore) -> str:
     unknown = "its own images as DATA"
     if not _is_appended(store.metadata):
         unknown += ", and the --split and the --keep, --cutoff, --tolerance or --mask of the command that began it"
-    return f"{resume_command(store)}  (with {unknown})"
+    return f"{resume_command(store)}  (with {unknown}; or the recode that began it)"
 
 
 def resume_command(store: UnfinishedStore) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
+from ..errors import UsageError
+from .arrays import check_pieces
 from .columns import Columns
 from .compressors import BLOSC
 from .quantiser import Codec
 from .rowgroups import RowGroups
 from .schema import CHECKSUM, ArraySchema, store_schema
+
+MAX_ROW_GROUP, MAX_CHUNK = 2**20, 2**30
+"""Images in a row group, which is held in memory, and bytes of a chunk, of which compressors take less than 2 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +65,21 @@ class StoreLayout:
             packing=self.packing,
             dtypes=self.dtypes,
         )
+
+
+def check_limit(name: str, option: str, value: int | None, most: int) -> None:
+    """Raise `UsageError` if what is `name` in Python and `option` in a command is neither 1 to `most` nor None.
+
+    >>> check_limit("chunk_bytes", "--chunk", 0, MAX_CHUNK)
+    Traceback (most recent call last):
+    hvae_codec.errors.UsageError: chunk_bytes (--chunk) is 0; give 1 to 1073741824
+    """
+    if value is not None and not 1 <= value <= most:
+        raise UsageError(f"{name} ({option}) is {value}; give 1 to {most}")
+
+
+def check_chunks(layout: StoreLayout) -> None:
+    """Raise `UsageError` if row groups can only be cut into chunks that are far too small."""
+    for array in (layout.schema[f"z{resolution}"] for resolution in layout.resolutions):
+        image_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+        check_pieces(layout.row_group_size, layout.chunk_bytes // image_bytes, "chunks")

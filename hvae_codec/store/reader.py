@@ -234,14 +234,19 @@ class Store:
                 )
         return steps
 
-    def per_image(self, name: str) -> NDArray:
+    def per_image(self, name: str, rows: range | None = None) -> NDArray:
         """A per-image array such as `rate`, float32 [images]; `StoreError` if it is not in the store or damaged.
 
-        NaN is damage in an array that was made with the store. In one that a user added it means what the user likes.
+        `rows` are consecutive images, to read these alone. NaN is damage in an array that was made with the store. In
+        one that a user added it means what the user likes.
         """
-        values = self.arrays.read(name)
-        self._check_elements(name, self._missing(name, values))
-        self._check_length(name, values.shape)
+        if rows is None:
+            values = self.arrays.read(name)
+        else:
+            read = functools.partial(_elements, self.arrays[name], slice(rows.start, rows.stop))
+            values = self.arrays.or_damage(name, image_numbers(rows), read)
+        self._check_elements(name, self._missing(name, values), rows.start if rows else 0)
+        self._check_length(name, self.arrays[name].shape)
         return values
 
     def _missing(self, name: str, values: NDArray) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Writes an encoded row group so that its digest is that of what is there, whoever else writes it at the same time."""
+"""Writes a row group so that its digest is that of what is there, whoever else writes it at the same time."""
 
 from __future__ import annotations
 
