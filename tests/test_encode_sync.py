@@ -319,7 +319,7 @@ def test_stores_without_checksums_are_compared_by_name(tiny_model, stats, work, 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_spec", lambda *given: replace(spec_of(*given), splits=None, file_bytes=None))
         patch.setattr(ImageEncoder, "of", lambda *given, **more: encoder_of(*given, **more, checksums=False))
-        old = encode(tiny_model, stats, work / "data", work / "old.zarr")
+        old = encode(tiny_model, stats, work / "data", work / "old.zarr", packing="blosc")
     assert old.format_version == 1
     change(work / "data/cats", others)
     expected = {"new": ["cats/000.png", "cats/31a.png"], "gone": ["cats/38.png"]}
