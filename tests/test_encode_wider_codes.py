@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hvae_codec import open_store
+from hvae_codec import open_store, repair
+from hvae_codec.data.sources import as_source
 from hvae_codec.encode import pipeline
 from hvae_codec.encode.append import append
 from hvae_codec.encode.forecast import forecast_encoding
@@ -142,6 +143,18 @@ def test_images_that_are_appended_do_not_change_the_store(tiny_model, images, gi
         append(tiny_model, images[20:], path, prefix="new/")
     assert tree(path) == before
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_repair_says_that_an_image_cannot_have_been_encoded(tiny_model, images, given, tmp_path):
+    path = tmp_path / "out.zarr"
+    encode_images(tiny_model, images[:8], path, **given)
+    for damaged in (path / "z2/c/0/0/0/0", path / "checksum/c/0"):  # which would tell other images
+        damaged.write_bytes(b"damaged")
+    others = np.concatenate([images[:7], images[-1:]])
+    report = repair(path, as_source(others), tiny_model)
+    assert not report.after.ok
+    assert any("image 7" in note and "z2" in note and "another image" in note for note in report.notes), report
+    assert (path / "z2/c/0/0/0/0").read_bytes() == b"damaged"
 
 
 def test_a_forecast_has_the_types_that_its_images_need(tiny_model, images, given):

@@ -202,6 +202,30 @@ def test_wider_codes_that_are_asked_for_widen_what_was_begun(tmp_path):
     assert tree(location) == tree(tmp_path / "both.zarr")
 
 
+def test_what_is_half_rewritten_is_finished_before_more_is_asked_for(tmp_path):
+    location, both = FolderLocation(tmp_path / "out.zarr"), dict.fromkeys(NARROW, "int16")
+    fill(begin(FolderLocation(tmp_path / "both.zarr"), spec_of(both))).publish()
+    begun = filled_until_there_is_no_room(begin(location, spec_of(NARROW)))
+    with pytest.raises(Killed), killed_after(8, FolderLocation):  # one row group is rewritten, the other is not
+        widen(begun, WIDE)
+    again = begin(location, spec_of(both))
+    assert again.pending() == [2]
+    fill(again).publish()
+    assert tree(location) == tree(tmp_path / "both.zarr")
+
+
+def test_where_shards_are_taken_over_other_types_are_another_store(tmp_path):
+    location = FolderLocation(tmp_path / "out.zarr")
+    begin(location, spec_of(WIDE)).write(0, *_row_group(0))
+    partial = Path(f"{location}.partial")
+    before = tree(partial)
+    for worker in (Worker(), Worker(1, 2)):
+        with pytest.raises(StoreError, match="other settings"):
+            create_or_resume(location, spec_of(NARROW), False, worker, same_types=True)
+    assert tree(partial) == before
+    assert create_or_resume(location, spec_of(WIDE), False, Worker(), same_types=True)[0].pending() == [1, 2]
+
+
 def test_several_workers_do_not_go_on_with_what_is_half_rewritten(tmp_path):
     location = FolderLocation(tmp_path / "out.zarr")
     begun = filled_until_there_is_no_room(begin(location, spec_of(NARROW)))

@@ -323,6 +323,20 @@ def test_damage_is_named_and_nothing_passes_for_whole(tmp_path, old, bits):
     assert content(recode(old, tmp_path / "new.zarr", code_bits=bits)) == content(Store.open(old))
 
 
+def test_what_was_begun_with_other_bits_is_another_store(tmp_path, old):
+    """It is not gone on with in other types than were asked for."""
+    expected = tree(recode(old, tmp_path / "expected.zarr", code_bits="auto").path)
+    shard = old / "z16/c/2/0/0/0"
+    sound = shard.read_bytes()
+    shard.write_bytes(bytes([sound[0] ^ 1]) + sound[1:])
+    with pytest.raises(StoreError, match="damaged"):
+        recode(old, tmp_path / "new.zarr", code_bits=16)
+    shard.write_bytes(sound)
+    with pytest.raises(StoreError, match="other settings; remove it or pass --overwrite"):
+        recode(old, tmp_path / "new.zarr", code_bits="auto")
+    assert tree(recode(old, tmp_path / "new.zarr", code_bits="auto", overwrite=True).path) == expected
+
+
 def test_latents_of_another_row_group_are_told_by_the_digest(tmp_path, old):
     shutil.copy(old / "z16/c/1/0/0/0", old / "z16/c/5/0/0/0")  # whose own checksums are right
     with pytest.raises(StoreError, match=r"row group 5 .images 20 to 23. is damaged: committed/c/5 is not the digest"):

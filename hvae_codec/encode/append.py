@@ -148,7 +148,8 @@ def append_worker(
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)
-        writer, is_begun = create_or_resume(target, spec, out is None, worker)
+        # Shards are taken over as they are, so their arrays must have the same types.
+        writer, is_begun = create_or_resume(target, spec, out is None, worker, same_types=True)
         check_unchanged(writer, source, start=len(old), check=check, progress=comparing)
         workers = Workers(used, device or model.device.type, tally or Tally())
         with wide_codes_of(old.path), writer.discarded_on(ClippedError), remembered_content(source):

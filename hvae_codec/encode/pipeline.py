@@ -61,7 +61,7 @@ class EncodeOptions:
     row_group_size: int = ROW_GROUP_SIZE  # images in a row group: one file in each latent array, what a kill loses
     chunk_bytes: int = CHUNK_BYTES  # uncompressed bytes that a chunk of two images or more does not exceed
     packing: str = ZSTD  # how chunks of codes are packed: zstd, archive or blosc; floats have blosc
-    code_bits: int | None = None  # of each stored code: 8 or 16; None: what each array's codes need
+    code_bits: int | None = None  # of each code at first: 8 or 16; None: what each array's codes will need
     evaluate: bool = False  # whether each image's rate and distortion are stored; about two passes more
     seed: int = 0  # of the noise that rate and distortion are measured with
     embed: Embedded = ""  # what the store carries of its model, so that it can be decoded without the run
@@ -114,10 +114,10 @@ def encode_images(
     The model's run keeps these weights if it is trained on (`keep_weights`), unless the store carries all of them; if
     it cannot, `on_warning` is called with a sentence (it logs by default).
     Raises `DataError` on images that cannot be read or do not fit, or were opened with other preprocessing than those
-    of the model's run, `StoreError` if `path` exists, `UsageError`
-    if the mask or the statistics are another model's, if the mask keeps single positions and the decoder is to be
-    embedded, or if latents are too large for the codec or for `code_bits`: then what was written of the store is
-    removed; `ModelError` if the decoder that is to be embedded decodes to something else than the model.
+    of the model's run, `StoreError` if `path` exists, `UsageError` if the mask or the statistics are another model's,
+    if the mask keeps single positions and the decoder is to be embedded, or if latents are too large for the codec:
+    then what was written of the store is removed; `ModelError` if the decoder that is to be embedded decodes to
+    something else than the model.
     """
     store = encode_worker(
         model,

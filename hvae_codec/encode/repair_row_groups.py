@@ -20,7 +20,7 @@ from ..model.hvae import HVAE
 from ..storage.location import Location
 from ..store.arrays import chunk_length, row_group_digest, shard_key
 from ..store.damage import UnreadableError, reading
-from ..store.narrowing import narrowed
+from ..store.narrowing import CodeRangeError, narrowed
 from ..store.reader import Store, Stored
 from ..store.schema import CHECKSUM, WRITE_ALL, missing_records
 from ..verification.inspection import Inspection
@@ -84,7 +84,7 @@ class RowGroupRepairer:
         rows, note = self.store.row_groups.rows(row_group), ""
         known |= self._have_same_bytes(rows, encoder.source)
         encoded, measured = encoder.encode_range(range(len(rows)))
-        new = narrowed(encoded, self.store.dtypes, rows, encoder.source.names)
+        new = self._narrowed(encoded, rows, encoder.source.names)
         old = {r: read_row_group(self.store, r, row_group) for r in new}
         try:
             committed = read_digest(self.store, row_group)
@@ -100,6 +100,14 @@ class RowGroupRepairer:
         files = self._replace(row_group, old, new, committed)
         more, unproven = self._repair_per_image(row_group, encoder, new, measured, known or _tells_apart(new))
         return [*files, *more], note or unproven
+
+    def _narrowed(self, encoded: Stored, rows: range, names: Sequence[str]) -> Stored:
+        """Stored numbers in the types of their arrays; `CodeRangeError` if a code is none that the store can have."""
+        try:
+            return narrowed(encoded, self.store.dtypes, rows, names)
+        except CodeRangeError as error:
+            remedy = "so it is another image than was encoded, or rounded otherwise than on the machine that encoded it"
+            raise error.with_remedy(remedy) from None
 
     def _have_same_bytes(self, rows: range, source: ImageSource) -> bool:
         """Whether the images of `source`, those of `rows`, are proven to be those encoded, by their checksums.

@@ -62,16 +62,25 @@ def locked(location: Location, worker: Worker) -> AbstractContextManager[None]:
 
 
 def create_or_resume(
-    location: Location, spec: StoreSpec, overwrite: bool, worker: Worker, widening: Progress | None = None
+    location: Location,
+    spec: StoreSpec,
+    overwrite: bool,
+    worker: Worker,
+    widening: Progress | None = None,
+    *,
+    same_types: bool = False,
 ) -> tuple[StoreWriter, bool]:
     """The store of `spec` at `location`, new or as far as it was written before; raises like `StoreWriter`'s.
 
-    If it was begun with wider codes, it keeps them; narrower ones are rewritten, unless there are several workers.
+    If it was begun with wider codes, it keeps them; narrower ones are rewritten, unless there are several workers. With
+    `same_types` a store of other types than those of `spec` is another store.
     Also whether it was begun before: then somebody may be writing it yet. Whoever is alone asks with the lock held.
     `widening` is called as by `widen`. Raises `StoreError` if several workers find it half rewritten.
     """
     kind, is_begun = writer_class(location), unfinished_fingerprint(location) is not None
     begun = begun_from(kind.unfinished_file(location), spec) if is_begun else None
+    if begun and same_types and begun.spec.array_dtypes != spec.array_dtypes:
+        begun = None
     wanted = begun.wanted(spec.array_dtypes) if begun else spec.array_dtypes
     is_alone = worker.count == 1
     if begun and begun.before and not is_alone:
@@ -82,6 +91,8 @@ def create_or_resume(
     if not begun or (wanted != begun.spec.array_dtypes and not is_alone):
         return kind.create_or_resume(location, spec, overwrite, worker), is_begun
     writer = kind.create_or_resume(location, begun.spec, overwrite, worker)
-    if begun.before or wanted != begun.spec.array_dtypes:
-        writer = widen(writer, wanted, before=begun.before, progress=widening)
+    if begun.before:  # first, as what is half rewritten has these types or those
+        writer = widen(writer, begun.spec.array_dtypes, before=begun.before, progress=widening)
+    if wanted != begun.spec.array_dtypes:
+        writer = widen(writer, wanted, progress=widening)
     return writer, is_begun

@@ -99,6 +99,7 @@ def widen(
         if (wide.unfinished / key).uncached.read_bytes() != content:
             wide.unfinished.write(key, content)
     _rewrite(wide, replace(wide.spec.layout, dtypes=was), progress)
+    wide.row_group_writer.check_ours()  # in a bucket, another process may have done the rest, and published it
     wide.unfinished.write(name, document)
     return wide.create_or_resume(wide.path, wide.spec, wide.overwrite, wide.worker)
 

@@ -73,7 +73,7 @@ def recode(
     with given_engine(engine, executor) as used, locked(target, Worker()):
         ranges = partial(code_ranges, store, engine=used, tally=tally, progress=measuring)
         spec = recoded_spec(store, changes, ranges)
-        writer, is_begun = create_or_resume(target, spec, overwrite, Worker())
+        writer, is_begun = create_or_resume(target, spec, overwrite, Worker(), same_types=True)
         _driver(store, writer, used, tally, progress).write(read_back_all=is_begun)
         check_not_replaced(store)
         writer.publish()
