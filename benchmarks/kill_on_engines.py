@@ -182,6 +182,8 @@ def scheduler_place(root: Path) -> Iterator[Place]:
     with ExitStack() as stack:
         scheduler = stack.enter_context(_command(["scheduler", *common, "--host", "127.0.0.1", "--port", "0"], ttl))
         while not _is_whole(file):
+            if scheduler.poll() is not None:
+                raise SystemExit(f"the Dask scheduler ended with code {scheduler.returncode}")
             time.sleep(0.05)
         worker = ["worker", *common, "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1"]
         nannies = [stack.enter_context(_command(worker, ttl)) for _ in range(2)]

@@ -457,7 +457,7 @@ def test_killed_workers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         assert ended.value.code == 0
 
     monkeypatch.setattr(kill_workers, "finish", in_this_process)
-    kill_workers.main(["--kills", "2", "--images", "96", "--only", "local:2, a worker"])
+    kill_workers.main(["--kills", "2", "--images", "48", "--only", "local:2, a worker"])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "local:2" in line]
     assert row.startswith("| local:2, a worker | 2 |")
     assert row.endswith("| yes |")

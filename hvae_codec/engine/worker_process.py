@@ -7,6 +7,7 @@ as the number of threads, are read when libraries are imported. Nor is the main 
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
@@ -25,6 +26,9 @@ _START = (
     "import ast, sys; sys.path[:] = ast.literal_eval(sys.argv[1]); "
     "from hvae_codec.engine.worker_main import main; main()"
 )
+_PIPE_ERRORS = (BrokenPipeError,) if os.name != "nt" else (OSError,)
+"""What writing to a process that has ended raises; on Windows, EINVAL."""
+
 _SECONDS = 5.0
 """How long a process that closed its pipe may take to end."""
 
@@ -56,7 +60,7 @@ class WorkerProcess:
         try:
             send_frame(process.stdin, message)
             succeeded, result = pickle.loads(receive_frame(process.stdout))
-        except (EOFError, BrokenPipeError):
+        except (EOFError, *_PIPE_ERRORS):
             raise WorkerEnded(self._ending()) from None
         if not succeeded:
             raise result
@@ -91,7 +95,7 @@ class WorkerProcess:
         except OSError as error:
             raise EngineError(f"no process can be started ({error.strerror}); use fewer workers") from None
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # the first task tells
+        with suppress(*_PIPE_ERRORS):  # the first task tells
             send_frame(process.stdin, self._first)
         return process
 
@@ -111,7 +115,7 @@ class WorkerProcess:
 
 
 def _close(pipe: Any) -> None:
-    with suppress(BrokenPipeError):  # part of a message may not have been sent
+    with suppress(*_PIPE_ERRORS):  # part of a message may not have been sent
         pipe.close()
 
 

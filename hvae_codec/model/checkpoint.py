@@ -105,10 +105,19 @@ def point_latest(latest: Path, run: Path) -> None:
     target = os.path.relpath(run, latest.parent)
     with replaced_atomically(latest) as partial:
         partial.unlink(missing_ok=True)  # what a kill left
-        try:
-            partial.symlink_to(target, target_is_directory=True)
-        except OSError:
+        if not _linked_to_folder(partial, target):
             partial.write_text(target, encoding="utf-8")
+
+
+def _linked_to_folder(link: Path, target: str) -> bool:
+    """Make `link` point to a folder; False where links fail, and on Windows, which lets no file take their names."""
+    if os.name == "nt":
+        return False
+    try:
+        link.symlink_to(target)
+    except OSError:
+        return False
+    return True
 
 
 def check_latest(latest: Path) -> None:

@@ -39,6 +39,8 @@ def new_folder(folder: Path, job: Mapping[str, str] | None = None) -> Iterator[P
         check_new(folder)
         _claim(partial, job)
         yield partial
+        if os.name == "nt" and folder.exists():
+            folder.rmdir()  # empty; Windows has no folder take its name
         os.replace(partial, folder)  # onto nothing, or onto an empty folder
         (folder / MARKER).unlink()  # not before: a folder without it is not known
     except BaseException:
