@@ -14,6 +14,7 @@ from hvae_codec.analysis.bench import ModelCurve, OpenedStore, held_by
 from hvae_codec.analysis.quality import mean_squared_error, psnr, ssim
 from hvae_codec.analysis.rate_distortion import COLUMNS
 from hvae_codec.analysis.reconstruction import SizeMeter
+from hvae_codec.encode.array_dtypes import array_dtypes
 from hvae_codec.encode.coder import LatentCoder, quantiser_steps
 from hvae_codec.errors import DataError, UsageError
 from hvae_codec.model.hvae import HVAE
@@ -61,7 +62,8 @@ def test_the_models_rows_are_what_its_coder_stores_and_decodes(found, tiny_model
         codec = make_codec("int", float(row["setting"].split()[1]))
         mask = masks[row["method"]]
         coder = LatentCoder(tiny_model, mask, codec, quantiser_steps(mask, codec, stats))
-        meter, stored = SizeMeter(), coder.encode(torch.from_numpy(photo_patches))
+        meter = SizeMeter("zstd", array_dtypes(mask, codec, stats))
+        stored = coder.encode(torch.from_numpy(photo_patches))
         meter.add(stored)
         decoded = coder.decode_pixels(stored).numpy()
         assert row["payload_bytes"] == pytest.approx(meter.total_bytes() / 24)

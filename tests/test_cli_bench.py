@@ -77,7 +77,7 @@ def test_the_page_has_it_whichever_comes_first(work, hvae):
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_stores_alone_and_beside_a_model(work, hvae):
-    hvae("encode", "data", "a.zarr", "--keep", "30%", "--evaluate", "none")
+    hvae("encode", "data", "a.zarr", "--keep", "30%", "--evaluate", "none", "--step", 1)
     hvae("encode", "data", "b.zarr", "--keep", "30%", "--evaluate", "none", "--step", 3, "--embed", "decoder")
     data = json.loads(hvae("bench", "data", "--store", "a.zarr", "--store", "b.zarr", "--quality", "50", "--json"))
     stores = [row for row in data["rows"] if row["kind"] == "store"]
