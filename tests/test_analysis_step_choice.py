@@ -82,6 +82,11 @@ def test_a_step_that_was_found_on_other_images_says_so(choose, model, masks, sta
     (other,) = choose_codecs(EXACT, model, [masks[1]], stats, as_source(photo_patches[12:]), **quiet)
     assert (other.codec, other.is_new, other.is_of_these_images) == (same.codec, False, False)
     assert "other images" in step_sentence(other)
+    document = json.loads(steps_path(model.run).read_text())
+    del document["steps"][0]["source"]
+    steps_path(model.run).write_text(json.dumps(document))
+    (unknown,) = choose([masks[1]])
+    assert (unknown.codec, unknown.is_of_these_images) == (same.codec, True)
 
 
 def test_a_mask_of_a_file_is_the_same_mask(stats, masks):

@@ -89,7 +89,7 @@ def choose_codecs(
 
 
 def _stored(step: FoundStep, name: str, path: Path | None, images: ImageSource) -> ChosenCodec:
-    same = step.source == images.evenly(step.images).fingerprint
+    same = not step.source or step.source == images.evenly(step.images).fingerprint
     return ChosenCodec(make_codec(name, step.step), step, path=path, is_of_these_images=same)
 
 

@@ -60,7 +60,7 @@ class FoundStep:
     images: int
     is_tolerable: bool  # False if even the finest step costs more than is tolerated, and the step is 1
     held_out: bool | None = None  # whether training leaves the images out; None if that is not known
-    source: str = ""  # fingerprint of these images
+    source: str = ""  # fingerprint of these images; empty if that is not known
 
     @property
     def change(self) -> float:
