@@ -138,11 +138,12 @@ def as_step(model: HVAE, mask: LatentMask, stats: KLStats, step: float) -> Step:
 @full_float32()
 def encode(model: HVAE, steps: Sequence[Step], images: Tensor) -> None:
     """Encode, decode and measure a batch with all steps."""
-    coders, likelihood = [step.coder for step in steps], model.likelihood
-    choices = [PriorChooser(coder) for coder in coders]
-    outputs = masked_outputs(model, model.activations(images), coders, choices)
+    likelihood, activations = model.likelihood, model.activations(images)
     seen = likelihood.quantised(images).cpu().numpy()
-    for step, choice, output in zip(steps, choices, outputs, strict=True):
+    for step in steps:
+        choice = PriorChooser(step.coder)
+        # Alone: of groups that two coders share, only the first one's choice is asked.
+        (output,) = masked_outputs(model, activations, [step.coder], [choice])
         step.codes.append(choice.stored())
         step.priors.append(choice.places)
         for meter in step.meters.values():
@@ -186,7 +187,7 @@ def joined_places(batches: Sequence[dict[int, NDArray]]) -> list[NDArray[np.floa
 
 def prior_bits(places: NDArray[np.float32]) -> float:
     """Code length in bits of a group's columns, all images, at the best scale of each column's prior std."""
-    columns = np.moveaxis(places, 2, 0).reshape(places.shape[2], 2, -1)
+    columns = np.moveaxis(places, 2, 0).reshape(places.shape[2], 2, -1).astype(np.float64)
     return float(sum(min(length(distance, half, scale) for scale in SCALES) for distance, half in columns))
 
 

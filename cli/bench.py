@@ -117,7 +117,7 @@ def command(
     folder = _folder(out, hvae, val or data)
     sources = _open(data, val, hvae, opened, source_options)
     chosen = held_by(sources.split(split.value), opened).evenly(images)
-    with interruptible("Nothing was written."), stages() as stage:
+    with interruptible("No table was written."), stages() as stage:
         curve = None if hvae is None else _curve(hvae, sources, specs, steps, batch_size, seed, stage)
         stores = [_with_decoder(each, device) for each in opened]
         progress = stage("Comparing")

@@ -73,6 +73,22 @@ def test_what_was_found_is_found_again(choose, model, masks, monkeypatch):
     assert choose([masks[1]], AutoStep(0.05))[0].found == looser.found
 
 
+def test_a_step_that_was_found_on_other_images_says_so(choose, model, masks, stats, photo_patches):
+    choose([masks[1]])
+    (same,) = choose([masks[1]])
+    assert same.is_of_these_images
+    assert "other images" not in step_sentence(same)
+    quiet = {"stage": lambda name: lambda done, total: None}
+    (other,) = choose_codecs(EXACT, model, [masks[1]], stats, as_source(photo_patches[12:]), **quiet)
+    assert (other.codec, other.is_new, other.is_of_these_images) == (same.codec, False, False)
+    assert "other images" in step_sentence(other)
+    document = json.loads(steps_path(model.run).read_text())
+    del document["steps"][0]["source"]
+    steps_path(model.run).write_text(json.dumps(document))
+    (unknown,) = choose([masks[1]])
+    assert (unknown.codec, unknown.is_of_these_images) == (same.codec, True)
+
+
 def test_a_mask_of_a_file_is_the_same_mask(stats, masks):
     of_file = LatentMask.from_dict({**masks[1].to_dict(), "model_hash": ""})
     assert step_key(of_file, stats, 0.0) == step_key(masks[1], stats, 0.0)
@@ -153,6 +169,8 @@ def test_a_run_with_codes_brings_its_steps(tiny_config, photo_patches, monkeypat
     masks = [LatentMask.everything(stats)] * 2
     codecs = choose_codecs(AutoStep(), model, masks, stats, as_source(photo_patches), stage=lambda name: never)
     assert codecs == [ChosenCodec(IntCodec(1.0), is_learned=True)] * 2
+    with pytest.raises(UsageError, match=r"0\.5%.*leave --step-tolerance out"):
+        choose_codecs(AutoStep(0.005), model, masks, stats, as_source(photo_patches), stage=lambda name: never)
     assert "learned" in step_sentence(codecs[0])
     assert "learned" in steps_sentences(codecs, ["a", "b"])[0]
 

@@ -17,19 +17,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from hvae_codec.analysis.ranking_file import ranking_path
+from hvae_codec.analysis.step_search import find_step
 from hvae_codec.config import Config
 from hvae_codec.data import sample as sample_data
 from hvae_codec.data.sample import Box
-from hvae_codec.data.sources import as_source
+from hvae_codec.data.sources import as_source, open_images
 from hvae_codec.errors import UsageError
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats, save_kl_stats
+from hvae_codec.prune.mask import LatentMask
 from hvae_codec_cli.app import main
-from stores import GRANULARITIES, make_spec, make_store
+from stores import make_spec, make_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its files import each other as scripts do
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "studies"))
@@ -304,20 +307,57 @@ def test_encode_speed_of_workers(
     assert ratio == pytest.approx(two / one, rel=0.2)  # of rounded numbers
 
 
-def test_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each codec gives back what it packed, or the benchmark ends with an error."""
+@pytest.fixture(scope="module")
+def codecs_benchmark() -> ModuleType:
+    """`benchmarks/codecs.py`: the `codecs` that an import finds is Python's."""
     path = Path(__file__).parents[1] / "benchmarks" / "codecs.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_codecs", path)  # another `codecs` is Python's
+    spec = importlib.util.spec_from_file_location("benchmark_of_codecs", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    for granularity in GRANULARITIES:
-        store = make_store(tmp_path / f"{granularity}.zarr", make_spec(granularity=granularity))
-        module.main([str(store.path), "--repeats", "1", "--distinct"])
-        out = capsys.readouterr().out
-        sizes = {row.split("│")[1].strip(): float(row.split("│")[3]) for row in out.splitlines() if row.count("│") == 7}
-        assert len(sizes) == 7, out
-        assert 0 < sizes["archive"] < sizes["zstd 19, int8"] < sizes["blosc zstd 7, int16"]
+    return module
+
+
+def test_codecs(
+    codecs_benchmark: ModuleType, tmp_path: Path, tiny_run: Path, tiny_model: HVAE, photo_patches: NDArray[np.uint8]
+) -> None:
+    for number, pixels in enumerate(photo_patches.transpose(0, 2, 3, 1)):
+        image = tmp_path / "data" / ("val" if number % 2 else "train") / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(image)
+
+    def measured(*steps: str) -> pd.DataFrame:
+        options = ["--data", str(tmp_path / "data"), "--keep", "30%", "--out", str(tmp_path), "--steps", *steps]
+        codecs_benchmark.main([str(tiny_run), *options])
+        return results(tmp_path, "codecs")
+
+    rows = measured("1", "4", "8")
+    coarser, auto = rows[:3], rows.iloc[3]
+    assert rows["auto"].tolist() == [False, False, False, True]
+    sizes = ["blosc", "zstd", "zstd, 256", "archive", "archive, 256", "prior"]
+    assert (rows[sizes] > 0.0).all(axis=None)
+    assert np.isfinite(rows[sizes]).all(axis=None)
+    assert (rows["archive"] < rows["blosc"]).all()
+    assert coarser["distortion"].is_monotonic_increasing
+    assert (coarser[["psnr", *sizes]].diff().dropna() < 0.0).all(axis=None)
+    data = open_images(tmp_path / "data", size=16, channels=3)
+    stats = kl_stats(tiny_model, data.split("train"))
+    found = find_step(tiny_model, data.split("val"), LatentMask.from_keep(stats, 0.3), stats)
+    assert auto["step"] == found.step
+    assert auto["distortion"] == pytest.approx(found.distortion, rel=1e-6)
+    again = measured(str(found.step))  # two coders that share all groups
+    pd.testing.assert_series_equal(again.iloc[0].drop("auto"), again.iloc[1].drop("auto"), check_names=False)
+    assert again["prior"].iloc[1] == pytest.approx(auto["prior"])
+
+
+def test_codecs_under_a_gaussian_prior(codecs_benchmark: ModuleType) -> None:
+    """Bins a quarter of a std wide: their entropy is about the Gaussian's own, 2.047 bits, plus 2."""
+    z = np.random.default_rng(0).normal(size=(5000, 2, 2, 1)) * np.array([1.0, 0.25])[:, None, None]
+    step = np.array([0.25, 0.0625])[:, None, None]
+    places = np.stack([np.round(z / step) * step, np.broadcast_to(step / 2.0, z.shape)]).astype(np.float32)
+    assert codecs_benchmark.prior_bits(places) / z.size == pytest.approx(4.047, abs=0.02)
 
 
 def test_store_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

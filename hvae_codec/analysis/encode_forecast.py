@@ -95,7 +95,7 @@ def _cutoff(
     searched = time.perf_counter() - start if spec.tolerance is not None else 0.0
     seconds = _scaled(searched, len(sample), min(SAMPLE_IMAGES, len(held_out)))
     start = time.perf_counter()
-    chosen = with_codec(chosen, codec, model, stats, sample, stage=stage, keep=False, **work)
+    chosen = with_codec(chosen, codec, model, stats, held_out, stage=stage, keep=False, at_most=SAMPLE, **work)
     if chosen.codec is not None and chosen.codec.is_new:
         seconds += _scaled(time.perf_counter() - start, len(sample), min(STEP_IMAGES, len(held_out)))
     if evaluated == 0:

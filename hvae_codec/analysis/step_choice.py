@@ -39,6 +39,7 @@ class ChosenCodec:
     is_learned: bool = False  # whether its steps are those that the run has learned, times 1
     path: Path | None = None  # where the run stores the step; None if it does not
     is_new: bool = False  # whether the step was found just now
+    is_of_these_images: bool = True  # whether it was found on the images at hand
     write_error: str = ""  # why a new one could not be stored; empty if it was
 
 
@@ -52,32 +53,44 @@ def choose_codecs(
     stage: Stage,
     is_shared: bool = False,
     keep: bool = True,
+    at_most: int = STEP_IMAGES,
     **work: Any,
 ) -> list[ChosenCodec]:
     """Choose a codec for each of `masks`: what was asked for, steps that the run stores, or what a search finds.
 
-    A run with codes brings its learned steps. What is not stored is searched for on at most 256 of `images`, evenly
-    spaced, for all masks together, and stored, unless `keep` is false. Of several processes that do so at once, all
-    get the step that was stored first. `work` is further arguments of `find_steps`. Raises `UsageError` if other
-    processes must find the same (`is_shared`) and the run cannot be written to; and as `find_steps`.
+    A run with codes brings its learned steps. What is not stored is searched for on `at_most` of `images`, evenly
+    spaced, for all masks together, and stored, unless `keep` is false. Of several processes that do so at once, all get
+    the step that was stored first. `work` is further arguments of `find_steps`. Raises `UsageError` if other processes
+    must find the same (`is_shared`) and the run cannot be written to, or if a tolerance is given for learned steps; and
+    as `find_steps`.
     """
     if not isinstance(wanted, AutoStep):
         return [ChosenCodec(wanted)] * len(masks)
     if model.config.learned_steps:
+        if wanted.tolerance:
+            raise UsageError(
+                f"the step tolerance is {100 * wanted.tolerance:g}%, and this run has learned its steps, so that none "
+                "is looked for; leave --step-tolerance out, or give a --step, which is times those"
+            )
         return [ChosenCodec(make_codec(wanted.name), is_learned=True)] * len(masks)
     path = model.run and steps_path(model.run)
     keys = [step_key(mask, stats, wanted.tolerance) for mask in masks]
     stored = [stored_step(path, key) if path else None for key in keys]
     missing = [number for number, step in enumerate(stored) if step is None]
-    chosen = [ChosenCodec(make_codec(wanted.name, step.step), step, path=path) for step in stored if step is not None]
+    chosen = [_stored(step, wanted.name, path, images) for step in stored if step is not None]
     if missing:
         sought = [masks[number] for number in missing]
-        sample, progress = images.evenly(STEP_IMAGES), stage("Looking for the step")
+        sample, progress = images.evenly(at_most), stage("Looking for the step")
         found = find_steps(model, sample, sought, stats, tolerance=wanted.tolerance, progress=progress, **work)
         for number, step in zip(missing, found, strict=True):
             new = ChosenCodec(make_codec(wanted.name, step.step), step, path=path if keep else None, is_new=True)
             chosen.insert(number, _kept(new, keys[number], is_shared) if new.path else new)
     return chosen
+
+
+def _stored(step: FoundStep, name: str, path: Path | None, images: ImageSource) -> ChosenCodec:
+    same = not step.source or step.source == images.evenly(step.images).fingerprint
+    return ChosenCodec(make_codec(name, step.step), step, path=path, is_of_these_images=same)
 
 
 def _kept(new: ChosenCodec, key: dict[str, Any], is_shared: bool) -> ChosenCodec:

@@ -60,7 +60,8 @@ def stored_step(path: Path, key: dict[str, Any]) -> FoundStep | None:
 
 
 def _found(entry: dict[str, Any]) -> FoundStep:
-    values = {field.name: entry[field.name] for field in dataclasses.fields(FoundStep)}
+    known = {"source": ""} | entry  # entries of before say nothing of their images
+    values = {field.name: known[field.name] for field in dataclasses.fields(FoundStep)}
     step = FoundStep(**values | {name: math.nan for name in _MAY_LACK if values[name] is None})
     if not 0.0 < step.step < math.inf:
         raise ValueError(f"a step of {step.step}")

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.sources import Images, as_source
+from ..data.sources import Images, ImageSource, as_source
 from ..encode.closed_loop import closed_loop_distortion
 from ..encode.coder import LatentCoder, quantiser_steps
 from ..engine.engine import Engine
@@ -60,6 +60,7 @@ class FoundStep:
     images: int
     is_tolerable: bool  # False if even the finest step costs more than is tolerated, and the step is 1
     held_out: bool | None = None  # whether training leaves the images out; None if that is not known
+    source: str = ""  # fingerprint of these images; empty if that is not known
 
     @property
     def change(self) -> float:
@@ -141,7 +142,7 @@ def find_steps(
                 bracket.measured |= {step: next(rows) for step in steps}
             passes.done += 1
     passes.finish()
-    return [bracket.found(source.held_out) for bracket in brackets]
+    return [bracket.found(source) for bracket in brackets]
 
 
 @dataclass
@@ -195,14 +196,15 @@ class StepBracket:
         near = (_rounded(guess / half), _rounded(guess * half))
         return tuple(step for step in near if fine < step < coarse) or (_rounded(math.sqrt(fine * coarse)),)
 
-    def found(self, held_out: bool | None) -> FoundStep:
-        """Return the largest tolerable step that was measured."""
+    def found(self, source: ImageSource) -> FoundStep:
+        """Return the largest tolerable step that was measured on `source`."""
         fine, _ = self.ends()
         step = FALLBACK if fine is None else fine
         closed, sampled = self.measured[step], self.sampled
         error, sure = standard_error(closed - sampled), confidence(self.excess(step))
         means = float(sampled.mean()), float(closed.mean())
-        return FoundStep(step, self.tolerance, *means, error, sure, len(closed), fine is not None, held_out)
+        figures = *means, error, sure, len(closed), fine is not None
+        return FoundStep(step, self.tolerance, *figures, held_out=source.held_out, source=source.fingerprint)
 
 
 def _rounded(step: float) -> float:

@@ -108,6 +108,7 @@ def codec_data(chosen: ChosenCodec) -> dict[str, Any]:
             "held_out": found.held_out,
             "path": None if chosen.path is None else str(chosen.path),
             "is_new": chosen.is_new,
+            "is_of_these_images": chosen.is_of_these_images,
         },
     }
 

@@ -23,7 +23,9 @@ def step_sentence(codec: ChosenCodec) -> str:
     if codec.write_error:
         kept = f"; could not be kept in {codec.path} ({codec.write_error})"
     else:
-        kept = "" if codec.path is None else f"; kept in {codec.path}" if codec.is_new else f"; from {codec.path}"
+        where = "kept in" if codec.is_new else "from"
+        others = "" if codec.is_of_these_images else ", found on other images than these"
+        kept = "" if codec.path is None else f"; {where} {codec.path}{others}"
     return f"{_found_sentence(codec.found)}{kept}."
 
 
