@@ -106,14 +106,19 @@ def test_worker_processes_read_the_same(store, start):
 
 def test_an_epoch_decodes_each_chunk_once(tmp_path, monkeypatch):
     path = make_store(tmp_path / "out.zarr", make_spec(30)).path
-    decoded, decode = [], shards.ShardedArray._decode
+    decoded, unpacker = [], shards.unpacker_of
 
-    def counted(self, compressed):
-        chunk = decode(self, compressed)
-        decoded.append(chunk.nbytes)
-        return chunk
+    def counting(*given):
+        unpack = unpacker(*given)
 
-    monkeypatch.setattr(shards.ShardedArray, "_decode", counted)
+        def counted(compressed):
+            chunk = unpack(compressed)
+            decoded.append(chunk.nbytes)
+            return chunk
+
+        return counted
+
+    monkeypatch.setattr(shards, "unpacker_of", counting)
     store = open_store(path)
     store.stored(slice(None))
     once = len(decoded)
