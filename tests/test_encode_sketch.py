@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvae_codec import LatentMask, encode_images, kl_stats, open_store, verify_deep
-from hvae_codec.writing import commit
 from hvae_codec.encode.batch_coder import BatchDecoder
 from hvae_codec.encode.deep_verify import IMAGE_LIMIT, ROW_GROUP_LIMIT
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.encode.sketch import rms_difference, sketch
 from hvae_codec.errors import StoreError
+from hvae_codec.writing import commit
 
 IMAGES, SHARD = 20, 8
 
