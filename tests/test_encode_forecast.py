@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hvae_codec.data.training_and_held_out import TrainingAndHeldOut
 from hvae_codec.encode.append import append
 from hvae_codec.encode.forecast import EncodeForecast, forecast_append, forecast_encoding
 from hvae_codec.encode.pipeline import EncodeOptions, encode_images, plan_store
+from hvae_codec.model.checkpoint import load_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats
@@ -85,7 +87,9 @@ def test_a_few_images_are_all_measured(tiny_model: HVAE, thousand: ImageSource):
     assert forecast.latent_bytes > 0
 
 
-def test_the_whole_encode_in_outlook(tiny_model: HVAE, tiny_run: Path, thousand: ImageSource):
+def test_the_whole_encode_in_outlook(tmp_path: Path, tiny_run: Path, thousand: ImageSource):
+    tiny_run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
+    tiny_model = load_model(tiny_run)
     before, wish = tree(tiny_run), (IntCodec(), EncodeOptions(), 200)
     stage = lambda name: lambda done, total: None  # noqa: E731
     told = outlook_on_encode(tiny_model, TrainingAndHeldOut(thousand), thousand, CutoffSpec(keep=0.4), *wish, stage)
