@@ -57,7 +57,7 @@ class FolderStoreWriter(StoreWriter):
                 if (found := fingerprint_at(writer.unfinished)) == writer.fingerprint:
                     break  # another worker has created it between the two looks
                 writer.check_replaceable(found is not None and any(writer.unfinished.glob("committed/c/*")))
-            _remove_unfinished(writer.unfinished)
+                _remove_unfinished(writer.unfinished)  # only what was seen: another worker may create it right now
             _create(writer)
         return writer
 
