@@ -1,4 +1,4 @@
-"""Wider codes in an unfinished store: its row groups are rewritten in place, and a kill at any moment loses nothing.
+"""Wider codes in an unfinished store: its row groups are rewritten in place; a kill costs one at most.
 
     document    {16: int8}   {16: int16}, and that row groups were int8 ────────────────────> {16: int16}
     z16         int8         metadata of int16 ── row group 0 ── row group 1 ── ... int16 ──> int16
