@@ -4,6 +4,7 @@
     name: what it is                  ──> an item of a list, if `name` is a parameter
     a line that ends before it is full ──> the end of a paragraph; so is what comes before "Raises"
     `StoreError`                      ──> a link, if it has an entry on an API page
+    >>> an example                    ──> a block of code
 
 mkdocstrings reads the code with griffe, which calls `on_package` (`extensions` in mkdocs.yml). Nothing is imported.
 """
@@ -63,7 +64,9 @@ def _with_list(block: str, parameters: set[str]) -> str:
 
 
 def _with_paragraphs(block: str) -> str:
-    if block.startswith(("- ", " ", "|", ">>>")):
+    if block.startswith(">>>"):
+        return f"```pycon\n{block}\n```"
+    if block.startswith(("- ", " ", "|")):
         return block
     lines = block.split("\n")
     text = lines[0]
@@ -74,7 +77,7 @@ def _with_paragraphs(block: str) -> str:
 
 
 def _with_links(block: str, entries: Mapping[str, str]) -> str:
-    if block.startswith((" ", ">>>", "|")):
+    if block.startswith((" ", "```", "|")):
         return block
     return re.sub(r"`(\w+)`", lambda m: f"[{m[0]}][{entries[m[1]]}]" if m[1] in entries else m[0], block)
 

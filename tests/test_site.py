@@ -80,7 +80,7 @@ def test_docstrings_become_markdown(docstrings):
     assert "Bake [`Cake`][kinds.Cake]." in text
     assert "\n- `size`: in cm,\n    or inches\n" in text
     assert "It is hot.\n\nRaises [`StoreError`][hvae_codec.errors.StoreError] if\nit is not." in text
-    assert ">>> `Cake`" in text
+    assert "```pycon\n>>> `Cake`\n```" in text
 
 
 def test_a_line_that_was_ended_early_ends_a_paragraph(docstrings):
