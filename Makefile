@@ -1,6 +1,7 @@
 # make quickstart   install, then the whole job on real photographs; results in quickstart/
 # make test         install, then the tests
 # make check        install, then lint, types, the import contract and the tests
+# make site         install, then the pages as a web site, in site/; make site-serve shows them while they are edited
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ TEST_PROCESSES ?= 2
 HVAE = $(abspath $(VENV))/bin/hvae-codec
 IN_QUICKSTART = cd $(QUICKSTART) && $(HVAE)
 
-.PHONY: quickstart test lint docs check install clean-quickstart
+.PHONY: quickstart test lint docs check install site site-serve clean-quickstart
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -78,5 +79,15 @@ lint: $(VENV)/installed
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build_commands.py
 	$(VENV)/bin/python docs/build_rooms.py
+
+# The site, and a check that its links lead somewhere. mkdocs-material otherwise prints what its authors think of mkdocs 2.
+site site-serve: export NO_MKDOCS_2_WARNING = 1
+
+site: $(VENV)/installed
+	$(VENV)/bin/mkdocs build --quiet
+	$(VENV)/bin/python docs/check_links.py site
+
+site-serve: $(VENV)/installed
+	$(VENV)/bin/mkdocs serve
 
 check: lint test

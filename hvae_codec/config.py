@@ -331,10 +331,10 @@ class PruningConfig(_Section):
 class Config:
     """Everything a run is made from."""
 
-    model: ModelConfig
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig  # the network
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # how weights are updated
+    loss: LossConfig = field(default_factory=LossConfig)  # what is minimised
+    train: TrainConfig = field(default_factory=TrainConfig)  # steps, batches, averaged weights
     pruning: PruningConfig | None = None  # of a run that was pruned
 
 

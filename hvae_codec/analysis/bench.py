@@ -42,10 +42,10 @@ LARGEST_BATCH = 1 << 22  # pixels
 class ModelCurve:
     """A model at several masks and quantiser steps."""
 
-    model: HVAE
+    model: HVAE  # what encodes and decodes
     stats: KLStats  # that its masks and steps are from
     masks: Mapping[str, LatentMask]  # by the names that rows have
-    steps: Sequence[float] = STEPS
+    steps: Sequence[float] = STEPS  # in average posterior stds or, of a run with codes, learned steps
 
     def ways(self) -> Iterator[Way]:
         """Yield the model at each mask and step, sizes falling; raises `UsageError` if a step or mask cannot be."""
@@ -60,8 +60,8 @@ class ModelCurve:
 class OpenedStore:
     """A store, and what decodes it."""
 
-    store: EncodedStore
-    decoder: HVAE | Decoder
+    store: EncodedStore  # holds the images that are measured
+    decoder: HVAE | Decoder  # its model, or the decoder that it carries
 
     @property
     def config(self) -> ModelConfig:
@@ -71,7 +71,7 @@ class OpenedStore:
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured."""
+    """What `bench` measured."""
 
     table: pd.DataFrame  # one row for each way to compress; `rate_distortion.COLUMNS` says what is in it
     about: dict[str, Any]  # how it was measured, plain data

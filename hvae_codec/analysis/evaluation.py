@@ -50,9 +50,9 @@ COLUMNS = {
 class Figure:
     """An average over images."""
 
-    mean: float
+    mean: float  # over the images, in `unit`
     standard_error: float  # NaN of one image
-    unit: str
+    unit: str  # such as bits/dim or dB
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Evaluation:
     images: pd.DataFrame  # one row per image: `name`, `label`, then those of `COLUMNS` that were measured
     kl_nats: NDArray[np.float64]  # KL of each latent group in nats per image, averaged over images, [groups]
     samples: int  # posterior samples per image
-    model_hash: str
+    model_hash: str  # the model that was measured
     held_out: bool | None  # whether training leaves the images out; None if that is not known
 
     @property
     def active_groups(self) -> int:
-        """Latent groups whose average KL is above `ACTIVE_NATS`, as in the metrics of training."""
+        """Latent groups whose KL is above 0.01 nats per image on average, as in the metrics of training."""
         return int((self.kl_nats > ACTIVE_NATS).sum())
 
 

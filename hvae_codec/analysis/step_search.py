@@ -57,7 +57,7 @@ class FoundStep:
     distortion: float  # mean of the images encoded with this step and decoded, bits/dim
     change_se: float  # standard error of the mean paired difference of these two; NaN of one image
     confidence: float  # one-sided, that the distortion of all images like these is tolerable; NaN of one image
-    images: int
+    images: int  # how many it was measured on
     is_tolerable: bool  # False if even the finest step costs more than is tolerated, and the step is 1
     held_out: bool | None = None  # whether training leaves the images out; None if that is not known
     source: str = ""  # fingerprint of these images; empty if that is not known

@@ -29,8 +29,8 @@ HEADS = 10_000  # images whose heads are read, at most: a million takes minutes
 class Survey:
     """What was found; sizes, modes, formats, refusals and changes are of the images looked at, all else is of all."""
 
-    images: int
-    looked_at: int
+    images: int  # of the source
+    looked_at: int  # images of which the beginning was read
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # width and height, pixels
     modes: Counter[str] = field(default_factory=Counter)  # grey, colour, palette with alpha, ...
     formats: Counter[str] = field(default_factory=Counter)  # PNG, JPEG, ..., by how the files begin

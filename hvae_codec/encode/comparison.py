@@ -39,8 +39,8 @@ renamed file is known if it has kept the last part of its name."""
 class Comparison:
     """What of some images is in a store, and what is not."""
 
-    source: ImageSource
-    store: Store
+    source: ImageSource  # the images
+    store: Store  # what they are compared with
     rows: Numbers  # row of the store that holds each image as it is now, int64 [N]; -1 if none does
     new: Numbers  # numbers of the images that the store does not hold
     changed: Numbers  # numbers of the images whose bytes are not those that were encoded under their name

@@ -51,8 +51,8 @@ from .stored_preprocessing import check_preprocessing
 class RepairReport:
     """What `repair` did."""
 
-    before: VerifyReport
-    after: VerifyReport
+    before: VerifyReport  # what was damaged
+    after: VerifyReport  # what still is
     rewritten: Sequence[str] = ()  # files that were replaced, relative to the store
     notes: Sequence[str] = ()  # what could not be repaired and why, and what is not as it was, one sentence each
 

@@ -29,10 +29,10 @@ class Outcome(Generic[Item, Result]):
     """What became of one item: its result, or the error of its own that it ended with."""
 
     number: int  # from 0, in the order of the items
-    item: Item
-    result: Result | None = None
-    error: Exception | None = None
-    attempts: int = 1
+    item: Item  # what was asked for
+    result: Result | None = None  # what the work returned
+    error: Exception | None = None  # the item's own error; None if it has a result
+    attempts: int = 1  # how often it was tried, with those lost with a worker
 
     def get(self) -> Result:
         """Return the result; raises the error if there is one."""

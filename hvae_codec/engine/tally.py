@@ -16,9 +16,9 @@ class Tally:
 
     done: int = 0  # with a result
     failed: int = 0  # with an error of their own
-    retries: int = 0
+    retries: int = 0  # attempts lost with a worker
     workers: int | None = None  # not known in this process
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic  # seconds
     _started: float | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:

@@ -22,8 +22,8 @@ class PrunePlan:
 
     cutoffs: Sequence[CutoffSpec]  # of each stage, from mild to strict; the last one is what is kept
     steps: int | None = None  # updates in all, shared out among the stages; None: `share` of the run's own
-    share: float = SHARE
-    collapse: Collapse = "mean"
+    share: float = SHARE  # of the run's own steps, 0 to 1
+    collapse: Collapse = "mean"  # what a pruned variate is while training: the prior's mean, or a sample of it
     codes: bool = False  # whether kept variates are rounded to codes while training, with learned steps
     slim: bool | None = None  # whether the run becomes physically smaller; None: if `collapse` is the mean
     settings: Sequence[str] = ()  # changes to how it is trained, such as `optimizer.learning_rate=0.0001`
@@ -31,7 +31,7 @@ class PrunePlan:
     images: int = 1000  # for the ranking and for the comparison each, at most
     pictures: int = 256  # of those compared, at most, that are also encoded and decoded
     batch_size: int | None = None  # images through the model at once where nothing is trained
-    seed: int = 0
+    seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:
         if not self.cutoffs:

@@ -58,8 +58,8 @@ Stages = Callable[[], AbstractContextManager[Stage]]
 class PrunedRun:
     """A run that was pruned, and what it can be compared with."""
 
-    run: Path
-    unpruned: Path
+    run: Path  # the pruned run's folder
+    unpruned: Path  # that of the run it was made from
     kept_hash: str  # of the unpruned run's weights that were pruned
     kept: tuple[str, ...]  # of each latent group, the unpruned model's variates that are left
     rule: str  # what was asked for

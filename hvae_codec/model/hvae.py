@@ -36,8 +36,8 @@ from .top_down import Choose, Rounded, TopDown, TopDownBlock
 class Elbo(NamedTuple):
     """Per image, [B], in bits/dim (nats / (ln 2 · C · H · W of the image))."""
 
-    rate: Tensor
-    distortion: Tensor
+    rate: Tensor  # KL of all latent groups
+    distortion: Tensor  # negative log-likelihood given z
 
     @property
     def nelbo(self) -> Tensor:

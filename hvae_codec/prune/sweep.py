@@ -33,9 +33,9 @@ from .shared_prefix import masked_outputs
 class SweepRow:
     """One mask's rate and distortion of every image, float64 [N], in bits/dim; all rows share images and noise."""
 
-    mask: LatentMask
-    rate: NDArray[np.float64]
-    distortion: NDArray[np.float64]
+    mask: LatentMask  # what was kept
+    rate: NDArray[np.float64]  # KL of what was kept, [N], bits/dim
+    distortion: NDArray[np.float64]  # -log2 p(x | z), [N], bits/dim
 
     @property
     def nelbo(self) -> NDArray[np.float64]:

@@ -31,13 +31,13 @@ GRID = 8  # sizes of masks that are measured before bisection
 class Tolerated:
     """The mask that was found, and what it costs on the images it was found on."""
 
-    mask: LatentMask
+    mask: LatentMask  # what is kept
     tolerance: float  # share of the NELBO with all latents, 0 to 1
     nelbo: float  # mean NELBO with all latents, bits/dim
     change: float  # mean paired difference of the mask's NELBO from that, bits/dim
     change_se: float  # its standard error over images; NaN of one image
     confidence: float  # one-sided, that the loss over all images like these is tolerable; >= 0.5; NaN of one image
-    images: int
+    images: int  # how many it was measured on
     held_out: bool | None = None  # whether training leaves the images out; None if that is not known
 
     @property

@@ -33,9 +33,9 @@ class ImportOptions:
 class Imported:
     """A run that is not written yet."""
 
-    config: Config
+    config: Config  # what the checkpoint is a model of
     weights: dict[str, Tensor]  # by this project's names, float32
-    record: ImportRecord
+    record: ImportRecord  # where the weights came from
     notes: tuple[str, ...] = ()  # what its user should know, one sentence each
 
     def save(self, run: Path) -> None:

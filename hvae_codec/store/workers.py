@@ -19,7 +19,7 @@ class Worker:
     """One of the processes that write a store; `Worker()` is one alone, which owns everything."""
 
     number: int = 0  # from 0
-    count: int = 1
+    count: int = 1  # of all that write the store
 
     def __post_init__(self) -> None:
         if not 0 <= self.number < self.count:

@@ -75,9 +75,9 @@ class TrainOptions:
 class TrainResult:
     """How a run ended."""
 
-    run: Path
-    step: int
-    skipped: int
+    run: Path  # its folder
+    step: int  # updates that the run has taken
+    skipped: int  # of these, updates that were left out as their gradient was too large
     validation: Elbo  # means over the held-out images, bits/dim, with the averaged weights
     seconds: float  # spent on all steps, also before the run was continued
     steps_taken: int  # steps of this call; 0 if the run was finished before

@@ -35,10 +35,10 @@ class VerifyReport:
     """What `verify` found."""
 
     path: Location  # the store
-    images: int
-    row_groups: int
+    images: int  # how many the store holds
+    row_groups: int  # how many these are in
     files: int  # files that were looked at
-    damages: Sequence[Damage]
+    damages: Sequence[Damage]  # none if the store is whole
     notes: Sequence[str] = ()  # what is worth knowing but no damage, one sentence each
 
     @property
