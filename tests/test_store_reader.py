@@ -156,6 +156,19 @@ def test_the_examples_of_the_format_description_run(tmp_path, monkeypatch):
     np.testing.assert_array_equal(zarr.open_array("codes.zarr", mode="r")[:], codes)
 
 
+def test_the_examples_of_reading_and_of_training_run(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "stores.md").read_text(encoding="utf-8")
+    reading = text.split("## Reading\n")[1].split("```python\n")[1].split("```")[0]
+    training = text.split("## Training on latents\n")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    images = len(make_store("out.zarr").names)
+    for example in (reading, training.replace("num_workers=2", "num_workers=0")):
+        names = {}
+        exec(example, names)
+    assert len(names["dataset"]) == images
+    assert sum(len(labels) for _, labels in names["DataLoader"](names["dataset"], sampler=names["sampler"])) == images
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_a_resumed_encode_leaves_the_same_bytes(tmp_path, granularity):
     spec = make_spec(granularity=granularity)

@@ -4,8 +4,10 @@
 
 Objects have their last names from the start. What makes them a store is the group's `zarr.json`: until all row groups
 are written, its content is called `unfinished.json`, which no reader takes for a store. The finished store has the same
-objects as one in a folder, byte for byte. There are no locks: two processes that write the same row group of one store
-write the same bytes, and one whose `unfinished.json` another encode has replaced stops.
+objects as one in a folder, byte for byte. There are no locks: a digest is created once, whoever comes second reads back
+what is there, and a process whose `unfinished.json` another encode has replaced stops. One that was stopped between its
+last look for the digest and its write may still overwrite a published row group, with other bytes if it rounds
+differently: `verify` finds that.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ Unpack = Callable[[bytes], NDArray[Any]]
 
 _BLOSC_LEVEL = 7
 _ZSTD_LEVEL = 19
+"""Of variates in int8, bytes and ms per image: level 12: 223.2, 0.14; 15: 207.3, 0.28; 19: 204.2, 0.83; 22: 203.8, 1.17
+(`benchmarks/store_codecs.py`)."""
 
 
 class Compressor(ABC):

@@ -88,7 +88,9 @@ class Driver(Generic[Item, Result]):
     def write(self, *, read_back_all: bool = False) -> None:
         """Write all that is missing; what may have been written twice is read back, or everything.
 
-        That is so, too, if the engine does not count what it tries again.
+        Everything if an earlier run is continued, or if the engine does not count what it tries again: a worker that
+        was taken for dead between its last look for a digest and its write leaves other numbers under a digest that was
+        there before, and nobody knows of which row group.
         Raises `StoreError` if row groups could not be written, and names them: all others are there by then;
         `CodeRangeError` if an array has no room for a code.
         """
