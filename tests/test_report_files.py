@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -29,6 +30,7 @@ from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
 from hvae_codec.prune.kl_stats import kl_stats, load_kl_stats, save_kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.report import plots
 from hvae_codec.report.about import count_parameters, describe, store_sizes
 from hvae_codec.report.analysis_files import check_folder
 from hvae_codec.report.cutoff_sentences import (
@@ -119,6 +121,23 @@ def test_the_curve_is_a_picture(analysis, tmp_path, rows):
     path = save_cutoff_curve(tmp_path, analysis.table.tail(rows))
     assert_drawn(path, (600, 300))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kept", [(705, 1523, 3079, 5184, 6752, 15024, 76304), (9, 10, 11, 12), (7, 76304), (5,)])
+def test_labels_of_the_curve_do_not_run_into_each_other(analysis, tmp_path, monkeypatch, kept):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    row = analysis.table.iloc[[0]]
+    save_cutoff_curve(tmp_path, pd.concat([row.assign(kept_dims=dims, dims=76304) for dims in kept]))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axes in figure.axes[:3]:
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        assert {labels[0].get_text(), labels[-1].get_text()} == {
+            f"{dims / 763.04:.3g}%" for dims in (kept[0], kept[-1])
+        }
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.slow
