@@ -37,6 +37,7 @@ from . import (
 from .arguments import checked, usage_sentence, with_local_paths
 from .display import interruptible
 from .memory import memory_message
+from .missing import missing_sentence
 from .plain_text import never_fail_to_print
 from .signals import exit_code, signals_interrupt
 
@@ -121,6 +122,11 @@ def main(arguments: list[str] | None = None) -> None:
         message, code = str(error), error.exit_code
     except TyperException as error:
         message, code = usage_sentence(error, words), error.exit_code
+    except ImportError as error:
+        found = missing_sentence(error)
+        if found is None:
+            raise
+        message, code = found, 1
     except (OSError, RuntimeError, MemoryError) as error:
         found = _memory_message(error, words)
         found = found or (_os_message(error) if isinstance(error, OSError) else None)

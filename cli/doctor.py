@@ -13,7 +13,7 @@ from .options import AsJson
 def command(as_json: AsJson = False) -> None:
     """Show what this installation has to work with: versions, GPUs, memory, disk, and what is missing for what.
 
-    Exits with 1 if a needed package is missing or too old.
+    Exits with 1 if a needed package is missing, too old or broken.
     """
     from hvae_codec.report.environment import environment
 

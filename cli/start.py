@@ -1,9 +1,14 @@
-"""Where `hvae-codec` begins and ends: Ctrl-C while the command line is imported, or Python stops, is no traceback."""
+"""Where `hvae-codec` begins and ends.
+
+No traceback if Ctrl-C comes while the command line is imported or Python stops, or if a package it needs is missing.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+
+from .missing import sentence_of_start
 
 
 def main() -> None:
@@ -12,6 +17,11 @@ def main() -> None:
         from .app import main
     except KeyboardInterrupt:
         sys.exit(130)
+    except ImportError as error:
+        sentence = sentence_of_start(error)
+        if sentence is None:
+            raise
+        sys.exit(f"hvae-codec: {sentence}")
     try:
         main()
     finally:

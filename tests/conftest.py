@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
@@ -53,6 +54,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _tiny_run_stays_as_it_is(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves something in the run that all share, such as a ranking; later ones do not find it."""
+    if "tiny_run" not in request.fixturenames:
+        yield
+        return
+    run: Path = request.getfixturevalue("tiny_run")
+    before = {*run.iterdir()}
+    yield
+    left = {*run.iterdir()} - before
+    for path in left:
+        shutil.rmtree(path)
+    assert not left, f"the test left {left} in the run that all tests share; copy that run"
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +162,7 @@ def tiny_config() -> Config:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: Config, photo_patches: Patches, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run: `tiny_config` trained for 80 steps, averaged weights."""
+    """The folder of a run: `tiny_config` trained for 80 steps, averaged weights. Tests copy it to write into it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HVAE(tiny_config.model).to(memory_format=torch.channels_last)

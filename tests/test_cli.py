@@ -27,6 +27,7 @@ from hvae_codec.data import sample as sample_data
 from hvae_codec.data.sources import open_images
 from hvae_codec.model.checkpoint import find_run, load_weights, save_weights
 from hvae_codec.presets import load_preset
+from hvae_codec.prune.kl_stats import load_kl_stats
 from hvae_codec_cli import app as app_module
 from hvae_codec_cli.app import main
 from hvae_codec_cli.image_range import parse_range
@@ -175,7 +176,11 @@ ANALYSIS_FILES = {
 
 @pytest.mark.slow
 def test_analyze_kl(work, hvae):
+    ranking = Path("runs/first/analysis/kl_stats.npz")
+    before = ranking.read_bytes()
     out = hvae("analyze-kl", "data", "--keep", "100%,10%,0.1", "--images", 7, "--out", "tables")
+    assert "it is of 60 images, and this one of 7 images; --overwrite" in out
+    assert ranking.read_bytes() == before
     for word in ("keep 10%", "keep 100%", "NELBO", "PSNR", "7 held-out images, variates ranked on 7", "improves the"):
         assert word in out
     assert "Page: tables/report.html" in out
@@ -188,6 +193,15 @@ def test_analyze_kl(work, hvae):
     assert "keep 5%" in hvae("info", "runs/first")
     about = json.loads(Path("tables/cutoffs.json").read_text())["about"]
     assert about["source"] == open_images("data", size=16, channels=3).split("val").evenly(7).fingerprint
+
+
+@pytest.mark.slow
+def test_a_ranking_of_more_images_stays_unless_overwritten(work, hvae):
+    few = ("analyze-kl", "data", "--keep", "100%", "--out", "few", "--images", 7)
+    assert "in place of one of 60 images" in hvae(*few, "--overwrite")
+    assert load_kl_stats(Path("runs/first/analysis/kl_stats.npz")).images == 7
+    assert "in place of one of 7 images" in hvae(*few[:-1], 8)
+    assert "Ranking, for encode: runs/first/analysis/kl_stats.npz\n" in hvae(*few[:-1], 8)  # the same
 
 
 @pytest.mark.slow

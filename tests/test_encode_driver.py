@@ -169,7 +169,7 @@ def test_a_broken_image_is_named_and_the_same_command_writes_the_rest(
     tiny_run, folder, unbroken, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    photos = Path(shutil.copytree(folder, "photos"))
+    photos, run = Path(shutil.copytree(folder, "photos")), shutil.copytree(tiny_run, "run")  # which gets a ranking
     file = photos / "cats" / "020.png"
     sound = file.read_bytes()
     command = [
@@ -185,7 +185,7 @@ def test_a_broken_image_is_named_and_the_same_command_writes_the_rest(
         "--evaluate",
         "none",
     ]
-    command += ["--model", str(tiny_run), "--on", "local:2"]
+    command += ["--model", str(run), "--on", "local:2"]
     main_ends(command, 0)
     expected = tree(Path(shutil.move("out.zarr", "expected.zarr")))
     file.write_bytes(sound[:60] + bytes(len(sound) - 60))  # as large as it was

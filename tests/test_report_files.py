@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from hvae_codec.analysis.cutoff_cost import ChosenCutoff, choose_and_measure, cutoff_cost
 from hvae_codec.analysis.cutoff_table import analyze
-from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, ranking_path
+from hvae_codec.analysis.ranking_file import FOLDER, find_ranking, keep_ranking, ranking_path
 from hvae_codec.analysis.step_choice import AutoStep
 from hvae_codec.config import Config
 from hvae_codec.data.sources import as_source
@@ -27,11 +28,18 @@ from hvae_codec.model.checkpoint import keep_weights, load_model, load_weights, 
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.presets import load_preset, preset_names
 from hvae_codec.prune.cutoffs import CutoffSpec
-from hvae_codec.prune.kl_stats import kl_stats, load_kl_stats
+from hvae_codec.prune.kl_stats import kl_stats, load_kl_stats, save_kl_stats
 from hvae_codec.prune.mask import LatentMask
+from hvae_codec.report import plots
 from hvae_codec.report.about import count_parameters, describe, store_sizes
 from hvae_codec.report.analysis_files import check_folder
-from hvae_codec.report.cutoff_sentences import best_sentence, choice_sentences, cost_sentence, ranking_sentence
+from hvae_codec.report.cutoff_sentences import (
+    best_sentence,
+    choice_sentences,
+    cost_sentence,
+    kept_ranking_sentence,
+    ranking_sentence,
+)
 from hvae_codec.report.cutoffs import cutoff_table, load_table, save_table
 from hvae_codec.report.plots import save_cutoff_curve, save_reconstruction_sheet
 from hvae_codec.report.presets import preset_rows, preset_table
@@ -113,6 +121,23 @@ def test_the_curve_is_a_picture(analysis, tmp_path, rows):
     path = save_cutoff_curve(tmp_path, analysis.table.tail(rows))
     assert_drawn(path, (600, 300))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kept", [(705, 1523, 3079, 5184, 6752, 15024, 76304), (9, 10, 11, 12), (7, 76304), (5,)])
+def test_labels_of_the_curve_do_not_run_into_each_other(analysis, tmp_path, monkeypatch, kept):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    row = analysis.table.iloc[[0]]
+    save_cutoff_curve(tmp_path, pd.concat([row.assign(kept_dims=dims, dims=76304) for dims in kept]))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axes in figure.axes[:3]:
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        assert {labels[0].get_text(), labels[-1].get_text()} == {
+            f"{dims / 763.04:.3g}%" for dims in (kept[0], kept[-1])
+        }
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.slow
@@ -245,6 +270,36 @@ def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     assert "made one of" in ranking_sentence(newer)
     assert newer.stats.model_hash != found.stats.model_hash
     assert load_kl_stats(ranking_path(run)).model_hash == newer.stats.model_hash
+
+
+def test_a_ranking_stays_unless_a_better_one_comes(run, photo_patches, tmp_path):
+    model, path = load_model(run), tmp_path / "analysis" / "kl_stats.npz"
+    few, more, others = (kl_stats(model, photo_patches[part]) for part in (slice(6), slice(12), slice(12, 24)))
+
+    def kept(stats, overwrite=False):
+        return kept_ranking_sentence(keep_ranking(path, stats, overwrite=overwrite))
+
+    assert kept(few) == kept(few) == str(path)
+    assert kept(more) == f"{path}, in place of one of 6 images"
+    content = path.read_bytes()
+    for worse, images in ((few, 6), (others, 12)):
+        assert f"of 12 images, and this one of {images} images; --overwrite" in kept(worse)
+        assert path.read_bytes() == content
+    assert kept(few, overwrite=True) == f"{path}, in place of one of 12 images"
+    assert load_kl_stats(path).images == 6
+    assert kept(dataclasses.replace(few, model_hash="another")) == str(
+        path
+    )  # one of another model ranks nothing of this one
+    path.write_bytes(b"damaged")
+    assert kept(few) == str(path)
+    assert load_kl_stats(path).images == 6
+
+
+def test_a_ranking_without_maxima_is_replaced(run, photo_patches, tmp_path):
+    path, stats = tmp_path / "kl_stats.npz", kl_stats(load_model(run), photo_patches)
+    save_kl_stats(path, dataclasses.replace(stats, largest_mean=None))  # as older versions wrote it
+    assert keep_ranking(path, stats, overwrite=False).stays is None
+    assert load_kl_stats(path).largest_mean is not None
 
 
 def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.training_and_held_out import TrainingAndHeldOut
 from ..encode.pipeline import SAMPLE_IMAGES
 from ..engine.engine import Engine
 from ..engine.tally import Tally
+from ..errors import ModelError
 from ..model.checkpoint import model_hash
 from ..model.hvae import HVAE
 from ..progress import Stage
@@ -69,6 +72,45 @@ def stored_ranking(model: HVAE) -> KLStats | None:
         return None
     stats = load_kl_stats(ranking_path(model.run))
     return stats if stats.model_hash == model_hash(model) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRanking:
+    """What became of a ranking that was to be stored in a run."""
+
+    path: Path
+    images: int  # that it was measured on
+    stays: KLStats | None = None  # another one of this model, which the run had and has still
+    replaced: KLStats | None = None  # another one of this model, which the run had
+    write_error: str = ""  # why it could not be stored; empty if it was, or was not to be
+
+
+def keep_ranking(path: Path, stats: KLStats, *, overwrite: bool) -> KeptRanking:
+    """Store a ranking, unless there is another one of this model at `path`, of as many images or more.
+
+    Encodes read it, also those that go on tomorrow: a quick look at a few images must not change what they keep.
+    `overwrite` stores it in any case.
+    """
+    before = _other_ranking(path, stats)
+    if before is not None and not overwrite and _weight(before) >= _weight(stats):
+        return KeptRanking(path=path, images=stats.images, stays=before)
+    error = save_ranking(path, stats)
+    return KeptRanking(path=path, images=stats.images, replaced=None if error else before, write_error=error)
+
+
+def _other_ranking(path: Path, stats: KLStats) -> KLStats | None:
+    """Read the ranking at `path` if it is one of the same model with other figures; None, too, if it is damaged."""
+    try:
+        there = load_kl_stats(path)
+    except (ModelError, OSError):
+        return None
+    same = all(map(np.array_equal, there.kl_bits, stats.kl_bits)) and _weight(there) == _weight(stats)
+    return None if same or there.model_hash != stats.model_hash else there
+
+
+def _weight(stats: KLStats) -> tuple[int, bool]:
+    """Tell how much a ranking says: of how many images, and whether with maxima, which files of before lack."""
+    return stats.images, stats.largest_mean is not None
 
 
 def save_ranking(path: Path, stats: KLStats) -> str:

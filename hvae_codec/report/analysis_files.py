@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from ..analysis.plan import AnalysisResult
-from ..analysis.ranking_file import ranking_path, save_ranking
+from ..analysis.ranking_file import keep_ranking, ranking_path
 from ..data.pixels import EXTENSIONS
 from ..data.urls import data_path
 from ..errors import DataError
 from ..prune.mask import save_mask
-from .cutoff_sentences import best_sentence, choice_sentence
+from .cutoff_sentences import best_sentence, choice_sentence, kept_ranking_sentence
 from .cutoffs import TABLE_NAME, save_table
 from .groups import GROUPS_NAME, save_groups
 from .page import PAGE_FILE, save_page
@@ -52,8 +52,11 @@ def analysis_sentences(result: AnalysisResult) -> list[str]:
     return [sentence for sentence in (known, *map(choice_sentence, result.chosen), *steps, best) if sentence]
 
 
-def save_analysis(result: AnalysisResult, folder: Path, run: Path) -> dict[str, str]:
-    """Write all files into `folder` and the ranking into `run`; returns where each is, by name."""
+def save_analysis(result: AnalysisResult, folder: Path, run: Path, *, overwrite: bool = False) -> dict[str, str]:
+    """Write all files into `folder` and the ranking into `run`; returns where each is, by name.
+
+    A better ranking that the run has stays unless `overwrite`, see `keep_ranking`.
+    """
     analysis, about = result.analysis, result.about
     save_table(folder, analysis.table, about)
     save_groups(folder, analysis.stats, result.image_dims, about)
@@ -62,9 +65,8 @@ def save_analysis(result: AnalysisResult, folder: Path, run: Path) -> dict[str, 
             save_mask(folder / MASKS_FOLDER / f"{_file_name(chosen.cutoff.rule)}.json", chosen.cutoff.mask)
     save_cutoff_curve(folder, analysis.table)
     save_reconstruction_sheet(folder, analysis.originals, analysis.decoded, analysis.table["rule"].tolist())
-    page, path = save_page(folder, analysis, about, analysis_sentences(result)), ranking_path(run)
-    error = save_ranking(path, analysis.stats)
-    ranking = f"could not be kept in {path} ({error})" if error else str(path)
+    page = save_page(folder, analysis, about, analysis_sentences(result))
+    ranking = kept_ranking_sentence(keep_ranking(ranking_path(run), analysis.stats, overwrite=overwrite))
     return {"Page": str(page), "Tables, pictures, masks": str(folder), "Ranking, for encode": ranking}
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from ..analysis.cutoff_cost import ChosenCutoff, CutoffCost
-from ..analysis.ranking_file import FoundRanking
+from ..analysis.ranking_file import FoundRanking, KeptRanking
 from ..prune.cutoffs import TOLERANCE
 from ..prune.mask import LatentMask
 from ..prune.tolerance import Tolerated
@@ -32,6 +32,16 @@ def ranking_sentence(found: FoundRanking) -> str:
     made = f"The run had no ranking of this model; made one of {count(found.stats.images, 'training image')}"
     failed = f"could not be kept in {found.path} ({found.write_error})"
     return f"{made}; kept: {failed if found.write_error else found.path}." if found.path else f"{made}."
+
+
+def kept_ranking_sentence(kept: KeptRanking) -> str:
+    """Say where a ranking was stored, that one of before was replaced, or that it stays and how to replace it."""
+    if kept.write_error:
+        return f"could not be kept in {kept.path} ({kept.write_error})"
+    if kept.stays:
+        before, new = count(kept.stays.images, "image"), count(kept.images, "image")
+        return f"{kept.path}, of before: it is of {before}, and this one of {new}; --overwrite stores this one"
+    return f"{kept.path}" + (f", in place of one of {count(kept.replaced.images, 'image')}" if kept.replaced else "")
 
 
 def choice_sentences(chosen: ChosenCutoff) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..storage.files import replaced_atomically
 
 CURVE_FILE = "cutoffs.png"
 SHEET_FILE = "reconstructions.png"
+LABEL_WIDTH = 0.14  # of a share such as 0.924%, in widths of an axis of the curve
 
 
 def save_cutoff_curve(folder: Path, table: pd.DataFrame) -> Path:
@@ -54,16 +56,21 @@ def _percent_axis(axes: Axes, keep: Sequence[float]) -> None:
 
 
 def _apart(keep: Sequence[float]) -> list[float]:
-    """Pick those of `keep` whose labels do not run into each other on a logarithmic axis.
+    """Pick those of `keep` whose labels do not run into each other on a logarithmic axis: the ends, and some between.
 
-    >>> _apart([1.0, 1.0, 1.2, 2.0])
-    [1.0, 2.0]
+    >>> _apart([1.0, 1.0, 1.2, 2.0, 9.0, 10.0])
+    [1.0, 2.0, 10.0]
     """
-    ticks = [min(keep)]
+    ticks, last = [min(keep)], max(keep)
     for value in sorted(keep):
-        if value > 1.25 * ticks[-1]:
+        if min(_distance(ticks[-1], value), _distance(value, last)) > LABEL_WIDTH * _distance(ticks[0], last):
             ticks.append(value)
-    return ticks
+    return ticks if last == ticks[0] else [*ticks, last]
+
+
+def _distance(small: float, large: float) -> float:
+    """How far apart two numbers are on a logarithmic axis."""
+    return math.log(large / small)
 
 
 def save_reconstruction_sheet(
