@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvae_codec import LatentDataset, LatentMask, encode_images, kl_stats, make_codec, open_store
+from hvae_codec import LatentDataset, LatentMask, encode_images, kl_stats, make_codec
 from hvae_codec.encode.pipeline import EncodeOptions
 from hvae_codec.errors import UsageError
 
