@@ -133,7 +133,7 @@ def test_pruning_in_a_loop(run, place):
     masks = [LatentMask.from_keep(stats, keep) for keep in (1.0, 0.5, 0.2, 0.02)]
     everything, *rows = sweep(model, images.split("val").evenly(40), masks)
     table = re.findall(
-        r"^ *(\d+)% +([\d,]+) +([\d.]+) +([-+][\d.]+) ± ([\d.]+) +([\d.]+) +(\d+)$", printed, re.MULTILINE
+        r"^ *(\d+)% +([\d,]+) +([\d.]+) +([-+][\d.]+) ± ([\d.]+) +([\d.]+) +([\d.]+) +(\d+)$", printed, re.MULTILINE
     )
     assert [line[0] for line in table] == ["50", "20", "2"]
     for line, row in zip(table, rows, strict=True):
@@ -141,7 +141,7 @@ def test_pruning_in_a_loop(run, place):
         assert int(line[1].replace(",", "")) == row.mask.kept_dims
         measured = [float(figure) for figure in line[2:5]]
         assert measured == pytest.approx([row.nelbo.mean(), change, error], abs=6e-4)
-    sizes = [int(line[6]) for line in table]
+    sizes = [int(line[7]) for line in table]
     assert sizes == sorted(sizes, reverse=True)
     within = [row for row in rows if row.change_from(everything)[0] <= 0.05 * everything.nelbo.mean()]
     assert load_mask("mask.json").kept_dims == within[-1].mask.kept_dims
@@ -168,7 +168,9 @@ def test_a_page_reads_a_store_in_a_browser(place, site, tmp_path):
     assert codes.dtype == np.int8  # which older versions of zarrita refused
     largest = (codes[0] * steps[:, None, None]).max()
     assert f"{IMAGES} images, z{size} [{','.join(map(str, codes.shape))}] int8" in ended.stdout
-    wanted = f"image 0, class astronaut: sum of its z{size} codes {codes[0].sum(dtype=int)}, largest latent {largest:.4f}"
+    wanted = (
+        f"image 0, class astronaut: sum of its z{size} codes {codes[0].sum(dtype=int)}, largest latent {largest:.4f}"
+    )
     assert wanted in ended.stdout
 
 

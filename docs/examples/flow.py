@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", nargs="?", default="out.zarr")
     parser.add_argument("--out", default="flow.png")
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=40)
     chosen = parser.parse_args()
 
     torch.manual_seed(0)

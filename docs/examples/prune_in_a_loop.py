@@ -10,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hvae_codec import LatentMask, encode_images, kl_stats, load_model, open_images, save_mask, sweep
+from hvae_codec import (
+    LatentMask,
+    encode_images,
+    find_step,
+    kl_stats,
+    load_model,
+    make_codec,
+    open_images,
+    save_mask,
+    sweep,
+)
 
 
 def psnr(images: np.ndarray, decoded: np.ndarray) -> float:
@@ -38,24 +48,26 @@ def main() -> None:
     masks = [LatentMask.from_keep(stats, keep) for keep in (1.0, *chosen.keep)]
     everything, *rows = sweep(model, held_out, masks)  # the same images and noise for all masks
     print(f"all latents: NELBO {everything.nelbo.mean():.3f} bits/dim, {len(pixels)} held-out images")
-    print(" keep    dims   NELBO     change ± SE  PSNR dB  bytes an image")
+    print(" keep    dims   NELBO     change ± SE     step  PSNR dB  bytes an image")
 
     best = None
     for keep, row in zip(chosen.keep, rows, strict=True):
         change, error = row.change_from(everything)
+        step = find_step(model, held_out, row.mask, stats).step  # the coarsest that costs no more than sampling
+        codec = make_codec("int", step)
         with tempfile.TemporaryDirectory() as folder:
-            store = encode_images(model, held_out, f"{folder}/out.zarr", mask=row.mask, stats=stats)
+            store = encode_images(model, held_out, f"{folder}/out.zarr", mask=row.mask, codec=codec, stats=stats)
             size = sum(file.stat().st_size for file in Path(folder).glob("out.zarr/z*/c/**/*") if file.is_file())
             quality = psnr(pixels, store.decode(range(len(store))))
         cost = f"{row.nelbo.mean():7.3f} {change:+9.4f} ± {error:.4f}"
-        print(f"{keep:5.0%} {store.kept_dims:7,} {cost} {quality:8.2f} {size / len(pixels):15.0f}")
+        print(f"{keep:5.0%} {store.kept_dims:7,} {cost} {step:8.2f} {quality:8.2f} {size / len(pixels):15.0f}")
         if change <= chosen.tolerance * everything.nelbo.mean():
             best = keep, row.mask
 
     if best is None:
         print(f"none is within {chosen.tolerance:.1%}")
     else:
-        save_mask(best[1], chosen.out)
+        save_mask(chosen.out, best[1])
         print(f"the last within {chosen.tolerance:.1%} keeps {best[0]:.0%}:")
         print(f"hvae-codec encode {chosen.data} out.zarr --mask {chosen.out}")
 
