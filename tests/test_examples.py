@@ -65,6 +65,16 @@ def place(tmp_path_factory, tiny_run, cut_patches) -> Path:
     return place
 
 
+def test_pages_show_the_programs_as_they_are():
+    build = runpy.run_path(str(EXAMPLES.parent / "build_examples.py"))
+    shown = []
+    for page in EXAMPLES.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert build["with_programs"](text) == text, "run python docs/build_examples.py"
+        shown += re.findall(r"<!-- program (\S+) -->", text)
+    assert sorted(shown) == sorted(file.name for file in EXAMPLES.iterdir() if file.suffix in (".py", ".html"))
+
+
 @pytest.fixture
 def run(place, monkeypatch, capsys):
     """Runs a program in that folder, as `python NAME ARGUMENTS`; gives what it prints."""

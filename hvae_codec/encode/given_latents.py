@@ -1,8 +1,8 @@
 """Latents that someone else made, such as a generative model, as the numbers that a store of them would hold.
 
-    [n, kept dimensions] ── split ──┐
-                                    ├── {"z1": [n, columns, 1, 1], ...} ── round ──> stored numbers, by resolution
-    {"z1": [n, columns, 1, 1], ...} ┘
+[n, kept dimensions] ── split ──┐
+                                ├── {"z1": [n, columns, 1, 1], ...} ── round ──> stored numbers, by resolution
+{"z1": [n, columns, 1, 1], ...} ┘
 """
 
 from __future__ import annotations
