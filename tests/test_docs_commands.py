@@ -32,8 +32,8 @@ OPTIONS = {
 QUICK = ("presets", "--version")
 """What needs no data, and so runs anywhere; any command does that ends with an error about its arguments."""
 
-ELSEWHERE = ("s3://", "gs://", "runs/faces", "two.zarr")
-"""In commands or errors of a place that is not the quickstart's: a bucket, another run, a store that was damaged."""
+ELSEWHERE = ("s3://", "gs://", "two.zarr", "was begun with")
+"""In commands or errors of a place that is not the quickstart's: a bucket, a damaged store, a run with a past."""
 
 
 class Shown(NamedTuple):
