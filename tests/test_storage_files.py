@@ -104,6 +104,13 @@ def test_a_new_folder_after_an_error(tmp_path: Path, job: dict[str, str] | None)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
+def test_a_folder_that_is_not_empty_is_named_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "mine").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"^images exists and is not empty"), new_folder(Path("images")):
+        pass
+
+
 def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
     other = ProcessLock(lock_file(tmp_path / "images"))
     taken: list[bool] = []

@@ -1,6 +1,7 @@
 """A store with the model that made it: what `open_store` gives users, who decode as they read.
 
     Store (reads)  <── EncodedStore ── decode(indices) ──> uint8 [n, C, H, W]
+                                    ├─ decode_latents(z) ─> uint8 [n, C, H, W]
                                     ├─ dense(i) ────────> z of every latent group
                                     ├─ load_decoder() ──> Decoder, if the store carries it alone, or HVAE
                                     └─ load_model() ────> HVAE
@@ -24,6 +25,7 @@ from ..lookahead import map_ahead
 from ..storage.cache import CACHE_BYTES
 from ..storage.location import Location, LocationLike
 from ..store.reader import Store, Stored
+from .given_latents import GivenLatents, stored_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,23 @@ class EncodedStore(Store):
         parts = (indices[first : first + decoder.size] for first in range(0, len(indices), decoder.size))
         with closing(map_ahead(self.gather, parts, threads=1, waiting=2, name="read latents")) as read:
             yield from decoder.fetched(map(decoder.start, read))
+
+    def decode_latents(self, latents: GivenLatents, model: HVAE | Decoder | None = None) -> NDArray[np.uint8]:
+        """Images of other latents than the store's own, such as a generative model's: uint8 [n, C, H, W].
+
+        `latents` are floats by array name, as `latents` of a slice gives them, or one array [n, kept_dims], as batches
+        of `LatentDataset(flat=True)` are. They are rounded as the store's are, and decoded as `decode` does. Raises
+        `UsageError` if arrays are missing, of another shape or not finite; and what `decode` raises.
+        """
+        numbers = stored_numbers(self, latents)
+        coder = self.decoder(model)
+        with _installed("decoding"):
+            from ..model.batch_size import default_batch_size
+            from .batch_coder import BatchDecoder
+        images = len(next(iter(numbers.values())))
+        if not images:
+            return self.decode([])
+        return BatchDecoder(coder, min(default_batch_size(coder.model), images)).decode_checked(numbers)
 
     def dense(self, index: int | slice, model: HVAE | None = None) -> list[NDArray[np.float32]]:
         """z of every latent group in top-down order, pruned ones filled with the prior's mean, float32.

@@ -29,14 +29,14 @@ def new_folder(folder: Path, job: Mapping[str, str] | None = None) -> Iterator[P
     It is empty, but for what the same `job` left. On an error it stays if there is a job, and is removed if not.
     Raises `DataError` if `folder` exists and is not empty, if another process is making it, or if its name is taken.
     """
-    folder = Path(os.path.realpath(folder))  # neither "." nor a link can be replaced
+    given, folder = folder, Path(os.path.realpath(folder))  # neither "." nor a link can be replaced
     lock = ProcessLock(lock_file(folder))
     if not lock.acquire():
-        raise DataError(f"{folder} is being written by another process; wait for it or give another folder")
+        raise DataError(f"{given} is being written by another process; wait for it or give another folder")
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         finish_folder(folder, job)
-        check_new(folder)
+        check_new(given)
         _claim(partial, job)
         yield partial
         if os.name == "nt" and folder.exists():
