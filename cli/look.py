@@ -11,7 +11,6 @@ from .display import interruptible, print_json, show, stages
 from .options import AsJson, BatchSize, DeviceOption, Seed, StoreArgument, torch_device
 
 
-
 def command(
     store: StoreArgument,
     worst: Annotated[

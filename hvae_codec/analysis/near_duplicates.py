@@ -3,8 +3,8 @@
     stored numbers of n images ── float32 [n, kept dims] ── each row's nearest other row ──> pairs, nearest first
 
 The distance is the root mean square, over all kept latent dimensions, of the difference of the stored numbers: in
-quantiser steps if these are codes, so that 0 means the same codes, and thus the same decoded image, and 1 that codes are
-one step apart on average. Of latents that are stored as floats it is in units of z.
+quantiser steps if these are codes. 0 means the same codes, and thus the same decoded image; 1 that they are a step
+apart, by and large. Of latents that are stored as floats it is in units of z.
 
 All pairs are compared, a block of rows at a time. Larger stores are compared in a sample, so that memory stays flat.
 """
@@ -46,10 +46,17 @@ class Neighbours:
 
     def pairs(self) -> list[Pair]:
         """Each two images of which one is the other's nearest, once, nearest first."""
-        low, high = np.minimum(self.images, self.nearest), np.maximum(self.images, self.nearest)
-        order = np.lexsort((high, low, self.distances))
-        found = zip(low[order].tolist(), high[order].tolist(), self.distances[order].tolist(), strict=True)
-        return [Pair(*pair) for pair in {(first, second): (first, second, far) for first, second, far in found}.values()]
+        both = np.sort(np.stack([self.images, self.nearest]), axis=0)
+        (low, high), chosen = np.unique(both, axis=1, return_index=True)
+        far = self.distances[chosen]
+        order = np.lexsort((high, low, far))
+        found = (numbers[order].tolist() for numbers in (low, high, far))
+        return [Pair(*pair) for pair in zip(*found, strict=True)]
+
+    @property
+    def same(self) -> int:
+        """Images that have all kept latents in common with another one."""
+        return int((self.distances == 0).sum())
 
 
 def sample_images(store: Store, count: int, seed: int) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..store.reader import Store
 from ..texts.classes import ClassTexts
@@ -62,12 +61,17 @@ def find_extremes(store: Store, name: str, count: int) -> Extremes | None:
     if name not in store.per_image_names:
         return None
     values = store.per_image(name)
-    known = np.flatnonzero(np.isfinite(values)) if values.dtype.kind in "fiu" else []
-    if not len(known):
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).any():  # one that a user has added
         return None
+    known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(values[known], kind="stable")]
     lowest = order[: min(count, len(order) // 2)]
     highest = order[::-1][: min(count, len(order) - len(order) // 2)]
-    shown = {int(image): float(values[image]) for image in (*highest, *lowest)}
-    return Extremes(name, len(known), float(np.median(values[known])), tuple(highest.tolist()), tuple(lowest.tolist()), shown)
-
+    return Extremes(
+        name=name,
+        known=len(known),
+        median=float(np.median(values[known])),
+        highest=tuple(highest.tolist()),
+        lowest=tuple(lowest.tolist()),
+        values={int(image): float(values[image]) for image in (*highest, *lowest)},
+    )

@@ -188,6 +188,7 @@ class DecodeChooser:
         self.coder, self.numbers, self.images = coder, numbers, len(next(iter(numbers.values())))
 
     def __call__(self, group: LatentGroup) -> Tensor:
+        """Choose z of `group`, [B, variates, H, W]."""
         return self.coder.z_of(group, lambda kept: self.numbers[kept.resolution][:, kept.columns])
 
 

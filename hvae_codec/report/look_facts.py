@@ -8,6 +8,7 @@ from ..analysis.store_samples import Extremes
 from ..store.reader import Store
 from .counts import count
 from .look import Look
+from .look_page import same_sentence
 
 
 def look_sentences(store: Store, found: Look) -> list[str]:
@@ -16,9 +17,8 @@ def look_sentences(store: Store, found: Look) -> list[str]:
     figures = " and ".join(known) if known else "neither distortion nor rate (encode --evaluate all)"
     sentences = [f"The store has {figures} of its images."]
     if found.neighbours is not None:
-        same = sum(pair.distance == 0 for pair in found.neighbours.pairs())
-        compared = count(len(found.neighbours.images), "image")
-        sentences.append(f"Of {compared} compared, {count(same, 'pair')} with the same kept latents.")
+        compared = len(found.neighbours.images)
+        sentences.append(f"{same_sentence(found.neighbours)} ({compared:,} were compared).")
     if not found.steps:
         sentences.append("There is no slider through the latent groups: the decoder alone is here; give --model.")
     size = f"{found.page_bytes / 1e6:.1f} MB"
@@ -35,6 +35,7 @@ def look_data(store: Store, found: Look) -> dict[str, Any]:
         "images_with_groups": sum(image.strip is not None for image in found.images.values()),
         "figures": {each.name: _extremes_data(store, each) for each in found.extremes},
         "images_compared": 0 if found.neighbours is None else len(found.neighbours.images),
+        "images_with_the_latents_of_another": 0 if found.neighbours is None else found.neighbours.same,
         "pairs": [
             {
                 "distance": pair.distance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def render_look(
         images=images,
         words={number: words.of(number) for number in images},
         exact=is_exact(size),
-        tile=_shown_size(thumbnail_size(size), EXACT_SIZE if is_exact(size) else THUMBNAIL_SIZE),
+        tile_size=_shown_size(thumbnail_size(size), EXACT_SIZE if is_exact(size) else THUMBNAIL_SIZE),
         frame=_shown_size(frame_size(size), _LARGEST_FRAME),
         data=_data(store, extremes, steps, images, words),
     )
@@ -113,23 +113,28 @@ def _neighbour_sentences(store: Store, found: Neighbours, seed: int) -> list[str
     all_of_them = len(found.images) == len(store)
     which = "All images were" if all_of_them else f"{len(found.images):,} images, drawn with seed {seed}, were"
     unit = "quantiser steps" if store.codec.name == "int" else "units of z"
-    same = [pair for pair in found.pairs() if pair.distance == 0]
-    equal = "No two have" if not same else f"{count(len(same), 'pair')} {'has' if len(same) == 1 else 'have'}"
     return [
         f"{which} compared, each with all others. The distance is the root mean square difference of their "
         f"{store.kept_dims:,} kept latents, in {unit}.",
-        f"{equal} the same kept latents, and thus the same decoded image{_across(store, same)}. "
+        f"{same_sentence(found)}{_across(store, found)}. "
         f"Half of the images are {np.median(found.distances):.3f} or more from their nearest.",
     ]
 
 
-def _across(store: Store, pairs: Iterable[Pair]) -> str:
-    """Say how many of `pairs` are of two splits."""
+def same_sentence(found: Neighbours) -> str:
+    """Say how many images have the latents of another one; without a full stop."""
+    number = f"{found.same:,}" if found.same else "No"
+    return f"{number} images have the same kept latents as another, and thus decode to the same image"
+
+
+def _across(store: Store, found: Neighbours) -> str:
+    """Say how many pairs with the same latents are of two splits, which an honest held-out split has none of."""
     splits = store.splits
-    if splits is None:
+    if splits is None or not found.same:
         return ""
+    pairs = (pair for pair in found.pairs() if pair.distance == 0)
     across = sum(splits[pair.first] != splits[pair.second] for pair in pairs)
-    return f"; {across:,} of these are in two splits" if across else ""
+    return f"; {count(across, 'such pair')} of images of two splits" if across else ""
 
 
 def _rows(steps: Sequence[GroupStep], images: Mapping[int, ShownImage]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Pictures in the page of a look: small ones of many images, and strips of one image at each step.
 
-    up to 64 pixels   as they are, WebP without loss
-    larger            small ones shrunk to 96 pixels, those of strips to 512 at most; WebP of quality 90
+up to 64 pixels   as they are, WebP without loss
+larger            small ones shrunk to 96 pixels, those of strips to 512 at most; WebP of quality 90
 """
 
 from __future__ import annotations
