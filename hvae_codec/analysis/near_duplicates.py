@@ -53,6 +53,16 @@ class Neighbours:
         found = (numbers[order].tolist() for numbers in (low, high, far))
         return [Pair(*pair) for pair in zip(*found, strict=True)]
 
+    def separate_pairs(self, count: int) -> list[Pair]:
+        """Choose `count` of `pairs`, nearest first, so that no image is in two, and alike ones leave room."""
+        taken: set[int] = set()
+        chosen = []
+        for pair in self.pairs():
+            if len(chosen) < count and not taken & {pair.first, pair.second}:
+                taken |= {pair.first, pair.second}
+                chosen.append(pair)
+        return chosen
+
     @property
     def same(self) -> int:
         """Images that have all kept latents in common with another one."""

@@ -40,7 +40,7 @@ class Look:
     samples: list[LabelSample]  # the contact sheet
     extremes: list[Extremes]  # of those of distortion and rate that the store has
     neighbours: Neighbours | None  # None of a store of one image
-    pairs: list[Pair]  # the nearest of these
+    pairs: list[Pair]  # the nearest of these, each image once
     steps: list[GroupStep]  # of the slider; empty if the decoder alone is here
     images: dict[int, ShownImage]  # all that the page shows
 
@@ -73,7 +73,7 @@ def look(
     extremes = [found for name in EVALUATED if (found := find_extremes(store, name, worst))]
     compared = sample_images(store, images, seed)
     neighbours = nearest_neighbours(store, compared, stage) if len(compared) > 1 else None
-    nearest = neighbours.pairs()[:pairs] if neighbours else []
+    nearest = neighbours.separate_pairs(pairs) if neighbours else []
     steps = group_steps(store) if isinstance(decoder, LatentCoder) else []
     numbers = _in_turns(samples, extremes, nearest)
     pictures = shown_images(store, decoder, numbers, steps, batch_size, stage("Decoding"))

@@ -117,7 +117,8 @@ def _neighbour_sentences(store: Store, found: Neighbours, seed: int) -> list[str
         f"{which} compared, each with all others. The distance is the root mean square difference of their "
         f"{store.kept_dims:,} kept latents, in {unit}.",
         f"{same_sentence(found)}{_across(store, found)}. "
-        f"Half of the images are {np.median(found.distances):.3f} or more from their nearest.",
+        f"Half of the images are {np.median(found.distances):.3f} or more from their nearest. "
+        "No image is shown twice.",
     ]
 
 

@@ -19,6 +19,7 @@ from .plots import displayable
 EXACT_SIZE = 64  # up to this height and width, pictures are exact
 THUMBNAIL_SIZE, FRAME_SIZE = 96, 512  # height and width of larger ones, at most
 QUALITY = 90
+EFFORT = 50  # of packing without loss, 0 to 100: more makes no smaller files
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
@@ -57,6 +58,6 @@ def _picture(image: NDArray[np.uint8], largest: int) -> NDArray[np.uint8]:
 def _uri(pictures: Sequence[NDArray[np.uint8]], exact: bool) -> str:
     """Put pictures side by side, and encode them. Pillow may be built without WebP."""
     kind, content = "webp" if features.check("webp") else "png", io.BytesIO()
-    options = {"lossless": exact, "quality": 100 if exact else QUALITY, "method": 4} if kind == "webp" else {}
+    options = {"lossless": exact, "quality": EFFORT if exact else QUALITY, "method": 2} if kind == "webp" else {}
     Image.fromarray(np.concatenate(pictures, axis=1)).save(content, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
