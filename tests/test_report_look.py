@@ -229,6 +229,7 @@ def test_a_store_of_one_image(made, tmp_path, tiny_model, photo_patches):
     assert "none to compare it with" in Page(only.page).text
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_has_no_slider(made, tmp_path, tiny_model, photo_patches, store):
     stats = kl_stats(tiny_model, photo_patches)
     options = EncodeOptions(embed="decoder")
@@ -316,6 +317,7 @@ def test_what_cannot_be(work, capsys, arguments, sentence):
     assert [path.name for path in work.rglob("*.html")] == []
 
 
+@pytest.mark.slow
 def test_an_unfinished_store_and_one_without_its_model(work, capsys, tiny_run, tmp_path_factory):
     (work / "data").mkdir()
     for number, pixels in enumerate(cut(4)):
@@ -354,6 +356,7 @@ def test_a_damaged_store(work):
     assert not (work / "a.html").exists()
 
 
+@pytest.mark.slow
 def test_a_store_in_a_bucket(made, bucket, tmp_path, monkeypatch, tiny_run):
     monkeypatch.chdir(tmp_path)
     from hvae_codec.storage.location import location_of
