@@ -95,7 +95,8 @@ def main() -> None:
 
     eight = torch.arange(len(data.classes)).repeat_interleave(8)  # a row for each class
     drawn = store.decode_latents(draw(net, eight) * scale + mean)
-    known = [row for label in range(len(data.classes)) for row in training[labels == label][-8:]]
+    rows = [training[labels == label] for label in range(len(data.classes))]
+    known = np.concatenate([each[np.linspace(0, len(each) - 1, 8).astype(int)] for each in rows])
     prior = np.concatenate(list(sample_images(store.load_model(), len(eight))))
     picture = [sheet(images) for images in (store.decode(known), drawn, prior)]
     Image.fromarray(np.hstack(picture)).save(chosen.out)
