@@ -7,7 +7,6 @@ point between the two, given the class; drawing follows that velocity from noise
 """
 
 import argparse
-import math
 
 import numpy as np
 import torch
@@ -19,25 +18,26 @@ from hvae_codec import LatentDataset, sample_images
 
 
 class Velocity(nn.Module):
-    """The velocity at x [n, latents] and time t [n, 1], from 0 to 1, of classes [n]."""
+    """The velocity at x [n, latents] and time t [n, 1], from 0 (noise) to 1, of classes [n]."""
 
-    def __init__(self, latents: int, classes: int, width: int = 512) -> None:
+    def __init__(self, spread: Tensor, classes: int, width: int = 384) -> None:
         super().__init__()
-        self.x, self.t, self.label = nn.Linear(latents, width), nn.Linear(16, width), nn.Embedding(classes, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-            for _ in range(3)
-        )
-        self.out = nn.Linear(width, latents)
+        self.spread = spread  # standard deviation of each latent, [latents]
+        self.x, self.t, self.label = nn.Linear(len(spread), width), nn.Linear(16, width), nn.Embedding(classes, width)
+        layers = [(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(3)]
+        self.blocks = nn.ModuleList(nn.Sequential(*layer) for layer in layers)
+        self.out = nn.Linear(width, len(spread))
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """What is best if latents are independent Gaussians, and what the network adds to it."""
-        waves = t * torch.arange(1, 9) * math.pi
+        """What would be right if latents were independent Gaussians, and what the network adds to it."""
+        s2 = self.spread.square()
+        gaussian = (t * s2 - (1 - t)) / (t**2 * s2 + (1 - t) ** 2) * x
+        waves = t * torch.arange(1, 9) * torch.pi
         h = self.x(x) + self.t(torch.cat([waves.sin(), waves.cos()], 1)) + self.label(label)
         for block in self.blocks:
             h = h + block(h)
-        return (2 * t - 1) / (t**2 + (1 - t) ** 2) * x + self.out(h)
+        return gaussian + self.out(h)
 
 
 def loss(net: Velocity, x: Tensor, label: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ def loss(net: Velocity, x: Tensor, label: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(net: Velocity, label: Tensor, latents: int, steps: int = 50) -> Tensor:
+def draw(net: Velocity, label: Tensor, steps: int = 50) -> Tensor:
     """Follow the velocity from noise to latents, [n, latents]."""
-    x = torch.randn(len(label), latents)
+    x = torch.randn(len(label), len(net.spread))
     for k in range(steps):
         x = x + net(x, torch.full((len(x), 1), (k + 0.5) / steps), label) / steps
     return x
@@ -75,26 +75,28 @@ def main() -> None:
     store, splits = data.store, np.array([*data.store.splits])
     training, held_out = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
     latents, labels = data[training]
-    mean, std = latents.mean(0), latents.std(0) + 1e-3  # a few hardly vary
-    net = Velocity(store.kept_dims, len(data.classes))
+    mean, std = latents.mean(0), latents.std(0)
+    scale = std.clamp(min=std.square().mean().sqrt())  # latents that vary little stay small, and count little
+    net = Velocity(std / scale, len(data.classes))
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
-    batches = BatchSampler(SubsetRandomSampler(training), 128, drop_last=False)
+    batches = BatchSampler(SubsetRandomSampler(training), 64, drop_last=False)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=chosen.epochs * len(batches))
 
     for epoch in range(chosen.epochs):
         for z, label in DataLoader(data, sampler=batches, batch_size=None):
             optimizer.zero_grad()
-            loss(net, (z - mean) / std, label).backward()
+            loss(net, (z - mean) / scale, label).backward()
             optimizer.step()
             schedule.step()
         if epoch in (0, chosen.epochs // 2, chosen.epochs - 1):
             z, label = data[held_out]
             with torch.no_grad():
-                print(f"epoch {epoch + 1}: loss of held-out images {loss(net, (z - mean) / std, label):.3f}")
+                print(f"epoch {epoch + 1}: loss of held-out images {loss(net, (z - mean) / scale, label):.3f}")
 
     eight = torch.arange(len(data.classes)).repeat_interleave(8)  # a row for each class
-    drawn = store.decode_latents(draw(net, eight, store.kept_dims) * std + mean)
-    known = [row for label in range(len(data.classes)) for row in training[labels == label][-8:]]
+    drawn = store.decode_latents(draw(net, eight) * scale + mean)
+    rows = [training[labels == label] for label in range(len(data.classes))]
+    known = np.concatenate([each[np.linspace(0, len(each) - 1, 8).astype(int)] for each in rows])
     prior = np.concatenate(list(sample_images(store.load_model(), len(eight))))
     picture = [sheet(images) for images in (store.decode(known), drawn, prior)]
     Image.fromarray(np.hstack(picture)).save(chosen.out)
