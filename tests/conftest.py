@@ -9,12 +9,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+from browser import start_chromium
 from hvae_codec.config import Config, LossConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from hvae_codec.model.checkpoint import load_model, save_model
 from hvae_codec.model.choices import gaussian_noise
@@ -96,6 +98,14 @@ def bucket(server: str) -> Iterator[str]:
     client = BucketLocation.of("s3://images/any").bucket.client
     obstore.delete(client, [entry["path"] for batch in obstore.list(client) for entry in batch])
     urllib.request.urlopen(urllib.request.Request(f"{server}/images", method="DELETE")).close()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; tests that ask for it are skipped where there is none."""
+    window = start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield window
+    window.quit()
 
 
 @pytest.fixture

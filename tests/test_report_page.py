@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from browser import brightness, open_page, requested, wait
 from hvae_codec.analysis.cutoff_table import Analysis
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
@@ -242,28 +242,6 @@ def test_nothing_learnt_can_be_shown(stats, photo_patches):
 
 # --- in a browser
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-QUIET = ("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """A headless Chromium that notes what it says and what it asks the network for."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, *QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    window.set_script_timeout(20)
-    yield window
-    window.quit()
-
 
 @pytest.fixture(scope="module")
 def address(analysis, tmp_path_factory):
@@ -277,19 +255,9 @@ def opened(chromium, address):
 
 
 def _opened(chromium, address, width=1280, height=900, scheme="light"):
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    chromium.get(address)
-    _wait(chromium, "return document.body.dataset.drawn")
+    open_page(chromium, address, width, height, scheme)
+    wait(chromium, "return document.body.dataset.drawn")
     return chromium
-
-
-def _wait(chromium, script, wanted="true"):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(chromium, 20).until(lambda window: window.execute_script(script) == wanted)
 
 
 def _pixels(window, name, place):
@@ -306,7 +274,7 @@ def _pixels(window, name, place):
 def _assert_shown(window, analysis, index):
     """Everything on the page is of cutoff `index`."""
     keep = f"{100 * KEEPS[index]:g}%"
-    _wait(window, "return document.getElementById('rule').textContent", f"keep {keep}")
+    wait(window, "return document.getElementById('rule').textContent", f"keep {keep}")
     row = analysis.table.iloc[index]
     share = 100 * row["kept_dims"] / sum(kl.size for kl in analysis.stats.kl_bits)
     kept = f"{share:.3g}%"
@@ -376,7 +344,7 @@ def test_hovering_gives_figures(opened):
     point = opened.find_elements("css selector", "#plot-nelbo .point")[1]
     opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(opened).move_to_element(point).perform()
-    _wait(opened, "return document.querySelector('#plot-nelbo .hovertext') !== null", True)
+    wait(opened, "return document.querySelector('#plot-nelbo .hovertext') !== null", True)
     text = opened.find_element("css selector", "#plot-nelbo .hovertext").text
     assert "keep 10%" in text
     assert "3.5100 bits/dim" in text
@@ -390,7 +358,7 @@ def test_a_hostile_file_name_is_hovered(chromium, analysis, tmp_path):
     point = window.find_elements("css selector", "#plot-nelbo .point")[3]
     window.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(window).move_to_element(point).perform()
-    _wait(window, "return document.querySelector('#plot-nelbo .hovertext') !== null", True)
+    wait(window, "return document.querySelector('#plot-nelbo .hovertext') !== null", True)
     assert EVIL in window.find_element("css selector", "#plot-nelbo .hovertext").text
     assert window.find_elements("css selector", "img") == []
 
@@ -423,8 +391,7 @@ def test_nothing_is_said_or_asked_for(chromium, address, analysis):
     window.find_element("id", "more").click()
     _assert_shown(window, analysis, 2)
     assert window.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in window.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    asked = requested(window)
     assert address in asked, "the log works"
     assert [url for url in asked if url != address and not url.startswith(("data:", "blob:"))] == []
     assert window.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
@@ -453,17 +420,12 @@ def test_the_dark_scheme(chromium, address):
         "const body = getComputedStyle(document.body), plot = document.querySelector('#plot-nelbo .xtick text');"
         "return [body.backgroundColor, body.color, getComputedStyle(plot).fill]"
     )
-    paper, text, tick = map(_brightness, window.execute_script(script))
+    paper, text, tick = map(brightness, window.execute_script(script))
     assert paper < 60
     assert min(text, tick) > 180
     light = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
     window.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
-    _wait(window, "return document.querySelector('#plot-nelbo').layout.font.color", "#1c1f24")
-    paper, text, tick = map(_brightness, window.execute_script(script))
+    wait(window, "return document.querySelector('#plot-nelbo').layout.font.color", "#1c1f24")
+    paper, text, tick = map(brightness, window.execute_script(script))
     assert paper > 240
     assert max(text, tick) < 80
-
-
-def _brightness(colour: str) -> float:
-    """Mean of r, g, b in `rgb(r, g, b)`."""
-    return float(np.mean([int(part) for part in colour.split("(")[1].split(")")[0].split(",")[:3]]))
