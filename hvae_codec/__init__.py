@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # `as` marks a name as public for type checkers
     from .prune.mask import LatentMask as LatentMask, load_mask as load_mask, save_mask as save_mask
     from .prune.sweep import sweep as sweep
     from .prune.tolerance import find_tolerated as find_tolerated
+    from .report.look import Look as Look, look as look
     from .store.quantiser import make_codec as make_codec
     from .store.reader import Store as Store
     from .verification.verify import VerifyReport as VerifyReport, verify as verify
@@ -70,6 +71,7 @@ _PUBLIC = {
     "prune.mask": "LatentMask load_mask save_mask",
     "prune.sweep": "sweep",
     "prune.tolerance": "find_tolerated",
+    "report.look": "look Look",
     "store.quantiser": "make_codec",
     "store.reader": "Store",
     "verification.verify": "verify VerifyReport",

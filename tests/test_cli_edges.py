@@ -31,6 +31,7 @@ ARGUMENTS = {  # what makes a command work; {} is a name that is not taken
     "evaluate": ["data", "--split", "all"],
     "bench": ["data", "--split", "all", "--keep", "50%", "--step", "1", "--quality", "50", "--out", "{}"],
     "info": ["a.zarr"],
+    "look": ["a.zarr", "--out", "{}.html"],
     "doctor": [],
     "presets": [],
     "import": ["nowhere", "--out", "{}"],

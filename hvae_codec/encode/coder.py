@@ -133,14 +133,14 @@ class LatentCoder:
     @full_float32()
     def output(self, numbers: Mapping[int, Tensor]) -> Tensor:
         """Parameters of the output distribution, [B, out_channels, H, W], of stored numbers on the device."""
-        choose = _DecodeChooser(self, numbers)
+        choose = DecodeChooser(self, numbers)
         return self.model.top_down(None, choose, choose.images)
 
     @torch.no_grad()
     @full_float32()
     def dense(self, stored: Mapping[int, NDArray[np.generic]]) -> list[Tensor]:
         """z of every latent group in top-down order, the prior's mean where pruned: float32 [B, variates, H, W]."""
-        choose, chosen = _DecodeChooser(self, to_tensors(stored, self.model.device)), []
+        choose, chosen = DecodeChooser(self, to_tensors(stored, self.model.device)), []
 
         def record(group: LatentGroup) -> Tensor:
             chosen.append(choose(group))
@@ -181,13 +181,14 @@ class EncodeChooser:
         return self.coder.packing.unpack(self.packed().cpu().numpy())
 
 
-class _DecodeChooser:
+class DecodeChooser:
     """Chooses the stored z where kept, the prior's mean elsewhere."""
 
     def __init__(self, coder: LatentCoder, numbers: Mapping[int, Tensor]) -> None:
         self.coder, self.numbers, self.images = coder, numbers, len(next(iter(numbers.values())))
 
     def __call__(self, group: LatentGroup) -> Tensor:
+        """Choose z of `group`, [B, variates, H, W]."""
         return self.coder.z_of(group, lambda kept: self.numbers[kept.resolution][:, kept.columns])
 
 
