@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hvae_codec.config import ModelConfig, StageConfig
 from hvae_codec.encode.closed_loop import encode_and_decode
 from hvae_codec.encode.coder import (
+    DecodeChooser,
     EncodeChooser,
     LatentCoder,
-    _DecodeChooser,
     quantiser_steps,
     stored_columns,
     to_tensors,
@@ -161,7 +161,7 @@ def both_directions(coder: LatentCoder, images: torch.Tensor):
     encoder = Recording(choice)
     own = model.likelihood.mean(model.top_down(model.activations(images), encoder, len(images)))
     stored = choice.stored()
-    decoder = Recording(_DecodeChooser(coder, to_tensors(stored, model.device)))
+    decoder = Recording(DecodeChooser(coder, to_tensors(stored, model.device)))
     decoded = model.likelihood.mean(model.top_down(None, decoder, len(images)))
     return stored, encoder.z, own, decoder.z, decoded
 
@@ -371,7 +371,7 @@ def test_dense_latents_are_the_decoders(written, rgb_model):
         expected[group.index] = decoding(group)
         return expected[group.index]
 
-    decoding = _DecodeChooser(coder, to_tensors(store.stored(slice(3, 9)), rgb_model.device))
+    decoding = DecodeChooser(coder, to_tensors(store.stored(slice(3, 9)), rgb_model.device))
     rgb_model.top_down(None, choose, 6)
     dense = store.dense(slice(3, 9), rgb_model)
     assert len(dense) == len(expected)

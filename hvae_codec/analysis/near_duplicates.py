@@ -56,7 +56,7 @@ class Neighbours:
     def separate_pairs(self, count: int) -> list[Pair]:
         """Choose `count` of `pairs`, nearest first, so that no image is in two, and alike ones leave room."""
         taken: set[int] = set()
-        chosen = []
+        chosen: list[Pair] = []
         for pair in self.pairs():
             if len(chosen) < count and not taken & {pair.first, pair.second}:
                 taken |= {pair.first, pair.second}

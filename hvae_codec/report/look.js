@@ -25,7 +25,7 @@ function choose(button) {
   for (const one of gridOf(button)) one.tabIndex = one === button ? 0 : -1;
   const known = Object.entries(figures).map(([figure, value]) => `${figure} ${value.toFixed(3)}`);
   byId("name").textContent = name;
-  byId("facts").textContent = [`image ${number()}`, label, split, ...known].filter(Boolean).join(" · ");
+  byId("facts").textContent = [`image ${number()}`, label, split, ...known].filter(Boolean).join("\u00a0· ");
   if (slider) byId("slide").hidden = strip === null;
   byId("missing").hidden = strip !== null || !steps.length;
   show();
@@ -35,7 +35,7 @@ function show() {
   const { name, psnr, strip } = images[number()];
   const step = shownStep();
   if (strip !== null) {
-    const decibels = psnr[step] === null ? "the decoded image" : `${psnr[step].toFixed(2)} dB`;
+    const decibels = psnr[step] === null ? "the decoded image" : `${psnr[step].toFixed(2)}\u00a0dB`;
     const said = `${steps[step].name}: ${steps[step].kept}, ${decibels}`;
     byId("said").replaceChildren(Object.assign(document.createElement("b"), { textContent: steps[step].name }),
       `: ${steps[step].kept}, ${decibels}`);

@@ -14,8 +14,8 @@ from .look_page import same_sentence
 def look_sentences(store: Store, found: Look) -> list[str]:
     """Say what the page shows, and how large it is."""
     known = [each.name for each in found.extremes]
-    figures = " and ".join(known) if known else "neither distortion nor rate (encode --evaluate all)"
-    sentences = [f"The store has {figures} of its images."]
+    missing = "The store has neither distortion nor rate of its images; encode --evaluate all stores both."
+    sentences = [f"The store has {' and '.join(known)} of its images." if known else missing]
     if found.neighbours is not None:
         compared = len(found.neighbours.images)
         sentences.append(f"{same_sentence(found.neighbours)} ({compared:,} were compared).")

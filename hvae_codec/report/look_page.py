@@ -84,6 +84,8 @@ def _about(store: Store) -> str:
 
 
 def _sheet_sentence(store: Store, samples: Sequence[LabelSample], seed: int) -> str:
+    if sum(len(sample.images) for sample in samples) == len(store):
+        return f"All images ({len(store):,})."
     if len(samples) == 1:
         return f"{count(len(samples[0].images), 'image')} of {len(store):,}, drawn with seed {seed}."
     distinct = len(set(store.labels.distinct()))
@@ -97,7 +99,7 @@ def _section(found: Extremes, images: int) -> dict[str, Any]:
     return {
         "name": found.name,
         "title": title,
-        "sentence": f"{meaning}, bits/dim, as encode measured it; of {known}. The median is {found.median:.3f}.",
+        "sentence": f"{meaning} in bits/dim, as encode measured it, of {known}. The median is {found.median:.3f}.",
         "grids": [(f"Highest, {high} first", found.highest), (f"Lowest, {low} first", found.lowest)],
         "values": {number: f"{value:.3f}" for number, value in found.values.items()},
     }
@@ -124,8 +126,9 @@ def _neighbour_sentences(store: Store, found: Neighbours, seed: int) -> list[str
 
 def same_sentence(found: Neighbours) -> str:
     """Say how many images have the latents of another one; without a full stop."""
-    number = f"{found.same:,}" if found.same else "No"
-    return f"{number} images have the same kept latents as another, and thus decode to the same image"
+    if not found.same:
+        return "No two images have the same kept latents"
+    return f"{found.same:,} images have the same kept latents as another, and thus decode to the same image"
 
 
 def _across(store: Store, found: Neighbours) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..store.reader import Store
 
-MOST_STEPS = 24  # beyond no latents at all; deeper models take several groups in a step
+MOST_STEPS = 23  # beyond no latents at all; deeper models take several groups in a step
 
 
 @dataclass(frozen=True)
