@@ -10,7 +10,7 @@ import typer
 
 from hvae_codec.errors import UsageError
 
-from .cutoffs import parse_cutoffs
+from .cutoffs import joined, parse_cutoffs
 from .display import (
     console,
     interruptible,
@@ -56,18 +56,20 @@ if TYPE_CHECKING:
     from hvae_codec.model.hvae import HVAE
 
 
-DEFAULT_KEEPS = "1%,2%,3%,5%,7%,10%,20%,100%"
+DEFAULT_KEEPS = ["1%,2%,3%,5%,7%,10%,20%,100%"]
 """Of a pruned run, those that it has, and all that is left."""
 
 Keep = Annotated[
-    str,
+    list[str],
     typer.Option("--keep", help="Shares of the latent dimensions to try, separated by commas, or none."),
 ]
 Cutoff = Annotated[
-    str, typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas.")
+    list[str] | None,
+    typer.Option("--cutoff", help="KL cutoffs to try as well, bits per latent dimension, separated by commas."),
 ]
 Tolerance = Annotated[
-    str, typer.Option("--tolerance", help="Find the smallest keep whose NELBO is worse by at most this, such as 0.5%.")
+    list[str] | None,
+    typer.Option("--tolerance", help="Find the smallest keep whose NELBO is worse by at most this, such as 0.5%."),
 ]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", help="A mask in a file to try as well; may be given several times.")
@@ -116,8 +118,8 @@ def command(
     data: Data,
     source_options: SourceOptions,
     keep: Keep = DEFAULT_KEEPS,
-    cutoff: Cutoff = "",
-    tolerance: Tolerance = "",
+    cutoff: Cutoff = None,
+    tolerance: Tolerance = None,
     mask: Masks = None,
     granularity: Granularity = GranularityName.variate,
     count: Count = CountName.dimensions,
@@ -149,10 +151,14 @@ def command(
     from hvae_codec.analysis.plan import AnalysisPlan
 
     check_split(split, val)
-    refuse_torchrun("analyze-kl")
-    check_on(on)
-    shares = "" if keep == "none" else keep
-    asked: Any = shares, cutoff, tolerance, mask or (), granularity.value, count.value
+    asked: Any = (
+        "" if keep == ["none"] else joined(keep),
+        joined(cutoff),
+        joined(tolerance),
+        mask or (),
+        granularity.value,
+        count.value,
+    )
     cutoffs = parse_cutoffs(*asked, is_default=keep == DEFAULT_KEEPS)
     latents, chunks = parse_codec(codec, step, step_tolerance), packing(codec)
     measured: Any = {"images": images, "pictures": pictures, "split": split.value}
@@ -174,6 +180,8 @@ def _analyze(request: AnalyzeRequest, plan: AnalysisPlan) -> None:
     from hvae_codec.model.worker_device import worker_device
     from hvae_codec.report.analysis_files import check_folder
 
+    refuse_torchrun("analyze-kl")
+    check_on(request.on)
     reuse_freed_memory()
     hvae = _load(request)
     run = hvae.run or request.model

@@ -12,7 +12,7 @@ from hvae_codec.config import LATEST_RUN
 from hvae_codec.errors import UsageError
 
 from .analyze_kl import check_split
-from .cutoffs import parse_cutoffs
+from .cutoffs import joined, parse_cutoffs
 from .display import (
     console,
     interruptible,
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from hvae_codec.progress import Stage
     from hvae_codec.prune.cutoffs import CutoffSpec
 
-DEFAULT_KEEPS = "3%,100%"
+DEFAULT_KEEPS = ["3%,100%"]
 """Of a pruned run, what it has of those, and all that is left."""
+DEFAULT_STEPS, DEFAULT_QUALITIES = ["0.5,1,2,4"], ["10,30,50,70,90"]
 
 Model = Annotated[
     Path | None, typer.Option("--model", help=f"Run whose model to measure.  [default: {LATEST_RUN}, if no --store]")
@@ -47,20 +48,23 @@ Stores = Annotated[
     typer.Option("--store", help="A store of these images to measure, as encode wrote it; may be given several times."),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", help="Shares of the model's latent dimensions to keep, separated by commas, or none.")
+    list[str],
+    typer.Option("--keep", help="Shares of the model's latent dimensions to keep, separated by commas, or none."),
 ]
 Cutoff = Annotated[
-    str, typer.Option("--cutoff", help="KL cutoffs as well, bits per latent dimension, separated by commas.")
+    list[str] | None,
+    typer.Option("--cutoff", help="KL cutoffs as well, bits per latent dimension, separated by commas."),
 ]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", help="A mask in a file as well; may be given several times.")
 ]
 Steps = Annotated[
-    str,
+    list[str],
     typer.Option("--step", help="Quantiser steps of the model, in posterior standard deviations, separated by commas."),
 ]
 Qualities = Annotated[
-    str, typer.Option("--quality", help="Qualities of JPEG, WebP, AVIF and JPEG XL, 1 to 100, separated by commas.")
+    list[str],
+    typer.Option("--quality", help="Qualities of JPEG, WebP, AVIF and JPEG XL, 1 to 100, separated by commas."),
 ]
 BatchSize = Annotated[
     int | None,
@@ -81,10 +85,10 @@ def command(
     model: Model = None,
     store: Stores = None,
     keep: Keep = DEFAULT_KEEPS,
-    cutoff: Cutoff = "",
+    cutoff: Cutoff = None,
     mask: Masks = None,
-    step: Steps = "0.5,1,2,4",
-    quality: Qualities = "10,30,50,70,90",
+    step: Steps = DEFAULT_STEPS,
+    quality: Qualities = DEFAULT_QUALITIES,
     split: Split = SplitName.val,
     val: Val = None,
     images: Images = 256,
@@ -105,8 +109,10 @@ def command(
     from hvae_codec.encode.encoded_store import open_store
     from hvae_codec.model.checkpoint import load_model
 
-    specs = parse_cutoffs("" if keep == "none" else keep, cutoff, "", mask or (), is_default=keep == DEFAULT_KEEPS)
-    steps, qualities = parse_steps(step), parse_qualities(quality)
+    specs = parse_cutoffs(
+        "" if keep == ["none"] else joined(keep), joined(cutoff), "", mask or (), is_default=keep == DEFAULT_KEEPS
+    )
+    steps, qualities = parse_steps(joined(step)), parse_qualities(joined(quality))
     check_split(split, val)
     run = Path(LATEST_RUN) if model is None and not store else model
     if run is not None and not specs:
@@ -120,8 +126,7 @@ def command(
     with interruptible("No table was written."), stages() as stage:
         curve = None if hvae is None else _curve(hvae, sources, specs, steps, batch_size, seed, stage)
         stores = [_with_decoder(each, device) for each in opened]
-        progress = stage("Comparing")
-        found = bench(chosen, curve, stores, qualities=qualities, batch_size=batch_size, progress=progress)
+        found = bench(chosen, curve, stores, qualities=qualities, batch_size=batch_size, progress=stage("Comparing"))
     report_source(chosen)
     _write(found, folder, as_json)
 

@@ -19,6 +19,15 @@ DEFAULT_KEEP = 0.03
 """Share of the latent dimensions, that of the paper's section 7, if no cutoff is given."""
 
 
+def joined(values: Sequence[str] | None) -> str:
+    """Join what an option that takes several values was given, be it at once or one by one.
+
+    >>> joined(["3%,5%", "10%"]), joined(None)
+    ('3%,5%,10%', '')
+    """
+    return ",".join(values or ())
+
+
 def parse_cutoffs(
     keep: str = "",
     bits: str = "",

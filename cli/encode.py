@@ -131,25 +131,24 @@ def command(
 ) -> None:
     """Encode images into a store of their most informative latents.
 
-    Prints what this cutoff costs on held-out images and what the store takes on disk. An interrupted encode continues
-    if the same command is run again. --on sends row groups to other processes, here or on other machines that see the
-    same folders. Without a scheduler, run this command with --worker 0/N to N-1/N on these machines, in any order.
+    Prints what this cutoff costs on held-out images and what the store takes on disk. The same command continues an
+    interrupted encode. --on sends row groups to other processes, here or on other machines that see the same folders.
+    Without a scheduler, run this command with --worker 0/N to N-1/N on these machines, in any order.
     """
-    from hvae_codec.encode.array_dtypes import check_code_bits
-    from hvae_codec.encode.embedded_model import check_granularity
-    from hvae_codec.encode.pipeline import EncodeOptions
-    from hvae_codec.store.quantiser import make_codec
-
     spec = parse_cutoff(keep, cutoff, tolerance, mask, granularity.value, count.value)
     how: Any = {"overwrite": overwrite, "row_group_size": row_group_size, "chunk_bytes": chunk, "verify": verify}
     how |= {"batch_size": batch_size, "evaluate": evaluate == "all", "seed": seed, "check": check, "device": device}
-    how |= {"packing": packing(codec), "code_bits": None if code_bits == "auto" else int(code_bits)}
-    options = EncodeOptions(**how, embed=parse_embed(embed, embed_model))
-    check_granularity(options.embed, spec.granularity)  # of a mask in a file, encode_worker finds it out
+    options = _options(codec, code_bits, parse_embed(embed, embed_model), **how)
     evaluated, latents = parse_evaluate(evaluate), parse_codec(codec, step, step_tolerance)
-    check_code_bits(make_codec(latents.name), options.packing, options.code_bits)
     request = EncodeRequest(store, split, images, spec, latents, evaluated, options, graph, on, dry_run, as_json)
     _run(request, data, val, model, worker_option, source_options)
+
+
+def _options(codec: CodecName, code_bits: option.CodeBits, embed: Embedded, **how: Any) -> EncodeOptions:
+    from hvae_codec.encode.pipeline import EncodeOptions
+
+    bits = None if code_bits == "auto" else int(code_bits)
+    return EncodeOptions(packing=packing(codec), code_bits=bits, embed=embed, **how)
 
 
 def _run(
@@ -164,6 +163,7 @@ def _run(
     from hvae_codec.store.open_writer import check_location
 
     start = time.monotonic()
+    _check_fitting(request)
     refuse_torchrun("encode")
     reuse_freed_memory()
     worker = parse_worker(worker_option)
@@ -183,6 +183,17 @@ def _run(
         _print(request.store, written, images, wanted, worker, time.monotonic() - start)
     else:
         _report(written.store, images, request.store, worker)
+
+
+def _check_fitting(request: EncodeRequest) -> None:
+    """Raise `UsageError` if options do not go together, before anything is read."""
+    from hvae_codec.encode.array_dtypes import check_code_bits
+    from hvae_codec.encode.embedded_model import check_granularity
+    from hvae_codec.store.quantiser import make_codec
+
+    options = request.options
+    check_granularity(options.embed, request.cutoff.granularity)  # of a mask in a file, encode_worker finds it out
+    check_code_bits(make_codec(request.codec.name), options.packing, options.code_bits)
 
 
 def _load(request: EncodeRequest, run: Path, worker: Worker) -> HVAE:

@@ -60,6 +60,16 @@ def test_a_model_and_codecs(work, hvae):
 
 
 @pytest.mark.usefixtures("blank_pictures")
+def test_options_given_twice_count_twice(work, hvae):
+    twice = ("--keep", "30%", "--keep", "100%", "--step", 1, "--step", 2, "--quality", 30, "--quality", 80)
+    hvae("bench", "data", *twice, "--cutoff", "0.5", "--cutoff", "0.1", "--out", "twice")
+    at_once = ("--keep", "30%,100%", "--step", "1,2", "--quality", "30,80", "--cutoff", "0.5,0.1")
+    hvae("bench", "data", *at_once, "--out", "once")
+    rows = [pd.read_csv(f"{folder}/bench.csv")[["method", "setting"]] for folder in ("twice", "once")]
+    assert rows[0].equals(rows[1])
+
+
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_page_has_it_whichever_comes_first(work, hvae):
     hvae("bench", "data", *FEW, "--keep", "30%")
     hvae("analyze-kl", "data", "--keep", "30%,100%")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.sources import Images, ImageSource, as_source, is_opened
 from ..engine.engine import Engine, Here
@@ -80,25 +81,10 @@ def append(
     damaged, it is of another model or being written, it has things that a user added and that are lost without `out`,
     or `out` exists; `UsageError` if a store in a bucket is to be replaced, or if `prefix` leads out of a folder.
     """
-    store = append_worker(
-        model,
-        images,
-        path,
-        Worker(),
-        out=out,
-        prefix=prefix,
-        batch_size=batch_size,
-        seed=seed,
-        check=check,
-        comparing=comparing,
-        device=device,
-        engine=engine,
-        executor=executor,
-        tally=tally,
-        progress=progress,
-        copying=copying,
-        on_warning=on_warning,
-    )
+    what: Any = {"out": out, "prefix": prefix, "batch_size": batch_size, "seed": seed, "check": check}
+    where: Any = {"device": device, "engine": engine, "executor": executor, "tally": tally}
+    told: Any = {"comparing": comparing, "progress": progress, "copying": copying, "on_warning": on_warning}
+    store = append_worker(model, images, path, Worker(), **what, **where, **told)
     assert store is not None  # one worker owns all row groups
     return store
 
@@ -142,9 +128,7 @@ def append_worker(
             batch_size = batch_size_of(model, batch_size, device)
         encoder, spec = _plan(model, source, old, batch_size, seed, prefix, check)
         if worker.count > 1 and is_written(target, spec):
-            appended = open_store(target)
-            check_unchanged_since(appended, source, worker, len(old), check=check, progress=comparing)
-            return appended
+            return _written_before(open_store(target), source, worker, len(old), check, comparing)
         check_location(target, overwrite=out is None)
         if worker.count == 1:
             check_unfinished(target, spec)
@@ -155,6 +139,14 @@ def append_worker(
         with wide_codes_of(old.path), writer.discarded_on(ClippedError), remembered_content(source):
             _Addition(OldStore(old, encoder), workers, is_begun).write(writer, progress, copying)
         return finish_store(writer, model, on_warning)
+
+
+def _written_before(
+    appended: EncodedStore, source: ImageSource, worker: Worker, start: int, check: bool, comparing: Progress | None
+) -> EncodedStore:
+    """Check that the images of a `worker` are still those that it, or others, have added from image `start` on."""
+    check_unchanged_since(appended, source, worker, start, check=check, progress=comparing)
+    return appended
 
 
 def plan_append(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 from ..config import CHUNK_BYTES, ROW_GROUP_SIZE, Config, config_to_dict
 from ..data.content import remember_content
@@ -119,23 +119,10 @@ def encode_images(
     then what was written of the store is removed; `ModelError` if the decoder that is to be embedded decodes to
     something else than the model.
     """
-    store = encode_worker(
-        model,
-        images,
-        path,
-        Worker(),
-        mask=mask,
-        codec=codec,
-        stats=stats,
-        options=options,
-        engine=engine,
-        executor=executor,
-        tally=tally,
-        progress=progress,
-        comparing=comparing,
-        widening=widening,
-        on_warning=on_warning,
-    )
+    what: Any = {"mask": mask, "codec": codec, "stats": stats, "options": options}
+    where: Any = {"engine": engine, "executor": executor, "tally": tally}
+    told: Any = {"progress": progress, "comparing": comparing, "widening": widening, "on_warning": on_warning}
+    store = encode_worker(model, images, path, Worker(), **what, **where, **told)
     assert store is not None  # one worker owns all row groups
     return store
 

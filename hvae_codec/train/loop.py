@@ -118,9 +118,7 @@ def train(
     processes = processes or DistributedContext(device=options.device)
     on_warning = on_warning or logging.getLogger(__name__).warning
     _check_processes(config, training, validation, processes)
-    lock = RunLock(run)
-    processes.run_on_main(lock.acquire)
-    try:
+    with _only_training_of(run, processes):
         origin_of = partial(origin_of_run, run, training, validation, opened=opened)
         origin = processes.run_on_main(partial(origin_of, seed=options.seed, other_data=options.other_data))
         state = _start_state(run, config, origin.seed, initial, processes, on_warning)
@@ -137,11 +135,20 @@ def train(
         else:
             processes.run_on_main(files.make_consistent)
         elbo = loop.last_validation()
+    skipped, taken = int(state.optimizer.skipped), state.step - begun
+    return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
+
+
+@contextmanager
+def _only_training_of(run: Path, processes: DistributedContext) -> Iterator[None]:
+    """Hold the lock of the folder `run`; raises `ModelError` if another process trains it."""
+    lock = RunLock(run)
+    processes.run_on_main(lock.acquire)
+    try:
+        yield
     finally:
         if processes.is_main:
             lock.release()
-    skipped, taken = int(state.optimizer.skipped), state.step - begun
-    return TrainResult(run, state.step, skipped, elbo, state.seconds, taken, loop.stopped)
 
 
 def _check_processes(

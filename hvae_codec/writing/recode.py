@@ -61,8 +61,7 @@ def recode(
     counts for: by this process if neither is given. `on_warning` is called with a sentence if a user has added
     something to the old store, which the new one has not (it logs by default). A store of floats can have other pieces
     alone. Raises `StoreError` if there is no store, it is unfinished or damaged, or `out` exists; `UsageError` if one
-    store would be inside of the other or in its place, if codes do not fit into `code_bits`, or an argument is out of
-    range.
+    store would be in the other or in its place, codes do not fit into `code_bits`, or an argument is out of range.
     """
     changes = Changes(packing=packing, code_bits=code_bits, chunk_bytes=chunk_bytes, row_group_size=row_group_size)
     location, target = location_of(path), location_of(out)
