@@ -59,18 +59,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _tiny_run_stays_as_it_is(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves something in the run that all share, such as a ranking; later ones do not find it."""
-    if "tiny_run" not in request.fixturenames:
-        yield
-        return
-    run: Path = request.getfixturevalue("tiny_run")
-    before = {*run.iterdir()}
+def _tiny_run_has_no_ranking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a ranking, steps or tables in the run that all share: later ones would use them."""
     yield
-    left = {*run.iterdir()} - before
-    for path in left:
-        shutil.rmtree(path)
-    assert not left, f"the test left {left} in the run that all tests share; copy that run"
+    if "tiny_run" in request.fixturenames:
+        analysis: Path = request.getfixturevalue("tiny_run") / "analysis"
+        left = [path.name for path in analysis.glob("*")]
+        shutil.rmtree(analysis, ignore_errors=True)
+        assert not left, f"the test left {left} in the run that all tests share; copy that run"
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ SMALL = ("--config", "tiny/config.json", "--no-tensorboard", "--steps", "2", "--
 
 
 @pytest.fixture
-def hvae(tiny_run: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Call:
+def hvae(tiny_run: Path, tiny_config: Config, tmp_path: Path, monkeypatch, capsys, blank_pictures) -> Call:
     """`hvae(code, arguments)`: what a command says on standard output and standard error; runs/latest is a tiny run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -31,7 +31,8 @@ def work(tiny_run, photo_patches, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for i, patch in enumerate(photo_patches):
         save_png(Path("data", "train" if i < 16 else "val", f"class{i % 2}", f"{i:02d}.png"), patch)
-    shutil.copytree(tiny_run, "runs/latest")
+    shutil.copytree(tiny_run, "runs/tiny")
+    Path("runs/latest").symlink_to("tiny")
     return tmp_path
 
 

@@ -19,11 +19,12 @@ Call = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def hvae(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Call:
+def hvae(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, blank_pictures) -> Call:
     """`hvae(code, arguments)`: what a command says on standard output and standard error; runs/latest is a tiny run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    shutil.copytree(tiny_run, "runs/latest")
+    shutil.copytree(tiny_run, "runs/tiny")
+    Path("runs/latest").symlink_to("tiny")
 
     def call(code: int, *arguments: str) -> tuple[str, str]:
         capsys.readouterr()

@@ -309,7 +309,7 @@ def test_a_variate_larger_than_the_share_is_said(tiny_model, stats):
     assert CutoffSpec(keep=1.0).cutoff(tiny_model, stats).note == ""
 
 
-def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
+def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches, run):
     source = as_source(photo_patches)
     mask = LatentMask.from_keep(stats, 0.3)
     kept, all_of_it = (CutoffSpec(keep=keep).cutoff(tiny_model, stats) for keep in (0.3, 1.0))
@@ -321,7 +321,8 @@ def test_the_cost_of_a_cutoff(tiny_model, stats, photo_patches):
     assert f"Kept {mask.kept_dims:,} of {mask.dims:,}" in text
     assert f"{cost.kept:.3f}" in text
     common = {"batch_size": 64, "seed": 0, "stage": silent}
-    chosen = choose_and_measure(CutoffSpec(keep=0.3), tiny_model, stats, source.split("val"), AutoStep(), **common)
+    model = load_model(run)  # a copy, which gets a step
+    chosen = choose_and_measure(CutoffSpec(keep=0.3), model, stats, source.split("val"), AutoStep(), **common)
     assert chosen.cutoff.mask.kept_dims == mask.kept_dims
     assert chosen.codec.codec == IntCodec(chosen.codec.found.step)
     kept, step, stored = choice_sentences(chosen)

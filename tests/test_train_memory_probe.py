@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,7 +172,8 @@ def test_a_run_that_goes_on_is_left_as_it_was(run_command, memory):
 
 def test_prune_names_it_too(run_command, memory, tiny_run: Path):
     memory(4, 4)
-    words = f"prune data.npy --model {tiny_run} --out runs/p --keep 20% --steps 2 --validation-images 2 --batch-size 8"
+    shutil.copytree(tiny_run, "runs/whole")  # which gets a ranking
+    words = "prune data.npy --model runs/whole --out runs/p --keep 20% --steps 2 --validation-images 2 --batch-size 8"
     assert run_command(1, words).endswith(SENTENCE)
     assert not Path("runs/p/config.json").exists()
     refused = run_command(2, f"{words} --set train.accumulate=3")
