@@ -98,7 +98,7 @@ def test_a_classifier_on_latents_and_on_pixels(run, place):
     for what, x in (("latents", z.numpy()), ("pixels", pixels.astype(np.float32))):
         classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000)).fit(x[training], labels[training])
         right = classifier.score(x[~training], labels[~training])
-        found = re.search(rf"{what} +([\d,]+) numbers an image: +([\d.]+)%", printed)
+        found = re.search(rf"{what} +([\d,]+) numbers per image: +([\d.]+)%", printed)
         assert int(found[1].replace(",", "")) == x.shape[1]
         assert float(found[2]) == pytest.approx(100 * right, abs=100 / (~training).sum() + 0.06)  # one at a margin
 

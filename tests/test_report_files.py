@@ -262,6 +262,7 @@ def test_the_ranking_is_kept_with_the_run(run, photo_patches, tiny_config):
     assert "of these training images" in ranking_sentence(again)
     others = find_ranking(model, TrainingAndHeldOut(as_source(photo_patches[:5])), 64, 0, silent)
     assert " images that are not these training images" in ranking_sentence(others)
+    assert "analyze-kl --overwrite" in ranking_sentence(others)
     for a, b in zip(found.stats.kl_bits, again.stats.kl_bits, strict=True):
         np.testing.assert_array_equal(a, b)
     weights = {name: weight + 0.01 for name, weight in load_weights(run / "model.safetensors").items()}
@@ -282,8 +283,8 @@ def test_a_ranking_stays_unless_a_better_one_comes(run, photo_patches, tmp_path)
     assert kept(few) == kept(few) == str(path)
     assert kept(more) == f"{path}, in place of one of 6 images"
     content = path.read_bytes()
-    for worse, images in ((few, 6), (others, 12)):
-        assert f"of 12 images, and this one of {images} images; --overwrite" in kept(worse)
+    for worse, which, images in ((few, "images", 6), (others, "other images", 12)):
+        assert f"of 12 {which}, and this one of {images} images; --overwrite" in kept(worse)
         assert path.read_bytes() == content
     assert kept(few, overwrite=True) == f"{path}, in place of one of 12 images"
     assert load_kl_stats(path).images == 6

@@ -34,7 +34,7 @@ def report(what: str, x: np.ndarray, labels: np.ndarray, training: np.ndarray) -
     classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000))
     classifier.fit(x[training], labels[training])
     right = classifier.predict(x[~training]) == labels[~training]
-    print(f"{what:12}{x.shape[1]:5,} numbers an image: {right.mean():5.1%} of the held-out images")
+    print(f"{what:12}{x.shape[1]:5,} numbers per image: {right.mean():5.1%} of the held-out images")
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def main() -> None:
     masks = [LatentMask.from_keep(stats, keep) for keep in (1.0, *chosen.keep)]
     everything, *rows = sweep(model, held_out, masks)  # the same images and noise for all masks
     print(f"all latents: NELBO {everything.nelbo.mean():.3f} bits/dim, {len(pixels)} held-out images")
-    print(" keep    dims   NELBO     change ± SE     step  PSNR dB  bytes an image")
+    print(" keep    dims   NELBO     change ± SE     step  PSNR dB  bytes/image")
 
     best = None
     for keep, row in zip(chosen.keep, rows, strict=True):
@@ -60,7 +60,7 @@ def main() -> None:
             size = sum(file.stat().st_size for file in Path(folder).glob("out.zarr/z*/c/**/*") if file.is_file())
             quality = psnr(pixels, store.decode(range(len(store))))
         cost = f"{row.nelbo.mean():7.3f} {change:+9.4f} ± {error:.4f}"
-        print(f"{keep:5.0%} {store.kept_dims:7,} {cost} {step:8.2f} {quality:8.2f} {size / len(pixels):15.0f}")
+        print(f"{keep:5.0%} {store.kept_dims:7,} {cost} {step:8.2f} {quality:8.2f} {size / len(pixels):12.0f}")
         if change <= chosen.tolerance * everything.nelbo.mean():
             best = keep, row.mask
 

@@ -81,6 +81,7 @@ class KeptRanking:
     path: Path
     images: int  # that it was measured on
     stays: KLStats | None = None  # another one of this model, which the run had and has still
+    of_others: bool = False  # whether that one is known to be of other images: of as many, with another fingerprint
     replaced: KLStats | None = None  # another one of this model, which the run had
     write_error: str = ""  # why it could not be stored; empty if it was, or was not to be
 
@@ -93,7 +94,8 @@ def keep_ranking(path: Path, stats: KLStats, *, overwrite: bool) -> KeptRanking:
     """
     before = _other_ranking(path, stats)
     if before is not None and not overwrite and _weight(before) >= _weight(stats):
-        return KeptRanking(path=path, images=stats.images, stays=before)
+        of_others = before.images == stats.images and before.source != stats.source
+        return KeptRanking(path=path, images=stats.images, stays=before, of_others=of_others)
     error = save_ranking(path, stats)
     return KeptRanking(path=path, images=stats.images, replaced=None if error else before, write_error=error)
 

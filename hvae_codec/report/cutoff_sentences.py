@@ -27,6 +27,7 @@ def ranking_sentence(found: FoundRanking) -> str:
     """Say where a ranking is from."""
     if not found.is_new:
         others = "images that are not these training images, or are in another container"
+        others += "; analyze-kl --overwrite ranks on these"
         images = "of these training images" if found.is_of_these_images else others
         return f"Ranking: {found.path}, of {found.stats.images:,} {images}."
     made = f"The run had no ranking of this model; made one of {count(found.stats.images, 'training image')}"
@@ -39,7 +40,8 @@ def kept_ranking_sentence(kept: KeptRanking) -> str:
     if kept.write_error:
         return f"could not be kept in {kept.path} ({kept.write_error})"
     if kept.stays:
-        before, new = count(kept.stays.images, "image"), count(kept.images, "image")
+        before = count(kept.stays.images, "other image" if kept.of_others else "image")
+        new = count(kept.images, "image")
         return f"{kept.path}, of before: it is of {before}, and this one of {new}; --overwrite stores this one"
     return f"{kept.path}" + (f", in place of one of {count(kept.replaced.images, 'image')}" if kept.replaced else "")
 
