@@ -93,7 +93,7 @@ Out = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Store the ranking in the run even if it replaces another of as many images."),
+    typer.Option("--overwrite", help="Store the ranking in the run even if it replaces one of more images."),
 ]
 
 
@@ -145,8 +145,7 @@ def command(
     --split, of another split): negative ELBO and its change in bits/dim; PSNR, bytes and distortion of images really
     encoded and decoded at that cutoff, with the quantiser step found for it. Writes report.html, the same as tables and
     pictures with more columns, the masks, and the ranking and steps, which encode reads. With --on, other processes
-    compute the same figures, to the last bit. A ranking of more images, or as many, that the
-    run has stays unless --overwrite.
+    compute the same figures, to the last bit. If the run has a ranking of more images, that stays unless --overwrite.
     """
     from hvae_codec.analysis.plan import AnalysisPlan
 

@@ -81,21 +81,19 @@ class KeptRanking:
     path: Path
     images: int  # that it was measured on
     stays: KLStats | None = None  # another one of this model, which the run had and has still
-    of_others: bool = False  # whether that one is known to be of other images: of as many, with another fingerprint
     replaced: KLStats | None = None  # another one of this model, which the run had
     write_error: str = ""  # why it could not be stored; empty if it was, or was not to be
 
 
 def keep_ranking(path: Path, stats: KLStats, *, overwrite: bool) -> KeptRanking:
-    """Store a ranking, unless there is another one of this model at `path`, of as many images or more.
+    """Store a ranking, unless there is one of this model at `path` that was made of more images.
 
     Encodes read it, also those that go on tomorrow: a quick look at a few images must not change what they keep.
     `overwrite` stores it in any case.
     """
     before = _other_ranking(path, stats)
-    if before is not None and not overwrite and _weight(before) >= _weight(stats):
-        of_others = before.images == stats.images and before.source != stats.source
-        return KeptRanking(path=path, images=stats.images, stays=before, of_others=of_others)
+    if before is not None and not overwrite and before.images > stats.images:
+        return KeptRanking(path=path, images=stats.images, stays=before)
     error = save_ranking(path, stats)
     return KeptRanking(path=path, images=stats.images, replaced=None if error else before, write_error=error)
 
@@ -106,13 +104,8 @@ def _other_ranking(path: Path, stats: KLStats) -> KLStats | None:
         there = load_kl_stats(path)
     except (ModelError, OSError):
         return None
-    same = all(map(np.array_equal, there.kl_bits, stats.kl_bits)) and _weight(there) == _weight(stats)
+    same = all(map(np.array_equal, there.kl_bits, stats.kl_bits)) and there.images == stats.images
     return None if same or there.model_hash != stats.model_hash else there
-
-
-def _weight(stats: KLStats) -> tuple[int, bool]:
-    """Tell how much a ranking says: of how many images, and whether with maxima, which files of before lack."""
-    return stats.images, stats.largest_mean is not None
 
 
 def save_ranking(path: Path, stats: KLStats) -> str:

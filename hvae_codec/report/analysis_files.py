@@ -55,7 +55,7 @@ def analysis_sentences(result: AnalysisResult) -> list[str]:
 def save_analysis(result: AnalysisResult, folder: Path, run: Path, *, overwrite: bool = False) -> dict[str, str]:
     """Write all files into `folder` and the ranking into `run`; returns where each is, by name.
 
-    A better ranking that the run has stays unless `overwrite`, see `keep_ranking`.
+    A ranking of more images that the run has stays unless `overwrite`, see `keep_ranking`.
     """
     analysis, about = result.analysis, result.about
     save_table(folder, analysis.table, about)

@@ -26,8 +26,7 @@ CLOSE_TO_ALL = 0.01  # a NELBO is close to that of all latents within this share
 def ranking_sentence(found: FoundRanking) -> str:
     """Say where a ranking is from."""
     if not found.is_new:
-        others = "images that are not these training images, or are in another container"
-        others += "; analyze-kl --overwrite ranks on these"
+        others = "images that are not these training images, or are in another container; analyze-kl ranks on these"
         images = "of these training images" if found.is_of_these_images else others
         return f"Ranking: {found.path}, of {found.stats.images:,} {images}."
     made = f"The run had no ranking of this model; made one of {count(found.stats.images, 'training image')}"
@@ -40,8 +39,7 @@ def kept_ranking_sentence(kept: KeptRanking) -> str:
     if kept.write_error:
         return f"could not be kept in {kept.path} ({kept.write_error})"
     if kept.stays:
-        before = count(kept.stays.images, "other image" if kept.of_others else "image")
-        new = count(kept.images, "image")
+        before, new = (count(images, "image") for images in (kept.stays.images, kept.images))
         return f"{kept.path}, of before: it is of {before}, and this one of {new}; --overwrite stores this one"
     return f"{kept.path}" + (f", in place of one of {count(kept.replaced.images, 'image')}" if kept.replaced else "")
 
