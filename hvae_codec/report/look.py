@@ -29,6 +29,7 @@ from .look_page import GENERATOR, render_look
 from .look_steps import GroupStep, group_steps
 
 _HEAD = 1024  # bytes of a page, in which it says what wrote it
+_WRITTEN = f'name="generator" content="{GENERATOR}"'.encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def check_page(page: Path, store: Location, *, overwrite: bool = False) -> None:
         raise DataError(f"{page} is a folder; give the name of a file as --out")
     if page.exists() and not overwrite:
         with open(page, "rb") as file:
-            if GENERATOR.encode() not in file.read(_HEAD):
+            if _WRITTEN not in file.read(_HEAD):
                 raise DataError(f"{page} exists, and look has not written it; give another --out or pass --overwrite")
 
 
