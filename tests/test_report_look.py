@@ -284,6 +284,12 @@ def test_the_same_page_again(work):
     assert (work / "a.html").read_bytes() == first
 
 
+def test_a_folder_whose_name_is_not_unicode(work):
+    named = (work / "plain.zarr").rename(work / "caf\udce9.zarr")
+    assert hvae("look", str(named), "--out", "a.html") == 0
+    assert "A look at caf?.zarr" in (work / "a.html").read_text()
+
+
 def test_files_of_others_are_left_alone(work, capsys):
     mine = work / "mine.html"
     mine.write_text("<p>mine: notes on hvae-codec look</p>")
@@ -338,6 +344,8 @@ def test_an_unfinished_store_and_one_without_its_model(work, capsys, tiny_run, t
 def test_from_python(store, tmp_path):
     with pytest.raises(UsageError, match="worst is 0"):
         look(store, tmp_path / "a.html", worst=0)
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        look(store, tmp_path / "a.html", batch_size=0)
     (tmp_path / "a.html").write_text("mine")
     with pytest.raises(DataError, match=r"a\.html exists"):
         check_page(tmp_path / "a.html", store.path)
