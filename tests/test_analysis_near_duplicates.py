@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,23 @@ def test_pairs_are_in_order_and_separate(tmp_path):
     assert len(set(shown)) == 8
     assert [pair.distance for pair in chosen[:2]] == [0, 0]
     assert Pair(3, 17, 0.0) in chosen
+
+
+def test_equal_images_of_two_splits_are_counted_whatever_their_pairs(tmp_path):
+    """Four equal images, of two splits, may be nearest to each other in two pairs within the splits."""
+    spec = make_spec(12)
+    latents = photo_latents(spec)
+    for numbers in latents.values():
+        numbers[1:4], numbers[5] = numbers[0], numbers[4]
+    write_all(tmp_path / "a.zarr", spec, latents).publish()
+    found = nearest_neighbours(open_store(tmp_path / "a.zarr"), range(12), silent)
+    assert found.equal.tolist() == [0, 0, 0, 0, 4, 4, *range(6, 12)]
+    paired = dataclasses.replace(found, nearest=np.array([1, 0, 3, 2, 5, 4, *found.nearest[6:]]))
+    for one in (found, paired):
+        assert one.same_across(["train"] * 2 + ["val"] * 2 + ["train"] * 8) == 4
+        assert one.same_across(["train"] * 5 + ["val"] * 7) == 2
+        assert one.same_across(["train"] * 5 + [""] + ["val"] * 6) == 0, "in no split is not in another one"
+        assert one.same_across(["train"] * 12) == 0
 
 
 def test_floats_are_compared_in_units_of_z(tmp_path):

@@ -11,6 +11,7 @@ All pairs are compared, a block of rows at a time. Larger stores are compared in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class Neighbours:
     images: NDArray[np.int64]  # [n], numbers of those that were compared, ascending
     nearest: NDArray[np.int64]  # [n], the number of each one's nearest among them
     distances: NDArray[np.float64]  # [n]
+    equal: NDArray[np.int64]  # [n], of each one the first of those that have its latents, which may be itself
 
     def pairs(self) -> list[Pair]:
         """Each two images of which one is the other's nearest, once, nearest first."""
@@ -68,6 +70,14 @@ class Neighbours:
         """Images that have all kept latents in common with another one."""
         return int((self.distances == 0).sum())
 
+    def same_across(self, splits: Sequence[str]) -> int:
+        """Count the images that have all kept latents in common with one of another split; "" is no split."""
+        members: dict[int, list[str]] = {}
+        for image, first in zip(self.images.tolist(), self.equal.tolist(), strict=True):
+            if split := splits[image]:
+                members.setdefault(first, []).append(split)
+        return sum(len(found) for found in members.values() if len(set(found)) > 1)
+
 
 def sample_images(store: Store, count: int, seed: int) -> NDArray[np.int64]:
     """Draw the images to compare, int64 [n], ascending: all if these are at most `count` and take `HELD_BYTES`."""
@@ -88,7 +98,8 @@ def nearest_neighbours(store: Store, images: Sequence[int] | NDArray[np.int64], 
     numbers, rows = np.asarray(images, np.int64), _numbers(store, images, stage)
     places = _nearest_rows(rows, stage)
     distances = [_distances(rows[part], rows[places[part]]) for part in _blocks(len(rows))]
-    return Neighbours(numbers, numbers[places], np.concatenate(distances))
+    far = np.concatenate(distances)
+    return Neighbours(numbers, numbers[places], far, numbers[_first_equal(rows, far == 0)])
 
 
 def _numbers(store: Store, images: Sequence[int] | NDArray[np.int64], stage: Stage) -> NDArray[np.float32]:
@@ -113,6 +124,18 @@ def _nearest_rows(rows: NDArray[np.float32], stage: Stage) -> NDArray[np.int64]:
         nearest[part] = np.where(found[:, 0] == own, found[:, 1], found[:, 0])  # of equal rows, any may come first
         progress(part.start + len(found), len(rows))
     return nearest
+
+
+def _first_equal(rows: NDArray[np.float32], same: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Find the first row that is equal to each; `same` are those that another is equal to.
+
+    By nearest rows alone, four equal ones may be two pairs that have nothing to do with each other.
+    """
+    places, first = np.arange(len(rows)), dict[bytes, int]()
+    for place in np.flatnonzero(same).tolist():
+        digest = hashlib.blake2b((rows[place] + 0.0).tobytes()).digest()  # -0.0 is 0.0
+        places[place] = first.setdefault(digest, place)
+    return places
 
 
 def _distances(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:

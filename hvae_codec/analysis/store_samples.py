@@ -41,7 +41,9 @@ def sample_labels(store: Store, seed: int) -> list[LabelSample]:
     """
     labels, random = ClassTexts.of(store.labels), np.random.default_rng(seed)
     names = sorted(labels.distinct())
-    chosen = names if len(names) <= SAMPLED else sorted(random.choice(names, SAMPLED, replace=False).tolist())
+    chosen = names
+    if len(names) > SAMPLED:
+        chosen = [names[place] for place in np.sort(random.choice(len(names), SAMPLED, replace=False))]
     each = SAMPLED if len(names) == 1 else min(OF_A_LABEL, SAMPLED // max(len(chosen), 1))
     codes = {name: code for code, name in enumerate(labels.classes)}
     samples = []

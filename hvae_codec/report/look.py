@@ -29,6 +29,7 @@ from .look_page import GENERATOR, render_look
 from .look_steps import GroupStep, group_steps
 
 _HEAD = 1024  # bytes of a page, in which it says what wrote it
+_WRITTEN = f'name="generator" content="{GENERATOR}"'.encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def look(
     Raises `DataError` if there is a file at `page` that is not of `look`, and not `overwrite`; `UsageError` if one of
     the counts is below 1 or `page` is in the store; `ModelError` or `StoreError` as `EncodedStore.decode` does.
     """
-    _check_counts(worst=worst, pairs=pairs, images=images)
+    _check_counts(worst=worst, pairs=pairs, images=images, batch_size=1 if batch_size is None else batch_size)
     check_page(page, store.path, overwrite=overwrite)
     decoder, stage = store.decoder(model), stage or _silent
     samples = sample_labels(store, seed)
@@ -77,11 +78,12 @@ def look(
     steps = group_steps(store) if isinstance(decoder, LatentCoder) else []
     numbers = _in_turns(samples, extremes, nearest)
     pictures = shown_images(store, decoder, numbers, steps, batch_size, stage("Decoding"))
-    text = render_look(store, samples, extremes, neighbours, nearest, steps, pictures, seed).encode("utf-8")
+    text = render_look(store, samples, extremes, neighbours, nearest, steps, pictures, seed)
+    content = text.encode("utf-8", errors="replace")  # the name of a folder need not be valid Unicode
     check_page(page, store.path, overwrite=overwrite)  # again: it may have been written meanwhile
     page.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, text)
-    return Look(page, len(text), samples, extremes, neighbours, nearest, steps, pictures)
+    write_atomically(page, content)
+    return Look(page, len(content), samples, extremes, neighbours, nearest, steps, pictures)
 
 
 def default_page(store: Location) -> Path:
@@ -101,7 +103,7 @@ def check_page(page: Path, store: Location, *, overwrite: bool = False) -> None:
         raise DataError(f"{page} is a folder; give the name of a file as --out")
     if page.exists() and not overwrite:
         with open(page, "rb") as file:
-            if GENERATOR.encode() not in file.read(_HEAD):
+            if _WRITTEN not in file.read(_HEAD):
                 raise DataError(f"{page} exists, and look has not written it; give another --out or pass --overwrite")
 
 

@@ -75,7 +75,7 @@ class _Words:
 
 
 def _about(store: Store) -> str:
-    codec = ", ".join(str(value) for value in store.codec.to_dict().values())
+    codec = ", ".join([store.codec.name, *(f"{k} {v}" for k, v in store.codec.to_dict().items() if k != "name")])
     size, channels = store.image_size, store.metadata.image.channels
     return (
         f"{count(len(store), 'image')} of {size} × {size} pixels and {count(channels, 'channel')}; "
@@ -132,13 +132,9 @@ def same_sentence(found: Neighbours) -> str:
 
 
 def _across(store: Store, found: Neighbours) -> str:
-    """Say how many pairs with the same latents are of two splits, which an honest held-out split has none of."""
-    splits = store.splits
-    if splits is None or not found.same:
-        return ""
-    pairs = (pair for pair in found.pairs() if pair.distance == 0)
-    across = sum(splits[pair.first] != splits[pair.second] for pair in pairs)
-    return f"; {count(across, 'such pair')} of images of two splits" if across else ""
+    """Say how many images have the latents of one of another split, which an honest held-out split has none of."""
+    across = 0 if store.splits is None else found.same_across(store.splits)
+    return f"; {across:,} of them share these with an image of another split" if across else ""
 
 
 def _rows(steps: Sequence[GroupStep], images: Mapping[int, ShownImage]) -> list[dict[str, Any]]:
