@@ -31,9 +31,10 @@ quickstart: $(QUICKSTART)/.pruned
 	$(IN_QUICKSTART) info runs/latest
 	$(IN_QUICKSTART) info out.zarr
 	$(IN_QUICKSTART) info pruned.zarr
-	@echo 'Pictures: $(QUICKSTART)/runs/photos/analysis/cutoffs.png (what a cutoff costs),'
-	@echo '          $(QUICKSTART)/runs/photos/analysis/reconstructions.png (originals above decoded images),'
-	@echo '          $(QUICKSTART)/images/ (all decoded images)'
+	@echo 'Open in a browser:  $(QUICKSTART)/runs/photos/analysis/report.html (what a cutoff costs, with pictures)'
+	@echo '                    $(QUICKSTART)/runs/pruned/analysis/report.html (before and after pruning)'
+	@echo 'Decoded images:     $(QUICKSTART)/images/'
+	@echo 'To look at a store: cd $(QUICKSTART) && $(HVAE) look out.zarr'
 
 $(QUICKSTART)/.data: | $(VENV)/installed
 	@mkdir -p $(QUICKSTART)

@@ -160,7 +160,7 @@ def _append(request: AppendRequest, model: HVAE, wanted: ImageSource, worker: Wo
             engine=engine,
             tally=tally,
             copying=stage("Copying"),
-            progress=stage("Encoding"),
+            progress=stage.continued("Encoding"),
             on_warning=warn,
         )
 

@@ -67,7 +67,7 @@ def command(
             images=wanted,
             file_format=file_format.value,
             batch_size=batch_size,
-            progress=stage("Decoding"),
+            progress=stage.continued("Decoding"),
         )
     if as_json:
         print_json(decoded_data(opened, out, count, file_format.value, time.monotonic() - start))

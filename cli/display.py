@@ -15,7 +15,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hvae_codec.progress import Progress as ProgressFunction
-from hvae_codec.progress import Stage
 
 from .plain_text import print_to_nobody
 from .signals import exit_code
@@ -71,10 +70,58 @@ class RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Show the rate of late, once there is one; if items are reported in one go, that of all the time."""
-        if task.speed is None or not task.elapsed:
-            return Text()
-        return Text(f"{min(task.speed, task.completed / task.elapsed):,.1f} {self.unit}/s", style="cyan")
+        """Show the rate of late, once there is one, and in the end that of all the time."""
+        rate = average_rate(task) if task.finished else recent_rate(task)
+        return Text("" if rate is None else f"{rate:,.1f} {self.unit}/s", style="cyan")
+
+
+def recent_rate(task: Task) -> float | None:
+    """Items per second of late; if they are reported in one go, of all the time. None if it is not known yet."""
+    if task.speed is None or not task.elapsed:
+        return None
+    return min(task.speed, task.completed / task.elapsed)
+
+
+def average_rate(task: Task) -> float | None:
+    """Items per second of finished work. Of work that may have been continued, what was done before does not count.
+
+    How much that was is not known, only what the first report tells (`first`: items, seconds), which counts it in. So
+    the rate is then at most that of what came after it; None if nothing did.
+    """
+    if not task.finished_time:
+        return None
+    overall, first = task.completed / task.finished_time, task.fields.get("first")
+    if first is None:
+        return overall
+    done, seconds = task.completed - first[0], task.finished_time - first[1]
+    return min(overall, done / seconds) if done > 0 and seconds > 0 else None
+
+
+class Stages:
+    """Announces pieces of long work, each of which gets a bar; it is a `Stage`."""
+
+    def __init__(self, bar: Progress, tally: Tally | None) -> None:
+        self._bar, self._tally = bar, tally
+
+    def __call__(self, name: str) -> ProgressFunction:
+        """Make what shows the progress of the piece `name`."""
+        return self._announced(name, may_continue=False)
+
+    def continued(self, name: str) -> ProgressFunction:
+        """Do the same for work that may have been begun before, which counts the images done then as done."""
+        return self._announced(name, may_continue=True)
+
+    def _announced(self, name: str, *, may_continue: bool) -> ProgressFunction:
+        task = self._bar.add_task(name, total=None, visible=False)
+        shown = next(each for each in self._bar.tasks if each.id == task)
+
+        def show_done(done: int, total: int) -> None:
+            counts = f", {self._tally}" if self._tally is not None and str(self._tally) else ""
+            if may_continue:
+                shown.fields.setdefault("first", (done, shown.elapsed))
+            self._bar.update(task, completed=done, total=total, visible=True, description=f"{name}{counts}")
+
+        return show_done
 
 
 @contextmanager
@@ -112,24 +159,14 @@ def interruptible(advice: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def stages(unit: str = "images", *, quiet: bool = False, tally: Tally | None = None) -> Iterator[Stage]:
+def stages(unit: str = "images", *, quiet: bool = False, tally: Tally | None = None) -> Iterator[Stages]:
     """Show progress of work in several pieces: a bar for each, from the first images done; nothing if `quiet`.
 
     So work that fails before it starts leaves no bar above its error. `tally` counts workers and retries, which are
     shown beside the name of the piece.
     """
     with progress_bar(unit, quiet=quiet) as bar:
-
-        def announce(name: str) -> ProgressFunction:
-            task = bar.add_task(name, total=None, visible=False)
-
-            def show_done(done: int, total: int) -> None:
-                counts = f", {tally}" if tally is not None and str(tally) else ""
-                bar.update(task, completed=done, total=total, visible=True, description=f"{name}{counts}")
-
-            return show_done
-
-        yield announce
+        yield Stages(bar, tally)
 
 
 def warn(text: str, console: Console | None = None) -> None:

@@ -255,7 +255,7 @@ def _encode(
             tally=tally,
             comparing=stage("Comparing"),
             widening=stage("Rewriting"),
-            progress=stage("Encoding"),
+            progress=stage.continued("Encoding"),
             on_warning=warn,
         )
     return _Written(store, ranking, chosen)

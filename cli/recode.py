@@ -91,7 +91,7 @@ def command(
             engine=engine,
             tally=tally,
             measuring=stage("Looking at codes"),
-            progress=stage("Recoding"),
+            progress=stage.continued("Recoding"),
             on_warning=warn,
         )
     before = Store.open(store)

@@ -150,7 +150,7 @@ def _apply(
             comparing=stage("Comparing"),
             on_compared=lambda found: compared.append(request.facts(found)),
             copying=stage("Copying"),
-            progress=stage("Encoding"),
+            progress=stage.continued("Encoding"),
             on_warning=warn,
         )
     report_source(source)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hvae_codec.analysis import step_choice
+from hvae_codec.analysis.cutoff_cost import StoredCost
 from hvae_codec.analysis.step_choice import AutoStep, ChosenCodec, choose_codecs
 from hvae_codec.analysis.step_file import keep_step, step_key, steps_path, stored_step
 from hvae_codec.analysis.step_search import FoundStep
@@ -19,7 +20,7 @@ from hvae_codec.model.checkpoint import load_model, load_weights, save_model
 from hvae_codec.model.hvae import HVAE
 from hvae_codec.prune.kl_stats import kl_stats
 from hvae_codec.prune.mask import LatentMask
-from hvae_codec.report.step_sentences import step_sentence, steps_sentences
+from hvae_codec.report.step_sentences import step_sentence, steps_sentences, stored_sentence
 from hvae_codec.store.quantiser import FloatCodec, IntCodec
 
 FOUND = FoundStep(1.57, 0.0, 3.291, 3.277, 0.005, 0.98, 512, True, True)
@@ -171,8 +172,24 @@ def test_a_run_with_codes_brings_its_steps(tiny_config, photo_patches, monkeypat
     assert codecs == [ChosenCodec(IntCodec(1.0), is_learned=True)] * 2
     with pytest.raises(UsageError, match=r"0\.5%.*leave --step-tolerance out"):
         choose_codecs(AutoStep(0.005), model, masks, stats, as_source(photo_patches), stage=lambda name: never)
-    assert "learned" in step_sentence(codecs[0])
     assert "learned" in steps_sentences(codecs, ["a", "b"])[0]
+    coarse, plain = (
+        choose_codecs(codec, model, masks, stats, as_source(photo_patches), stage=lambda name: never)[0]
+        for codec in (IntCodec(1.4), FloatCodec("float16"))
+    )
+    assert step_sentence(codecs[0]) == "Steps: those that the run has learned."
+    assert step_sentence(coarse) == "Steps: those that the run has learned, times 1.4."
+    assert step_sentence(plain) == ""
+
+
+def test_what_is_said_of_what_is_stored():
+    """Codes at the steps that were learned are what the run was trained for: there is no change to tell of."""
+    stored = StoredCost(0.318, 3.834, 0.012, 0.003, 29.05, 256)
+    found, learned = ChosenCodec(IntCodec(1.7), FOUND), ChosenCodec(IntCodec(), is_learned=True)
+    assert "(+0.01200 ± 0.00300 from posterior samples)" in stored_sentence(stored, 800, found)
+    assert "3.834 of distortion; PSNR 29.05 dB" in stored_sentence(stored, 800, learned)
+    coarse = ChosenCodec(IntCodec(1.4), is_learned=True)
+    assert "(+0.01200 ± 0.00300 from the steps as learned)" in stored_sentence(stored, 800, coarse)
 
 
 def test_what_is_said_of_a_step():

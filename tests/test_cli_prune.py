@@ -72,6 +72,7 @@ def test_a_pruned_run_encodes_all_that_is_left_and_decodes(hvae):
     assert f"Kept {kept:,} of {facts['unpruned_dims']:,} latent dimensions" in out
     hvae(0, "decode out.zarr images")
     assert len(list(Path("images").rglob("*.png"))) == 24
+    assert "int, learned steps " in hvae(0, "info out.zarr")[0]
     _, errors = hvae(2, "encode data.npy other.zarr --model runs/p --keep 50%")
     assert "keep is 50%, and runs/p was pruned to 20%" in errors
     assert "as --model: runs/a" in errors
@@ -98,12 +99,17 @@ def test_a_further_cut_is_a_part_and_training_goes_on(hvae):
     assert "runs/p: 6 steps on" in out
     out, _ = hvae(0, "prune data.npy --model runs/p --keep 5% --codes --out runs/q --steps 2 --batch-size 8")
     assert "runs/q" in out
+    assert "before and after at learned steps" in out
+    assert "at a step of 1" not in out
+    note = "before at a step of 1, after at learned steps"
+    assert note in Path("runs/p/analysis/report.html").read_text()
 
 
 def test_the_table_has_before_and_after_and_a_control(hvae):
     out, _ = hvae(0, f"prune data.npy --keep 30% --model runs/a --control --out runs/c {FAST}")
     for word in ("before", "control", "after", "change: from the control with all latents"):
         assert word in out
+    assert "PSNR, SSIM and bytes are at a step of 1" in out
     rows = json.loads(Path("runs/c/analysis/pruning.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["before", "before", "control", "control", "after"]
 

@@ -204,6 +204,7 @@ def test_a_full_disk_leaves_nothing(work, capsys):
             ("--n", 1_000_000),
             "1,000,000 images .* 89,478,485 pixels; give fewer images, or a folder",
         ),
+        (1, ("--out", "runs/tiny/config.json/a.png"), "config.json is a file"),
         (1, ("--out", "data"), "data exists and is not empty; give"),
         (1, ("--out", "data", "--overwrite"), "data exists and is not empty; give"),
         (1, ("--model", "runs/none"), "no run at runs/none; check"),

@@ -616,6 +616,11 @@ def test_a_zarr_group_is_refused_with_its_arrays(tmp_path: Path):
     assert len(open_images(tmp_path / "g.zarr" / "photos", size=32, channels=3)) == 3
 
 
+def test_a_store_is_refused_with_what_to_do():
+    with pytest.raises(DataError, match=r"variate-int\.zarr is a store of latents.*decode"):
+        open_images(Path(__file__).parent / "golden/stores/variate-int.zarr", size=8, channels=3)
+
+
 def test_the_loader_does_not_import_torch():
     code = "import sys, hvae_codec.data.sources; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

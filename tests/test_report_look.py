@@ -284,6 +284,11 @@ def test_the_same_page_again(work):
     assert (work / "a.html").read_bytes() == first
 
 
+def test_missing_folders_are_made_as_by_other_commands(work):
+    assert hvae("look", "out.zarr", "--out", "new/folder/a.html") == 0
+    assert "A look at out.zarr" in Path("new/folder/a.html").read_text()
+
+
 def test_a_folder_whose_name_is_not_unicode(work):
     named = (work / "plain.zarr").rename(work / "caf\udce9.zarr")
     assert hvae("look", str(named), "--out", "a.html") == 0
@@ -310,12 +315,14 @@ def test_files_of_others_are_left_alone(work, capsys):
         ("out.zarr --images 0", "--images"),
         ("out.zarr --out data", "data is a folder"),
         ("out.zarr --out out.zarr/a.html", "in the store"),
+        ("out.zarr --out taken/a.html", "taken is a file"),
         ("out.zarr --out s3://bucket/a.html", "in a bucket"),
         ("out.zarr --model nowhere", "nowhere"),
     ],
 )
 def test_what_cannot_be(work, capsys, arguments, sentence):
     (work / "data").mkdir()
+    (work / "taken").touch()
     assert hvae("look", *arguments.split()) in (1, 2)
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("hvae-codec: ")

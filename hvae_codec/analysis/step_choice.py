@@ -36,7 +36,7 @@ class ChosenCodec:
 
     codec: Codec
     found: FoundStep | None = None  # None if nothing had to be found
-    is_learned: bool = False  # whether its steps are those that the run has learned, times 1
+    is_learned: bool = False  # whether its steps are those that the run has learned, times that of the codec
     path: Path | None = None  # where the run stores the step; None if it does not
     is_new: bool = False  # whether the step was found just now
     is_of_these_images: bool = True  # whether it was found on the images at hand
@@ -65,7 +65,8 @@ def choose_codecs(
     as `find_steps`.
     """
     if not isinstance(wanted, AutoStep):
-        return [ChosenCodec(wanted)] * len(masks)
+        is_learned = model.config.learned_steps and wanted.name == "int"
+        return [ChosenCodec(wanted, is_learned=is_learned)] * len(masks)
     if model.config.learned_steps:
         if wanted.tolerance:
             raise UsageError(

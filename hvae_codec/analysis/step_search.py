@@ -230,9 +230,9 @@ class _Passes:
             self._progress(self.done * total + done, max(self.EXPECTED, self.done + 1) * total)
 
     def finish(self) -> None:
-        """Tell that all is done: fewer passes may have been needed."""
+        """Tell that all is done: fewer passes than expected may have been needed."""
         if self._progress is not None:
-            total = max(self.EXPECTED, self.done) * self._images
+            total = self.done * self._images
             self._progress(total, total)
 
 

@@ -23,6 +23,7 @@ from .chosen_images import portion_of, runs
 from .containers import Container
 from .depth import to_8_bits
 from .heads import ImageHead, head_of_pixels
+from .own_folders import STORE_ATTRIBUTE
 from .pixels import as_channels, fit, other_channels
 from .preprocessing import Preprocessing
 from .resizing import misfit
@@ -191,6 +192,11 @@ def _open_zarr(path: Path) -> Any:
 
     node = zarr.open(str(path.absolute()), mode="r")
     if isinstance(node, zarr.Group):
+        if STORE_ATTRIBUTE in node.attrs:
+            raise DataError(
+                f"{path} is a store of latents that encode wrote; give the images themselves or, if they are gone, "
+                "decode it first (hvae-codec decode)"
+            )
         arrays = ", ".join(sorted(node.array_keys())) or "none"
         raise DataError(f"{path} is a zarr group with the arrays {arrays}; give the path of the array with the images")
     return WholeZarr(path, node)

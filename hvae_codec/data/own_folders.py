@@ -16,6 +16,9 @@ _MARKS = (
 )
 """Files that together tell what a folder holds."""
 
+STORE_ATTRIBUTE = "hvae_codec"
+"""Of a zarr group that is a store."""
+
 OWN_FILES = frozenset({b"sample-data.json", b"dataset.json"})
 """Files among images that this package wrote or reads, and that are not counted as others."""
 

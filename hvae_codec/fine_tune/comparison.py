@@ -62,6 +62,7 @@ def compare(
     if pruned.control is not None:
         models["control"] = load_model(pruned.control, device)
     analyses = {name: _of_whole(name, model, pruned, images, plan, stage) for name, model in models.items()}
+    learned = [name for name, each in models.items() if each.config.learned_steps]
     model = load_model(pruned.run, device)
     after = run_analysis(model, images, _plan_of_all_left(plan), stage)
     assert model.pruning is not None
@@ -70,6 +71,7 @@ def compare(
         "rule": pruned.rule,
         "collapse": model.pruning.collapse,
         "codes": plan.codes,
+        "learned_steps": [*learned, *(["after"] if model.config.learned_steps else [])],  # the others' step is 1
         "reference": "control" if pruned.control else "before",
     }
     return Comparison(_table(analyses | {"after": after.analysis}), about, after)

@@ -19,6 +19,7 @@ from ..store.group_file import find_copy
 from ..store.reader import Store
 from ..store.unfinished import UnfinishedStore, find_unfinished
 from ..store.workers import Worker
+from .codec_text import store_codec_text
 from .counts import count
 from .facts import Facts
 from .unfinished import progress_text, unfinished_facts
@@ -54,7 +55,7 @@ def _store_facts(store: Store, unfinished: UnfinishedStore | None = None) -> Fac
         **_preprocessing_text(Preprocessing.from_dict(store.preprocessing, str(store.path))),
         "arrays": ", ".join(f"z{r} {list(store.columns.item(r))} {store.dtypes[r]}" for r in store.resolutions),
         "packing": store.metadata.packing,
-        "codec": ", ".join(f"{key} {value}" for key, value in store.codec.to_dict().items()),
+        "codec": store_codec_text(store),
         "model": f"{store.model_hash[:12]} ({store.run})",
         "weights": _weights_of(store),
         "format version": str(store.format_version),

@@ -49,7 +49,7 @@ def choice_sentences(chosen: ChosenCutoff) -> list[str]:
     mask, cost = chosen.cutoff.mask, chosen.cost
     kept = [cost_sentence(cost, mask) if cost else kept_sentence(mask)]
     step = [step_sentence(chosen.codec)] if chosen.codec else []
-    stored = [stored_sentence(cost.stored, cost.images)] if cost else []
+    stored = [stored_sentence(cost.stored, cost.images, chosen.codec)] if cost else []
     return [sentence for sentence in (choice_sentence(chosen), *kept, *step, *stored) if sentence]
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from ..analysis.evaluation import Evaluation, Figure
 from ..errors import DataError
 from ..storage.files import write_atomically
+from ..storage.new_folder import check_above
 from ..train.metrics import ACTIVE_NATS
 from .counts import count
 from .splits import count_images
@@ -75,9 +76,7 @@ def evaluation_data(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[st
 
 def check_image_csv(path: Path, *, overwrite: bool = False) -> None:
     """Raise `DataError` if `save_image_csv` cannot or must not write to `path`."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise DataError(f"{path} cannot be written: {above} is a file; give another name")
+    check_above(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the name of a file, such as evaluation.csv")
     if path.exists() and not overwrite:

@@ -24,6 +24,7 @@ from ..model.hvae import HVAE
 from ..progress import Progress, Stage
 from ..storage.files import write_atomically
 from ..storage.location import Location, location_of
+from ..storage.new_folder import check_above
 from .look_images import ShownImage, shown_images
 from .look_page import GENERATOR, render_look
 from .look_steps import GroupStep, group_steps
@@ -64,8 +65,9 @@ def look(
     The page has images of each label, the `worst` with the highest distortion and rate and as many with the lowest, the
     `pairs` of images whose kept latents are nearest, of at most `images` that are compared, and a slider through the
     latent groups, which takes a whole model. `seed` draws the samples. `batch_size` is images at once, at most.
-    Raises `DataError` if there is a file at `page` that is not of `look`, and not `overwrite`; `UsageError` if one of
-    the counts is below 1 or `page` is in the store; `ModelError` or `StoreError` as `EncodedStore.decode` does.
+    Missing folders of `page` are made. Raises `DataError` if there is a file at `page` that is not of `look`, and not
+    `overwrite`; `UsageError` if one of the counts is below 1 or `page` is in the store; `ModelError` or `StoreError` as
+    `EncodedStore.decode` does.
     """
     _check_counts(worst=worst, pairs=pairs, images=images, batch_size=1 if batch_size is None else batch_size)
     check_page(page, store.path, overwrite=overwrite)
@@ -95,10 +97,11 @@ def default_page(store: Location) -> Path:
 def check_page(page: Path, store: Location, *, overwrite: bool = False) -> None:
     """Raise `DataError` if something is at `page` that `look` has not written; `UsageError` if it is in the store.
 
-    With `overwrite`, only a folder is refused.
+    Also if `page` would be in a file. Missing folders are no error. With `overwrite`, a file at `page` is none either.
     """
     if store.folder is not None and store.folder.resolve() in page.absolute().resolve().parents:
         raise UsageError(f"{page} is in the store; give another --out")
+    check_above(page)
     if page.is_dir():
         raise DataError(f"{page} is a folder; give the name of a file as --out")
     if page.exists() and not overwrite:

@@ -10,6 +10,7 @@ import numpy as np
 from ..analysis.near_duplicates import Neighbours, Pair
 from ..analysis.store_samples import SAMPLED, Extremes, LabelSample
 from ..store.reader import Store
+from .codec_text import store_codec_text
 from .counts import count
 from .look_images import ShownImage, decibels
 from .look_pictures import EXACT_SIZE, THUMBNAIL_SIZE, frame_size, is_exact, thumbnail_size
@@ -75,11 +76,11 @@ class _Words:
 
 
 def _about(store: Store) -> str:
-    codec = ", ".join([store.codec.name, *(f"{k} {v}" for k, v in store.codec.to_dict().items() if k != "name")])
     size, channels = store.image_size, store.metadata.image.channels
     return (
         f"{count(len(store), 'image')} of {size} × {size} pixels and {count(channels, 'channel')}; "
-        f"{store.kept_dims:,} latent dimensions kept of each ({codec}); model {store.model_hash[:12]} ({store.run})."
+        f"{store.kept_dims:,} latent dimensions kept of each ({store_codec_text(store)}); "
+        f"model {store.model_hash[:12]} ({store.run})."
     )
 
 
@@ -120,7 +121,7 @@ def _neighbour_sentences(store: Store, found: Neighbours, seed: int) -> list[str
         f"{store.kept_dims:,} kept latents, in {unit}.",
         f"{same_sentence(found)}{_across(store, found)}. "
         f"Half of the images are {np.median(found.distances):.3f} or more from their nearest. "
-        "No image is shown twice.",
+        "No image is shown twice; flat ones tend to come first, as their latents are nearly alike.",
     ]
 
 

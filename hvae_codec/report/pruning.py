@@ -10,14 +10,14 @@ from ..analysis.ranking_file import FOLDER
 from ..fine_tune.comparison import ALL, LEFT, Comparison
 from .analysis_files import save_analysis
 from .cutoffs import percent, plain_rows, save_json_and_csv
-from .pruning_rows import HEADINGS, PRUNING_NAME, reference, row_cells
+from .pruning_rows import HEADINGS, PRUNING_NAME, reference, row_cells, steps_note
 from .splits import count_images
 
 
 def comparison_table(found: Comparison) -> Table:
     """Make the table for the terminal."""
     about = found.about
-    caption = f"change: from {reference(about)}, mean over the images; ± is its standard error"
+    caption = f"change: from {reference(about)}, mean over the images; ± is its standard error\n{steps_note(about)}"
     if about["pictures"] < about["images"]:
         caption += f"\nPSNR, SSIM and bytes are of {about['pictures']:,} of the images"
     table = Table(title=f"{count_images(about['images'], about['held_out'])}", caption=caption)
@@ -37,10 +37,11 @@ def comparison_sentences(found: Comparison) -> list[str]:
     costs = [row["nelbo_change"] / dense["nelbo"] for row in (after, untrained)]
     share = percent(after["kept_dims"] / after["dims"])
     if found.about["codes"]:  # whose length is no KL
+        step = "" if base in found.about["learned_steps"] else " at a step of 1"
         return [
             f"With {share} of the latent dimensions an image takes {after['bytes']:,.0f} bytes at "
             f"{after['psnr']:.2f} dB; without having been trained for it, {untrained['bytes']:,.0f} bytes at "
-            f"{untrained['psnr']:.2f} dB."
+            f"{untrained['psnr']:.2f} dB{step}."
         ]
     return [
         f"With {share} of the latent dimensions the NELBO is {_by(costs[0])} than with all of {_model(base)}; "

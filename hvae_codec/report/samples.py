@@ -18,7 +18,7 @@ from ..data.preprocessing import MAX_PIXELS
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from ..storage.files import replaced_atomically
-from ..storage.new_folder import check_new, new_folder
+from ..storage.new_folder import check_above, check_new, new_folder
 
 GAP = 2  # white pixels between the images of a grid
 
@@ -75,6 +75,7 @@ def sample_target(path: Path, count: int, config: ModelConfig, *, overwrite: boo
 
 def _check_free(target: SampleTarget) -> None:
     path = target.path
+    check_above(path)
     if target.kind == "folder":
         check_new(path)
     elif path.is_dir():

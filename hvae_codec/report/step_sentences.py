@@ -17,7 +17,8 @@ STDS = "posterior standard deviations"
 def step_sentence(codec: ChosenCodec) -> str:
     """Say how the step was found, what it costs and where it is kept; empty if it was not looked for."""
     if codec.is_learned:
-        return "Step: those that the run has learned, times 1."
+        step = codec.codec.to_dict()["step"]
+        return f"Steps: those that the run has learned{'' if step == 1 else f', times {step:g}'}."
     if codec.found is None:
         return ""
     if codec.write_error:
@@ -54,14 +55,22 @@ def _change(found: FoundStep) -> str:
     return f"decoded, {found.distortion:.3f} bits/dim of distortion against {found.sampled:.3f} ({paired})"
 
 
-def stored_sentence(stored: StoredCost, images: int) -> str:
-    """Say what images take and cost that are stored and decoded, of a cost that was measured on so many."""
-    error = "" if math.isnan(stored.change_se) else f" ± {stored.change_se:.5f}"
+def stored_sentence(stored: StoredCost, images: int, codec: ChosenCodec | None = None) -> str:
+    """Say what images take and cost that are stored and decoded with `codec`, of a cost measured on so many images."""
     some = "" if stored.images == images else f"; encoded and decoded: {stored.images:,} of them"
     return (
         f"Stored and decoded {stored.total:.3f} bits/dim: {stored.bits:.3f} of latents, {stored.distortion:.3f} of "
-        f"distortion ({stored.change:+.5f}{error} from posterior samples); PSNR {stored.psnr:.2f} dB{some}."
+        f"distortion{_stored_change(stored, codec)}; PSNR {stored.psnr:.2f} dB{some}."
     )
+
+
+def _stored_change(stored: StoredCost, codec: ChosenCodec | None) -> str:
+    """Write the change that storing makes: nothing if the codes are those that the run was trained for."""
+    is_learned = codec is not None and codec.is_learned
+    if codec is not None and is_learned and codec.codec.to_dict()["step"] == 1:
+        return ""
+    error = "" if math.isnan(stored.change_se) else f" ± {stored.change_se:.5f}"
+    return f" ({stored.change:+.5f}{error} from {'the steps as learned' if is_learned else 'posterior samples'})"
 
 
 def steps_sentences(codecs: Sequence[ChosenCodec], rules: Sequence[str]) -> list[str]:

@@ -57,6 +57,13 @@ def check_new(folder: Path) -> None:
         raise DataError(f"{folder} exists and is not empty; give another folder")
 
 
+def check_above(path: Path) -> None:
+    """Raise `DataError` if a folder that `path` is to lie in is a file; those that are missing can be made."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise DataError(f"{path} cannot be written: {above} is a file; give another name")
+
+
 def finish_folder(folder: Path, job: Mapping[str, str] | None) -> bool:
     """Finish what a kill at the very end has left of `job`; whether there was that."""
     if _marked(folder) != _text(job):

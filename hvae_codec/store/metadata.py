@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+from ..data.own_folders import STORE_ATTRIBUTE
 from ..errors import HvaeCodecError, StoreError
 from ..storage.location import Location
 from .compressors import BLOSC, compressor
 from .quantiser import CODE_TYPES, Codec, codec_from_dict
 
-ATTRIBUTE = "hvae_codec"
+ATTRIBUTE = STORE_ATTRIBUTE
 FORMAT_VERSION = 5
 """The newest that is read. A store has the lowest one that suffices, see `StoreSpec.format_version`."""
 RECORDS_VERSION = 4
