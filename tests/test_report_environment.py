@@ -38,7 +38,7 @@ def installed(monkeypatch: pytest.MonkeyPatch):
 
 def test_each_extra_of_the_package_has_its_purpose():
     provided = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra")
-    assert {*EXTRAS} == {*provided} - {"dev"}
+    assert {*EXTRAS} == {*provided} - {"dev", "docs"}  # for this project's developers
 
 
 def test_it_says_what_is_there(tmp_path: Path):
