@@ -27,6 +27,7 @@ from .options import (
     Split,
     SplitName,
     StoreArgument,
+    StoreModel,
 )
 from .source_options import SourceOptions, takes_source_options
 
@@ -49,10 +50,6 @@ Prefix = Annotated[
         "--prefix",
         help="What names of the new images begin with in the store, as fashion/, if it has others of theirs.",
     ),
-]
-Model = Annotated[
-    Path | None,
-    typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
 ]
 
 
@@ -91,7 +88,7 @@ def command(
     worker_option: WorkerOption = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
-    model: Model = None,
+    model: StoreModel = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from hvae_codec.errors import UsageError
 
 from .display import CONTINUES, console, interruptible, print_json, stages, warn
 from .image_range import parse_range
-from .options import AsJson, BatchSize, DeviceOption, Graph, GraphName, StoreArgument, torch_device
+from .options import AsJson, BatchSize, DeviceOption, Graph, GraphName, StoreArgument, StoreModel, torch_device
 
 
 class FormatName(StrEnum):
@@ -31,10 +30,7 @@ def command(
         FormatName, typer.Option("--format", help="png restores names and class folders; npy is one array.")
     ] = FormatName.png,
     as_json: AsJson = False,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
-    ] = None,
+    model: StoreModel = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .display import interruptible, print_json, show, stages
-from .options import AsJson, BatchSize, DeviceOption, Seed, StoreArgument, torch_device
+from .options import AsJson, BatchSize, DeviceOption, Seed, StoreArgument, StoreModel, torch_device
+
+Worst = Annotated[
+    int, typer.Option("--worst", min=1, help="Images with the highest distortion and rate, and with the lowest.")
+]
+Pairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs of images whose kept latents are nearest.")]
+Compared = Annotated[
+    int,
+    typer.Option(
+        "--images",
+        min=1,
+        help="Images to compare with each other, at most; fewer if their latents would take more than 512 MiB.",
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="Page to write.  [default: out-look.html beside out.zarr]", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that look has not written.")]
 
 
 def command(
     store: StoreArgument,
-    worst: Annotated[
-        int, typer.Option("--worst", min=1, help="Images with the highest distortion and rate, and with the lowest.")
-    ] = 64,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs of images whose kept latents are nearest.")] = 24,
-    images: Annotated[
-        int,
-        typer.Option(
-            "--images",
-            min=1,
-            help="Images to compare with each other, at most; fewer if their latents would take more than 512 MiB.",
-        ),
-    ] = 10_000,
-    out: Annotated[
-        str | None,
-        typer.Option("--out", help="Page to write.  [default: out-look.html beside out.zarr]", show_default=False),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that look has not written.")] = False,
+    worst: Worst = 64,
+    pairs: Pairs = 24,
+    images: Compared = 10_000,
+    out: Out = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
-    ] = None,
+    model: StoreModel = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     seed: Seed = 0,

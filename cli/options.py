@@ -64,6 +64,10 @@ StoreArgument = Annotated[
     str, typer.Argument(help="Store that encode wrote: a folder, or a URL s3://, gs:// or file://.")
 ]
 Model = Annotated[Path, typer.Option("--model", help="Run whose model to use.")]
+StoreModel = Annotated[
+    Path | None,
+    typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]

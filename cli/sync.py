@@ -23,6 +23,7 @@ from .options import (
     Split,
     SplitName,
     StoreArgument,
+    StoreModel,
     torch_device,
 )
 from .source_options import SourceOptions, takes_source_options
@@ -38,10 +39,6 @@ Apply = Annotated[
 Out = Annotated[
     str | None,
     typer.Option("--out", help="With --apply: write the new store there, a folder or a URL, and leave STORE as it is."),
-]
-Model = Annotated[
-    Path | None,
-    typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
 ]
 
 
@@ -80,7 +77,7 @@ def command(
     check: CheckBytes = False,
     split: Split = SplitName.all,
     as_json: AsJson = False,
-    model: Model = None,
+    model: StoreModel = None,
     device: DeviceOption = "auto",
     batch_size: BatchSize = None,
     graph: Graph = GraphName.auto,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .display import interruptible, say, show, stages
-from .options import AsJson, DeviceOption, On, StoreArgument, torch_device
+from .options import AsJson, DeviceOption, On, StoreArgument, StoreModel, torch_device
 
 if TYPE_CHECKING:
     from hvae_codec.verification.verify import VerifyReport
@@ -22,10 +22,7 @@ def command(
         bool, typer.Option("--deep", help="Decode every image too, and compare it with what encode --verify stored.")
     ] = False,
     as_json: AsJson = False,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="Run whose model encoded the store (the store's own, or the one it names)."),
-    ] = None,
+    model: StoreModel = None,
     device: DeviceOption = "auto",
     on: On = None,
 ) -> None:

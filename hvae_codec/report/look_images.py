@@ -5,14 +5,13 @@ Images are decoded a few at a time, and kept as compressed pictures alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis.quality import mean_squared_error
+from ..analysis.quality import mean_squared_error, psnr
 from ..encode.batch_coder import BatchDecoder
 from ..encode.coder import LatentCoder
 from ..encode.decode_by_groups import decode_by_groups
@@ -86,5 +85,4 @@ def _decoded(stored: Stored, batches: BatchDecoder, steps: Sequence[GroupStep]) 
 
 def decibels(errors: Sequence[float] | NDArray[np.float64]) -> float | None:
     """PSNR in dB of images with these mean squared errors, together; None if they are equal."""
-    mean = float(np.mean(errors))
-    return 10 * math.log10(255**2 / mean) if mean else None
+    return psnr(np.asarray(errors)) if np.any(errors) else None
